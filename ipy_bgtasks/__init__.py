@@ -1,0 +1,1 @@
+"""Shell job control for Python, inside the IPython or Jupyter session you already have."""

@@ -1,0 +1,53 @@
+"""What can go wrong, in one small hierarchy.
+
+    Exception
+    └── BgTasksError          anything this package refuses or reports
+        ├── BadInput          what was typed cannot be done; nothing was launched or changed
+        └── WouldBlock        waiting here would stop the very loop that is waited for
+            (also RuntimeError)
+    KeyboardInterrupt
+    └── Detached              an interrupt sent a foreground job to the background
+
+Every message is one line that names the value and the alternatives. A job's own exceptions
+are never wrapped in one of these.
+"""
+
+from __future__ import annotations
+
+
+class BgTasksError(Exception):
+    """Base of the errors this package raises on its own account."""
+
+
+class BadInput(BgTasksError, ValueError):
+    """Raised when an option, a job spec or CODE cannot be used; nothing was launched or changed."""
+
+
+class WouldBlock(BgTasksError, RuntimeError):
+    """Raised when waiting here would block the event loop that has to run for the wait to end."""
+
+
+class Detached(KeyboardInterrupt):
+    """Raised when an interrupt ends the wait for a job while the job goes on.
+
+    It is a ``KeyboardInterrupt`` so that the rest of the cell does not run and so that
+    ``except Exception`` does not swallow the interrupt.
+    """
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        super().__init__(_goes_on(numbers))
+
+    def _render_traceback_(self) -> list[str]:
+        """One line instead of a traceback, in every IPython front end."""
+        return [f"Detached: {self}"]
+
+
+def _goes_on(numbers: tuple[int, ...]) -> str:
+    if len(numbers) == 1:
+        n = numbers[0]
+        return f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
+    if not numbers:
+        return "what was waited for goes on in the background"
+    listed = ", ".join(map(str, numbers))
+    return f"jobs {listed} go on: %fg all returns to them, %cancel all stops them"
