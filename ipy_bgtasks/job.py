@@ -1,0 +1,382 @@
+"""A job: one thing the user put in the background, and the handle to it.
+
+The state of a job is never stored: it is derived from what happened (it started, it was asked
+to stop, it ended). The API follows `concurrent.futures.Future`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import WouldBlock
+from ipy_bgtasks.log import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ipy_bgtasks.progress import Progress
+    from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.work import Work
+
+#: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
+_EPOCH = time.time() - time.monotonic()
+
+_current: ContextVar[Job | None] = ContextVar("ipy_bgtasks.current_job", default=None)
+
+
+def current_job() -> Job | None:
+    """The job whose code is asking, or None in the foreground. Any thread may call this."""
+    return _current.get()
+
+
+class JobState(StrEnum):
+    """What a user is told about a job; nothing of a job runs in the last three."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: with a value, or with an error.
+
+    `traceback` is kept beside the error because raising an exception again and again would
+    make the traceback on the exception itself grow.
+    """
+
+    state: JobState
+    value: Any = None
+    error: BaseException | None = None
+    traceback: TracebackType | None = None
+
+
+class Job:
+    """A handle to work in the background. Any thread may use it.
+
+    Jobs are made by `%bg` and by ``Registry.launch``, never directly.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_began",
+        "_callbacks",
+        "_ended",
+        "_lock",
+        "_log",
+        "_new_log",
+        "_outcome",
+        "_progress",
+        "_runner",
+        "_timed_out",
+        "assigns",
+        "code",
+        "handle",
+        "name",
+        "number",
+        "origin",
+        "quiet",
+        "source",
+        "where",
+        "work",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        work: Work,
+        runner: Runner,
+        *,
+        name: str | None = None,
+        origin: object = None,
+        quiet: bool = False,
+        new_log: Callable[[Job], Log] | None = None,
+    ) -> None:
+        self.number = number
+        self.name = work.label if name is None else name
+        self.code = work.code
+        self.assigns = work.assigns
+        self.source = work.source
+        #: The work, until the job has ended.
+        self.work: Work | None = work
+        #: Where it runs: "loop", "thread", ….
+        self.where = runner.where
+        #: The runner's own note about this job, until the job has ended.
+        self.handle: Any = None
+        #: What the output room must know of the place of launch.
+        self.origin = origin
+        self.quiet = quiet
+        self._runner: Runner | None = runner
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[Job], object]] | None = None
+        self._log: Log | None = None
+        self._new_log = new_log
+        self._progress: Progress | None = None
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._asked = False
+        self._timed_out: float | None = None
+        self._outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.number}: {self.name}, {self.state} ({self.where})>"
+
+    # What happened so far
+
+    @property
+    def state(self) -> JobState:
+        """The job's state, derived from what happened."""
+        if self._outcome is not None:
+            return self._outcome.state
+        if self._asked:
+            return JobState.CANCELLING
+        return JobState.QUEUED if self._began is None else JobState.RUNNING
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it has not."""
+        return self._outcome
+
+    @property
+    def started(self) -> float | None:
+        """When it started, in seconds since the epoch; None if it has not."""
+        return None if self._began is None else self._began + _EPOCH
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds for which it has run, or ran; 0.0 if it never started."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, as `track` or its own code reported; None if nobody did."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: Progress | float | None) -> None:
+        from ipy_bgtasks.progress import Progress
+
+        if isinstance(value, int | float):
+            value = Progress(done=value, total=1)
+        self._progress = value
+
+    @property
+    def log(self) -> Log:
+        """The recorded output."""
+        if self._log is None:
+            with self._lock:
+                if self._log is None:
+                    self._log = Log() if self._new_log is None else self._new_log(self)
+        return self._log
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was ever recorded; asking makes no log."""
+        return self._log is not None
+
+    def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self._outcome is not None
+
+    def stack(self) -> list[Any]:
+        """Where it is right now: `traceback.FrameSummary` entries, the innermost last.
+
+        Empty when the job does not run, or when its place cannot tell. Costs the job nothing.
+        """
+        runner = self._runner
+        return [] if runner is None or self.done() else runner.stack(self)
+
+    # Waiting
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value the job returned; waits for it up to *timeout* seconds.
+
+        Raises the job's own exception, `concurrent.futures.CancelledError` if it was cancelled,
+        `TimeoutError` if it has not ended in time, and `WouldBlock` at once on a thread whose
+        event loop must run for the job to end (there: ``await job`` or ``%fg``).
+        """
+        self._wait(timeout)
+        return self._value()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception the job ended with, or None; waits and raises like `result`."""
+        self._wait(timeout)
+        assert self._outcome is not None
+        if self._outcome.state is JobState.CANCELLED:
+            raise self._cancelled()
+        return self._outcome.error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._outcome is None:
+            loop = asyncio.get_running_loop()
+            ended: asyncio.Future[None] = loop.create_future()
+
+            def wake(_job: Job) -> None:
+                # The loop may have closed since; then nobody waits any more.
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+
+            self.add_done_callback(wake)
+            try:
+                yield from ended
+            finally:
+                self.remove_done_callback(wake)
+        return self._value()
+
+    def add_done_callback(self, fn: Callable[[Job], object]) -> None:
+        """Call ``fn(job)`` when the job ends, on the thread that ends it; now if it has ended.
+
+        What *fn* raises is logged and goes no further.
+        """
+        with self._lock:
+            if self._outcome is None:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(fn)
+                return
+        self._call(fn)
+
+    def remove_done_callback(self, fn: Callable[[Job], object]) -> None:
+        """Forget *fn*, if it is still waiting to be called."""
+        with self._lock:
+            if self._callbacks and fn in self._callbacks:
+                self._callbacks.remove(fn)
+
+    # Stopping
+
+    def cancel(self, force: bool = False) -> bool:
+        """Ask the job to stop; returns whether there was anything left to ask.
+
+        Returns at once: `state` tells what became of it, and is `cancelling` until the job has
+        really left its code. *force* skips the grace period where there is one.
+        """
+        runner = self._runner
+        if runner is None or self.done():
+            return False
+        self._asked = self._began is not None
+        runner.stop(self, force)
+        return True
+
+    def time_out(self, seconds: float) -> None:
+        """Ask the job to stop because its time is up: it ends failed, with `TimeoutError`."""
+        if not self.done():
+            self._timed_out = seconds
+            self.cancel()
+
+    # For runners: each is called on the thread where it happens
+
+    def move(self, runner: Runner) -> None:
+        """Go on at another runner, as when a thread's value turns out to be awaitable."""
+        self._runner, self.where = runner, runner.where
+
+    def begin(self) -> bool:
+        """Note that the code starts now; False if the job was cancelled before."""
+        with self._lock:
+            if self._outcome is not None:
+                return False
+            if self._began is None:
+                self._began = time.monotonic()
+            return True
+
+    def finish(self, value: Any = None) -> None:
+        """End with *value*, which is bound to the target of an assignment form first."""
+        work = self.work
+        if work is not None and work.store is not None:
+            try:
+                work.store(value)
+            except BaseException as error:
+                return self.fail(error)
+        self._end(Outcome(JobState.FINISHED, value))
+
+    def fail(self, error: BaseException) -> None:
+        """End with *error*, which keeps its traceback without the frames of this package."""
+        self._end(Outcome(JobState.FAILED, None, error, own_traceback(error)))
+
+    def end_cancelled(self, reason: str = "") -> None:
+        """End as cancelled, or as failed with `TimeoutError` where time was up."""
+        if self._timed_out is not None:
+            error = TimeoutError(f"job {self.number} took longer than {self._timed_out:g} s")
+            return self.fail(error)
+        reason = reason or f"job {self.number} was cancelled"
+        self._end(Outcome(JobState.CANCELLED, error=concurrent.futures.CancelledError(reason)))
+
+    # Inside
+
+    def _end(self, outcome: Outcome) -> None:
+        with self._lock:
+            if self._outcome is not None:
+                return
+            self._ended = time.monotonic()
+            self._outcome = outcome
+            callbacks, self._callbacks = self._callbacks, None
+            self._runner = self.work = self.handle = None
+        for fn in callbacks or ():
+            self._call(fn)
+
+    def _call(self, fn: Callable[[Job], object]) -> None:
+        try:
+            fn(self)
+        except Exception:
+            logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
+
+    def _wait(self, timeout: float | None) -> None:
+        runner = self._runner
+        if self.done() or runner is None:
+            return
+        if runner.needs_this_thread():
+            n = self.number
+            raise WouldBlock(
+                f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
+            )
+        runner.make_room(self)
+        ended = threading.Event()
+
+        def wake(_job: Job) -> None:
+            ended.set()
+
+        self.add_done_callback(wake)
+        if not ended.wait(timeout):
+            self.remove_done_callback(wake)
+            raise TimeoutError(f"job {self.number} has not ended after {timeout:g} s")
+
+    def _value(self) -> Any:
+        outcome = self._outcome
+        assert outcome is not None
+        if outcome.state is JobState.CANCELLED:
+            raise self._cancelled()
+        if outcome.error is not None:
+            raise outcome.error.with_traceback(outcome.traceback)
+        return outcome.value
+
+    def _cancelled(self) -> concurrent.futures.CancelledError:
+        # A fresh one each time: its traceback belongs to whoever asks.
+        assert self._outcome is not None
+        return concurrent.futures.CancelledError(*self._outcome.error.args)  # type: ignore[union-attr]
+
+
+def own_traceback(error: BaseException) -> TracebackType | None:
+    """The traceback of *error* from the first frame that is not this package's own."""
+    trace = error.__traceback__
+    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    return trace
+
+
+def _is_ours(module: object) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == __package__
