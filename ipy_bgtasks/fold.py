@@ -1,0 +1,281 @@
+"""Carriage returns, backspaces and erasures, folded as a terminal would.
+
+A progress bar rewrites its line a thousand times; whoever reads the log later wants the line,
+not the thousand. `Fold` follows one stream and turns each piece of raw text into an edit of what
+was kept so far: take some characters back, then append some others.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wcwidth import wcwidth
+
+# A terminal wraps, and a carriage return goes back to the start of the last row only. Beyond
+# this many characters of one line the older part is as good as wrapped; it bounds the work.
+_LONGEST_LINE = 10_000
+# Of the rewritings of one line that come in one piece, this many of the last are looked at when
+# they carry colours or wide characters: the price of each is then some 30 µs.
+_LAST_REWRITES = 64
+_LONGEST_PEN = 64
+
+_CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
+_OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+_TOKEN = re.compile(rf"{_CSI}|{_OSC}|[\r\b]|[^\x1b\r\b]+|\x1b")
+_MOVING = re.compile(r"\x1b\[[0-9;]*[KCDG]")
+_PEN = re.compile(r"\x1b\[([0-9;:]*)m")
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,200}\x1b?)?\Z")
+_ERASED_LINE = re.compile(r"\r\x1b\[(?:0?K|2K)")
+_ERASED_END = re.compile(r"\x1b\[0?K")
+# Anything that may be wider or narrower than one column, or move the cursor.
+_NOT_SIMPLE = re.compile("[^\t\r -~\xa0-\xac\xae-\u02ff\u2010-\u2027\u2190-\u2199\u2500-\u25fc]")
+_ESCAPE = re.compile(rf"{_OSC}|{_CSI}|\x1b[@-_]?")
+
+Cell = tuple[str, str]
+"""One column: the characters in it ("" for the right half of a wide one) and their pen."""
+
+
+def strip_ansi(text: str) -> str:
+    """Return `text` without escape sequences."""
+    return _ESCAPE.sub("", text) if "\x1b" in text else text
+
+
+class Fold:
+    """The unfinished line of one stream. Not for several threads at once."""
+
+    __slots__ = ("_column", "_held", "_line_pen", "_pen", "line")
+
+    def __init__(self) -> None:
+        self.line = ""  # what was handed out since the last line feed
+        self._column: int | None = None  # where the cursor is; None is at the end of the line
+        self._pen = ""  # the colours in force, as escape sequences since the last reset
+        self._line_pen = ""  # those in force where the line begins
+        self._held = ""  # an escape sequence of which the rest is still to come
+
+    def feed(self, text: str) -> tuple[int, str]:
+        """Return how many of the last characters to take back, and the text to append then."""
+        if self._held:
+            text, self._held = self._held + text, ""
+        if "\x1b" in text:
+            text = self._hold_back(text)
+            if "\r" not in text and self._column is None:
+                text = _ERASED_END.sub("", text)  # nothing stands to the right of the cursor
+        if (
+            self._column is not None
+            or "\r" in text
+            or "\b" in text
+            or ("\x1b" in text and _MOVING.search(text))
+        ):
+            return self._refold(text)
+        self._follow(text)
+        return 0, text
+
+    def resume(self) -> str:
+        """Return what to write after `line` so that the cursor stands where it stands here."""
+        if self._column is None:
+            return ""
+        simple = not _NOT_SIMPLE.search(self.line)
+        return "\r" + (self.line[: self._column].ljust(self._column) if simple else "")
+
+    def _hold_back(self, text: str) -> str:
+        if unfinished := _UNFINISHED.search(text, max(0, len(text) - 256)):
+            self._held = unfinished.group()
+            return text[: unfinished.start()]
+        return text
+
+    def _follow(self, text: str) -> None:
+        """Keep up with text that was appended as it is."""
+        head, newline, rest = text.rpartition("\n")
+        if newline:
+            if "\x1b" in head:
+                self._pen = _pen_after(self._pen, head)
+            self._line_pen = self._pen
+            self.line = rest
+        else:
+            self.line += rest
+        if "\x1b" in rest:
+            self._pen = _pen_after(self._pen, rest)
+        self._shorten()
+
+    def _refold(self, text: str) -> tuple[int, str]:
+        before = self.line
+        *whole, last = text.split("\n")
+        out: list[str] = []
+        for part in whole:
+            self._fold_part(part)
+            out += self.line, "\n"
+            self.line, self._column, self._line_pen = "", None, self._pen
+        self._fold_part(last)
+        out.append(self.line)
+        self._shorten()
+        folded = "".join(out)
+        if folded.startswith(before):  # as "text\r\n" does: nothing was rewritten
+            return 0, folded[len(before) :]
+        return len(before), folded
+
+    def _shorten(self) -> None:
+        cut = len(self.line) - _LONGEST_LINE
+        if cut <= 0:
+            return
+        cut += _LONGEST_LINE // 2  # not again for every character that follows
+        head = self.line[:cut]
+        self.line = self.line[cut:]
+        if "\x1b" in head:
+            self._line_pen = _pen_after(self._line_pen, head)
+        if self._column is not None:
+            self._column = max(0, self._column - len(strip_ansi(head)))
+
+    def _fold_part(self, part: str) -> None:
+        """Write `part`, which has no line feed, into the line."""
+        if not part:
+            return
+        if not _NOT_SIMPLE.search(part) and not _NOT_SIMPLE.search(self.line):
+            self._fold_simple(part)
+        else:
+            self._fold_cells(part)
+
+    def _fold_simple(self, part: str) -> None:
+        """One character is one column, and there are no colours: slices do."""
+        line, column = self.line, self._column
+        first, *rewrites = part.split("\r")
+        if column is None:
+            line += first
+            column = len(line)
+        else:
+            line = line.ljust(column)
+            line = line[:column] + first + line[column + len(first) :]
+            column += len(first)
+        for text in rewrites:
+            line = text + line[len(text) :]
+            column = len(text)
+        self.line, self._column = line, None if column == len(line) else column
+
+    def _fold_cells(self, part: str) -> None:
+        row = _Row(self._line_pen)
+        if erased := _last_erased(part):
+            self._pen = _pen_after(self._pen, part[:erased])
+            part = part[erased:]
+        else:
+            row.write(self.line)
+            if self._column is not None:
+                row.column = self._column
+        row.pen = self._pen
+        rewrites = part.split("\r")
+        for skipped in rewrites[1:-_LAST_REWRITES]:
+            row.pen = _pen_after(row.pen, skipped)
+        row.write(rewrites[0])
+        for text in rewrites[1:][-_LAST_REWRITES:]:
+            row.column = 0
+            row.write(text)
+        self._pen = row.pen
+        self.line = row.render(self._line_pen)
+        self._column = None if row.column == len(row.cells) else row.column
+
+
+class _Row:
+    """A line as columns, for text with colours, wide characters or erasures."""
+
+    __slots__ = ("cells", "column", "pen")
+
+    def __init__(self, pen: str) -> None:
+        self.cells: list[Cell] = []
+        self.column = 0
+        self.pen = pen
+
+    def write(self, text: str) -> None:
+        for token in _TOKEN.findall(text):
+            if token[0] == "\x1b":
+                self._escape(token)
+            elif token == "\r":
+                self.column = 0
+            elif token == "\b":
+                self.column = max(0, self.column - 1)
+            elif _NOT_SIMPLE.search(token):
+                for char in token:
+                    self._put(char)
+            else:
+                self._put_cells([(char, self.pen) for char in token])
+
+    def _put(self, char: str) -> None:
+        width = wcwidth(char)
+        if width > 0:
+            self._put_cells([(char, self.pen), ("", self.pen)][:width])
+        elif 0 < self.column <= len(self.cells):  # a combining mark, or a control character
+            at = self.column - 1
+            while at and not self.cells[at][0]:
+                at -= 1
+            base, pen = self.cells[at]
+            if len(base) < 32:
+                self.cells[at] = base + char, pen
+
+    def _put_cells(self, new: list[Cell]) -> None:
+        cells, column, end = self.cells, self.column, self.column + len(new)
+        if column > len(cells):
+            cells += [(" ", "")] * (column - len(cells))
+        if column < len(cells) and not cells[column][0]:  # the right half of a wide character
+            cells[column - 1] = " ", cells[column - 1][1]
+        if end < len(cells) and not cells[end][0]:
+            cells[end] = " ", cells[end][1]
+        cells[column:end] = new
+        self.column = end
+
+    def _escape(self, token: str) -> None:
+        if token.startswith("\x1b]"):
+            return
+        kind, argument = token[-1], token[2:-1]
+        if kind == "m":
+            self.pen = _pen_after(self.pen, token)
+        elif kind == "K":
+            self._erase(argument)
+        elif kind in "CDG" and (argument or "1").isdecimal():
+            count = min(int((argument or "1")[:6]), _LONGEST_LINE)
+            move = {"C": self.column + max(count, 1), "D": self.column - max(count, 1)}
+            self.column = max(0, move.get(kind, count - 1))
+
+    def _erase(self, argument: str) -> None:
+        if argument in ("", "0"):
+            del self.cells[self.column :]
+        elif argument == "2":
+            self.cells.clear()
+        elif argument == "1":
+            upto = min(self.column + 1, len(self.cells))
+            self.cells[:upto] = [(" ", "")] * upto
+
+    def render(self, pen: str) -> str:
+        """Return the line as text that starts with `pen` in force and ends with `self.pen`."""
+        out: list[str] = []
+        for text, wanted in self.cells:
+            if wanted != pen:
+                out.append(_change(pen, wanted))
+                pen = wanted
+            out.append(text)
+        if pen != self.pen:
+            out.append(_change(pen, self.pen))
+        return "".join(out)
+
+
+def _change(pen: str, wanted: str) -> str:
+    if wanted.startswith(pen):
+        return wanted[len(pen) :]
+    return "\x1b[0m" + wanted
+
+
+def _pen_after(pen: str, text: str) -> str:
+    for match in _PEN.finditer(text):
+        if match[1] in ("", "0", "00"):
+            pen = ""
+        elif match[1].startswith("0;"):
+            pen = match.group()
+        elif not pen.endswith(match.group()):
+            pen += match.group()
+            if len(pen) > _LONGEST_PEN:
+                pen = match.group()
+    return pen
+
+
+def _last_erased(part: str) -> int:
+    """Return where the text after the last erasure of the whole line begins; 0: there is none."""
+    end = 0
+    for match in _ERASED_LINE.finditer(part):
+        end = match.end()
+    return end
