@@ -1,0 +1,271 @@
+"""Running a loop in the foreground so that SIGINT reaches the foreground and nothing else.
+
+Python raises ``KeyboardInterrupt`` wherever the main thread happens to be; while an event loop
+runs that is often a step of some background task, or the loop's own code. Here the handler
+raises only where the foreground's own code runs, and otherwise cancels the foreground at its
+await, as `asyncio.Runner` does. Plain asyncio: nothing in this module knows IPython.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+SigintHandler = Callable[[FrameType | None], None]
+
+
+class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
+    """A ``KeyboardInterrupt`` at an await.
+
+    It is a ``CancelledError`` as well, because what lies between the user's code and the await
+    tidies up for that one only: an ``asyncio.TaskGroup`` would leave its tasks behind, a
+    ``Lock`` or ``Semaphore`` would lose a wake-up that a background task waits for.
+    """
+
+
+# What a user sees in a traceback is the exception they know.
+Interrupted.__name__ = Interrupted.__qualname__ = "KeyboardInterrupt"
+Interrupted.__module__ = "builtins"
+
+
+def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
+    """Run `coro` on `loop` until it is done and return its result; SIGINT interrupts it alone.
+
+    While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once also when the
+    loop is quiet; while its code runs, right there. Other tasks and callbacks are never hit. If
+    the code ends in the same instant, ``KeyboardInterrupt`` is raised here.
+
+    Any thread may call it; SIGINT is handled in the main thread, and only if it has Python's
+    default handler, since any other was somebody's choice. Raises ``RuntimeError`` if the
+    loop is closed, or if a loop runs in this thread already; `coro` is closed then.
+    """
+    foreground = _Foreground(loop, coro)
+    try:
+        refuse_unless_idle(loop)
+        with sigint_for(loop, foreground.interrupt):
+            result = foreground.run()
+        if foreground.pending:
+            raise KeyboardInterrupt
+        return result
+    finally:
+        coro.close()
+
+
+def complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
+    """Run `loop` until `task` is done, whoever else stops the loop; return the task's result.
+
+    ``KeyboardInterrupt`` or ``SystemExit`` out of another task or a signal handler cancels the
+    task and, once that has ended in good order, is raised here.
+    """
+    waiting = True
+
+    def stop(_: asyncio.Task[T]) -> None:
+        # Not `loop.stop` itself: one that runs late would end somebody's next run.
+        if waiting:
+            loop.stop()
+
+    task.add_done_callback(stop)
+    stray: BaseException | None = None
+    try:
+        while not task.done():
+            try:
+                loop.run_forever()
+            except (KeyboardInterrupt, SystemExit) as error:
+                stray = error
+                task.cancel()
+    finally:
+        waiting = False
+    if stray is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen: asyncio need not complain that nobody looked
+    raise stray
+
+
+def refuse_unless_idle(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise the ``RuntimeError`` with which asyncio refuses to run `loop` in this thread now."""
+    if loop.is_closed():
+        raise RuntimeError("Event loop is closed")
+    if loop.is_running():
+        raise RuntimeError("This event loop is already running")
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("Cannot run the event loop while another loop is running")
+
+
+def sigint_for(
+    loop: asyncio.AbstractEventLoop, handle: SigintHandler
+) -> AbstractContextManager[None]:
+    """`sigint_handled` where that is ours to do: in the main thread, over Python's default."""
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext()
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return nullcontext()
+    return sigint_handled(loop, handle)
+
+
+@contextmanager
+def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> Iterator[None]:
+    """Inside the block SIGINT calls `handle` with the frame it interrupted, and wakes `loop`.
+
+    Main thread only. Whatever handler was there comes back afterwards, unless somebody has
+    replaced ours by then.
+    """
+
+    def on_sigint(_: int, frame: FrameType | None) -> None:
+        handle(frame)
+
+    previous = signal.signal(signal.SIGINT, on_sigint)
+    try:
+        with _woken_by_signals(loop):
+            yield
+    finally:
+        # Last of all: from here on an interrupt may be raised in the very next line.
+        if signal.getsignal(signal.SIGINT) is on_sigint:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """A signal ends the loop's select, also one that the system hands to another thread.
+
+    Without a descriptor only a signal that lands in the main thread would. One that is set
+    already stays: it is the loop's own, made by ``add_signal_handler``, whose handlers are
+    called only through it, or there is one because the platform's loop always has it.
+    """
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        try:
+            loop.add_reader(receiver, _drain, receiver)
+        except NotImplementedError:
+            yield
+            return
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        if before != -1:
+            signal.set_wakeup_fd(before)
+        try:
+            yield
+        finally:
+            now = signal.set_wakeup_fd(-1)
+            if now not in (-1, sender.fileno()):
+                signal.set_wakeup_fd(now)
+            if not loop.is_closed():
+                loop.remove_reader(receiver)
+
+
+def _drain(receiver: socket.socket) -> None:
+    with suppress(BlockingIOError, InterruptedError):
+        receiver.recv(4096)
+
+
+class _Foreground(Generic[T]):
+    """One coroutine, driven step by step so that an interrupt can be put in at its await."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coro = coro
+        self._task: asyncio.Task[T] | None = None
+        self._driver: FrameType | None = None
+        self._cancels = 0
+        self._exit: BaseException | None = None
+        self.pending = False
+        """Whether there was a SIGINT that the coroutine has not seen yet."""
+
+    def run(self) -> T:
+        self._task = self._loop.create_task(self._main())
+        try:
+            result = complete(self._loop, self._task)
+        except asyncio.CancelledError:
+            if not self.pending:
+                raise
+            self.pending = False  # it came before the first step
+            raise KeyboardInterrupt from None
+        if self._exit is not None:
+            raise self._exit
+        return result
+
+    async def _main(self) -> T:
+        try:
+            return await _Steps(self._drive())
+        except (KeyboardInterrupt, SystemExit) as error:
+            # asyncio would let these through the loop, past whatever else is due in this turn.
+            self._exit = error
+            return None  # type: ignore[return-value]  # `run` raises instead
+
+    def _drive(self) -> Generator[Any, None, T]:
+        self._driver = sys._getframe()
+        error: BaseException | None = None
+        try:
+            while True:
+                if self.pending:
+                    error = self._delivered()
+                try:
+                    waits_for = self._coro.send(None) if error is None else self._coro.throw(error)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                error = None
+                try:
+                    yield waits_for
+                except BaseException as thrown:
+                    error = thrown
+        finally:
+            self._driver = None
+
+    def _delivered(self) -> Interrupted:
+        self.pending = False
+        while self._cancels and self._task is not None:
+            self._cancels -= 1
+            self._task.uncancel()
+        return Interrupted()
+
+    def interrupt(self, frame: FrameType | None) -> None:
+        """Called by the signal handler, between any two bytecodes of the main thread."""
+        if self._runs_code(frame):
+            self.pending = False
+            raise KeyboardInterrupt
+        self.pending = True
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.pending and self._task is not None and not self._task.done():
+            self._cancels += 1
+            self._task.cancel()
+
+    def _runs_code(self, frame: FrameType | None) -> bool:
+        """Whether `frame` is the coroutine's code, and not asyncio's or ours around it.
+
+        Within asyncio, even on behalf of the coroutine, a future may be half done and its
+        callbacks not scheduled: a task that waits for it would wait forever.
+        """
+        if frame is None or self._driver is None or self._task is None:
+            return False
+        if asyncio.current_task(self._loop) is not self._task:
+            return False
+        module = str(frame.f_globals.get("__name__", ""))
+        if frame is self._driver or module.partition(".")[0] == "asyncio":
+            return False
+        outer: FrameType | None = frame
+        while outer is not None and outer is not self._driver:
+            outer = outer.f_back
+        return outer is not None
+
+
+class _Steps(Generic[T]):
+    """An awaitable out of a generator."""
+
+    def __init__(self, steps: Generator[Any, None, T]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._steps
