@@ -7,7 +7,6 @@ them, folded and bounded, and hands the raw pieces to whoever follows the job.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,8 @@ from time import time
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.recording import Entry, Recording, dropped_mark, group_end
+from ipy_bgtasks.recording import Entry, Recording, dropped_mark, next_group
+from ipy_bgtasks.sink import FileSink
 
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 
@@ -71,13 +71,13 @@ class Log:
         if limit < 0:
             raise BadInput(f"a log keeps 0 characters or more, not {limit}")
         self._recording = Recording(limit)
-        self._queue: deque[tuple[str, float, str] | Piece] = deque()
+        self._queue: deque[tuple[str, float, str | Piece]] = deque()
         self._pending = 0  # characters in the queue, roughly: threads may lose an addition
         self._asked = False  # whether a drain was asked for since the last one
         self._pending_hook = pending
         self._sink: FileSink | None = None
         self._lock = threading.RLock()  # the recording, the batch, the subscribers
-        self._batch: list[tuple[str, float, str] | Piece] = []
+        self._batch: list[tuple[str, float, str | Piece]] = []
         self._storing = False
         self._subscribers: tuple[_Subscriber, ...] = ()
         self._outbox: deque[tuple[tuple[_Subscriber, ...], Piece]] = deque()
@@ -232,7 +232,7 @@ class Log:
         return True  # an empty log is a log
 
     def _add(self, piece: Piece) -> None:
-        self._queue.append(piece)
+        self._queue.append((piece.kind, piece.time, piece))
         self._pending += 1024 + len(piece.text)
         if self._pending > _DRAIN_AT:
             self.drain()
@@ -272,29 +272,20 @@ class Log:
 
     def _record(self, start: int) -> int:
         """Record the piece at `start` of the batch, and what goes with it; return what is next."""
-        piece = self._batch[start]
+        kind, began, piece = self._batch[start]
         end = start + 1
-        if type(piece) is tuple:
-            end = group_end(self._batch, start)
-            stream, began, text = piece
-            if end > start + 1:
-                text = "".join([p[2] for p in self._batch[start:end] if type(p) is tuple])
-            self._recording.write(stream, began, text)
+        if isinstance(piece, str):
+            end, text = next_group(self._batch, start)
+            self._recording.write(kind, began, text)
             if self._subscribers:
-                self._outbox.append((self._subscribers, Piece(stream, began, text)))
-            return end
-        assert isinstance(piece, Piece)
-        if piece.kind == "clear":
+                piece = Piece(kind, began, text)
+        elif kind == "clear":
             self._recording.clear(piece.wait)
         else:
             self._recording.display(
-                piece.time,
-                piece.bundle or {},
-                piece.metadata,
-                piece.display_id,
-                piece.kind == "update",
+                began, piece.bundle or {}, piece.metadata, piece.display_id, kind == "update"
             )
-        if self._subscribers:
+        if isinstance(piece, Piece) and self._subscribers:
             self._outbox.append((self._subscribers, piece))
         return end
 
@@ -341,36 +332,3 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
             same = [Piece(kind, same[0].time, "".join([piece.text for piece in same]))]
         out += same
     return out
-
-
-class FileSink:
-    """A file to which output is appended as it comes; it survives a SIGKILL of this process.
-
-    Raises `BadInput` if the file cannot be opened. A later failure, such as a full disk, never
-    reaches the job: it is kept in `error`, and nothing more is written. Any thread may write.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.expanduser(os.fspath(path))
-        self.error: OSError | None = None
-        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
-        try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open while the job runs)
-        except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or exc
-            raise BadInput(f"cannot write to the log file {self.path!r}: {reason}") from None
-
-    def write(self, text: str) -> None:
-        """Append `text` and return when the system has it."""
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        with self._lock:
-            try:
-                while data and self.error is None and not self._file.closed:
-                    data = data[self._file.write(data) :]
-            except OSError as exc:
-                self.error = exc
-
-    def close(self) -> None:
-        """Close the file; what is written afterwards is left out."""
-        with self._lock, contextlib.suppress(OSError):
-            self._file.close()

@@ -13,6 +13,7 @@ Stream = Literal["stdout", "stderr"]
 
 _TOGETHER = 0.01  # seconds within which what is written is one entry: print writes text and "\n"
 _ENTRY = 1024  # characters from which on an entry takes no more
+_GLANCE = 128  # pieces that are looked at together, at most
 _PART = 65_536  # a single long write is folded and trimmed in parts of this many characters
 
 
@@ -228,26 +229,26 @@ class Recording:
             self.dropped += gone
 
 
-def group_end(pieces: Sequence[object], start: int) -> int:
-    """Return where the text that is one entry with ``pieces[start]`` ends.
-
-    Text is a tuple of stream, time and text; anything else among the pieces ends the group.
-    """
-    first = pieces[start]
-    assert type(first) is tuple
-    stream, began, text = first
-    size = len(text)
-    for end in range(start + 1, len(pieces)):
-        piece = pieces[end]
-        if (
-            type(piece) is not tuple
-            or piece[0] != stream
-            or size >= _ENTRY
-            or piece[1] - began >= _TOGETHER
-        ):
-            return end
-        size += len(piece[2])
-    return len(pieces)
+def next_group(pieces: Sequence[tuple[str, float, Any]], start: int) -> tuple[int, str]:
+    """Return where the text that is one entry with ``pieces[start]`` ends, and that text."""
+    stream, began, first = pieces[start]
+    # Neighbours are much alike: text, "\n", text, "\n". So guess how many fill an entry.
+    second = pieces[start + 1][2] if start + 1 < len(pieces) else ""
+    per_pair = len(first) + (len(second) if isinstance(second, str) else 0)
+    glance = min(_GLANCE, 1 + 2 * _ENTRY // (per_pair + 1))
+    streams, times, texts = zip(*pieces[start : start + glance], strict=True)
+    if streams.count(stream) == len(streams) and times[-1] - began < _TOGETHER:
+        text = "".join(texts)
+        if len(text) <= 2 * _ENTRY:  # as a rule: no loop in Python over pieces
+            return start + len(texts), text
+    size = 0
+    end = start
+    while end < len(pieces) and pieces[end][0] == stream:
+        if end > start and (size >= _ENTRY or pieces[end][1] - began >= _TOGETHER):
+            break
+        size += len(pieces[end][2])
+        end += 1
+    return end, "".join([piece[2] for piece in pieces[start:end]])
 
 
 def dropped_mark(count: int) -> str:
