@@ -1,0 +1,13 @@
+"""CODE -> work: what was typed becomes something that can be run anywhere.
+
+Knows syntax trees and a namespace, no shell. ``text`` parses, ``names`` finds which names CODE
+loads, ``static`` tells what they stand for, ``plan`` decides how a value is run, ``compile``
+makes the function, ``read`` puts it together.
+"""
+
+from __future__ import annotations
+
+from .model import Scope, Work
+from .read import read
+
+__all__ = ["Scope", "Work", "read"]

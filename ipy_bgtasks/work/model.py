@@ -1,0 +1,67 @@
+"""What CODE becomes, and what is needed to read it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .text import name_source
+
+__all__ = ["Scope", "Work"]
+
+
+def _same_text(text: str) -> str:
+    return text
+
+
+def _same_tree(tree: ast.Module) -> ast.Module:
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One thing to run, ready for any runner; nothing of it has run yet.
+
+    ``call`` takes no arguments and may be called from any thread. Where ``is_async`` is true it
+    is a coroutine function, to be called and awaited on one event loop; otherwise it returns the
+    value, which may turn out to be awaitable. Where it can be, it is a ``functools.partial`` of a
+    compiled function and the names bound at launch as keywords, so that it can be pickled.
+    """
+
+    call: Callable[[], Any]
+    label: str
+    """The code on one line, at most 60 characters."""
+    code: str
+    """The text as typed."""
+    is_async: bool
+    """Whether the loop is the default place; otherwise a thread is."""
+    store: Callable[[Any], None] | None = None
+    """Binds the target of an assignment to the final value; raises what the assignment raises."""
+    assigns: frozenset[str] = frozenset()
+    """The plain names that running and storing bind in the user's namespace."""
+    source: str | None = None
+    """The file name under which the code was compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where CODE stands: the names it sees and what the shell knows about its text.
+
+    The namespace is the user's own dictionary, not a copy. The functions are called on the
+    thread that reads; they must not run the user's code.
+    """
+
+    namespace: dict[str, Any]
+    """The user's global namespace."""
+    local: Mapping[str, Any] | None = None
+    """The locals of the calling function; None at the top level."""
+    transform: Callable[[str], str] = _same_text
+    """Turns IPython syntax into Python text; asked only when the text is not Python."""
+    transform_ast: Callable[[ast.Module], ast.Module] = _same_tree
+    name_source: Callable[[str], str] = name_source
+    """Source text -> the file name under which tracebacks find it. The text is preceded by
+    empty lines, so that its line numbers are those of the cell."""
+    first_line: int = 1
+    """The line of the cell on which the code stands."""

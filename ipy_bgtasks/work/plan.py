@@ -1,0 +1,140 @@
+"""How an expression is run: awaited, called or evaluated, on the loop or in a thread."""
+
+from __future__ import annotations
+
+import ast
+import concurrent.futures
+import functools
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BadInput
+from .names import parameters
+from .static import UNKNOWN, Kind, is_awaitable, is_job, kind_of, resolve
+from .text import LABEL_WIDTH
+
+__all__ = ["Plan", "plan_for"]
+
+_WHAT_WOULD_DO = (
+    "give a call such as f(x), an awaitable, a function without arguments, or statements"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compile, and what is left to do with its value where it runs."""
+
+    node: ast.expr
+    is_async: bool = False
+    settle: bool = False
+    """Only the value tells whether it must be awaited."""
+    call: bool = False
+    """Only the value tells whether it is a function to call."""
+
+
+def plan_for(node: ast.expr, bound: Mapping[str, Any], *, awaits: bool) -> Plan:
+    """Decide by what the names stand for now; nothing of the expression is evaluated.
+
+    ``awaits``: the expression itself contains an ``await``. Raises ``BadInput`` for what cannot
+    be run.
+    """
+    if isinstance(node, ast.Await):  # how much to await is said already
+        return Plan(node, is_async=True)
+    plan = _plan(node, bound)
+    if awaits and not plan.is_async:
+        return Plan(plan.node, is_async=True, settle=True, call=plan.call)
+    return plan
+
+
+def _plan(node: ast.expr, bound: Mapping[str, Any]) -> Plan:
+    if isinstance(node, ast.Name | ast.Attribute):
+        return _plan_bare(node, resolve(node, bound))
+    if isinstance(node, ast.Lambda):
+        return _plan_lambda(node, bound)
+    if isinstance(node, ast.Call):
+        function = resolve(node.func, bound)
+        if function is functools.partial and node.args:
+            return _plan_call(_calling(node), kind_of(resolve(node.args[0], bound)))
+        return _plan_call(node, kind_of(function))
+    if isinstance(node, ast.GeneratorExp):
+        inside = _shown(node)[1:-1] or "…"
+        raise BadInput(f"a generator expression runs nothing by itself: write [{inside}]")
+    if _is_literal(node):
+        raise BadInput(f"{_shown(node)} is nothing to run: {_WHAT_WOULD_DO}")
+    return Plan(node)
+
+
+def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
+    if value is UNKNOWN:
+        return Plan(node, call=True)
+    text = ast.unparse(node)
+    if is_job(value):
+        number = value.number
+        raise BadInput(f"job {number} is {value.state} already: %fg {number} returns to it")
+    if isinstance(value, concurrent.futures.Future):
+        return Plan(node, is_async=True, settle=True)
+    if is_awaitable(value):
+        return Plan(_awaiting(node), is_async=True)
+    if isinstance(value, types.GeneratorType):
+        raise BadInput(f"{text} is a generator, which runs nothing by itself: write list({text})")
+    if isinstance(value, types.AsyncGeneratorType):
+        raise BadInput(
+            f"{text} is an async generator, which runs nothing by itself: "
+            f"write [x async for x in {text}]"
+        )
+    if callable(value):
+        return _plan_call(_calling(node), kind_of(value))
+    name = type(value).__name__
+    article = "an" if name[0] in "aeiou" else "a"
+    raise BadInput(f"{text} is {article} {name}, nothing to run: {_WHAT_WOULD_DO}")
+
+
+def _plan_lambda(node: ast.Lambda, bound: Mapping[str, Any]) -> Plan:
+    """A lambda without a body of its own to speak of counts as the call it makes."""
+    kind = Kind.PLAIN
+    if isinstance(node.body, ast.Call):
+        hidden = parameters(node.args)
+        visible = {name: value for name, value in bound.items() if name not in hidden}
+        kind = kind_of(resolve(node.body.func, visible))
+    return _plan_call(_calling(node), kind)
+
+
+def _plan_call(call: ast.Call, kind: Kind) -> Plan:
+    if kind is Kind.AWAITABLE:
+        return Plan(_awaiting(call), is_async=True)
+    if kind is Kind.PLAIN:
+        return Plan(call)
+    text = _shown(call)
+    if kind is Kind.GENERATOR:
+        raise BadInput(f"{text} only makes a generator and runs nothing: write list({text})")
+    raise BadInput(
+        f"{text} only makes an async generator and runs nothing: write [x async for x in {text}]"
+    )
+
+
+def _calling(node: ast.expr) -> ast.Call:
+    return ast.copy_location(ast.Call(func=node, args=[], keywords=[]), node)
+
+
+def _awaiting(node: ast.expr) -> ast.Await:
+    return ast.copy_location(ast.Await(value=node), node)
+
+
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant | ast.JoinedStr):
+        return True
+    if not isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict | ast.UnaryOp):
+        return False
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _shown(node: ast.expr) -> str:
+    """The expression for a message: on one line, "…" for what is too long to read there."""
+    text = ast.unparse(node)
+    return text if len(text) <= LABEL_WIDTH and "\n" not in text else "…"

@@ -1,0 +1,168 @@
+"""What a name or a dotted name stands for, found without running any of the user's code.
+
+Properties, unknown descriptors, ``__getattr__`` and their like are left alone: what they would
+give cannot be told, and whoever asks gets ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import concurrent.futures
+import enum
+import functools
+import inspect
+import types
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
+
+__all__ = ["UNKNOWN", "Kind", "is_awaitable", "is_job", "is_pending", "kind_of", "resolve"]
+
+
+class _Unknown(enum.Enum):
+    UNKNOWN = enum.auto()
+
+
+UNKNOWN: Final = _Unknown.UNKNOWN
+
+
+class Kind(enum.Enum):
+    """What a call of something gives, as far as can be told."""
+
+    PLAIN = enum.auto()
+    AWAITABLE = enum.auto()
+    GENERATOR = enum.auto()
+    ASYNC_GENERATOR = enum.auto()
+
+
+# Plain functions whose value is awaitable, and which need the running loop when called.
+_MAKE_AWAITABLES: Final[frozenset[object]] = frozenset(
+    {
+        asyncio.gather,
+        asyncio.shield,
+        asyncio.wait,
+        asyncio.ensure_future,
+        asyncio.create_task,
+        asyncio.wrap_future,
+        asyncio.BaseEventLoop.create_task,
+        asyncio.BaseEventLoop.run_in_executor,
+        asyncio.TaskGroup.create_task,
+    }
+)
+_PLAIN_LOOKUPS: Final = tuple(
+    vars(cls)["__getattribute__"] for cls in (object, type, types.ModuleType)
+)
+_BuiltInMethod = (
+    types.MethodDescriptorType | types.WrapperDescriptorType | types.ClassMethodDescriptorType
+)
+
+
+def resolve(node: ast.expr, bound: Mapping[str, Any]) -> Any:
+    """What a name or dotted name stands for, or ``UNKNOWN``."""
+    if isinstance(node, ast.Name):
+        return bound.get(node.id, UNKNOWN)
+    if isinstance(node, ast.Attribute):
+        owner = resolve(node.value, bound)
+        return UNKNOWN if owner is UNKNOWN else _attribute(owner, node.attr)
+    return UNKNOWN
+
+
+def _attribute(owner: object, name: str) -> Any:
+    if type(owner) is types.ModuleType:
+        return vars(owner).get(name, UNKNOWN)
+    lookup = inspect.getattr_static(type(owner), "__getattribute__")
+    if not any(lookup is each for each in _PLAIN_LOOKUPS):
+        return UNKNOWN
+    try:
+        found = inspect.getattr_static(owner, name)
+    except AttributeError:
+        return UNKNOWN
+    return _through_descriptor(found, owner)
+
+
+def _through_descriptor(found: Any, owner: object) -> Any:
+    """What reading the attribute gives; a method stands for its function."""
+    if isinstance(found, staticmethod | classmethod):
+        return found.__func__
+    if isinstance(found, functools.partialmethod):
+        return found.func
+    if isinstance(found, types.FunctionType | _BuiltInMethod):
+        return found
+    if isinstance(found, types.MemberDescriptorType) and not isinstance(owner, type):
+        try:
+            return found.__get__(owner)  # a slot: read by C code
+        except AttributeError:
+            return UNKNOWN
+    if inspect.getattr_static(type(found), "__get__", None) is not None:
+        return UNKNOWN
+    return found
+
+
+def kind_of(target: object) -> Kind:
+    """What calling the target gives. ``UNKNOWN`` and what is not callable count as plain."""
+    target = _unwrapped(target)
+    if isinstance(target, types.FunctionType):
+        return _kind_of_function(target)
+    if isinstance(target, type):
+        awaitable = inspect.getattr_static(target, "__await__", None) is not None
+        return Kind.AWAITABLE if awaitable else Kind.PLAIN
+    if target is UNKNOWN or isinstance(target, types.BuiltinFunctionType | _BuiltInMethod):
+        return Kind.PLAIN
+    if _is_marked(target):
+        return Kind.AWAITABLE
+    method = _unwrapped(inspect.getattr_static(type(target), "__call__", None))
+    return _kind_of_function(method) if isinstance(method, types.FunctionType) else Kind.PLAIN
+
+
+def _unwrapped(target: object) -> object:
+    while True:
+        if isinstance(target, functools.partial | functools.partialmethod):
+            target = target.func
+        elif isinstance(target, types.MethodType | staticmethod | classmethod):
+            target = target.__func__
+        else:
+            return target
+
+
+def _kind_of_function(function: types.FunctionType) -> Kind:
+    flags = function.__code__.co_flags
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE):
+        return Kind.AWAITABLE
+    if flags & inspect.CO_ASYNC_GENERATOR:
+        return Kind.ASYNC_GENERATOR
+    if flags & inspect.CO_GENERATOR:
+        return Kind.GENERATOR
+    if function in _MAKE_AWAITABLES or _is_marked(function):
+        return Kind.AWAITABLE
+    return Kind.PLAIN
+
+
+def _is_marked(target: object) -> bool:
+    """Whether ``inspect.markcoroutinefunction`` (Python 3.12) was applied."""
+    mark = inspect.getattr_static(target, "_is_coroutine_mark", None)
+    return mark is not None and inspect.iscoroutinefunction(target)
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether ``await value`` is possible."""
+    return (
+        isinstance(value, types.CoroutineType)
+        or issubclass(type(value), Awaitable)
+        or (
+            isinstance(value, types.GeneratorType)
+            and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+        )
+    )
+
+
+def is_pending(value: object) -> bool:
+    """Whether there is something to wait for: an awaitable or a thread's future."""
+    return is_awaitable(value) or isinstance(value, concurrent.futures.Future)
+
+
+def is_job(value: object) -> bool:
+    """Whether the value looks like a job of ours."""
+    return not isinstance(value, type) and all(
+        inspect.getattr_static(value, name, UNKNOWN) is not UNKNOWN
+        for name in ("number", "state", "result")
+    )
