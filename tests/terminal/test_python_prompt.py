@@ -46,6 +46,8 @@ class Prompt:
                 "PYTHON_BASIC_REPL": "1",
                 "PYTHON_COLORS": "0",
                 "TERM": "dumb",
+                # Unbuffered, the words and line ends of two threads reach the terminal in any order.
+                "PYTHONUNBUFFERED": "",
             },
             encoding="utf-8",
             echo=False,

@@ -1,0 +1,74 @@
+"""The harness itself, on kernels without the extension."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import MakeKernel
+from kernels import Kernel
+
+
+def test_a_reply_holds_all_that_came_of_a_request(bare_kernel: Kernel) -> None:
+    """Streams, displays, the value, and an error's name, text and traceback."""
+    reply = bare_kernel.run(
+        "import sys; print('out'); print('err', file=sys.stderr); display('shown'); 6 * 7"
+    )
+    assert reply.status == "ok"
+    assert (reply.stdout, reply.stderr, reply.result) == ("out\n", "err\n", "42")
+    assert [bundle["text/plain"] for bundle in reply.displays] == ["'shown'"]
+    failed = bare_kernel.run("1 / 0")
+    assert (failed.status, failed.ename) == ("error", "ZeroDivisionError")
+    assert failed.evalue in failed.traceback
+
+
+def test_late_messages_are_filed_under_their_request(bare_kernel: Kernel) -> None:
+    """What a task prints after its cell went idle belongs to that cell."""
+    first = bare_kernel.run(
+        "import asyncio\n"
+        "gate = asyncio.Event()\n"
+        "async def late():\n"
+        "    await gate.wait(); print('late')\n"
+        "task = asyncio.create_task(late())"
+    )
+    assert first.stdout == ""
+    second = bare_kernel.run("gate.set()")
+    bare_kernel.until(lambda: first.stdout == "late\n")
+    assert second.stdout == ""
+
+
+def test_a_request_may_be_left_running_and_interrupted(bare_kernel: Kernel) -> None:
+    """And another is refused before its reply was read, unless it is meant to queue."""
+    pending = bare_kernel.start("print('in it'); import time\nwhile True: time.sleep(0.01)")
+    bare_kernel.until(lambda: pending.reply.stdout)
+    with pytest.raises(AssertionError, match="unanswered"):
+        bare_kernel.start("1")
+    bare_kernel.interrupt()
+    assert pending.wait().ename == "KeyboardInterrupt"
+
+
+def test_what_never_comes_is_reported_with_all_messages(bare_kernel: Kernel) -> None:
+    """The failure shows what did come."""
+    bare_kernel.run("print('here I am')")
+    with pytest.raises(AssertionError, match="here I am"):
+        bare_kernel.until(lambda: False, timeout=0.01)
+
+
+def test_a_kernel_has_a_configuration_and_environment_of_its_own(make_kernel: MakeKernel) -> None:
+    """Lines of configuration and variables reach it; the user's own files do not."""
+    kernel = make_kernel(
+        config="c.InteractiveShellApp.exec_lines = ['configured = 1']", env={"GIVEN": "yes"}
+    )
+    assert kernel.ok("import os; configured, os.environ['GIVEN']").result == "(1, 'yes')"
+    assert kernel.ok("get_ipython().ipython_dir").result == repr(kernel._env["IPYTHONDIR"])
+    assert kernel.ok("os.getpid()").result == str(kernel.pid)
+    assert "configured" in kernel.complete("configu")
+
+
+@pytest.mark.parametrize("how", ["shutdown", "kill"])
+def test_a_kernel_can_be_ended(bare_kernel: Kernel, how: str) -> None:
+    """Afterwards its process is gone."""
+    pid = bare_kernel.pid
+    getattr(bare_kernel, how)()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
