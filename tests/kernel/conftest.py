@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
-from kernels import Kernel
-
-
-class MakeKernel(Protocol):
-    """Starts a kernel that is closed when the test is over."""
-
-    def __call__(self, *, config: str = "", env: dict[str, str] | None = None) -> Kernel: ...
+from kernels import Kernel, MakeKernel
 
 
 @pytest.fixture

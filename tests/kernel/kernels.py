@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import zmq
 from jupyter_client.blocking import BlockingKernelClient
@@ -302,6 +302,12 @@ class Kernel:
     def _gone(self, timeout: float) -> None:
         process = self.manager.provisioner.process
         process.wait(timeout)
+
+
+class MakeKernel(Protocol):
+    """Starts a kernel that is closed when the test is over."""
+
+    def __call__(self, *, config: str = "", env: dict[str, str] | None = None) -> Kernel: ...
 
 
 def kernel_environment(home: Path, config: str = "") -> dict[str, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import MakeKernel
-from kernels import Kernel
+from kernels import Kernel, MakeKernel
 
 
 def test_a_reply_holds_all_that_came_of_a_request(bare_kernel: Kernel) -> None:

@@ -46,7 +46,7 @@ class Prompt:
                 "PYTHON_BASIC_REPL": "1",
                 "PYTHON_COLORS": "0",
                 "TERM": "dumb",
-                # Unbuffered, the words and line ends of two threads reach the terminal in any order.
+                # Unbuffered, words and line ends of two threads would mix.
                 "PYTHONUNBUFFERED": "",
             },
             encoding="utf-8",
