@@ -1,0 +1,66 @@
+"""What the README shows is run as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernels import Kernel
+
+README = Path(__file__).parents[2] / "README.md"
+COMMANDS = [
+    "python -m pip install . && ipython --ext ipy_bgtasks",
+    'python -m pip install -e ".[test]" && python -m pytest',
+]
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_first_commands_are_how_to_run_and_how_to_test() -> None:
+    """The first two fenced blocks are commands, to be pasted as they are."""
+    first = re.findall(r"^```sh\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert [block.strip() for block in first] == COMMANDS
+    assert README.read_text().index("```sh") == README.read_text().index("```")
+
+
+def test_the_links_lead_somewhere() -> None:
+    """Every relative link names a file that is there."""
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README.read_text())
+    assert links
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_the_examples_run_in_a_kernel(bare_kernel: Kernel) -> None:
+    """One after the other, as a reader would paste them; the outputs are those told of."""
+    replies = [bare_kernel.ok(block) for block in _blocks("ipython")]
+    shown = "".join(reply.stdout for reply in replies)
+    for expected in (
+        "maps: 4 of 4",
+        "photos is here",
+        "[1, 2]",
+        "cancelled",
+        "499500 True finished thread",
+    ):
+        assert expected in shown, bare_kernel.dump()
+    assert any(reply.result == "[19, 21]" for reply in replies)
+    assert bare_kernel.ok("job = %fg %squares\nprint(job, total)").stdout == "332833500 332833500\n"
+
+
+@pytest.mark.parametrize("number", range(len(_blocks("python"))))
+def test_the_examples_without_ipython_run(number: int) -> None:
+    """In an ordinary interpreter, without a word on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", _blocks("python")[number]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=README.parent,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:2] == ["0", "1"]
+    assert done.stdout.splitlines()[-1] == "42"
