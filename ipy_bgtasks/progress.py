@@ -1,0 +1,181 @@
+"""How far a job is: reported by `track`, or read off a progress bar that it prints."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+from ipy_bgtasks.fold import strip_ansi
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.log import Log
+
+_T = TypeVar("_T")
+
+# How many reports a loop makes at most, roughly: finer steps are not seen in any bar, and a loop
+# over millions of items must not pay for each.
+_STEPS = 1000
+_BAR_WITHIN = 2000  # characters of a line in which a bar is looked for
+
+# desc:  45%|####      | 45/100 [00:01<00:01, 42.1it/s]
+_BAR = re.compile(r"(?:^|(?<=\s))(\d{1,3})%\|[^|]*\|?")
+_COUNTS = re.compile(r"\s*([\d.]+)/([\d.]+)(?=\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is: `done` of `total` (None if nobody knows how much there is).
+
+    `text` is shown beside the bar. Raises `ValueError` if `done` is not a number, or `total` is
+    not one of 0 or more.
+    """
+
+    done: float
+    total: float | None = None
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        _check_total(self.total)
+        if not _is_number(self.done):
+            raise ValueError(f"what is done must be a number, not {_shown(self.done)}")
+
+    @property
+    def fraction(self) -> float | None:
+        """The part that is done, from 0 to 1; None if that is not known."""
+        if not self.total:
+            return None
+        return min(1.0, max(0.0, float(self.done / self.total)))
+
+
+class _HasProgress(Protocol):
+    progress: Any
+
+
+class _Reports(Protocol):
+    """What of a job is looked at here."""
+
+    @property
+    def progress(self) -> Progress | None: ...
+    @property
+    def log(self) -> Log: ...
+
+
+@overload
+def track(iterable: Iterable[_T], total: float | None = None) -> Iterator[_T]: ...
+@overload
+def track(iterable: AsyncIterable[_T], total: float | None = None) -> AsyncIterator[_T]: ...
+def track(
+    iterable: Iterable[_T] | AsyncIterable[_T], total: float | None = None
+) -> Iterator[_T] | AsyncIterator[_T]:
+    """Iterate, and report to the current job how far it is; outside a job, only iterate.
+
+    `total` is how many items there will be; by default what `len` says, if it says something.
+    An asynchronous iterable gives an asynchronous iterator. Raises `ValueError` for a total that
+    is not a number of 0 or more, `TypeError` for what cannot be iterated.
+    """
+    _check_total(total)
+    if total is None:
+        total = _length(iterable)
+    if isinstance(iterable, AsyncIterable) and not isinstance(iterable, Iterable):
+        return _track_async(iterable, total)
+    try:
+        items = iter(iterable)  # also of what has only __getitem__
+    except TypeError:
+        message = f"track needs something to iterate over, not {_shown(iterable)}"
+        raise TypeError(message) from None
+    return _track(items, total)
+
+
+def from_line(line: str) -> Progress | None:
+    """Return the progress that a line shows as tqdm does; None if it shows none."""
+    if "%|" not in line:
+        return None
+    line = strip_ansi(line[:_BAR_WITHIN])
+    if (bar := _BAR.search(line)) is None:
+        return None
+    text = " ".join((line[: bar.start()] + line[bar.end() :]).split())
+    if counts := _COUNTS.match(line, bar.end()):
+        try:
+            done, total = (_number(part) for part in counts.groups())
+            if total:
+                return Progress(done, total, text)
+        except ValueError:
+            pass  # something like 1.2.3/4: the percentage has to do
+    return Progress(min(100, int(bar[1])), 100, text)
+
+
+def progress_of(job: _Reports) -> Progress | None:
+    """Return what a job reported, or what the progress bar shows that it is just printing."""
+    if job.progress is not None or not getattr(job, "has_output", True):
+        return job.progress
+    log = job.log
+    for line in (log.unfinished("stderr"), log.unfinished("stdout"), log.last_line):
+        if seen := from_line(line):
+            return seen
+    return None
+
+
+def _track(items: Iterator[_T], total: float | None) -> Iterator[_T]:
+    report = _reporter(total)
+    done = due = 0
+    for item in items:
+        if done >= due:
+            due = report(done)
+        yield item
+        done += 1
+    report(done)
+
+
+async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIterator[_T]:
+    report = _reporter(total)
+    done = due = 0
+    async for item in items:
+        if done >= due:
+            due = report(done)
+        yield item
+        done += 1
+    report(done)
+
+
+def _reporter(total: float | None) -> Callable[[int], int]:
+    """Return what reports how many are done, and returns at how many to do so again."""
+    from ipy_bgtasks.job import current_job
+
+    job: _HasProgress | None = current_job()
+
+    def report(done: int) -> int:
+        if job is not None:
+            job.progress = Progress(done, total)
+        return done + max(1, int(total or done) // _STEPS)
+
+    return report
+
+
+def _check_total(total: object) -> None:
+    if total is not None and not (_is_number(total) and total >= 0):  # type: ignore[operator]
+        raise ValueError(f"total must be a number of 0 or more, or None, not {_shown(total)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
+
+
+def _length(iterable: object) -> int | None:
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except Exception:  # no `len`, or one that refuses: a data loader over a stream does
+        return None
+
+
+def _shown(value: object) -> str:
+    from ipy_bgtasks.views.summary import short_repr
+
+    return short_repr(value)

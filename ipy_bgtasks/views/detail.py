@@ -1,0 +1,91 @@
+"""One job in full, as text and as HTML."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
+from ipy_bgtasks.views.rows import JobView, line_now, row
+from ipy_bgtasks.views.summary import error_line, message_of, one_line, short_repr, visible
+
+_CODE = 10_000  # characters of code that are shown
+_TAIL = 8_000  # characters of the log in which the last lines are looked for
+_TAIL_LINES = 20
+_RESULT = 500  # characters of a result or an error
+
+
+def detail_text(job: JobView) -> str:
+    """Return all there is to say about a job, as plain text; the log's tail comes last."""
+    facts = list(_facts(job))
+    size = max(len(label) for label, _ in facts)
+    lines = []
+    for label, text in facts:
+        first, *more = visible(text).split("\n")
+        lines.append(f"{label:{size}}  {first}".rstrip())
+        lines += [f"{'':{size}}  {line}".rstrip() for line in more]
+    if tail := log_tail(job):
+        lines += ["", visible(tail)]
+    return "\n".join(lines)
+
+
+def detail_html(job: JobView) -> str:
+    """Return all there is to say about a job, as HTML."""
+    body = "\n".join(_html_fact(job, label, text) for label, text in _facts(job))
+    tail = log_tail(job)
+    log = f'<pre class="log">{html_text(tail)}</pre>' if tail else ""
+    return f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
+
+
+def log_tail(job: JobView) -> str:
+    """Return the last lines of a job's output, after a mark if there were more."""
+    if not getattr(job, "has_output", True):
+        return ""
+    entries = job.log.tail(_TAIL)
+    # A display is a block of its own also where its text does not say so.
+    blocks = [f"{e.text}\n" if e.bundle is not None else e.text for e in entries]
+    lines = "".join(blocks).rstrip("\n").split("\n")
+    if len(lines) > _TAIL_LINES or len(entries) < len(job.log) or job.log.dropped:
+        lines = ["[… earlier output left out …]", *lines[-_TAIL_LINES:]]
+    return "\n".join(lines)
+
+
+def _facts(job: JobView) -> Iterator[tuple[str, str]]:
+    seen = row(job)
+    yield "job", str(job.number)
+    yield "name", one_line(job.name, 500)
+    code = job.code.strip("\n")
+    if code.strip() != job.name.strip():
+        yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
+    yield "state", seen.state
+    yield "where", seen.where
+    if job.started is not None:
+        yield "started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
+        yield "elapsed", seen.elapsed
+    if seen.fraction is not None or seen.label:
+        yield "progress", seen.last
+    yield from _outcome(job, seen.state)
+
+
+def _outcome(job: JobView, state: str) -> Iterator[tuple[str, str]]:
+    outcome = job.outcome
+    if outcome is None:
+        if at := line_now(job):
+            yield "at", at
+    elif outcome.error is None:
+        yield "result", short_repr(outcome.value, _RESULT)
+    elif state == "cancelled":
+        yield "reason", one_line(message_of(outcome.error), _RESULT)
+    else:
+        yield "error", error_line(outcome.error, _RESULT)
+
+
+def _html_fact(job: JobView, label: str, text: str) -> str:
+    shown = f"<code>{html_text(text)}</code>"
+    if label == "state":
+        shown = html_state(text)
+    elif label == "progress" and (seen := row(job)).fraction is not None:
+        shown = html_bar(seen.fraction) + html_text(seen.label)
+    elif label in ("job", "where", "started", "elapsed"):
+        shown = html_text(text)
+    return f"<tr><th>{label}</th><td>{shown}</td></tr>"

@@ -1,0 +1,106 @@
+"""Rows as HTML, for a notebook. Everything that came from a user or a job is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from ipy_bgtasks.views.rows import Row
+from ipy_bgtasks.views.summary import one_line, visible
+from ipy_bgtasks.views.text import NO_JOBS
+
+_LONGEST = 120  # characters of a name or a last line that are shown
+
+# JupyterLab's variables where it has them; elsewhere colours that can be told apart on white and
+# on black. State is told by a word first, so that a front end that strips styles loses nothing.
+STYLE = """<style>
+.ipybg { color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px); }
+.ipybg table { border-collapse: collapse; margin: 0; width: auto; }
+.ipybg th, .ipybg td { text-align: left !important; padding: 2px 10px 2px 0; border: none;
+  vertical-align: baseline; background: transparent; color: inherit; }
+.ipybg th { font-weight: 600; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; }
+.ipybg thead th { border-bottom: 1px solid var(--jp-border-color2, #8888); }
+.ipybg .num { text-align: right !important; white-space: nowrap; }
+.ipybg code, .ipybg pre { font-family: var(--jp-code-font-family, monospace); color: inherit;
+  background: transparent; padding: 0; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
+  border-left: 2px solid var(--jp-border-color2, #8888); }
+.ipybg .state { white-space: nowrap; }
+.ipybg .state::before { content: "●"; margin-right: 5px; color: #888; }
+.ipybg .running::before { color: var(--jp-brand-color1, #2f80ed); }
+.ipybg .cancelling::before { color: var(--jp-warn-color1, #d98200); }
+.ipybg .finished::before { color: var(--jp-success-color1, #2e9e4f); }
+.ipybg .failed::before { color: var(--jp-error-color1, #d9413a); }
+.ipybg .bar { display: inline-block; width: 90px; height: 8px; margin: 0 6px; border-radius: 4px;
+  overflow: hidden; background: var(--jp-border-color2, #8886); }
+.ipybg .bar span { display: block; height: 100%;
+  background: var(--jp-brand-color1, #2f80ed); }
+</style>"""
+
+_HEADINGS = ("", "", "state", "where", "name", "time", "")
+
+
+def html_table(rows: Sequence[Row]) -> str:
+    """Return a table with one row a job, or ``no jobs``."""
+    if not rows:
+        return f'{STYLE}<div class="ipybg">{NO_JOBS}</div>'
+    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    body = "\n".join(_html_row(row) for row in rows)
+    return (
+        f'{STYLE}<div class="ipybg"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def html_text(text: str) -> str:
+    """Return text, of several lines perhaps, visible and escaped."""
+    return html.escape(visible(text))
+
+
+def html_state(state: str) -> str:
+    """Return a state as a word with a coloured dot."""
+    word = html_text(one_line(state, 20))
+    return f'<span class="state {word if word.isalpha() else ""}">{word}</span>'
+
+
+def html_bar(fraction: float) -> str:
+    """Return a progress bar with its percentage; `fraction` from 0 to 1."""
+    percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
+    return f'{percent}%<span class="bar"><span style="width: {percent}%"></span></span>'
+
+
+def html_last(row: Row) -> str:
+    """Return the last column of a row: its progress as a bar, or its text as code."""
+    if row.fraction is not None:
+        return html_bar(row.fraction) + html_text(one_line(row.label, _LONGEST))
+    return _code(one_line(row.last, _LONGEST))
+
+
+def _html_row(row: Row) -> str:
+    name = one_line(row.name, 500)
+    # The whole name, where it is cut, comes up under the mouse.
+    title = f' title="{html_text(name)}"' if len(name) > _LONGEST else ""
+    last = html_last(row)
+    if row.at:
+        last += f"{'<br>' if last else ''}at {_code(one_line(row.at, _LONGEST))}"
+    cells = (
+        f'<td class="num">{row.number}</td>',
+        f"<td>{html_text(row.mark)}</td>",
+        f"<td>{html_state(row.state)}</td>",
+        f"<td>{html_text(one_line(row.where, 20))}</td>",
+        f"<td{title}>{_code(_cut_middle(name))}</td>",
+        f'<td class="num">{html_text(one_line(row.elapsed, 20))}</td>',
+        f"<td>{last}</td>",
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _code(text: str) -> str:
+    return f"<code>{html_text(text)}</code>" if text else ""
+
+
+def _cut_middle(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]}…{text[-half:]}"

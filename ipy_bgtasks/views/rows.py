@@ -1,0 +1,178 @@
+"""Jobs as rows: plain data, from which text and HTML are made."""
+
+from __future__ import annotations
+
+import linecache
+import site
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from traceback import FrameSummary
+from typing import Any, Protocol
+
+from ipy_bgtasks.log import Log
+from ipy_bgtasks.progress import Progress, progress_of
+from ipy_bgtasks.views.summary import (
+    bar,
+    elapsed_text,
+    error_line,
+    message_of,
+    one_line,
+    short_repr,
+)
+
+_LAST = 200  # characters of output or of a result that a row carries
+
+
+class _Outcome(Protocol):
+    @property
+    def value(self) -> Any: ...
+    @property
+    def error(self) -> BaseException | None: ...
+
+
+class JobView(Protocol):
+    """What views read of a job."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def started(self) -> float | None: ...
+    @property
+    def elapsed(self) -> float: ...
+    @property
+    def progress(self) -> Progress | None: ...
+    @property
+    def log(self) -> Log: ...
+    @property
+    def outcome(self) -> _Outcome | None: ...
+    def stack(self) -> list[FrameSummary]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `%jobs`; its texts are as they came, for each view to make safe."""
+
+    number: int
+    mark: str  # "+" the current job, "-" the one before, " " any other
+    state: str
+    where: str
+    name: str
+    elapsed: str  # empty for a job that never started
+    last: str  # progress, result, error or the last line of output
+    fraction: float | None = None  # how far it is, from 0 to 1; then `label` is what else to say
+    label: str = ""
+    at: str = ""  # where its code is right now, if that was asked for
+
+
+def rows(
+    jobs: Iterable[JobView],
+    *,
+    current: object = None,
+    previous: object = None,
+    where_now: bool = False,
+) -> list[Row]:
+    """Return a row for each job; `current` and `previous` are two of them or None.
+
+    With `where_now` a running job's row says which line of the user's code it is in.
+    """
+    return [
+        row(job, "+" if job is current else "-" if job is previous else " ", where_now)
+        for job in jobs
+    ]
+
+
+def row(job: JobView, mark: str = " ", where_now: bool = False) -> Row:
+    """Return the row of one job."""
+    state = str(job.state)  # first: what is read later may be newer, and then says more
+    progress = None if state in _ENDED or state == "queued" else progress_of(job)
+    fraction = None if progress is None else progress.fraction
+    label = "" if progress is None else one_line(progress_label(progress), _LAST)
+    if fraction is not None:
+        last = f"{bar(fraction)} {label}".rstrip()
+    else:
+        last = label or summary(job, _LAST)
+    return Row(
+        number=job.number,
+        mark=mark,
+        state=state,
+        where=str(job.where),
+        name=one_line(job.name, 500),
+        elapsed="" if job.started is None else elapsed_text(job.elapsed),
+        last=last,
+        fraction=fraction,
+        label=label,
+        at=line_now(job) if where_now and state not in _ENDED else "",
+    )
+
+
+def summary(job: JobView, limit: int) -> str:
+    """Return what became of a job: its result or error; else the last line of its output."""
+    outcome = job.outcome
+    if outcome is not None and outcome.error is not None:
+        if str(job.state) != "cancelled":
+            return error_line(outcome.error, limit)
+        # The state says it already, unless there is a reason.
+        reason = one_line(message_of(outcome.error), limit)
+        return "" if reason == f"job {job.number} was cancelled" else reason
+    if outcome is not None and outcome.value is not None:
+        return short_repr(outcome.value, limit)
+    return one_line(job.log.last_line, limit) if getattr(job, "has_output", True) else ""
+
+
+def progress_label(progress: Progress) -> str:
+    """Return what is said beside the bar: the reporter's own words, or how many of how many."""
+    if progress.text:
+        return progress.text
+    if progress.total is None:
+        return f"{progress.done:,}"
+    # Of 1, or of 100, the percentage says it all.
+    return "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
+
+
+def line_now(job: JobView) -> str:
+    """Return where a job's code is right now: the innermost line of the user's own code."""
+    try:
+        stack = job.stack()
+    except Exception:  # a thread or a process may end while it is looked at
+        return ""
+    return frame_line(innermost(stack))
+
+
+def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
+    """Return the innermost frame that is not a library's; if all are, the innermost."""
+    libraries = _libraries()
+    for frame in reversed(stack):
+        if not frame.filename.startswith(libraries) and "<frozen" not in frame.filename:
+            return frame
+    return stack[-1] if stack else None
+
+
+def frame_line(frame: FrameSummary | None) -> str:
+    """Return a frame as one line: ``train.py:12 in fit: loss.backward()``."""
+    if frame is None:
+        return ""
+    line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+    inside = f" in {frame.name}" if not frame.name.startswith("<") else ""
+    # A cell's file name tells a reader nothing.
+    is_cell = "ipykernel_" in frame.filename or frame.filename.startswith("<")
+    place = "line " if is_cell else f"{PurePath(frame.filename).name}:"
+    return one_line(f"{place}{frame.lineno}{inside}: {line}".rstrip(": "), _LAST)
+
+
+_ENDED = ("finished", "failed", "cancelled")
+
+
+def _libraries() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    ours = str(PurePath(__file__).parents[1])
+    return tuple(path for path in {*paths, *site.getsitepackages(), ours} if path)

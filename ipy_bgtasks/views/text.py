@@ -1,0 +1,78 @@
+"""Rows as plain text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipy_bgtasks.views.rows import Row
+from ipy_bgtasks.views.summary import columns_of, cut_end, cut_middle, one_line
+
+_GAP = "  "
+_LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
+_LEAST_LAST = 6  # columns; less of the last column says nothing
+
+NO_JOBS = "no jobs"
+
+
+def text_table(rows: Sequence[Row], width: int = 80) -> str:
+    """Return one line a job, aligned, in at most `width` columns; ``no jobs`` if there is none.
+
+    A very narrow terminal gets longer lines rather than none of a job's name.
+    """
+    if not rows:
+        return NO_JOBS
+    cells = [_cells(row) for row in rows]
+    heads = _aligned([head for head, _, _, _ in cells])
+    times = _aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
+    name_width, last_width = _share(
+        width - columns_of(heads[0]) - columns_of(times[0]) - 2 * len(_GAP),
+        max(columns_of(name) for _, name, _, _ in cells),
+        max(columns_of(last) for _, _, _, last in cells),
+    )
+    lines = []
+    for head, time, (_, name, _, last), row in zip(heads, times, cells, rows, strict=True):
+        line = head + _GAP + _padded(cut_middle(name, name_width), name_width) + _GAP + time
+        if last_width:
+            line += _GAP + cut_end(last, last_width)
+        lines.append(line.rstrip())
+        if row.at:
+            lines.append(cut_end(f"      at {one_line(row.at, width)}", width))
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
+    head = (f"[{row.number}]{row.mark}", one_line(row.state, 20), one_line(row.where, 20))
+    return head, one_line(row.name, 500), one_line(row.elapsed, 20), _last(row)
+
+
+def _last(row: Row) -> str:
+    if row.fraction is None:
+        return one_line(row.last, 500)
+    # The bar is ours, and its spaces count.
+    head, end = row.last[: -len(row.label) or None], row.label
+    return head + one_line(end, 500)
+
+
+def _aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
+    widths = [max(map(columns_of, column)) for column in zip(*table, strict=True)]
+    return [
+        _GAP.join(_padded(cell, size, right=right) for cell, size in zip(line, widths, strict=True))
+        for line in table
+    ]
+
+
+def _share(room: int, name: int, last: int) -> tuple[int, int]:
+    """Share the room that is left between names and last column; one may need less than half."""
+    if name + len(_GAP) + last <= room or not last:
+        return (name, last) if last else (max(_LEAST_NAME, min(name, room)), 0)
+    half = (room - len(_GAP)) // 2
+    name = max(_LEAST_NAME, min(name, max(half, room - len(_GAP) - last)))
+    left = room - len(_GAP) - name
+    if left < _LEAST_LAST:
+        return max(_LEAST_NAME, min(name, room)), 0
+    return name, min(last, left)
+
+
+def _padded(text: str, width: int, *, right: bool = False) -> str:
+    blanks = " " * (width - columns_of(text))
+    return blanks + text if right else text + blanks
