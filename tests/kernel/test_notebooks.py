@@ -1,0 +1,101 @@
+"""Every notebook runs from top to bottom, and shows what its text says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from kernels import kernel_environment, kernel_manager
+from nbclient import NotebookClient
+
+pytestmark = pytest.mark.skipif(
+    find_spec("ipy_bgtasks.extension") is None, reason="the extension is not written yet"
+)
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+class Executed:
+    """A notebook after its run; cells are found by their id."""
+
+    def __init__(self, name: str, home: Path) -> None:
+        self._notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+        for cell in self._notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+        self._client = NotebookClient(
+            self._notebook, km=kernel_manager(home), timeout=60, on_cell_execute=self._look
+        )
+        try:
+            self._client.execute(env=kernel_environment(home), cwd=str(home))
+        finally:
+            self._client.km.cleanup_resources()
+
+    async def _look(self, cell: dict[str, Any], cell_index: int) -> None:
+        """Do what the text asks of the reader: watch until both have ticked for a while."""
+        if "after-some-ticks" not in cell["metadata"].get("tags", []):
+            return
+        shown = ""
+        while not {"tick 2", "tock 2"} <= set(shown.splitlines()):
+            message = await self._client.kc.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "stream":
+                shown += message["content"]["text"]
+
+    def outputs(self, cell_id: str) -> list[dict[str, Any]]:
+        """All outputs of one cell."""
+        (cell,) = (c for c in self._notebook.cells if c.id == cell_id)
+        return cell.outputs
+
+    def text(self, cell_id: str) -> str:
+        """What was printed under one cell while it ran."""
+        return "".join(o["text"] for o in self.outputs(cell_id) if o["output_type"] == "stream")
+
+    def value(self, cell_id: str) -> Any:
+        """The value of one cell, a literal."""
+        (result,) = (o for o in self.outputs(cell_id) if o["output_type"] == "execute_result")
+        return ast.literal_eval(result["data"]["text/plain"])
+
+    def shown(self, cell_id: str) -> str:
+        """Everything under one cell as plain text."""
+        rich = [o["data"]["text/plain"] for o in self.outputs(cell_id) if "data" in o]
+        return "\n".join([self.text(cell_id), *rich])
+
+
+def test_the_notebook_of_background_tasks(tmp_path: Path) -> None:
+    """The story of the tickers, as the text between the cells tells it."""
+    run = Executed("background_tasks.ipynb", tmp_path)
+
+    assert all(n >= 2 for n in run.value("idle").values())
+    for column in ("tick", "tock", "running"):
+        assert column in run.shown("jobs")
+    assert run.value("blocking") == {"tick": 0, "tock": 0}
+    assert all(4 <= n <= 6 for n in run.value("foreground-5").values())
+    assert all(2 <= n <= 4 for n in run.value("foreground-3").values())
+    assert run.value("step") == {"tick": 1, "tock": 1}
+
+    assert "cancelled" in run.shown("cancel-tick")
+    alone = run.value("tock-alone")
+    assert alone["tick"] == 0
+    assert 1 <= alone["tock"] <= 3
+    assert "cancelled" in run.shown("cancel-tock")
+    assert run.value("silence") == {"tick": 0, "tock": 0}
+
+    assert re.match(r"0\nlaunched\n", run.text("thread"))
+    assert "the answer is 42" in run.text("result")
+    assert "finished" in run.shown("all-jobs")
+
+
+def test_every_notebook_is_tested_and_clean() -> None:
+    """Each has a test of its own here, and none was saved with an error in it."""
+    tested = {"background_tasks.ipynb"}
+    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+        assert not [o for o in outputs if o.output_type == "error"], path
