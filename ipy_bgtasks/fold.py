@@ -21,8 +21,8 @@ _LONGEST_PEN = 64
 
 _CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
 _OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
-_TOKEN = re.compile(rf"{_CSI}|{_OSC}|[\r\b]|[^\x1b\r\b]+|\x1b")
-_MOVING = re.compile(r"\x1b\[[0-9;]*[KCDG]")
+_TOKEN = re.compile(rf"{_CSI}|{_OSC}|[\r\b]|[^\x1b\r\b]+|\x1b[@-_]?")
+_MOVING = re.compile(r"\x1b\[(?:[0-9;]*[CDG]|[12]K)")
 _PEN = re.compile(r"\x1b\[([0-9;:]*)m")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,200}\x1b?)?\Z")
 _ERASED_LINE = re.compile(r"\r\x1b\[(?:0?K|2K)")
@@ -58,8 +58,6 @@ class Fold:
             text, self._held = self._held + text, ""
         if "\x1b" in text:
             text = self._hold_back(text)
-            if "\r" not in text and self._column is None:
-                text = _ERASED_END.sub("", text)  # nothing stands to the right of the cursor
         if (
             self._column is not None
             or "\r" in text
@@ -67,6 +65,8 @@ class Fold:
             or ("\x1b" in text and _MOVING.search(text))
         ):
             return self._refold(text)
+        if "\x1b" in text:
+            text = _ERASED_END.sub("", text)  # nothing stands to the right of the cursor
         self._follow(text)
         return 0, text
 
@@ -197,7 +197,7 @@ class _Row:
                 self._put_cells([(char, self.pen) for char in token])
 
     def _put(self, char: str) -> None:
-        width = wcwidth(char)
+        width = 1 if char == "\t" else wcwidth(char)
         if width > 0:
             self._put_cells([(char, self.pen), ("", self.pen)][:width])
         elif 0 < self.column <= len(self.cells):  # a combining mark, or a control character
@@ -220,7 +220,7 @@ class _Row:
         self.column = end
 
     def _escape(self, token: str) -> None:
-        if token.startswith("\x1b]"):
+        if not token.startswith("\x1b["):
             return
         kind, argument = token[-1], token[2:-1]
         if kind == "m":

@@ -20,7 +20,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-SigintHandler = Callable[[FrameType | None], None]
+SigintHandler = Callable[[FrameType | None], bool]
+"""Is given the frame that SIGINT interrupted; whether to raise KeyboardInterrupt right there."""
 
 
 class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
@@ -114,22 +115,24 @@ def sigint_for(
 
 @contextmanager
 def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> Iterator[None]:
-    """Inside the block SIGINT calls `handle` with the frame it interrupted, and wakes `loop`.
+    """Inside the block SIGINT asks `handle` what to do, and wakes `loop`.
 
     Main thread only. Whatever handler was there comes back afterwards, unless somebody has
     replaced ours by then.
     """
 
-    def on_sigint(_: int, frame: FrameType | None) -> None:
-        handle(frame)
+    def sigint(_: int, frame: FrameType | None) -> None:
+        # Raised in this frame, since the user sees it at the end of the traceback.
+        if handle(frame):
+            raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGINT, on_sigint)
+    previous = signal.signal(signal.SIGINT, sigint)
     try:
         with _woken_by_signals(loop):
             yield
     finally:
         # Last of all: from here on an interrupt may be raised in the very next line.
-        if signal.getsignal(signal.SIGINT) is on_sigint:
+        if signal.getsignal(signal.SIGINT) is sigint:
             signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
 
 
@@ -229,13 +232,12 @@ class _Foreground(Generic[T]):
             self._task.uncancel()
         return Interrupted()
 
-    def interrupt(self, frame: FrameType | None) -> None:
-        """Called by the signal handler, between any two bytecodes of the main thread."""
-        if self._runs_code(frame):
-            self.pending = False
-            raise KeyboardInterrupt
-        self.pending = True
-        self._loop.call_soon_threadsafe(self._cancel)
+    def interrupt(self, frame: FrameType | None) -> bool:
+        """A `SigintHandler`: called between any two bytecodes of the main thread."""
+        self.pending = not self._runs_code(frame)
+        if self.pending:
+            self._loop.call_soon_threadsafe(self._cancel)
+        return not self.pending
 
     def _cancel(self) -> None:
         if self.pending and self._task is not None and not self._task.done():

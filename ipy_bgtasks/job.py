@@ -79,6 +79,7 @@ class Job:
         "_log",
         "_new_log",
         "_outcome",
+        "_pokes",
         "_progress",
         "_runner",
         "_timed_out",
@@ -89,6 +90,7 @@ class Job:
         "number",
         "origin",
         "quiet",
+        "seen",
         "source",
         "where",
         "work",
@@ -119,9 +121,12 @@ class Job:
         #: What the output room must know of the place of launch.
         self.origin = origin
         self.quiet = quiet
+        #: Whether it was brought to the foreground after it ended.
+        self.seen = False
         self._runner: Runner | None = runner
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Job], object]] | None = None
+        self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
         self._new_log = new_log
         self._progress: Progress | None = None
@@ -141,9 +146,9 @@ class Job:
         """The job's state, derived from what happened."""
         if self._outcome is not None:
             return self._outcome.state
-        if self._asked:
-            return JobState.CANCELLING
-        return JobState.QUEUED if self._began is None else JobState.RUNNING
+        if self._began is None:
+            return JobState.QUEUED
+        return JobState.CANCELLING if self._asked else JobState.RUNNING
 
     @property
     def outcome(self) -> Outcome | None:
@@ -226,10 +231,14 @@ class Job:
             loop = asyncio.get_running_loop()
             ended: asyncio.Future[None] = loop.create_future()
 
+            def come_true() -> None:
+                if not ended.done():
+                    ended.set_result(None)
+
             def wake(_job: Job) -> None:
                 # The loop may have closed since; then nobody waits any more.
                 if not loop.is_closed():
-                    loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+                    loop.call_soon_threadsafe(come_true)
 
             self.add_done_callback(wake)
             try:
@@ -268,9 +277,14 @@ class Job:
         runner = self._runner
         if runner is None or self.done():
             return False
-        self._asked = self._began is not None
+        self._asked = True
         runner.stop(self, force)
         return True
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._asked
 
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it ends failed, with `TimeoutError`."""
@@ -283,6 +297,7 @@ class Job:
     def move(self, runner: Runner) -> None:
         """Go on at another runner, as when a thread's value turns out to be awaitable."""
         self._runner, self.where = runner, runner.where
+        self._poke()  # whoever waits on a thread that the new runner needs must know
 
     def begin(self) -> bool:
         """Note that the code starts now; False if the job was cancelled before."""
@@ -325,6 +340,7 @@ class Job:
             self._outcome = outcome
             callbacks, self._callbacks = self._callbacks, None
             self._runner = self.work = self.handle = None
+        self._poke()
         for fn in callbacks or ():
             self._call(fn)
 
@@ -335,24 +351,37 @@ class Job:
             logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
 
     def _wait(self, timeout: float | None) -> None:
-        runner = self._runner
-        if self.done() or runner is None:
-            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = threading.Event()
+        while not self.done():
+            self._prepare_wait(ended)
+            left = None if deadline is None else deadline - time.monotonic()
+            if not ended.wait(left):
+                with self._lock:
+                    self._pokes = [event for event in self._pokes or () if event is not ended]
+                raise TimeoutError(f"job {self.number} has not ended after {timeout:g} s")
+            ended.clear()
+
+    def _prepare_wait(self, ended: threading.Event) -> None:
+        with self._lock:
+            if self._outcome is not None:
+                ended.set()
+                return
+            runner = self._runner
+            self._pokes = [*(self._pokes or ()), ended]
+        assert runner is not None
         if runner.needs_this_thread():
             n = self.number
             raise WouldBlock(
                 f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
             )
         runner.make_room(self)
-        ended = threading.Event()
 
-        def wake(_job: Job) -> None:
-            ended.set()
-
-        self.add_done_callback(wake)
-        if not ended.wait(timeout):
-            self.remove_done_callback(wake)
-            raise TimeoutError(f"job {self.number} has not ended after {timeout:g} s")
+    def _poke(self) -> None:
+        with self._lock:
+            pokes, self._pokes = self._pokes, None
+        for event in pokes or ():
+            event.set()
 
     def _value(self) -> Any:
         outcome = self._outcome

@@ -103,7 +103,9 @@ class TerminalLoop:
         return _ALONE.format(why=f"%gui {gui} runs the prompt on a loop of its own")
 
     def _prompt_options(self) -> dict[str, Any]:
-        default, self._shell.rl_next_input = self._shell.rl_next_input or "", None
+        default = self._shell.rl_next_input or ""
+        if default:
+            self._shell.rl_next_input = None
         return {"default": default, **self._shell._extra_prompt_options()}
 
     def _separate_prompt(self) -> str:
@@ -145,10 +147,11 @@ class _PromptInterrupt:
         self.task: asyncio.Task[Any] | None = None
         self.seen = False
 
-    def __call__(self, _: object) -> None:
+    def __call__(self, _: object) -> bool:
         if not self.seen:
             self.seen = True
             self._loop.call_soon_threadsafe(self._cancel)
+        return False
 
     def _cancel(self) -> None:
         if self.task is not None:

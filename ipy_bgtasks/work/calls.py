@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
-from .static import is_awaitable, is_pending
+from .static import is_a, is_awaitable, is_pending
 
 __all__ = ["Cell", "called", "settled"]
 
@@ -71,6 +71,6 @@ def _call_if_function(value: Any) -> Any:
 
 
 async def _settle(value: Any) -> Any:
-    if isinstance(value, concurrent.futures.Future):
+    if is_a(value, concurrent.futures.Future):
         value = asyncio.wrap_future(value)
     return await value if is_awaitable(value) else value

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BadInput
 from .names import parameters
-from .static import UNKNOWN, Kind, is_awaitable, is_job, kind_of, resolve
+from .static import UNKNOWN, Kind, is_a, is_awaitable, is_job, kind_of, resolve
 from .text import LABEL_WIDTH
 
 __all__ = ["Plan", "plan_for"]
@@ -54,10 +54,9 @@ def _plan(node: ast.expr, bound: Mapping[str, Any]) -> Plan:
     if isinstance(node, ast.Lambda):
         return _plan_lambda(node, bound)
     if isinstance(node, ast.Call):
-        function = resolve(node.func, bound)
-        if function is functools.partial and node.args:
-            return _plan_call(_calling(node), kind_of(resolve(node.args[0], bound)))
-        return _plan_call(node, kind_of(function))
+        if _makes_partial(node, bound):
+            return _plan_call(_calling(node), _kind_of_calling(node, bound))
+        return _plan_call(node, _kind_of_calling(node.func, bound))
     if isinstance(node, ast.GeneratorExp):
         inside = _shown(node)[1:-1] or "…"
         raise BadInput(f"a generator expression runs nothing by itself: write [{inside}]")
@@ -73,13 +72,13 @@ def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
     if is_job(value):
         number = value.number
         raise BadInput(f"job {number} is {value.state} already: %fg {number} returns to it")
-    if isinstance(value, concurrent.futures.Future):
+    if is_a(value, concurrent.futures.Future):
         return Plan(node, is_async=True, settle=True)
     if is_awaitable(value):
         return Plan(_awaiting(node), is_async=True)
-    if isinstance(value, types.GeneratorType):
+    if is_a(value, types.GeneratorType):
         raise BadInput(f"{text} is a generator, which runs nothing by itself: write list({text})")
-    if isinstance(value, types.AsyncGeneratorType):
+    if is_a(value, types.AsyncGeneratorType):
         raise BadInput(
             f"{text} is an async generator, which runs nothing by itself: "
             f"write [x async for x in {text}]"
@@ -92,26 +91,37 @@ def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
 
 
 def _plan_lambda(node: ast.Lambda, bound: Mapping[str, Any]) -> Plan:
-    """A lambda without a body of its own to speak of counts as the call it makes."""
+    """A lambda that makes one call counts as that call."""
     kind = Kind.PLAIN
     if isinstance(node.body, ast.Call):
         hidden = parameters(node.args)
         visible = {name: value for name, value in bound.items() if name not in hidden}
-        kind = kind_of(resolve(node.body.func, visible))
-    return _plan_call(_calling(node), kind)
+        kind = _kind_of_calling(node.body.func, visible)
+    return _plan_call(_calling(node), kind, made_by=node.body)
 
 
-def _plan_call(call: ast.Call, kind: Kind) -> Plan:
+def _plan_call(call: ast.Call, kind: Kind, made_by: ast.expr | None = None) -> Plan:
     if kind is Kind.AWAITABLE:
         return Plan(_awaiting(call), is_async=True)
     if kind is Kind.PLAIN:
         return Plan(call)
-    text = _shown(call)
+    text = _shown(made_by or call)
     if kind is Kind.GENERATOR:
         raise BadInput(f"{text} only makes a generator and runs nothing: write list({text})")
     raise BadInput(
         f"{text} only makes an async generator and runs nothing: write [x async for x in {text}]"
     )
+
+
+def _kind_of_calling(function: ast.expr, bound: Mapping[str, Any]) -> Kind:
+    """What a call of this would give; a partial gives what its function does."""
+    while isinstance(function, ast.Call) and _makes_partial(function, bound):
+        function = function.args[0]
+    return kind_of(resolve(function, bound))
+
+
+def _makes_partial(call: ast.Call, bound: Mapping[str, Any]) -> bool:
+    return bool(call.args) and resolve(call.func, bound) is functools.partial
 
 
 def _calling(node: ast.expr) -> ast.Call:

@@ -14,7 +14,7 @@ from .compile import cell_codes, expression_call, storing
 from .model import Scope, Work
 from .names import Names, assigned, bind, names_in
 from .plan import Plan, plan_for
-from .text import Text, parse
+from .text import Text, label_of, parse
 
 __all__ = ["read"]
 
@@ -76,7 +76,7 @@ def _assignment(
         return _statements(text, scope)
     plain = assigned(*targets)
     if plain and scope.local is not None:
-        job = ast.unparse(value)
+        job = label_of(ast.unparse(value))
         raise BadInput(
             f"a job cannot bind {', '.join(sorted(plain))} inside a function: write job = %bg {job}"
         )

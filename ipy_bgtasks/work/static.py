@@ -14,9 +14,12 @@ import functools
 import inspect
 import types
 from collections.abc import Awaitable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard, TypeVar
 
-__all__ = ["UNKNOWN", "Kind", "is_awaitable", "is_job", "is_pending", "kind_of", "resolve"]
+__all__ = ["UNKNOWN", "Kind", "is_a", "is_awaitable", "is_job", "is_pending", "kind_of", "resolve"]
+
+
+T = TypeVar("T")
 
 
 class _Unknown(enum.Enum):
@@ -52,9 +55,13 @@ _MAKE_AWAITABLES: Final[frozenset[object]] = frozenset(
 _PLAIN_LOOKUPS: Final = tuple(
     vars(cls)["__getattribute__"] for cls in (object, type, types.ModuleType)
 )
-_BuiltInMethod = (
-    types.MethodDescriptorType | types.WrapperDescriptorType | types.ClassMethodDescriptorType
+_BUILT_IN_METHODS: Final = frozenset(
+    {types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}
 )
+_READ_AS_THEMSELVES: Final = _BUILT_IN_METHODS | {types.FunctionType}
+_PLAIN_CALLABLES: Final = _BUILT_IN_METHODS | {types.BuiltinFunctionType}
+# What inspect.markcoroutinefunction leaves, from Python 3.12 on; only inspect may interpret it.
+_MARK: Final = "_is_coroutine_mark"
 
 
 def resolve(node: ast.expr, bound: Mapping[str, Any]) -> Any:
@@ -82,13 +89,13 @@ def _attribute(owner: object, name: str) -> Any:
 
 def _through_descriptor(found: Any, owner: object) -> Any:
     """What reading the attribute gives; a method stands for its function."""
-    if isinstance(found, staticmethod | classmethod):
+    if is_a(found, staticmethod) or is_a(found, classmethod):
         return found.__func__
-    if isinstance(found, functools.partialmethod):
+    if is_a(found, functools.partialmethod):
         return found.func
-    if isinstance(found, types.FunctionType | _BuiltInMethod):
+    if type(found) in _READ_AS_THEMSELVES:
         return found
-    if isinstance(found, types.MemberDescriptorType) and not isinstance(owner, type):
+    if is_a(found, types.MemberDescriptorType) and not is_a(owner, type):
         try:
             return found.__get__(owner)  # a slot: read by C code
         except AttributeError:
@@ -101,24 +108,28 @@ def _through_descriptor(found: Any, owner: object) -> Any:
 def kind_of(target: object) -> Kind:
     """What calling the target gives. ``UNKNOWN`` and what is not callable count as plain."""
     target = _unwrapped(target)
-    if isinstance(target, types.FunctionType):
+    if is_a(target, types.FunctionType):
         return _kind_of_function(target)
-    if isinstance(target, type):
+    if is_a(target, type):
         awaitable = inspect.getattr_static(target, "__await__", None) is not None
         return Kind.AWAITABLE if awaitable else Kind.PLAIN
-    if target is UNKNOWN or isinstance(target, types.BuiltinFunctionType | _BuiltInMethod):
+    if target is UNKNOWN or type(target) in _PLAIN_CALLABLES:
         return Kind.PLAIN
-    if _is_marked(target):
-        return Kind.AWAITABLE
+    if inspect.getattr_static(target, _MARK, None) is not None:
+        return Kind.AWAITABLE if inspect.iscoroutinefunction(target) else Kind.PLAIN
     method = _unwrapped(inspect.getattr_static(type(target), "__call__", None))
-    return _kind_of_function(method) if isinstance(method, types.FunctionType) else Kind.PLAIN
+    return _kind_of_function(method) if is_a(method, types.FunctionType) else Kind.PLAIN
 
 
 def _unwrapped(target: object) -> object:
     while True:
-        if isinstance(target, functools.partial | functools.partialmethod):
+        if is_a(target, functools.partial) or is_a(target, functools.partialmethod):
             target = target.func
-        elif isinstance(target, types.MethodType | staticmethod | classmethod):
+        elif (
+            is_a(target, types.MethodType)
+            or is_a(target, staticmethod)
+            or is_a(target, classmethod)
+        ):
             target = target.__func__
         else:
             return target
@@ -132,37 +143,33 @@ def _kind_of_function(function: types.FunctionType) -> Kind:
         return Kind.ASYNC_GENERATOR
     if flags & inspect.CO_GENERATOR:
         return Kind.GENERATOR
-    if function in _MAKE_AWAITABLES or _is_marked(function):
+    if function in _MAKE_AWAITABLES or (
+        _MARK in vars(function) and inspect.iscoroutinefunction(function)
+    ):
         return Kind.AWAITABLE
     return Kind.PLAIN
 
 
-def _is_marked(target: object) -> bool:
-    """Whether ``inspect.markcoroutinefunction`` (Python 3.12) was applied."""
-    mark = inspect.getattr_static(target, "_is_coroutine_mark", None)
-    return mark is not None and inspect.iscoroutinefunction(target)
-
-
 def is_awaitable(value: object) -> bool:
     """Whether ``await value`` is possible."""
-    return (
-        isinstance(value, types.CoroutineType)
-        or issubclass(type(value), Awaitable)
-        or (
-            isinstance(value, types.GeneratorType)
-            and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
-        )
-    )
+    if is_a(value, types.GeneratorType):
+        return bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    return issubclass(type(value), Awaitable)
 
 
 def is_pending(value: object) -> bool:
     """Whether there is something to wait for: an awaitable or a thread's future."""
-    return is_awaitable(value) or isinstance(value, concurrent.futures.Future)
+    return is_awaitable(value) or is_a(value, concurrent.futures.Future)
 
 
 def is_job(value: object) -> bool:
     """Whether the value looks like a job of ours."""
-    return not isinstance(value, type) and all(
+    return not is_a(value, type) and all(
         inspect.getattr_static(value, name, UNKNOWN) is not UNKNOWN
         for name in ("number", "state", "result")
     )
+
+
+def is_a(value: object, cls: type[T]) -> TypeGuard[T]:
+    """Like ``isinstance``, without asking the value for its ``__class__``, which may be code."""
+    return issubclass(type(value), cls)

@@ -1,0 +1,24 @@
+"""The settings, as traitlets: ``%config BgTasks.…`` and ``c.BgTasks.…`` both work."""
+
+from __future__ import annotations
+
+from traitlets import Float, Int
+from traitlets.config import Configurable
+
+
+class BgTasks(Configurable):
+    """Settings of ipy_bgtasks."""
+
+    max_threads = Int(64, min=1, help="Jobs beyond this many threads are queued.").tag(config=True)
+    max_finished = Int(
+        200, min=0, help="So many jobs that have ended are kept; the oldest are forgotten first."
+    ).tag(config=True)
+    log_limit = Int(
+        1_000_000, min=0, help="Characters of output kept for each job, the oldest dropped first."
+    ).tag(config=True)
+    cancel_wait = Float(
+        1.0, min=0, help="Seconds that %cancel waits to report the end, not the wish."
+    ).tag(config=True)
+    exit_grace = Float(
+        0.5, min=0, help="Seconds that coroutines have to clean up when the session ends."
+    ).tag(config=True)

@@ -1,0 +1,167 @@
+"""From what was typed to a running job: what `%bg`, `%%bg`, `%fg CODE` and `%%fg` share."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.log import FileSink, Log
+from ipy_bgtasks.work import Scope, read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ipy_bgtasks.config import BgTasks
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.options import Options
+    from ipy_bgtasks.output.screen import Screen
+    from ipy_bgtasks.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Launches CODE of one shell's user into one registry. Any thread may call."""
+
+    shell: Any
+    registry: Registry
+    screen: Screen
+    settings: BgTasks
+    sources: Sources
+
+    def launch(
+        self,
+        code: str,
+        options: Options,
+        *,
+        local: Mapping[str, Any] | None = None,
+        cell: bool = False,
+        timeout: float | None = None,
+    ) -> Job:
+        """Launch CODE, typed on a magic's line or, with *cell*, as its body.
+
+        Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
+        nothing is launched then.
+        """
+        if not cell:
+            code = code.strip().removesuffix(";").rstrip()
+        where = _place(options)
+        after = self.jobs(options.after.split(","), local) if options.after else []
+        late = frozenset().union(*(job.assigns for job in after))
+        work = read(code, self._scope(local, cell), cell=cell, late=late)
+        sink = FileSink(options.log) if options.log else None
+
+        def prepare(job: Job) -> None:
+            if sink is not None:
+                job.log.attach_file(sink)
+                job.add_done_callback(lambda _: sink.close())
+
+        if work.source is not None:
+            self.sources.hold(work.source)
+        return self.registry.launch(
+            work,
+            where=where,
+            name=options.name,
+            timeout=timeout,
+            after=after,
+            origin=self.screen.here(),
+            quiet=options.quiet,
+            new_log=lambda _job: Log(self.settings.log_limit),
+            prepare=prepare,
+        )
+
+    def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Job]:
+        """The jobs that the specs name, each once; `BadInput` if one names none or several."""
+        variables = self.variables(local)
+        found = {(job := self.registry.find(spec, variables)).number: job for spec in specs}
+        return list(found.values())
+
+    def variables(self, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """The user's variables as the caller of a magic sees them."""
+        namespace: dict[str, Any] = self.shell.user_ns
+        if local is None or local is namespace:
+            return namespace
+        return {**namespace, **local}
+
+    def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
+        shell = self.shell
+        line = _line_of_cell()
+        return Scope(
+            namespace=shell.user_ns,
+            local=None if local is shell.user_ns or cell else local,
+            transform=shell.input_transformer_manager.transform_cell,
+            transform_ast=shell.transform_ast,
+            name_source=self.sources.name,
+            first_line=line + 1 if cell else line,
+        )
+
+
+class Sources:
+    """Names for the source text of jobs, under which tracebacks find it.
+
+    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added for
+    jobs alone goes again when the last job that was compiled from it is forgotten. A cell may
+    have defined functions that live on: its text stays, as that of every cell does.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+        self._own: set[str] = set()
+
+    def name(self, text: str) -> str:
+        """The file name for *text*."""
+        shell = self._shell
+        number = max(shell.execution_count - 1, 0)
+        code = text.lstrip("\n")
+        name = shell.compile.get_code_name(code, text, number)
+        if name not in linecache.cache:
+            with self._lock:
+                self._own.add(name)
+        return str(shell.compile.cache(text, number, raw_code=code))
+
+    def hold(self, name: str) -> None:
+        """One more job was compiled under *name*."""
+        with self._lock:
+            self._held[name] += 1
+
+    def release(self, job: Job) -> None:
+        """A job is forgotten."""
+        name = job.source
+        if name is None:
+            return
+        with self._lock:
+            self._held[name] -= 1
+            if self._held[name] > 0:
+                return
+            del self._held[name]
+            if name not in self._own or "def " in job.code or "lambda" in job.code:
+                return
+            self._own.discard(name)
+        linecache.cache.pop(name, None)
+        self._shell.compile._filename_map.pop(name, None)
+
+
+def _place(options: Options) -> str | None:
+    chosen = [name for name in ("loop", "thread") if getattr(options, name)]
+    if len(chosen) > 1:
+        raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
+    return chosen[0] if chosen else None
+
+
+def _line_of_cell() -> int:
+    """The line on which the magic stands, in the cell or the user's function."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module not in ("IPython", "ipy_bgtasks", "functools"):
+            return frame.f_lineno or 1
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return 1

@@ -1,0 +1,165 @@
+"""The option words of the magics: one table a magic, read here, completed and shown from it.
+
+Options are read up to the first word that is not one, because what follows is the user's code
+and must reach us as typed; ``--`` ends them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ipy_bgtasks.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a magic; *takes* names its value, None for a flag."""
+
+    name: str
+    short: str | None = None
+    takes: str | None = None
+    read: Callable[[str], Any] = str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that stand for it."""
+        long = f"--{self.name}"
+        return (long,) if self.short is None else (f"-{self.short}", long)
+
+
+def seconds(text: str) -> float:
+    """A number of seconds that is not negative; `BadInput` otherwise."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0 or math.isinf(value):
+        raise BadInput(f"--timeout takes a number of seconds, such as 2.5, not {text!r}")
+    return value
+
+
+_PLACES = (Option("loop", "l"), Option("thread", "t"))
+_LAUNCH = (
+    *_PLACES,
+    Option("name", "n", "NAME"),
+    Option("quiet", "q"),
+    Option("timeout", None, "S", seconds),
+    Option("after", None, "JOB"),
+    Option("log", None, "FILE"),
+)
+
+#: Tells a magic that the rewritten cell awaits what it returns. Nobody types it.
+AWAITED = Option("awaited")
+
+BG = _LAUNCH
+FG = (Option("all", "a"), Option("timeout", None, "S", seconds), AWAITED)
+FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
+JOBS = (Option("all", "a"), Option("verbose", "v"), Option("watch", "w"), Option("prune"), AWAITED)
+CANCEL = (Option("force", "f"), AWAITED)
+
+
+class Options:
+    """What was given; an option that was not is None, or False for a flag."""
+
+    def __init__(self, table: tuple[Option, ...]) -> None:
+        self._values: dict[str, Any] = {o.name: None if o.takes else False for o in table}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def give(self, name: str, value: Any) -> None:
+        """Set one value."""
+        self._values[name] = value
+
+
+def read_options(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, str]:
+    """The options at the start of *line* and the rest, untouched; `BadInput` for a wrong one."""
+    options = Options(table)
+    rest = line.strip()
+    while (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
+        word = match.group()
+        if word == "--":
+            return options, rest[2:].strip()
+        rest = _read_word(word, rest[len(word) :], options, table, magic)
+    return options, rest
+
+
+def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, list[str]]:
+    """Options and other words in any order, for magics that take no code."""
+    options = Options(table)
+    words: list[str] = []
+    rest = line.strip().rstrip(";").strip()
+    while rest:
+        word = rest.split(None, 1)[0]
+        if word.startswith("-") and word not in ("-", "--") and not word[1:].isdigit():
+            rest = _read_word(word, rest[len(word) :], options, table, magic)
+        else:
+            value, rest = _value(rest)
+            words += [part for part in value.split(",") if part]
+    return options, words
+
+
+def _read_word(
+    word: str, rest: str, options: Options, table: tuple[Option, ...], magic: str
+) -> str:
+    """Take one word of options; returns what is left of the line."""
+    if word.startswith("--"):
+        name, equals, value = word[2:].partition("=")
+        option = _lookup(table, word, lambda o: o.name == name, magic)
+        return _take(option, word, value + rest if equals else rest, options, magic)
+    for i, letter in enumerate(word[1:], 2):
+        option = _lookup(table, word, lambda o, letter=letter: o.short == letter, magic)  # type: ignore[misc]
+        if option.takes:
+            return _take(option, f"-{letter}", word[i:] + rest, options, magic)
+        options.give(option.name, True)
+    return rest.lstrip()
+
+
+def _lookup(
+    table: tuple[Option, ...], word: str, fits: Callable[[Option], bool], magic: str
+) -> Option:
+    for option in table:
+        if fits(option):
+            return option
+    known = ", ".join(o.words[0] for o in table if o is not AWAITED)
+    hint = f"; `--` ends them: {magic} -- {word} …" if magic in ("%bg", "%fg") else ""
+    raise BadInput(f"{magic} has no option {word}; it has {known}{hint}")
+
+
+def _take(option: Option, word: str, rest: str, options: Options, magic: str) -> str:
+    if option.takes is None:
+        options.give(option.name, True)
+        return rest.lstrip()
+    value, rest = _value(rest.lstrip())
+    if not value:
+        raise BadInput(f"{magic} {word} needs a value: {word} {option.takes}")
+    options.give(option.name, option.read(value))
+    return rest
+
+
+def _value(text: str) -> tuple[str, str]:
+    """The first word of *text*, which may be quoted or hold brackets with blanks in them."""
+    depth, quote, end = 0, "", len(text)
+    for i, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif char.isspace() and depth <= 0:
+            end = i
+            break
+    value = text[:end]
+    if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
+        value = value[1:-1]
+    return value, text[end:].strip()

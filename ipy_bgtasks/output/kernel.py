@@ -1,0 +1,241 @@
+"""Output in a Jupyter kernel: under the cell that launched the job, whichever runs meanwhile.
+
+Each message names the request it belongs to, its parent. For text ipykernel finds the parent in
+the context, which a job inherits from its cell; for all else, where versions differ, we send
+the message ourselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.job import JobState, current_job
+from ipy_bgtasks.output.lines import WholeLines
+from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
+from ipy_bgtasks.output.streams import route_in_place
+from ipy_bgtasks.output.tracebacks import formatted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.log import Piece
+
+#: Characters of text after which a sender waits until the kernel has sent what was before.
+_FLOOD = 500_000
+
+
+class KernelScreen(Screen):
+    """The front ends of a kernel."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._written: dict[int, int] = {}
+        self._lines = WholeLines(self._pin)
+
+    def install(self) -> Callable[[], None]:
+        """Route the kernel's streams and its display publisher."""
+        undo = [
+            route_in_place(stream, name, self)
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+            if hasattr(stream, "pub_thread")
+        ]
+        undo.append(self._route_displays())
+        undo.append(self._lines.release_all)
+
+        def undo_all() -> None:
+            while undo:
+                undo.pop()()
+
+        return undo_all
+
+    def here(self) -> Any:
+        """The header of the message that the caller's cell came with."""
+        job = current_job()
+        return self._parent_here() if job is None else job.origin
+
+    def prepare(self, job: Job) -> None:
+        """Pin the cell in the calling context, where this ipykernel offers it."""
+        self._lines.start()
+        self._pin(job)
+
+    def _pin(self, job: Job) -> None:
+        pin = getattr(self.shell, "set_thread_parent", None)
+        if pin is not None and job.origin:
+            pin({"header": job.origin})
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Display under the caller's cell."""
+        self.shell.display_pub.publish(mimebundle)
+
+    def ended(self, job: Job) -> None:
+        """Show a failed job's traceback under its cell, unless that cell raises it itself."""
+        self._lines.release(job)
+        self._written.pop(job.number, None)
+        outcome = job.outcome
+        assert outcome is not None
+        if outcome.state is not JobState.FAILED or self._is_followed(job, _key(job.origin)):
+            return
+        assert outcome.error is not None
+        if job.quiet:
+            from ipy_bgtasks.views.summary import error_line
+
+            line = f"job {job.number} failed: {error_line(outcome.error)}\n"
+            self._send(job.origin, "stream", {"name": "stderr", "text": line})
+            return
+        content = {
+            "ename": type(outcome.error).__name__,
+            "evalue": _text(outcome.error),
+            "traceback": formatted(self.shell, outcome),
+        }
+        self._flush()
+        self._send(job.origin, "error", content)
+
+    def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
+        """Send the job's output under the caller's cell too, from the recorded end on."""
+        parent = self.here()
+        unfollow = self._follow(job, _key(parent))
+        if _key(parent) == _key(job.origin) and not job.quiet and not everything:
+            return unfollow  # this very cell shows it already
+        if job.done() and not job.has_output:
+            return unfollow
+
+        def send(pieces: list[Piece]) -> None:
+            for piece in pieces:
+                self._send_piece(parent, piece)
+
+        entries, unsubscribe = job.log.follow(send, replay_text(job, everything))
+        send(pieces_of(entries))
+
+        def end() -> None:
+            unsubscribe()
+            unfollow()
+
+        return end
+
+    def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and let the kernel send it."""
+        job.log.write(name, text)
+        if job.quiet:
+            return
+        self._lines.write(job, name, text, write)
+        written = self._written.get(job.number, 0) + len(text)
+        if written > _FLOOD:
+            written = 0
+            self._flush()
+        self._written[job.number] = written
+
+    def flush(self, job: Job) -> None:
+        """Write the lines that a job has begun."""
+        self._lines.release(job)
+
+    # Inside
+
+    def _route_displays(self) -> Callable[[], None]:
+        publisher = self.shell.display_pub
+        publish, clear_output = publisher.publish, publisher.clear_output
+
+        def publish_routed(data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
+            job = current_job()
+            if job is None:
+                publish(data, metadata, *args, **kwargs)
+            else:
+                self._publish(job, data, metadata, **kwargs)
+
+        def clear_routed(wait: bool = False) -> None:
+            job = current_job()
+            if job is None:
+                clear_output(wait)
+                return
+            job.log.clear(wait=wait)
+            if not job.quiet:
+                self._lines.release(job)
+                self._flush()
+                self._send(job.origin, "clear_output", {"wait": wait})
+
+        publisher.publish, publisher.clear_output = publish_routed, clear_routed
+
+        def undo() -> None:
+            for name, ours in (("publish", publish_routed), ("clear_output", clear_routed)):
+                if vars(publisher).get(name) is ours:
+                    delattr(publisher, name)
+
+        return undo
+
+    def _publish(
+        self,
+        job: Job,
+        data: Any,
+        metadata: Any = None,
+        *,
+        transient: Any = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        transient = transient or {}
+        shown_as = transient.get("display_id")
+        if update:
+            job.log.display(data, metadata, update_of=shown_as)
+        else:
+            job.log.display(data, metadata, display_id=shown_as)
+        if job.quiet:
+            return
+        self._lines.release(job)
+        self._flush()
+        self._send_display(job.origin, data, metadata, transient, update)
+
+    def _send_piece(self, parent: Any, piece: Piece) -> None:
+        if piece.kind in ("stdout", "stderr"):
+            self._send(parent, "stream", {"name": piece.kind, "text": _clean(piece.text)})
+        elif piece.kind == "clear":
+            self._send(parent, "clear_output", {"wait": piece.wait})
+        elif piece.kind == "display":
+            self._send_display(parent, piece.bundle or {}, piece.metadata, {}, False)
+
+    def _send_display(
+        self, parent: Any, data: Any, metadata: Any, transient: Any, update: bool
+    ) -> None:
+        from ipykernel.jsonutil import encode_images, json_clean
+
+        content = {"data": encode_images(data), "metadata": metadata or {}, "transient": transient}  # type: ignore[no-untyped-call]
+        kind = "update_display_data" if update else "display_data"
+        self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
+
+    def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
+        publisher = self.shell.display_pub
+        session = publisher.session
+        message = session.msg(kind, content, parent=parent)
+        for hook in list(publisher._hooks):
+            message = hook(message)
+            if message is None:
+                return
+        session.send(publisher.pub_socket, message, ident=publisher.topic)
+
+    def _flush(self) -> None:
+        """Let what was written so far go first; on the kernel's own sending thread it is."""
+        for stream in (sys.stdout, sys.stderr):
+            thread = getattr(stream, "pub_thread", None)
+            if thread is not None and thread.thread is not threading.current_thread():
+                stream.flush()
+
+    def _parent_here(self) -> Any:
+        parent = self.shell.get_parent() or {}
+        return dict(parent.get("header", {}) or {})
+
+
+def _key(header: Any) -> Any:
+    return header.get("msg_id") if isinstance(header, dict) else None
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which no message can carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _clean(str(error))
+    except Exception:
+        return ""

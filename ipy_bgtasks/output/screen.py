@@ -1,0 +1,100 @@
+"""Where output can be seen: the protocol of a front end, and what both kinds share."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.log import Piece
+
+
+class Screen:
+    """A front end in which jobs show their output, each in its own place.
+
+    The place in which a job was launched is opaque to everybody else (`Job.origin`). Unless
+    said otherwise any thread may call any method.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self._lock = threading.RLock()
+        self._followed: Counter[tuple[int, Any]] = Counter()
+        self._reported: set[int] = set()
+
+    def install(self) -> Callable[[], None]:
+        """Begin to route; returns what ends it. Main thread only."""
+        raise NotImplementedError
+
+    def here(self) -> Any:
+        """The place of whoever calls: a cell, or the place of the job that runs the caller."""
+        raise NotImplementedError
+
+    def prepare(self, job: Job) -> None:
+        """Bind the calling thread's context to the job's place, before the job's code runs."""
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Display something in the place of whoever calls."""
+        raise NotImplementedError
+
+    def say(self, line: str) -> None:
+        """Say one line in the place of whoever calls."""
+        print(line)
+
+    def ended(self, job: Job) -> None:
+        """Show what there is to show of a job's end, once."""
+        raise NotImplementedError
+
+    def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
+        """Show the job's output in the caller's place as well; returns what ends that.
+
+        First what this place has not shown yet: the end of the log, or *everything*.
+        """
+        raise NotImplementedError
+
+    # A failure or an end that somebody is told in another way is not told twice.
+
+    def reported(self, job: Job, yes: bool = True) -> None:
+        """Somebody reports the job's end to the user: no notice is needed (or it is again)."""
+        with self._lock:
+            (self._reported.add if yes else self._reported.discard)(job.number)
+
+    def _is_reported(self, job: Job) -> bool:
+        with self._lock:
+            if job.number not in self._reported:
+                return False
+            self._reported.discard(job.number)
+            return True
+
+    def _follow(self, job: Job, place: Any) -> Callable[[], None]:
+        key = (job.number, place)
+        with self._lock:
+            self._followed[key] += 1
+
+        def unfollow() -> None:
+            with self._lock:
+                self._followed[key] -= 1
+                if self._followed[key] <= 0:
+                    del self._followed[key]
+
+        return unfollow
+
+    def _is_followed(self, job: Job, place: Any) -> bool:
+        with self._lock:
+            return self._followed[job.number, place] > 0
+
+
+def replay_text(job: Job, everything: bool) -> int:
+    """How many characters of the log to replay."""
+    return 1 << 62 if everything else 64_000
+
+
+def pieces_of(entries: list[Any]) -> list[Piece]:
+    """Recorded entries as the pieces that a follower takes."""
+    from ipy_bgtasks.log import Piece
+
+    return [Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries]

@@ -1,0 +1,147 @@
+"""Output in a terminal: whole lines above the prompt, and notices when jobs end.
+
+Lines of a job are shown when they are complete, so that neither another job nor the foreground
+tears them. Notices wait for the prompt, as in bash.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.job import JobState
+from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
+from ipy_bgtasks.output.streams import RoutedStream
+from ipy_bgtasks.output.tracebacks import formatted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.log import Piece
+
+_TERMINAL = "terminal"
+
+
+class TerminalScreen(Screen):
+    """A terminal, which is one place for everybody.
+
+    *notice* gives the line that says that a job has ended.
+    """
+
+    def __init__(self, shell: Any, notice: Callable[[Job], str]) -> None:
+        super().__init__(shell)
+        self._notice = notice
+        self._partial: dict[int, str] = {}
+        self._write: Callable[[str], Any] = sys.stdout.write
+        self._flush: Callable[[], Any] = sys.stdout.flush
+        self._held: list[str] | None = []
+
+    def install(self) -> Callable[[], None]:
+        """Put ours over both streams."""
+        before = sys.stdout, sys.stderr
+        self._write, self._flush = sys.stdout.write, sys.stdout.flush
+        ours = (
+            RoutedStream(sys.stdout, "stdout", self),
+            RoutedStream(sys.stderr, "stderr", self),
+        )
+        sys.stdout, sys.stderr = ours
+
+        def undo() -> None:
+            if sys.stdout is ours[0]:
+                sys.stdout = before[0]
+            if sys.stderr is ours[1]:
+                sys.stderr = before[1]
+
+        return undo
+
+    @contextmanager
+    def around_prompt(self) -> Iterator[None]:
+        """While the prompt waits, everything goes through the prompt's own stream."""
+        outside = self._write, self._flush
+        stream = sys.stdout
+        with self._lock:
+            self._write, self._flush = stream.write, stream.flush
+            held, self._held = self._held or [], None
+        sys.stdout = RoutedStream(stream, "stdout", self)
+        sys.stderr = RoutedStream(sys.stderr, "stderr", self)
+        for line in held:
+            self._put(line)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._write, self._flush = outside
+                self._held = []
+
+    def here(self) -> Any:
+        """There is one place."""
+        return _TERMINAL
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Print the plain text."""
+        print(mimebundle.get("text/plain", ""))
+
+    def ended(self, job: Job) -> None:
+        """Show the rest of a line, a failed job's traceback, and the notice."""
+        with self._lock:
+            rest = self._partial.pop(job.number, "")
+        if rest:
+            self._put(rest + "\n")
+        outcome = job.outcome
+        assert outcome is not None
+        told = self._is_reported(job)
+        if self._is_followed(job, _TERMINAL):
+            return
+        lines = ""
+        if outcome.state is JobState.FAILED and not job.quiet:
+            lines = "\n".join(formatted(self.shell, outcome)) + "\n"
+        if not told:
+            lines += self._notice(job) + "\n"
+        with self._lock:
+            if self._held is not None:
+                self._held.append(lines)
+                return
+        self._put(lines)
+
+    def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
+        """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
+        unfollow = self._follow(job, _TERMINAL)
+        if not (job.quiet or everything) or (job.done() and not job.has_output):
+            return unfollow
+
+        def put(pieces: list[Piece]) -> None:
+            self._put("".join(piece.text for piece in pieces))
+
+        entries, unsubscribe = job.log.follow(put, replay_text(job, everything))
+        put(pieces_of(entries))
+        if not job.quiet:
+            unsubscribe()
+
+        def end() -> None:
+            unsubscribe()
+            unfollow()
+
+        return end
+
+    def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and show the lines that are whole."""
+        job.log.write(name, text)
+        if job.quiet:
+            return
+        with self._lock:
+            text = self._partial.pop(job.number, "") + text
+            lines, newline, rest = text.rpartition("\n")
+            if rest:
+                self._partial[job.number] = rest
+        if newline:
+            self._put(lines + newline)
+
+    def flush(self, job: Job) -> None:
+        """A begun line stays held: it would tear what stands there."""
+
+    def _put(self, text: str) -> None:
+        with self._lock:
+            self._write(text)
+            self._flush()

@@ -1,0 +1,234 @@
+"""The registry: the jobs of one shell, bound to one event loop."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import specs
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job import Job, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ipy_bgtasks.log import Log
+    from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.work import Work
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A job that starts when others have ended."""
+
+    job: Job
+    runner: Runner
+    left: int
+
+
+class Registry(Collection[Job]):
+    """Numbers jobs, launches them, finds them, and forgets the oldest that have ended.
+
+    A `Collection` of the jobs it keeps, in order of number. What has not ended is kept in any
+    case; of what has, the *max_finished* that ended last. Any thread may call any method.
+    """
+
+    def __init__(
+        self, runners: Mapping[str, Runner], service: ServiceLoop, *, max_finished: int = 200
+    ) -> None:
+        self.runners = dict(runners)
+        self.service = service
+        self.max_finished = max_finished
+        #: Called with each job before it starts, and after it ended.
+        self.on_launch: list[Callable[[Job], object]] = []
+        self.on_end: list[Callable[[Job], object]] = []
+        #: Called with each job that is no longer kept.
+        self.on_forget: list[Callable[[Job], object]] = []
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+        self._recent: dict[int, None] = {}
+        self._ended: dict[int, None] = {}
+        self._after: dict[int, list[_Waiting]] = {}
+        self._timers: dict[int, Callable[[], None]] = {}
+        self._cascade: deque[Job] = deque()
+        self._cascading = False
+
+    # A collection of jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        with self._lock:
+            return iter(list(self._jobs.values()))
+
+    def __contains__(self, job: object) -> bool:
+        return isinstance(job, Job) and self._jobs.get(job.number) is job
+
+    def get(self, number: int) -> Job | None:
+        """The job with that number, if it is kept."""
+        return self._jobs.get(number)
+
+    def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Job:
+        """The job that a spec names; `BadInput` if none does, or several do."""
+        return specs.find(self, spec, variables)
+
+    @property
+    def current(self) -> Job | None:
+        """The job last launched or foregrounded, ended or not."""
+        return self._nth_recent(0)
+
+    @property
+    def previous(self) -> Job | None:
+        """The one that was current before."""
+        return self._nth_recent(1)
+
+    def alive(self) -> list[Job]:
+        """The jobs that have not ended."""
+        with self._lock:
+            return [job for n, job in self._jobs.items() if n not in self._ended]
+
+    def ended(self) -> list[Job]:
+        """The jobs that have, in the order in which they ended."""
+        with self._lock:
+            return [self._jobs[n] for n in self._ended]
+
+    def touch(self, job: Job) -> None:
+        """Make *job* the current one, as launching and foregrounding do."""
+        with self._lock:
+            if job.number in self._jobs:
+                self._recent.pop(job.number, None)
+                self._recent[job.number] = None
+
+    # Launching
+
+    def launch(
+        self,
+        work: Work,
+        *,
+        where: str | None = None,
+        name: str | None = None,
+        timeout: float | None = None,
+        after: Iterable[Job] = (),
+        origin: object = None,
+        quiet: bool = False,
+        new_log: Callable[[Job], Log] | None = None,
+        prepare: Callable[[Job], object] | None = None,
+    ) -> Job:
+        """Turn *work* into a job and start it; returns the job.
+
+        *where* is the name of a runner; by default async work goes to the loop and anything
+        else to a thread. *timeout* is in seconds from now. With *after* it starts when those
+        have finished, and is cancelled if one does not finish well. *prepare* is called with
+        the job before it can start. *origin*, *quiet* and *new_log* are handed to the job.
+        """
+        runner = self.runners[where or ("loop" if work.is_async else "thread")]
+        number = next(self._numbers)
+        job = Job(number, work, runner, name=name, origin=origin, quiet=quiet, new_log=new_log)
+        if prepare is not None:
+            prepare(job)
+        for fn in self.on_launch:
+            fn(job)
+        with self._lock:
+            self._jobs[number] = job
+            self._recent[number] = None
+        job.add_done_callback(self._note_end)
+        if timeout is not None:
+            self._timers[number] = self.service.later(timeout, job.time_out, timeout)
+        if after:
+            self._start_after(job, runner, list(after))
+        else:
+            runner.start(job)
+        return job
+
+    def _start_after(self, job: Job, runner: Runner, others: list[Job]) -> None:
+        waiting = _Waiting(job, runner, len(others) + 1)
+        for other in others:
+            with self._lock:
+                if not other.done():
+                    self._after.setdefault(other.number, []).append(waiting)
+                    continue
+            self._advance(waiting, other)
+        self._advance(waiting, None)
+
+    def _advance(self, waiting: _Waiting, ended: Job | None) -> None:
+        """One of what *waiting* waits for has ended, or, with None, all of it is known."""
+        job = waiting.job
+        if ended is not None and ended.state is not JobState.FINISHED:
+            job.end_cancelled(
+                f"job {job.number} never started: job {ended.number} ({ended.name}) {ended.state}"
+            )
+            return
+        with self._lock:
+            waiting.left -= 1
+            ready = waiting.left == 0
+        if ready and not job.done():
+            waiting.runner.start(job)
+
+    # Ending
+
+    def prune(self) -> int:
+        """Forget all jobs that have ended; returns how many."""
+        return len(self._forget_beyond(0))
+
+    def forget(self, job: Job) -> None:
+        """Forget one job that has ended; `BadInput` if it has not."""
+        if not job.done():
+            raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
+        with self._lock:
+            self._drop(job.number)
+
+    def _note_end(self, job: Job) -> None:
+        if (call_off := self._timers.pop(job.number, None)) is not None:
+            call_off()
+        with self._lock:
+            self._ended[job.number] = None
+        self._forget_beyond(self.max_finished)
+        for fn in self.on_end:
+            fn(job)
+        if self._after:
+            self._start_dependents(job)
+
+    def _start_dependents(self, ended: Job) -> None:
+        # Ending a dependent calls this again: a chain of thousands must not become a stack.
+        with self._lock:
+            self._cascade.append(ended)
+            if self._cascading:
+                return
+            self._cascading = True
+        while True:
+            with self._lock:
+                if not self._cascade:
+                    self._cascading = False
+                    return
+                ended = self._cascade.popleft()
+                waiting = self._after.pop(ended.number, [])
+            for one in waiting:
+                self._advance(one, ended)
+
+    def _forget_beyond(self, keep: int) -> list[int]:
+        with self._lock:
+            surplus = len(self._ended) - keep
+            numbers = list(itertools.islice(self._ended, surplus)) if surplus > 0 else []
+            for number in numbers:
+                self._drop(number)
+        return numbers
+
+    def _drop(self, number: int) -> None:
+        job = self._jobs.pop(number, None)
+        self._ended.pop(number, None)
+        self._recent.pop(number, None)
+        if job is not None:
+            for fn in self.on_forget:
+                fn(job)
+
+    def _nth_recent(self, n: int) -> Job | None:
+        with self._lock:
+            number = next(itertools.islice(reversed(self._recent), n, None), None)
+            return None if number is None else self._jobs.get(number)

@@ -1,0 +1,102 @@
+"""Rewrites `%fg`, `%cancel` and `%jobs -w` of a cell to `await`, where a cell may await.
+
+IPython turns magics into calls before it decides whether a cell is asynchronous. Between the
+two it runs the functions in ``input_transformers_post``; this is one of them. It works on the
+syntax tree, so that a call inside a string is left alone, and changes the text only where the
+call stands, so that line numbers and columns before it remain.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
+_MARK = "--awaited "
+
+
+def await_magics(lines: list[str], *, enabled: Callable[[], bool] = lambda: True) -> list[str]:
+    """The lines of a transformed cell, with the waiting magics awaited.
+
+    Only at the cell's top level and in `async def`: elsewhere an `await` is a syntax error.
+    *enabled* is asked when there is something to rewrite, and tells whether cells may await.
+    """
+    text = "".join(lines)
+    if "_magic(" not in text or not any(f"('{name}'" in text for name in ("fg", "cancel", "jobs")):
+        return lines
+    try:
+        tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError, RecursionError):
+        return lines  # IPython will show the error
+    calls = list(_waiting_calls(tree))
+    if not calls or not enabled():
+        return lines
+    encoded = [line.encode() for line in text.splitlines(keepends=True)]
+    for call in reversed(calls):
+        _await(encoded, call)
+    return b"".join(encoded).decode().splitlines(keepends=True)
+
+
+def _waiting_calls(node: ast.AST) -> Iterator[ast.Call]:
+    """The calls to rewrite, in order; not those that are awaited already."""
+    if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+        # An async function inside is reached when its turn comes; a class body cannot await.
+        body: list[ast.AST] = [*node.body] if isinstance(node.body, list) else [node.body]
+        for child in body:
+            yield from _async_functions(child)
+        return
+    if isinstance(node, ast.Call) and _waits(node):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _waiting_calls(child)
+
+
+def _async_functions(node: ast.AST) -> Iterator[ast.Call]:
+    if isinstance(node, ast.AsyncFunctionDef):
+        yield from _waiting_calls(node)
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _async_functions(child)
+
+
+def _waits(call: ast.Call) -> bool:
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
+            args=[ast.Constant(value=name), ast.Constant(value=line), *_],
+        ) if name in _WAITING.get(attr, ()):
+            # A table is shown at once; only the live one waits.
+            return name != "jobs" or _watches(str(line))
+    return False
+
+
+def _watches(line: str) -> bool:
+    return any(
+        word == "--watch" or (word.startswith("-") and word[1:2] != "-" and "w" in word)
+        for word in line.split()
+    )
+
+
+def _await(lines: list[bytes], call: ast.Call) -> None:
+    """Put an `await` before one call, and the mark into its line argument."""
+    argument = call.args[1]
+    assert isinstance(argument, ast.Constant)
+    end = call.end_lineno or call.lineno
+    # A `;` after the magic's words silences the value; IPython looks for it at the cell's end.
+    text = str(argument.value)
+    silent = ";" if text.rstrip().endswith(";") and isinstance(call.func, ast.Attribute) else ""
+    _insert(lines, end, call.end_col_offset or 0, f"){silent}".encode())
+    row = argument.lineno - 1
+    line = lines[row]
+    marked = repr(_MARK + text).encode()
+    lines[row] = line[: argument.col_offset] + marked + line[argument.end_col_offset :]
+    _insert(lines, call.lineno, call.col_offset, b"(await ")
+
+
+def _insert(lines: list[bytes], lineno: int, offset: int, text: bytes) -> None:
+    line = lines[lineno - 1]
+    lines[lineno - 1] = line[:offset] + text + line[offset:]

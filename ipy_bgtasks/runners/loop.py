@@ -1,0 +1,153 @@
+"""The event loop as a place: each job is one `asyncio.Task`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import job as _job
+from ipy_bgtasks.background import schedule_coroutine
+from ipy_bgtasks.runners.where import await_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextvars import Context
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job import Job
+
+
+class ExitInTask(Exception):
+    """Stands for a `SystemExit` or `KeyboardInterrupt` that a task raised.
+
+    asyncio lets these two pass out of the running loop, whichever task raises them, and with
+    them would go the whole session. The original is ``__cause__``.
+    """
+
+
+class LoopRunner:
+    """Runs async work on one event loop, which its owner runs in one thread.
+
+    *thread* is the identifier of that thread; it can be told later when it is not yet known.
+    """
+
+    where = "loop"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int | None = None) -> None:
+        self.loop = loop
+        self.thread = threading.get_ident() if thread is None else thread
+
+    def start(self, job: Job) -> None:
+        """Make the task: at once on the loop's own thread, else when the loop next turns."""
+        if threading.get_ident() == self.thread:
+            self._begin(job)
+        else:
+            self.loop.call_soon_threadsafe(self._begin, job)
+
+    def adopt(self, job: Job, awaitable: Awaitable[Any], context: Context) -> None:
+        """Let a running job go on here, awaiting what its first part returned."""
+        job.handle = None
+        job.move(self)
+        self.loop.call_soon_threadsafe(self._make_task, job, _drive(awaitable), context=context)
+
+    def stop(self, job: Job, force: bool) -> None:
+        """Cancel the task, in one turn of the loop; a job without a task ends at once."""
+        if threading.get_ident() == self.thread:
+            self._cancel(job)
+        else:
+            self.loop.call_soon_threadsafe(self._cancel, job)
+
+    def stack(self, job: Job) -> list[FrameSummary]:
+        """The whole await chain of the task."""
+        return await_chain(job.handle, self.thread, self.loop)
+
+    def needs_this_thread(self) -> bool:
+        """Blocking the loop's own thread would stop the loop."""
+        return threading.get_ident() == self.thread
+
+    def make_room(self, job: Job) -> None:
+        """Nothing queues here."""
+
+    def _begin(self, job: Job) -> None:
+        work = job.work
+        if work is None or not job.begin():
+            return
+        token = _job._current.set(job)
+        try:
+            self._make_task(job, _call(work.call))
+        finally:
+            _job._current.reset(token)
+
+    def _make_task(self, job: Job, coro: Coroutine[Any, Any, Any]) -> None:
+        task: asyncio.Task[Any] = schedule_coroutine(coro, loop=self.loop)
+        job.handle = task
+
+        def done(task: asyncio.Task[Any]) -> None:
+            _settle(job, task)
+
+        task.add_done_callback(done)
+        if job.asked:  # cancelled between its first part and this one
+            task.cancel()
+
+    def _cancel(self, job: Job) -> None:
+        task = job.handle
+        if isinstance(task, asyncio.Task):
+            task.cancel()
+        elif job.started is None:
+            job.end_cancelled()
+
+
+async def _call(call: Callable[[], Any]) -> Any:
+    try:
+        value = call()
+        return await value if inspect.isawaitable(value) else value
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ExitInTask from error
+
+
+async def _drive(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ExitInTask from error
+
+
+def _settle(job: Job, task: asyncio.Task[Any]) -> None:
+    if task.cancelled():
+        job.end_cancelled()
+        return
+    error = task.exception()
+    if error is None:
+        job.finish(task.result())
+        return
+    # An exit that a child task raised reaches its parent as the stand-in, too.
+    job.fail(error.__cause__ or error if isinstance(error, ExitInTask) else error)
+
+
+def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Keep `SystemExit` and `KeyboardInterrupt` of tasks that jobs start from ending the loop.
+
+    Such a task fails with `ExitInTask` instead. Installs a task factory in front of the one
+    that is there, for tasks made inside a job only, and returns the function that removes it.
+    Call both on the loop's thread, or while the loop does not run.
+    """
+    previous = loop.get_task_factory()
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
+        if _job._current.get() is not None and asyncio.iscoroutine(coro):
+            code = getattr(coro, "cr_code", None)
+            if code is not _call.__code__ and code is not _drive.__code__:
+                coro = _drive(coro)
+        if previous is not None:
+            return previous(loop, coro, **options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+
+    def remove() -> None:
+        if loop.get_task_factory() is factory:
+            loop.set_task_factory(previous)
+
+    return remove

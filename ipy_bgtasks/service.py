@@ -1,0 +1,63 @@
+"""A private event loop in a daemon thread, for what must go on while a cell blocks the kernel.
+
+Timers first of all: a time-out has to strike also when the user's loop stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
+
+
+class ServiceLoop:
+    """An asyncio loop that runs in a daemon thread of its own, started when first used.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._run, name="bg-service", daemon=True).start()
+            return self._loop
+
+    def later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Callable[[], None]:
+        """Call ``fn(*args)`` on the service thread after *seconds*; returns what calls it off."""
+        loop = self.loop
+        handle: asyncio.TimerHandle | None = None
+        called_off = False
+
+        def begin() -> None:
+            nonlocal handle
+            if not called_off:
+                handle = loop.call_later(seconds, fn, *args)
+
+        def call_off() -> None:
+            nonlocal called_off
+            called_off = True
+            if handle is not None:
+                loop.call_soon_threadsafe(handle.cancel)
+
+        loop.call_soon_threadsafe(begin)
+        return call_off
+
+    def submit(self, coro: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run *coro* on the service loop."""
+        return asyncio.run_coroutine_threadsafe(coro, self.loop)
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()

@@ -1,0 +1,156 @@
+"""One shell's job control, put together: what the magics call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.launcher import Launcher, Sources
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.service import ServiceLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from ipy_bgtasks.config import BgTasks
+    from ipy_bgtasks.foreground import Foreground
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.options import Options
+    from ipy_bgtasks.output.screen import Screen
+    from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.stopping import Stopping
+
+#: How many of the jobs that have ended `%jobs` shows.
+_RECENT = 10
+
+
+class Core:
+    """What stays with the shell when the extension is unloaded: the jobs and what runs them."""
+
+    def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.service = ServiceLoop()
+        self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
+        self.thread_runner = ThreadRunner(self.loop_runner)
+        runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
+        self.registry = Registry(runners, self.service)
+        self.sources = Sources(shell)
+        self.registry.on_forget.append(self.sources.release)
+
+
+class Session:
+    """Job control of one shell, from loading to unloading. Any thread may call."""
+
+    def __init__(
+        self, shell: Any, core: Core, settings: BgTasks, screen: Screen, foreground: Foreground
+    ) -> None:
+        self.shell = shell
+        self.core = core
+        self.settings = settings
+        self.screen = screen
+        self.foreground = foreground
+        self.registry = core.registry
+        self.launcher = Launcher(shell, core.registry, screen, settings, core.sources)
+
+    def start(self) -> Callable[[], None]:
+        """Connect the registry to the screen and the settings; returns what undoes it."""
+        core, settings = self.core, self.settings
+
+        def apply(_change: object = None) -> None:
+            core.thread_runner.max_threads = settings.max_threads
+            core.registry.max_finished = settings.max_finished
+
+        apply()
+        settings.observe(apply)
+        core.thread_runner.prepare = self.screen.prepare
+        core.registry.on_end.append(self.screen.ended)
+
+        def undo() -> None:
+            settings.unobserve(apply)
+            core.thread_runner.prepare = None
+            core.registry.on_end.remove(self.screen.ended)
+
+        return undo
+
+    def launch_attached(
+        self, code: str, options: Options, local: Mapping[str, Any] | None, cell: bool
+    ) -> Job:
+        """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
+        if not options.awaited:
+            self.foreground.refuse_to_block()
+        return self.launcher.launch(code, options, local=local, cell=cell)
+
+    def attach(
+        self,
+        jobs: Sequence[Job],
+        *,
+        every: bool,
+        timeout: float | None,
+        all_output: bool,
+        awaited: bool,
+    ) -> Any:
+        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
+        for job in jobs:
+            self.registry.touch(job)
+
+        def follow(job: Job) -> Callable[[], None]:
+            return self.screen.follow(job, everything=all_output)
+
+        if not awaited:
+            return self.foreground.block(jobs, every=every, timeout=timeout, follow=follow)
+        if threading.current_thread() is not threading.main_thread():
+            self.screen.say("this wait cannot be interrupted: it is in a subshell")
+        return self.foreground.attach(jobs, every=every, timeout=timeout, follow=follow)
+
+    def report(self, stopping: Stopping, *, awaited: bool) -> Any:
+        """Wait a moment where that is possible, then say what became of the jobs."""
+
+        async def wait_and_say() -> None:
+            try:
+                await stopping.wait(self.settings.cancel_wait)
+            finally:
+                self._say(stopping)
+
+        return self._wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
+
+    def prune(self) -> None:
+        """Forget the jobs that have ended."""
+        count = self.registry.prune()
+        self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
+
+    def show_jobs(self, chosen: list[Job] | None, *, every: bool, verbose: bool) -> None:
+        """Display the table, or a single job in full."""
+        from ipy_bgtasks.views.show import detail, table
+
+        if chosen is not None and len(chosen) == 1:
+            self.screen.show(detail(chosen[0], verbose=True))
+            return
+        jobs = self._visible(every) if chosen is None else chosen
+        self.screen.show(table(self.registry, jobs, verbose=verbose))
+
+    def _visible(self, every: bool) -> list[Job]:
+        if every:
+            return list(self.registry)
+        recent = {job.number for job in self.registry.ended()[-_RECENT:]}
+        return [job for job in self.registry if not job.done() or job.number in recent]
+
+    def _wait(
+        self,
+        coro: Coroutine[Any, Any, Any],
+        awaited: bool,
+        instead: Callable[[], None],
+    ) -> Any:
+        if awaited:
+            return coro
+        if asyncio._get_running_loop() is not None:
+            coro.close()
+            instead()
+            return None
+        return self.foreground.run(coro)
+
+    def _say(self, stopping: Stopping) -> None:
+        lines = stopping.report()
+        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")

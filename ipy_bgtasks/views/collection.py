@@ -1,0 +1,60 @@
+"""``jobs()``: this shell's jobs, for Python code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BgTasksError
+from ipy_bgtasks.job import Job
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.registry import Registry
+
+
+class Jobs(Collection[Job]):
+    """A read-only view of the jobs a shell keeps: `len`, iteration, ``jobs()[3]``.
+
+    A string is a job spec: ``jobs()["?load"]``. Displays as the table of `%jobs`.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __len__(self) -> int:
+        return len(self._registry)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._registry)
+
+    def __contains__(self, job: object) -> bool:
+        return job in self._registry
+
+    def __getitem__(self, spec: int | str) -> Job:
+        """The job with that number, or that a spec names; `BadInput` if there is none."""
+        return self._registry.find(str(spec))
+
+    def __repr__(self) -> str:
+        return self._bundle()["text/plain"]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self._bundle()
+
+    def _bundle(self) -> dict[str, str]:
+        from ipy_bgtasks.views.show import table
+
+        return table(self._registry, list(self._registry))
+
+
+def jobs() -> Jobs:
+    """The jobs of the IPython shell this runs in. Any thread may call it.
+
+    Raises `BgTasksError` where the extension is not loaded.
+    """
+    from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
+
+    shell = get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
+    core = getattr(shell, "_ipy_bgtasks_core", None)
+    if core is None:
+        raise BgTasksError("no jobs here: `%load_ext ipy_bgtasks` in IPython or Jupyter first")
+    return Jobs(core.registry)

@@ -1,0 +1,30 @@
+"""What `%jobs` displays, as MIME bundles: the same rows as text and as HTML."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from ipy_bgtasks.views.detail import detail_html, detail_text
+from ipy_bgtasks.views.html import html_table
+from ipy_bgtasks.views.rows import rows
+from ipy_bgtasks.views.text import text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.registry import Registry
+
+
+def table(registry: Registry, jobs: Sequence[Job], *, verbose: bool = False) -> dict[str, str]:
+    """The table of some jobs; with *verbose* also where each running one is."""
+    found = rows(jobs, current=registry.current, previous=registry.previous)
+    text = text_table(found, shutil.get_terminal_size().columns)
+    bundle = {"text/plain": text, "text/html": html_table(found)}
+    return bundle
+
+
+def detail(job: Job, *, verbose: bool = False) -> dict[str, str]:
+    """One job in full."""
+    return {"text/plain": detail_text(job), "text/html": detail_html(job)}
