@@ -41,11 +41,12 @@ def log_tail(job: JobView) -> str:
     """Return the last lines of a job's output, after a mark if there were more."""
     if not getattr(job, "has_output", True):
         return ""
-    entries = job.log.tail(_TAIL)
+    log = job.log
+    entries = log.tail(_TAIL)
     # A display is a block of its own also where its text does not say so.
     blocks = [f"{e.text}\n" if e.bundle is not None else e.text for e in entries]
     lines = "".join(blocks).rstrip("\n").split("\n")
-    if len(lines) > _TAIL_LINES or len(entries) < len(job.log) or job.log.dropped:
+    if len(lines) > _TAIL_LINES or log.size > _TAIL or log.dropped:
         lines = ["[… earlier output left out …]", *lines[-_TAIL_LINES:]]
     return "\n".join(lines)
 

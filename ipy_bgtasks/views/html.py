@@ -85,7 +85,7 @@ def _html_row(row: Row) -> str:
         last += f"{'<br>' if last else ''}at {_code(one_line(row.at, _LONGEST))}"
     cells = (
         f'<td class="num">{row.number}</td>',
-        f"<td>{html_text(row.mark)}</td>",
+        f"<td>{html_text(one_line(row.mark, 1))}</td>",
         f"<td>{html_state(row.state)}</td>",
         f"<td>{html_text(one_line(row.where, 20))}</td>",
         f"<td{title}>{_code(_cut_middle(name))}</td>",

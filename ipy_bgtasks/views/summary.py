@@ -77,10 +77,10 @@ def elapsed_text(seconds: float) -> str:
 
 def bar(fraction: float, columns: int = 10) -> str:
     """Return a progress bar as text: `` 45% ████▌     ``."""
-    eighths = round(min(max(fraction, 0.0), 1.0) * columns * 8)
+    # Rounded down: a bar is full when there is nothing left.
+    eighths = int(min(max(fraction, 0.0), 1.0) * columns * 8 + 1e-9)
     full, part = divmod(eighths, 8)
     blocks = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
-    # Rounded down: a bar says 100% when there is nothing left.
     return f"{int(fraction * 100 + 1e-9):3d}% {blocks.ljust(columns)}"
 
 

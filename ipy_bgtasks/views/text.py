@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipy_bgtasks.views.rows import Row
-from ipy_bgtasks.views.summary import columns_of, cut_end, cut_middle, one_line
+from ipy_bgtasks.views.summary import bar, columns_of, cut_end, cut_middle, one_line
 
 _GAP = "  "
 _LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
@@ -41,16 +41,18 @@ def text_table(rows: Sequence[Row], width: int = 80) -> str:
 
 
 def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
-    head = (f"[{row.number}]{row.mark}", one_line(row.state, 20), one_line(row.where, 20))
+    head = (
+        f"[{row.number}]{one_line(row.mark, 1)}",
+        one_line(row.state, 20),
+        one_line(row.where, 20),
+    )
     return head, one_line(row.name, 500), one_line(row.elapsed, 20), _last(row)
 
 
 def _last(row: Row) -> str:
     if row.fraction is None:
         return one_line(row.last, 500)
-    # The bar is ours, and its spaces count.
-    head, end = row.last[: -len(row.label) or None], row.label
-    return head + one_line(end, 500)
+    return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
 
 
 def _aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
