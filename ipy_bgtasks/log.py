@@ -23,7 +23,6 @@ from ipy_bgtasks.sink import FileSink
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 
 _DRAIN_AT = 256 * 1024  # characters; with more than these waiting the writer drains itself
-_OTHER_DELIVERY = 1.0  # seconds to wait for another thread that is just handing pieces over
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Log:
         self._storing = False
         self._subscribers: tuple[_Subscriber, ...] = ()
         self._outbox: deque[tuple[tuple[_Subscriber, ...], Piece]] = deque()
-        self._delivering = threading.Lock()
+        self._delivering = threading.RLock()
         self._deliverer: int | None = None  # the thread that holds it
 
     def write(self, stream: str, text: str) -> None:
@@ -125,8 +124,8 @@ class Log:
     def drain(self) -> None:
         """Record what was written so far and hand it to the subscribers.
 
-        When it returns, all that this thread wrote before has been handed over, unless it was
-        called by a subscriber or another thread's subscriber is slow.
+        When it returns, all that was written before has been handed over; only where a subscriber
+        calls it, that is left for when this subscriber returns.
         """
         self._asked = False
         self._store()
@@ -136,7 +135,7 @@ class Log:
         """Have `call` get each new piece, raw and in order; return what ends that.
 
         `call` runs in the context of who subscribed, in whichever thread drains: the writing one
-        included, so it must not wait for another. One that raises is dropped. What ends the
+        included, so it must not wait for another thread. One that raises is dropped. What ends the
         subscription hands over first what was written before.
         """
         return self.follow(call, 0)[1]
@@ -290,16 +289,17 @@ class Log:
         return end
 
     def _deliver(self) -> None:
-        # Never under the lock: a subscriber may take locks of its own.
-        while self._outbox and self._deliverer != threading.get_ident():
-            if not self._delivering.acquire(timeout=_OTHER_DELIVERY):
-                return
+        nothing_to_do = not self._outbox and self._deliverer is None
+        if nothing_to_do or self._deliverer == threading.get_ident():
+            return
+        # Never under the lock of the recording: a subscriber may take locks of its own. And by
+        # `with`: an exception sent to this thread must not come between taking and releasing.
+        with self._delivering:
             try:
                 self._deliverer = threading.get_ident()
                 self._deliver_all()
             finally:
                 self._deliverer = None
-                self._delivering.release()
 
     def _deliver_all(self) -> None:
         while self._outbox:

@@ -42,7 +42,7 @@ def text_table(rows: Sequence[Row], width: int = 80) -> str:
 
 def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
     head = (
-        f"[{row.number}]{one_line(row.mark, 1)}",
+        f"[{row.number}]{one_line(row.mark, 1) or ' '}",
         one_line(row.state, 20),
         one_line(row.where, 20),
     )

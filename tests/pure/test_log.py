@@ -307,6 +307,31 @@ def test_a_subscriber_may_use_the_log() -> None:
     assert got == ["a", "ab"]
 
 
+def test_a_subscription_ends_when_all_was_handed_over() -> None:
+    """Also when another thread is just handing over."""
+    log = Log()
+    entered, go_on = threading.Event(), threading.Event()
+    got: list[str] = []
+
+    def slow(pieces: list[Piece]) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        got.extend(piece.text for piece in pieces)
+
+    stop = log.subscribe(slow)
+    log.write("stdout", "a")
+    drainer = threading.Thread(target=log.drain)
+    drainer.start()
+    assert entered.wait(10)
+    log.write("stdout", "b")
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    go_on.set()
+    stopper.join(10)
+    assert got == ["a", "b"]
+    drainer.join(10)
+
+
 def test_a_subscriber_runs_in_its_own_context() -> None:
     """Not in the context of the job that happens to drain."""
     whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="subscriber")
