@@ -15,7 +15,8 @@ _LONGEST = 120  # characters of a name or a last line that are shown
 # on black. State is told by a word first, so that a front end that strips styles loses nothing.
 STYLE = """<style>
 .ipybg { color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px); }
-.ipybg table { border-collapse: collapse; margin: 0; width: auto; }
+.ipybg table { border-collapse: collapse; margin: 0; width: auto; color: inherit;
+  font-size: inherit; }
 .ipybg th, .ipybg td { text-align: left !important; padding: 2px 10px 2px 0; border: none;
   vertical-align: baseline; background: transparent; color: inherit; }
 .ipybg th { font-weight: 600; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; }
@@ -37,17 +38,18 @@ STYLE = """<style>
   background: var(--jp-brand-color1, #2f80ed); }
 </style>"""
 
-_HEADINGS = ("", "", "state", "where", "name", "time", "")
+_HEADINGS = (
+    '<th></th><th></th><th>state</th><th>where</th><th>name</th><th class="num">time</th><th></th>'
+)
 
 
 def html_table(rows: Sequence[Row]) -> str:
     """Return a table with one row a job, or ``no jobs``."""
     if not rows:
         return f'{STYLE}<div class="ipybg">{NO_JOBS}</div>'
-    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
     body = "\n".join(_html_row(row) for row in rows)
     return (
-        f'{STYLE}<div class="ipybg"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f'{STYLE}<div class="ipybg"><table>\n<thead><tr>{_HEADINGS}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
