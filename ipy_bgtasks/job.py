@@ -399,13 +399,15 @@ class Job:
 
 
 def own_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback of *error* from the first frame that is not this package's own."""
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+    """The traceback of *error* from the first frame of the user's code on."""
+    trace = start = error.__traceback__
+    while trace is not None and (top := _top_package(trace)) in (__package__, "asyncio"):
         trace = trace.tb_next
-    error.__traceback__ = trace
-    return trace
+        if top == __package__:
+            start = trace  # asyncio's frames count as machinery only where ours follow
+    error.__traceback__ = start
+    return start
 
 
-def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == __package__
+def _top_package(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]

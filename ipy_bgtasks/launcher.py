@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log import FileSink, Log
+from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.work import Scope, read
 
 if TYPE_CHECKING:
@@ -93,11 +94,16 @@ class Launcher:
         return Scope(
             namespace=shell.user_ns,
             local=None if local is shell.user_ns or cell else local,
-            transform=shell.input_transformer_manager.transform_cell,
+            transform=self._transform,
             transform_ast=shell.transform_ast,
             name_source=self.sources.name,
             first_line=line + 1 if cell else line,
         )
+
+    def _transform(self, text: str) -> str:
+        """IPython syntax to Python. Where the body itself awaits, its magics may, too."""
+        lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
+        return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
 class Sources:
@@ -118,12 +124,12 @@ class Sources:
         """The file name for *text*."""
         shell = self._shell
         number = max(shell.execution_count - 1, 0)
-        code = text.lstrip("\n")
-        name = shell.compile.get_code_name(code, text, number)
+        # The empty lines before the code count: the same call on another line is another text.
+        name = shell.compile.get_code_name(text, text, number)
         if name not in linecache.cache:
             with self._lock:
                 self._own.add(name)
-        return str(shell.compile.cache(text, number, raw_code=code))
+        return str(shell.compile.cache(text, number, raw_code=text))
 
     def hold(self, name: str) -> None:
         """One more job was compiled under *name*."""

@@ -9,6 +9,7 @@ call stands, so that line numbers and columns before it remain.
 from __future__ import annotations
 
 import ast
+import inspect
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",
 _MARK = "--awaited "
 
 
-def await_magics(lines: list[str], *, enabled: Callable[[], bool] = lambda: True) -> list[str]:
+def await_magics(
+    lines: list[str], *, enabled: Callable[[], bool] = lambda: True, top_level: bool = True
+) -> list[str]:
     """The lines of a transformed cell, with the waiting magics awaited.
 
-    Only at the cell's top level and in `async def`: elsewhere an `await` is a syntax error.
-    *enabled* is asked when there is something to rewrite, and tells whether cells may await.
+    Only at the cell's top level (or not even there, without *top_level*) and in `async def`:
+    elsewhere an `await` is a syntax error. *enabled* is asked when there is something to
+    rewrite, and tells whether cells may await.
     """
     text = "".join(lines)
     if "_magic(" not in text or not any(f"('{name}'" in text for name in ("fg", "cancel", "jobs")):
@@ -31,13 +35,22 @@ def await_magics(lines: list[str], *, enabled: Callable[[], bool] = lambda: True
         tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except (SyntaxError, ValueError, RecursionError):
         return lines  # IPython will show the error
-    calls = list(_waiting_calls(tree))
+    calls = list(_waiting_calls(tree) if top_level else _async_functions(tree))
     if not calls or not enabled():
         return lines
     encoded = [line.encode() for line in text.splitlines(keepends=True)]
     for call in reversed(calls):
         _await(encoded, call)
     return b"".join(encoded).decode().splitlines(keepends=True)
+
+
+def awaits(text: str) -> bool:
+    """Whether *text*, as a cell, has a top-level `await`, `async for` or `async with`."""
+    try:
+        code = compile(text, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return bool(code.co_flags & inspect.CO_COROUTINE)
 
 
 def _waiting_calls(node: ast.AST) -> Iterator[ast.Call]:
