@@ -52,16 +52,20 @@ _MAKE_AWAITABLES: Final[frozenset[object]] = frozenset(
         asyncio.TaskGroup.create_task,
     }
 )
-_PLAIN_LOOKUPS: Final = tuple(
-    vars(cls)["__getattribute__"] for cls in (object, type, types.ModuleType)
-)
 _BUILT_IN_METHODS: Final = frozenset(
     {types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}
 )
 _READ_AS_THEMSELVES: Final = _BUILT_IN_METHODS | {types.FunctionType}
 _PLAIN_CALLABLES: Final = _BUILT_IN_METHODS | {types.BuiltinFunctionType}
-# What inspect.markcoroutinefunction leaves, from Python 3.12 on; only inspect may interpret it.
-_MARK: Final = "_is_coroutine_mark"
+
+
+def _mark() -> str:
+    """The attribute that ``inspect.markcoroutinefunction`` (Python 3.12) sets, else no name."""
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    return next(iter(vars(mark(lambda: None))), "") if mark else ""
+
+
+_MARK: Final = _mark()
 
 
 def resolve(node: ast.expr, bound: Mapping[str, Any]) -> Any:
@@ -78,7 +82,7 @@ def _attribute(owner: object, name: str) -> Any:
     if type(owner) is types.ModuleType:
         return vars(owner).get(name, UNKNOWN)
     lookup = inspect.getattr_static(type(owner), "__getattribute__")
-    if not any(lookup is each for each in _PLAIN_LOOKUPS):
+    if type(lookup) is not types.WrapperDescriptorType:  # its class has its own idea of a look-up
         return UNKNOWN
     try:
         found = inspect.getattr_static(owner, name)
