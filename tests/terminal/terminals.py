@@ -1,0 +1,193 @@
+"""A driver for the real terminal IPython.
+
+    def test_something(terminal):
+        shown = terminal.run("print('he' 'llo')")
+        assert "hello" in shown
+
+`run` types the code, as a paste, and returns what the screen was sent up to the next prompt,
+without colours and cursor movements. prompt_toolkit repaints the prompt with the input when
+anything is printed above it, so the text holds the input too, perhaps several times: a marker
+to wait for should be spelled differently in the code (``'he' 'llo'``) than in the output.
+
+    terminal.start("await asyncio.Event().wait()")   # does not wait for the next prompt
+    terminal.expect("marker")                        # waits for a pattern in what is new
+    terminal.interrupt()                             # SIGINT, as Ctrl-C in a running cell
+    shown = terminal.prompt()                        # waits for the next prompt
+
+Nothing sleeps: every wait ends with what it waits for, or fails after `timeout` seconds and
+shows the end of the screen's text. `spawn_terminal("--simple-prompt")` starts one with other
+arguments, and several in one test; `term="dumb"` has no cursor movements at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import pexpect
+
+import ipy_bgtasks
+
+PROMPT = r"In \[(\d+)\]: "
+CTRL_C, CTRL_D, CTRL_U = "\x03", "\x04", "\x15"
+ENTER, EXECUTE = "\r", "\x1b\r"  # EXECUTE (escape, enter) runs also where enter adds a line
+
+# Colours and cursor movements, window titles, the keypad's modes; and one not yet all there.
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()].|[=>78DEHM])")
+_OPEN_ESCAPE = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?|[()])?|\r+)$")
+
+
+class Terminal:
+    """One ``ipython`` in a terminal of 40 lines of 200 columns, waiting at its first prompt."""
+
+    def __init__(self, directory: Path, *arguments: str, term: str = "xterm") -> None:
+        source = str(Path(ipy_bgtasks.__file__).parents[1])
+        environment = {
+            **os.environ,
+            "IPYTHONDIR": str(directory),
+            "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+            "TERM": term,
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "PYTHONWARNINGS": "default",
+        }
+        command = ["-m", "IPython", "--no-banner", "--no-confirm-exit", *arguments]
+        with warnings.catch_warnings():
+            # The child execs at once; that some test left threads here does not matter.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._child = pexpect.spawn(
+                sys.executable,
+                command,
+                env=environment,
+                cwd=str(directory),
+                dimensions=(40, 200),
+                encoding="utf-8",
+                codec_errors="replace",
+            )
+        self._child.delaybeforesend = None
+        self._raw = ""
+        self._dumb = term == "dumb" or "--simple-prompt" in arguments
+        self.timeout = 30.0
+        """Seconds after which a wait fails."""
+        self.text = ""
+        """All that was shown so far."""
+        self.seen = 0
+        """How much of `text` the waits have gone past."""
+        self.number = 0
+        """The number in the last prompt that was waited for."""
+        self.prompt()
+
+    @property
+    def pid(self) -> int:
+        """The process id of IPython."""
+        return int(self._child.pid)
+
+    def run(self, code: str) -> str:
+        """Execute `code` as the next cell; return what was shown up to the prompt after it."""
+        self.start(code)
+        return self.prompt()
+
+    def start(self, code: str) -> None:
+        """Type `code` at the prompt and execute it; do not wait."""
+        if self._dumb:
+            self.send(code + ENTER)
+        else:
+            self.send(f"\x1b[200~{code}\x1b[201~" + (EXECUTE if "\n" in code else ENTER))
+
+    def send(self, keys: str) -> None:
+        """Type `keys`."""
+        self._child.send(keys)
+
+    def interrupt(self) -> None:
+        """Send SIGINT to IPython, and to nothing else."""
+        os.kill(self.pid, signal.SIGINT)
+
+    def prompt(self) -> str:
+        """Wait for a prompt with a higher number; return what was shown before it.
+
+        An interrupted prompt comes back with the same number, and so it does after no input.
+        """
+        start = self.seen
+        while True:
+            found = self._wait_for(re.compile(PROMPT))
+            if int(found[1]) > self.number:
+                self.number = int(found[1])
+                return self.text[start : found.start()]
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Wait until `pattern` has come after what was waited for last; go past it."""
+        return self._wait_for(re.compile(pattern))
+
+    def sync(self) -> None:
+        """Get an answer out of IPython when it is unknown whether a prompt is there."""
+        for attempt in range(10):
+            self.send(CTRL_U)
+            self.start(f"print('in', 'sync', {attempt})")
+            with suppress(AssertionError):
+                self._wait_for(re.compile(f"in sync {attempt}"), timeout=5)
+                self.prompt()
+                return
+        raise AssertionError(f"IPython does not answer; it showed:\n{self.text[-3000:]}")
+
+    def read_for(self, seconds: float) -> None:
+        """Let `seconds` pass, reading: for a stimulus at random times, not to wait for anything.
+
+        IPython blocks in the middle of a write when nobody reads.
+        """
+        deadline = time.monotonic() + seconds
+        while self._read(deadline):
+            pass
+
+    def leave(self) -> int:
+        """Wait for the end of the process, read what it still shows; return its exit status.
+
+        A negative status is the signal that ended it.
+        """
+        deadline = time.monotonic() + self.timeout
+        while self._read(deadline):
+            pass
+        self._child.wait()
+        if self._child.signalstatus is not None:
+            return -int(self._child.signalstatus)
+        return int(self._child.exitstatus or 0)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._child.close(force=True)
+
+    def _wait_for(self, pattern: re.Pattern[str], timeout: float | None = None) -> re.Match[str]:
+        limit = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        while not (found := pattern.search(self.text, self.seen)):
+            if not self._read(deadline):
+                reason = "IPython has ended" if self._ended else f"none in {limit} s"
+                raise AssertionError(
+                    f"no {pattern.pattern!r} ({reason}) in:\n{self.text[self.seen :][-3000:]}"
+                )
+        self.seen = found.end()
+        return found
+
+    _ended = False
+
+    def _read(self, deadline: float) -> bool:
+        """Take in more text; False when there is no more, or not in time."""
+        try:
+            # Reading at all matters more than the deadline: an unread terminal blocks IPython.
+            remaining = max(deadline - time.monotonic(), 0)
+            chunk = self._child.read_nonblocking(65536, timeout=remaining)
+        except pexpect.TIMEOUT:
+            return False
+        except pexpect.EOF:
+            self._ended = True
+            return False
+        self._raw += chunk
+        open_escape = _OPEN_ESCAPE.search(self._raw)
+        end = open_escape.start() if open_escape else len(self._raw)
+        self.text += re.sub("\r+\n", "\n", _ESCAPE.sub("", self._raw[:end]))
+        self._raw = self._raw[end:]
+        return time.monotonic() < deadline
