@@ -69,6 +69,7 @@ class Loaded:
         if (completer := getattr(shell, "Completer", None)) is not None:
             self._append(completer.custom_matchers, completions_for(core.registry))
         self._register(JobMagics(shell, session))
+        self._display_jobs(screen)
         self._share_loop(core.loop, screen)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
@@ -107,6 +108,17 @@ class Loaded:
 
         def undo() -> None:
             loop.call_soon_threadsafe(lambda: done.pop()() if done else None)
+
+        self._undo.append(undo)
+
+    def _display_jobs(self, screen: Screen) -> None:
+        formatter = self.shell.display_formatter.ipython_display_formatter
+        before = formatter.for_type(Job, screen.display_job)
+
+        def undo() -> None:
+            formatter.pop(Job, None)
+            if before is not None:
+                formatter.for_type(Job, before)
 
         self._undo.append(undo)
 
@@ -186,7 +198,7 @@ def _screen_of(shell: Any, core: Core) -> Screen:
     if getattr(shell, "kernel", None) is not None:
         from ipy_bgtasks.output.kernel import KernelScreen
 
-        return KernelScreen(shell)
+        return KernelScreen(shell, core.service.later)
     from ipy_bgtasks.output.terminal import TerminalScreen
 
     def notice(job: Job) -> str:

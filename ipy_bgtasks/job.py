@@ -63,6 +63,26 @@ class Outcome:
     traceback: TracebackType | None = None
 
 
+class Host:
+    """What a job tells those who show it; by default nothing comes of it.
+
+    Each method is called on the thread where it happens, must return at once and not raise.
+    """
+
+    def new_log(self, job: Job) -> Log:
+        """Make the log; called when it is first needed."""
+        return Log()
+
+    def changed(self, job: Job) -> None:
+        """The job began, was asked to stop, or reported progress."""
+
+    def closing(self, job: Job) -> None:
+        """The job's code has ended; the job is about to. Called in the job's own context."""
+
+
+_SILENT = Host()
+
+
 class Job:
     """A handle to work in the background. Any thread may use it.
 
@@ -75,9 +95,9 @@ class Job:
         "_began",
         "_callbacks",
         "_ended",
+        "_host",
         "_lock",
         "_log",
-        "_new_log",
         "_outcome",
         "_pokes",
         "_progress",
@@ -105,7 +125,7 @@ class Job:
         name: str | None = None,
         origin: object = None,
         quiet: bool = False,
-        new_log: Callable[[Job], Log] | None = None,
+        host: Host | None = None,
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
@@ -128,7 +148,7 @@ class Job:
         self._callbacks: list[Callable[[Job], object]] | None = None
         self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
-        self._new_log = new_log
+        self._host = host or _SILENT
         self._progress: Progress | None = None
         self._began: float | None = None
         self._ended: float | None = None
@@ -179,6 +199,7 @@ class Job:
         if isinstance(value, int | float):
             value = Progress(done=value, total=1)
         self._progress = value
+        self._host.changed(self)
 
     @property
     def log(self) -> Log:
@@ -186,7 +207,7 @@ class Job:
         if self._log is None:
             with self._lock:
                 if self._log is None:
-                    self._log = Log() if self._new_log is None else self._new_log(self)
+                    self._log = self._host.new_log(self)
         return self._log
 
     @property
@@ -278,6 +299,7 @@ class Job:
         if runner is None or self.done():
             return False
         self._asked = True
+        self._host.changed(self)
         runner.stop(self, force)
         return True
 
@@ -306,7 +328,8 @@ class Job:
                 return False
             if self._began is None:
                 self._began = time.monotonic()
-            return True
+        self._host.changed(self)
+        return True
 
     def finish(self, value: Any = None) -> None:
         """End with *value*, which is bound to the target of an assignment form first."""
@@ -333,6 +356,8 @@ class Job:
     # Inside
 
     def _end(self, outcome: Outcome) -> None:
+        if self._began is not None and self._outcome is None:
+            self._host.closing(self)
         with self._lock:
             if self._outcome is not None:
                 return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.log import FileSink, Log
+from ipy_bgtasks.log import FileSink
 from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.work import Scope, read
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ipy_bgtasks.config import BgTasks
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job import Host, Job
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
@@ -33,6 +33,7 @@ class Launcher:
     screen: Screen
     settings: BgTasks
     sources: Sources
+    host: Host
 
     def launch(
         self,
@@ -71,7 +72,7 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
-            new_log=lambda _job: Log(self.settings.log_limit),
+            host=self.host,
             prepare=prepare,
         )
 

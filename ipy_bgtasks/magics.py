@@ -92,13 +92,16 @@ class JobMagics(Magics):
         options, code = opt.read_options(line, opt.BG, "%bg" if cell is None else "%%bg")
         if cell is not None and code:
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
-        return self._session.launcher.launch(
+        job = self._session.launcher.launch(
             code if cell is None else cell,
             options,
             local=local_ns,
             cell=cell is not None,
             timeout=options.timeout,
         )
+        if (code if cell is None else cell).rstrip().endswith(";"):
+            self._session.screen.mute(job)
+        return job
 
     @no_var_expand
     @needs_local_scope

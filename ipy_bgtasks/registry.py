@@ -16,7 +16,7 @@ from ipy_bgtasks.job import Job, JobState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ipy_bgtasks.log import Log
+    from ipy_bgtasks.job import Host
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
@@ -118,7 +118,7 @@ class Registry(Collection[Job]):
         after: Iterable[Job] = (),
         origin: object = None,
         quiet: bool = False,
-        new_log: Callable[[Job], Log] | None = None,
+        host: Host | None = None,
         prepare: Callable[[Job], object] | None = None,
     ) -> Job:
         """Turn *work* into a job and start it; returns the job.
@@ -126,11 +126,11 @@ class Registry(Collection[Job]):
         *where* is the name of a runner; by default async work goes to the loop and anything
         else to a thread. *timeout* is in seconds from now. With *after* it starts when those
         have finished, and is cancelled if one does not finish well. *prepare* is called with
-        the job before it can start. *origin*, *quiet* and *new_log* are handed to the job.
+        the job before it can start. *origin*, *quiet* and *host* are handed to the job.
         """
         runner = self.runners[where or ("loop" if work.is_async else "thread")]
         number = next(self._numbers)
-        job = Job(number, work, runner, name=name, origin=origin, quiet=quiet, new_log=new_log)
+        job = Job(number, work, runner, name=name, origin=origin, quiet=quiet, host=host)
         if prepare is not None:
             prepare(job)
         for fn in self.on_launch:

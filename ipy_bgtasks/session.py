@@ -6,7 +6,9 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.job import Host
 from ipy_bgtasks.launcher import Launcher, Sources
+from ipy_bgtasks.log import Log
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner
@@ -41,6 +43,19 @@ class Core:
         self.registry.on_forget.append(self.sources.release)
 
 
+class _Host(Host):
+    """Tells the screen what happens to the jobs of one session."""
+
+    def __init__(self, settings: BgTasks, screen: Screen) -> None:
+        self._settings = settings
+        self.changed = screen.changed  # type: ignore[method-assign]
+        self.closing = screen.closing  # type: ignore[method-assign]
+
+    def new_log(self, job: Job) -> Log:
+        """A log within the limit that is set now."""
+        return Log(self._settings.log_limit)
+
+
 class Session:
     """Job control of one shell, from loading to unloading. Any thread may call."""
 
@@ -53,7 +68,8 @@ class Session:
         self.screen = screen
         self.foreground = foreground
         self.registry = core.registry
-        self.launcher = Launcher(shell, core.registry, screen, settings, core.sources)
+        host = _Host(settings, screen)
+        self.launcher = Launcher(shell, core.registry, screen, settings, core.sources, host)
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""

@@ -12,6 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState, current_job
+from ipy_bgtasks.output.cards import Cards
+from ipy_bgtasks.output.figures import Figures
 from ipy_bgtasks.output.lines import WholeLines
 from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
 from ipy_bgtasks.output.streams import route_in_place
@@ -30,10 +32,12 @@ _FLOOD = 500_000
 class KernelScreen(Screen):
     """The front ends of a kernel."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell)
         self._written: dict[int, int] = {}
         self._lines = WholeLines(self._pin)
+        self._figures = Figures(shell)
+        self._cards = Cards(self._send_card, later)
 
     def install(self) -> Callable[[], None]:
         """Route the kernel's streams and its display publisher."""
@@ -44,6 +48,7 @@ class KernelScreen(Screen):
         ]
         undo.append(self._route_displays())
         undo.append(self._lines.release_all)
+        undo.append(self._figures.install())
 
         def undo_all() -> None:
             while undo:
@@ -70,10 +75,23 @@ class KernelScreen(Screen):
         """Display under the caller's cell."""
         self.shell.display_pub.publish(mimebundle)
 
+    def show_job(self, job: Job) -> None:
+        """Show the job's card under the caller's cell."""
+        self._cards.show(job, self.here())
+
+    def changed(self, job: Job) -> None:
+        """Bring the job's cards up to date, soon."""
+        self._cards.changed(job)
+
+    def closing(self, job: Job) -> None:
+        """Show the figures that the job left open, under its own cell."""
+        self._figures.show_left_open(job)
+
     def ended(self, job: Job) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self._lines.release(job)
         self._written.pop(job.number, None)
+        self._cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
         if outcome.state is not JobState.FAILED or self._is_followed(job, _key(job.origin)):
@@ -118,6 +136,8 @@ class KernelScreen(Screen):
     def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and let the kernel send it."""
         job.log.write(name, text)
+        if "\r" in text:
+            self._cards.changed(job)  # most likely a progress bar
         if job.quiet:
             return
         self._lines.write(job, name, text, write)
@@ -202,6 +222,12 @@ class KernelScreen(Screen):
         content = {"data": encode_images(data), "metadata": metadata or {}, "transient": transient}  # type: ignore[no-untyped-call]
         kind = "update_display_data" if update else "display_data"
         self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
+
+    def _send_card(
+        self, parent: Any, bundle: dict[str, str], display_id: str, *, update: bool
+    ) -> None:
+        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
         publisher = self.shell.display_pub

@@ -25,6 +25,7 @@ class Screen:
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
         self._reported: set[int] = set()
+        self._muted: tuple[int, int] | None = None
 
     def install(self) -> Callable[[], None]:
         """Begin to route; returns what ends it. Main thread only."""
@@ -44,6 +45,28 @@ class Screen:
     def say(self, line: str) -> None:
         """Say one line in the place of whoever calls."""
         print(line)
+
+    def show_job(self, job: Job) -> None:
+        """Display a job that is the value of the caller's cell.
+
+        Raises `NotImplementedError` where its repr is all there is to show.
+        """
+        raise NotImplementedError
+
+    def mute(self, job: Job) -> None:
+        """Do not display this job at the end of the cell that runs now."""
+        self._muted = (job.number, self.shell.execution_count)
+
+    def display_job(self, job: Job) -> None:
+        """What IPython calls to display a job."""
+        if self._muted != (job.number, self.shell.execution_count):
+            self.show_job(job)
+
+    def changed(self, job: Job) -> None:
+        """The job began, was asked to stop, or got on."""
+
+    def closing(self, job: Job) -> None:
+        """The job's code has ended, and what it left open can be shown; in its own context."""
 
     def ended(self, job: Job) -> None:
         """Show what there is to show of a job's end, once."""

@@ -1,0 +1,98 @@
+"""The card under a `%bg` cell: one job in one line that is kept up to date."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import TYPE_CHECKING
+
+from ipy_bgtasks.job import JobState
+from ipy_bgtasks.progress import progress_of
+from ipy_bgtasks.views.html import html_text
+from ipy_bgtasks.views.rows import progress_label, summary
+from ipy_bgtasks.views.summary import elapsed_text, one_line
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job import Job
+
+_NAME = 80
+_RESULT = 100
+
+_GREY = "#888"
+_COLOURS = {
+    "running": "var(--jp-brand-color1, #2f80ed)",
+    "cancelling": "var(--jp-warn-color1, #d98200)",
+    "finished": "var(--jp-success-color1, #2e9e4f)",
+    "failed": "var(--jp-error-color1, #d9413a)",
+}
+_LINE = (
+    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
+    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
+)
+_QUIET = "color: var(--jp-ui-font-color2, inherit)"
+_FACT = f"{_QUIET}; overflow-wrap: anywhere"
+_CODE = (
+    "font-family: var(--jp-code-font-family, monospace); color: inherit; "
+    "background: transparent; padding: 0; overflow-wrap: anywhere"
+)
+_TRACK = (
+    "display: inline-block; width: 120px; height: 8px; border-radius: 4px; overflow: hidden; "
+    "background: var(--jp-border-color2, #8886)"
+)
+_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
+
+
+def card(job: Job) -> dict[str, str]:
+    """State, name, start, progress; at the end elapsed time and result, as a MIME bundle."""
+    return {"text/plain": card_text(job), "text/html": card_html(job)}
+
+
+def card_text(job: Job) -> str:
+    """The same facts in plain text."""
+    parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
+    progress = None if job.done() else progress_of(job)
+    if progress is not None and progress.fraction is not None:
+        parts.append(f"{progress.fraction:.0%}")
+    return "  ".join(part for part in parts if part)
+
+
+def card_html(job: Job) -> str:
+    """The card as HTML that follows the notebook's theme.
+
+    Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
+    """
+    state = str(job.state)
+    title = html.escape(one_line(job.code, 500), quote=True)
+    bar = _bar(job) if not job.done() else ""
+    facts = "".join(f'<span style="{_FACT}">{html_text(fact)}</span>' for fact in _facts(job))
+    return (
+        f'<div style="{_LINE}" title="{title}">'
+        f'<span style="{_QUIET}">[{job.number}]</span>'
+        f'<span><span style="color: {_COLOURS.get(state, _GREY)}">●</span> {state}</span>'
+        f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'
+    )
+
+
+def _bar(job: Job) -> str:
+    progress = progress_of(job)
+    if progress is None:
+        return ""
+    label = html_text(one_line(progress_label(progress), _NAME))
+    if (fraction := progress.fraction) is None:
+        return f'<span style="{_FACT}">{label}</span>'
+    percent = int(fraction * 100)
+    return (
+        f'<span>{percent}%</span><span style="{_TRACK}"><span style="{_FILL} width: {percent}%">'
+        f'</span></span><span style="{_FACT}">{label}</span>'
+    )
+
+
+def _facts(job: Job) -> list[str]:
+    if job.started is None:
+        return [] if job.done() else ["waiting to start"]
+    if not job.done():
+        return [f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}"]
+    end = summary(job, _RESULT)
+    if job.state is JobState.FINISHED and not end:
+        return [elapsed_text(job.elapsed)]
+    return [elapsed_text(job.elapsed), end] if end else [elapsed_text(job.elapsed)]
