@@ -27,6 +27,7 @@ _COLOURS = {
 }
 _LINE = (
     "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
+    "padding-left: var(--jp-code-padding, 5px); "
     "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
 )
 _QUIET = "color: var(--jp-ui-font-color2, inherit)"
