@@ -102,6 +102,7 @@ class Job:
         "_pokes",
         "_progress",
         "_runner",
+        "_thread",
         "_timed_out",
         "assigns",
         "code",
@@ -151,6 +152,7 @@ class Job:
         self._host = host or _SILENT
         self._progress: Progress | None = None
         self._began: float | None = None
+        self._thread: int | None = None  # where it began
         self._ended: float | None = None
         self._asked = False
         self._timed_out: float | None = None
@@ -311,7 +313,8 @@ class Job:
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it ends failed, with `TimeoutError`."""
         if not self.done():
-            self._timed_out = seconds
+            if not self._asked:  # else it ends because of whoever asked first
+                self._timed_out = seconds
             self.cancel()
 
     # For runners: each is called on the thread where it happens
@@ -328,6 +331,7 @@ class Job:
                 return False
             if self._began is None:
                 self._began = time.monotonic()
+                self._thread = threading.get_ident()
         self._host.changed(self)
         return True
 
@@ -372,7 +376,7 @@ class Job:
     def _call(self, fn: Callable[[Job], object]) -> None:
         try:
             fn(self)
-        except Exception:
+        except BaseException:  # an exit would take the loop along, or a thread of the pool
             logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
 
     def _wait(self, timeout: float | None) -> None:
@@ -395,8 +399,10 @@ class Job:
             runner = self._runner
             self._pokes = [*(self._pokes or ()), ended]
         assert runner is not None
+        n = self.number
+        if _current.get() is self and self._thread == threading.get_ident():
+            raise WouldBlock(f"job {n} cannot wait for its own end")
         if runner.needs_this_thread():
-            n = self.number
             raise WouldBlock(
                 f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
             )

@@ -136,16 +136,25 @@ class Registry(Collection[Job]):
         for fn in self.on_launch:
             fn(job)
         with self._lock:
+            overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
             self._jobs[number] = job
             self._recent[number] = None
+            if overtaken:  # by a launch in another thread
+                self._jobs = dict(sorted(self._jobs.items()))
         job.add_done_callback(self._note_end)
         if timeout is not None:
             self._timers[number] = self.service.later(timeout, job.time_out, timeout)
         if after:
             self._start_after(job, runner, list(after))
         else:
-            runner.start(job)
+            self._start(runner, job)
         return job
+
+    def _start(self, runner: Runner, job: Job) -> None:
+        try:
+            runner.start(job)
+        except Exception as error:  # no more threads, a closed loop: not queued forever
+            job.fail(error)
 
     def _start_after(self, job: Job, runner: Runner, others: list[Job]) -> None:
         waiting = _Waiting(job, runner, len(others) + 1)
@@ -169,7 +178,7 @@ class Registry(Collection[Job]):
             waiting.left -= 1
             ready = waiting.left == 0
         if ready and not job.done():
-            waiting.runner.start(job)
+            self._start(waiting.runner, job)
 
     # Ending
 
@@ -191,7 +200,7 @@ class Registry(Collection[Job]):
             self._ended[job.number] = None
         self._forget_beyond(self.max_finished)
         for fn in self.on_end:
-            fn(job)
+            job.add_done_callback(fn)  # called at once; what it raises holds nobody up
         if self._after:
             self._start_dependents(job)
 
