@@ -1,0 +1,117 @@
+"""A place where nothing runs by itself, and a clock that stands still: for tests of the house."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from ipy_bgtasks.job import Job
+from ipy_bgtasks.work import Work
+
+
+def work(
+    call: Callable[[], Any] = lambda: None,
+    *,
+    label: str = "f()",
+    is_async: bool = False,
+    store: Callable[[Any], None] | None = None,
+) -> Work:
+    """Work that calls *call*."""
+    return Work(call, label, label, is_async, store=store)
+
+
+class FakeRunner:
+    """Keeps what it was told; the test says what happens: `begin`, `finish`, `fail`, …."""
+
+    where = "fake"
+
+    def __init__(self, *, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.queued: list[Job] = []
+        self.running: list[Job] = []
+        self.stopped: list[tuple[Job, bool]] = []
+        self.blocks = False
+        self.rooms: list[Job] = []
+
+    def start(self, job: Job) -> None:
+        """Begin it, or queue it where all places are taken."""
+        self.queued.append(job)
+        self._fill()
+
+    def stop(self, job: Job, force: bool) -> None:
+        """Drop what has not begun; note the wish for what has."""
+        self.stopped.append((job, force))
+        if job.started is None:
+            if job in self.queued:
+                self.queued.remove(job)
+            job.end_cancelled()
+
+    def stack(self, job: Job) -> list[Any]:
+        """Nobody knows."""
+        return []
+
+    def needs_this_thread(self) -> bool:
+        """As the test says."""
+        return self.blocks
+
+    def make_room(self, job: Job) -> None:
+        """Note that somebody waits."""
+        self.rooms.append(job)
+
+    def finish(self, job: Job, value: Any = None) -> None:
+        """The job's code returned."""
+        self._leave(job)
+        job.finish(value)
+        self._fill()
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """The job's code raised."""
+        self._leave(job)
+        job.fail(error)
+        self._fill()
+
+    def obey(self, job: Job) -> None:
+        """The job's code has ended because it was asked to."""
+        self._leave(job)
+        job.end_cancelled()
+        self._fill()
+
+    def _leave(self, job: Job) -> None:
+        self.running.remove(job)
+
+    def _fill(self) -> None:
+        while self.queued and (self.capacity is None or len(self.running) < self.capacity):
+            job = self.queued.pop(0)
+            if job.begin():
+                self.running.append(job)
+
+
+class FakeClock:
+    """Stands in for the service loop: time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order = itertools.count()
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._called_off: set[int] = set()
+
+    def later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Callable[[], None]:
+        """Call ``fn(*args)`` when *seconds* have passed; returns what calls it off."""
+        number = next(self._order)
+        heapq.heappush(self._timers, (self.now + seconds, number, lambda: fn(*args)))
+        return lambda: self._called_off.add(number)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        while self._timers and self._timers[0][0] <= self.now:
+            _, number, call = heapq.heappop(self._timers)
+            if number not in self._called_off:
+                call()
+
+    @property
+    def pending(self) -> int:
+        """How many timers have neither struck nor been called off."""
+        return sum(number not in self._called_off for _, number, _ in self._timers)
