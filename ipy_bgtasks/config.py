@@ -19,6 +19,9 @@ class BgTasks(Configurable):
     cancel_wait = Float(
         1.0, min=0, help="Seconds that %cancel waits to report the end, not the wish."
     ).tag(config=True)
+    cancel_grace = Float(
+        2.0, min=0, help="Seconds that a process has between SIGTERM and SIGKILL."
+    ).tag(config=True)
     exit_grace = Float(
         0.5, min=0, help="Seconds that coroutines have to clean up when the session ends."
     ).tag(config=True)

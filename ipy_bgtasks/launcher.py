@@ -13,6 +13,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log import FileSink
 from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.work import Scope, read
+from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,12 +50,16 @@ class Launcher:
         Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
         nothing is launched then.
         """
-        if not cell:
+        command = None if cell else command_in(code.strip())
+        if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
-        where = _place(options)
+        where = _place(options) if command is None else _place_of_command(options)
         after = self.jobs(options.after.split(","), local) if options.after else []
         late = frozenset().union(*(job.assigns for job in after))
-        work = read(code, self._scope(local, cell), cell=cell, late=late)
+        if command is None:
+            work = read(code, self._scope(local, cell), cell=cell, late=late)
+        else:
+            work = command_work(command, code.strip(), lambda text: self._expand(text, local))
         sink = FileSink(options.log) if options.log else None
 
         def prepare(job: Job) -> None:
@@ -88,6 +93,15 @@ class Launcher:
         if local is None or local is namespace:
             return namespace
         return {**namespace, **local}
+
+    def _expand(self, command: str, local: Mapping[str, Any] | None) -> str:
+        """The command with `{expressions}` and `$names` replaced, as IPython does after `!`."""
+        from IPython.utils.text import DollarFormatter
+
+        try:
+            return DollarFormatter().vformat(command, [], dict(self.variables(local)))
+        except Exception:  # braces and dollars that are the shell's own: left as they are
+            return command
 
     def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
         shell = self.shell
@@ -159,6 +173,13 @@ def _place(options: Options) -> str | None:
     if len(chosen) > 1:
         raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
     return chosen[0] if chosen else None
+
+
+def _place_of_command(options: Options) -> str:
+    for name in ("loop", "thread", "process", "on"):
+        if getattr(options, name, None):
+            raise BadInput(f"a !command is a process of its own: it takes no --{name}")
+    return "shell"
 
 
 def _line_of_cell() -> int:

@@ -23,6 +23,8 @@ class ServiceLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: The identifier of its thread, once there is one.
+        self.thread: int | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -59,5 +61,6 @@ class ServiceLoop:
 
     def _run(self) -> None:
         assert self._loop is not None
+        self.thread = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()

@@ -11,6 +11,8 @@ from ipy_bgtasks.launcher import Launcher, Sources
 from ipy_bgtasks.log import Log
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.shell import ShellRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.thread import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 
@@ -37,7 +39,10 @@ class Core:
         self.service = ServiceLoop()
         self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
         self.thread_runner = ThreadRunner(self.loop_runner)
+        self.supervisor = Supervisor()
+        self.shell_runner = ShellRunner(self.service, self.supervisor)
         runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
+        runners["shell"] = self.shell_runner
         self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
         self.registry.on_forget.append(self.sources.release)
@@ -77,16 +82,20 @@ class Session:
 
         def apply(_change: object = None) -> None:
             core.thread_runner.max_threads = settings.max_threads
+            core.shell_runner.grace = settings.cancel_grace
             core.registry.max_finished = settings.max_finished
 
         apply()
         settings.observe(apply)
         core.thread_runner.prepare = self.screen.prepare
+        core.shell_runner.prepare = self.screen.prepare
+        core.shell_runner.write = self.screen.write
         core.registry.on_end.append(self.screen.ended)
 
         def undo() -> None:
             settings.unobserve(apply)
             core.thread_runner.prepare = None
+            core.shell_runner.prepare = core.shell_runner.write = None
             core.registry.on_end.remove(self.screen.ended)
 
         return undo

@@ -35,17 +35,20 @@ class KernelScreen(Screen):
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell)
         self._written: dict[int, int] = {}
+        self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
         self._cards = Cards(self._send_card, later)
 
     def install(self) -> Callable[[], None]:
         """Route the kernel's streams and its display publisher."""
-        undo = [
-            route_in_place(stream, name, self)
+        streams = [
+            (name, stream)
             for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
             if hasattr(stream, "pub_thread")
         ]
+        self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
+        undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(self._route_displays())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
@@ -146,6 +149,10 @@ class KernelScreen(Screen):
             written = 0
             self._flush()
         self._written[job.number] = written
+
+    def write(self, job: Job, name: str, text: str) -> None:
+        """Take it as if the job had written it here."""
+        self.take(job, name, text, self._own_writes.get(name) or getattr(sys, name).write)
 
     def flush(self, job: Job) -> None:
         """Write the lines that a job has begun."""

@@ -38,6 +38,13 @@ class Screen:
     def prepare(self, job: Job) -> None:
         """Bind the calling thread's context to the job's place, before the job's code runs."""
 
+    def write(self, job: Job, name: str, text: str) -> None:
+        """Write what came from elsewhere as the job's own to "stdout" or "stderr".
+
+        To be called in a context that `prepare` has bound to the job's place.
+        """
+        raise NotImplementedError
+
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display something in the place of whoever calls."""
         raise NotImplementedError

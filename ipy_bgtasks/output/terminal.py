@@ -138,6 +138,10 @@ class TerminalScreen(Screen):
         if newline:
             self._put(lines + newline)
 
+    def write(self, job: Job, name: str, text: str) -> None:
+        """Take it as if the job had written it here."""
+        self.take(job, name, text, self._write)
+
     def flush(self, job: Job) -> None:
         """A begun line stays held: it would tear what stands there."""
 

@@ -1,0 +1,119 @@
+"""A small process that ends ours when this one is gone, however it went.
+
+Nothing inside a process can promise that: after a SIGKILL no code of it runs. The supervisor is
+a plain interpreter that runs `sessions` as a program, in a session of its own, so that what is
+sent to this process's group, or typed in its terminal, does not reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from ipy_bgtasks.runners import sessions
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+class Supervisor:
+    """Is told the sessions in which our processes run; started with the first.
+
+    Any thread may call any method. In a forked child all of them do nothing: the processes are
+    the parent's. Where there are no sessions (Windows), or no interpreter to run, nothing is
+    supervised.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._sessions: set[int] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._broken = os.name == "nt" or not sys.executable
+
+    def start(self) -> None:
+        """Start it now, so that a process launched next is not alone for a moment."""
+        if os.getpid() == self._owner:
+            with self._lock:
+                self._running()
+
+    def watch(self, session: int) -> None:
+        """End what runs in *session* when this process is gone."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._sessions.add(session)
+            self._tell(f"+{session}\n")
+
+    def unwatch(self, session: int) -> None:
+        """The first process of *session* has ended; what it left running is still watched."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if session in self._sessions:
+                self._sessions.discard(session)
+                self._tell(f"-{session}\n")
+
+    def close(self, wait: float = 0.0) -> bool:
+        """End what runs in all sessions, now; returns whether there is a supervisor to do it.
+
+        Waits for the end of the supervisor up to *wait* seconds.
+        """
+        if os.getpid() != self._owner:
+            return False
+        with self._lock:
+            process, self._process = self._process, None
+            self._sessions.clear()
+        if process is None:
+            return False
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        if wait:
+            process.wait(wait)
+        else:
+            process.returncode = process.poll() or 0  # its end is nobody's concern any more
+        return True
+
+    # Inside, with the lock held
+
+    def _tell(self, line: str) -> None:
+        try:
+            if (process := self._running()) is not None and process.stdin is not None:
+                process.stdin.write(line.encode())
+        except OSError:
+            self._replace()
+
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        if self._process is None and not self._broken:
+            import subprocess
+
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", sessions.__file__, str(self._owner)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    bufsize=0,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError:
+                self._broken = True
+        return self._process
+
+    def _replace(self) -> None:
+        """It was killed: start another, once, and tell it everything."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.communicate()
+        try:
+            fresh = self._running()
+            if fresh is not None and fresh.stdin is not None:
+                fresh.stdin.write("".join(f"+{s}\n" for s in self._sessions).encode())
+        except OSError:
+            self._broken = True

@@ -1,0 +1,92 @@
+"""CODE that is a shell command."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import BadInput
+from .model import Work
+from .text import label_of
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+__all__ = ["Command", "command_in", "command_work"]
+
+#: ``x = !ls``, as IPython reads it: names, perhaps indexed, before the sign.
+_ASSIGNED = re.compile(r"(?P<target>[\w\s.,*]+(\[[^\]]*\])*)\s*=\s*!(?!=)(?P<command>.*)")
+
+
+def command_in(code: str) -> str | None:
+    """The command in CODE of the form ``!command``; None if it is something else.
+
+    Raises `BadInput` where there is no command, or where its output is to be assigned.
+    """
+    if not code.startswith("!"):
+        if (match := _ASSIGNED.match(code)) is not None:
+            command = match["command"].strip()
+            raise BadInput(
+                f"a background command cannot fill {match['target'].strip()}: write "
+                f"job = %bg !{command}, then job.log.stdout is its output"
+            )
+        return None
+    command = code[1:].strip()
+    if command.startswith("!"):
+        raise BadInput(f"!! is for the foreground: write %bg !{command[1:].strip()}")
+    # A semicolon at the end is for IPython, if the shell has no use for it.
+    if command.endswith(";") and not command.endswith((";;", "\\;")):
+        command = command[:-1].rstrip()
+    if not command:
+        raise BadInput("no command after the !: write %bg !command")
+    return command
+
+
+def command_work(command: str, code: str, expand: Callable[[str], str] = str) -> Work:
+    """Work that is *command*, with the user's variables filled in by *expand* now.
+
+    It is to run in the directory in which it was launched.
+    """
+    command = expand(command)
+    return Work(
+        call=Command(command),
+        label=label_of("!" + command),
+        code=code,
+        is_async=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A shell command, and what of its surroundings is fixed at launch. Calling it starts it."""
+
+    text: str
+    directory: str = field(default_factory=os.getcwd)
+    context: Context = field(default_factory=copy_context, repr=False)
+
+    def __call__(self) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, without input; OSError if that cannot be.
+
+        The shell is the user's, as for ``!``. A Python in it does not hold back what it prints.
+        """
+        import subprocess
+
+        shell = os.environ.get("SHELL", "")
+        windows = os.name == "nt"
+        return subprocess.Popen(
+            self.text,
+            shell=True,
+            executable=shell if not windows and os.access(shell, os.X_OK) else None,
+            cwd=self.directory,
+            env={"PYTHONUNBUFFERED": "1", **os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=not windows,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
