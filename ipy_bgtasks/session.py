@@ -38,7 +38,7 @@ class Core:
         self.loop = loop
         self.service = ServiceLoop()
         self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
-        self.thread_runner = ThreadRunner(self.loop_runner)
+        self.thread_runner = ThreadRunner(self.loop_runner, service=self.service)
         self.supervisor = Supervisor()
         self.shell_runner = ShellRunner(self.service, self.supervisor)
         runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
