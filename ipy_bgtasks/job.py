@@ -305,6 +305,12 @@ class Job:
         runner.stop(self, force)
         return True
 
+    def checkpoint(self) -> None:
+        """Raise here what `cancel` has in store, if this is a thread on its way to the job's code."""
+        check = getattr(self.handle, "checkpoint", None)
+        if check is not None:
+            check()
+
     @property
     def asked(self) -> bool:
         """Whether it was asked to stop."""

@@ -49,6 +49,8 @@ class _Route:
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
             take(job, name, text, own)
+            if job.asked:  # a thread that does little but print is hard to stop anywhere else
+                job.checkpoint()
             return len(text)
 
         write.routed = foreground  # type: ignore[attr-defined]
