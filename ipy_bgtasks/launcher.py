@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log import FileSink
+from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work
@@ -54,7 +55,7 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = _place(options) if command is None else _place_of_command(options)
-        after = self.jobs(options.after.split(","), local) if options.after else []
+        after = self.jobs(split_specs(options.after), local) if options.after else []
         late = frozenset().union(*(job.assigns for job in after))
         if command is None:
             work = read(code, self._scope(local, cell), cell=cell, late=late)

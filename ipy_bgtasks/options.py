@@ -101,9 +101,20 @@ def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options,
         if word.startswith("-") and word not in ("-", "--") and not word[1:].isdigit():
             rest = _read_word(word, rest[len(word) :], options, table, magic)
         else:
+            quoted = rest[0] in "\"'"
             value, rest = _value(rest)
-            words += [part for part in value.split(",") if part]
+            words += [value] if quoted else split_specs(value)
     return options, words
+
+
+def split_specs(text: str) -> list[str]:
+    """The job specs in *text*, between commas; those in brackets belong to a job's name."""
+    found = []
+    while text:
+        end = _end(text, ",".__eq__)
+        found.append(text[:end].strip())
+        text = text[end + 1 :]
+    return [spec for spec in found if spec]
 
 
 def _read_word(
@@ -113,7 +124,11 @@ def _read_word(
     if word.startswith("--"):
         name, equals, value = word[2:].partition("=")
         option = _lookup(table, word, lambda o: o.name == name, magic)
-        return _take(option, word, value + rest if equals else rest, options, magic)
+        if equals and option.takes is None:
+            raise BadInput(f"{magic} --{name} takes no value, not {value!r}")
+        if equals and not value:
+            raise BadInput(f"{magic} --{name} needs a value: --{name} {option.takes}")
+        return _take(option, f"--{name}", value + rest if equals else rest, options, magic)
     for i, letter in enumerate(word[1:], 2):
         option = _lookup(table, word, lambda o, letter=letter: o.short == letter, magic)  # type: ignore[misc]
         if option.takes:
@@ -146,7 +161,16 @@ def _take(option: Option, word: str, rest: str, options: Options, magic: str) ->
 
 def _value(text: str) -> tuple[str, str]:
     """The first word of *text*, which may be quoted or hold brackets with blanks in them."""
-    depth, quote, end = 0, "", len(text)
+    end = _end(text, str.isspace)
+    value = text[:end]
+    if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
+        value = value[1:-1]
+    return value, text[end:].strip()
+
+
+def _end(text: str, stops: Callable[[str], bool]) -> int:
+    """Where the first character stands that *stops*, outside of quotes and brackets."""
+    depth, quote = 0, ""
     for i, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
@@ -156,10 +180,6 @@ def _value(text: str) -> tuple[str, str]:
             depth += 1
         elif char in ")]}":
             depth -= 1
-        elif char.isspace() and depth <= 0:
-            end = i
-            break
-    value = text[:end]
-    if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
-        value = value[1:-1]
-    return value, text[end:].strip()
+        elif depth <= 0 and stops(char):
+            return i
+    return len(text)
