@@ -1,0 +1,114 @@
+"""The option words of the magics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.options import BG, CANCEL, FG, JOBS, read_all, read_options
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "code"),
+    [
+        ("f(x)", {}, "f(x)"),
+        ("", {}, ""),
+        ("-l f()", {"loop": True}, "f()"),
+        ("--loop --quiet f()", {"loop": True, "quiet": True}, "f()"),
+        ("-qt f()", {"quiet": True, "thread": True}, "f()"),
+        ("-n load f()", {"name": "load"}, "f()"),
+        ("-nload f()", {"name": "load"}, "f()"),
+        ("-qn 'two words' f()", {"name": "two words", "quiet": True}, "f()"),
+        ('--name="two words" f()', {"name": "two words"}, "f()"),
+        ("--timeout 2.5 f()", {"timeout": 2.5}, "f()"),
+        ("--timeout=0 f()", {"timeout": 0.0}, "f()"),
+        ("--after 1,?load,%x f()", {"after": "1,?load,%x"}, "f()"),
+        ("--log 'a file.txt' f()", {"log": "a file.txt"}, "f()"),
+        ("-- -1 * f()", {}, "-1 * f()"),
+        ("-q -- -x", {"quiet": True}, "-x"),
+        ("f(-l) -q", {}, "f(-l) -q"),
+        ("- 1", {}, "- 1"),
+        ("f({1, 2}, '$x {y}')", {}, "f({1, 2}, '$x {y}')"),
+        ("-q   f(  'a  b' )", {"quiet": True}, "f(  'a  b' )"),
+        ("-q\nf()\ng()", {"quiet": True}, "f()\ng()"),
+    ],
+)
+def test_options_end_where_code_begins(line: str, given: dict[str, Any], code: str) -> None:
+    """The code comes back as typed."""
+    options, rest = read_options(line, BG, "%bg")
+    assert rest == code
+    assert {o.name: getattr(options, o.name) for o in BG if getattr(options, o.name)} == {
+        name: value for name, value in given.items() if value
+    }
+
+
+def test_what_was_not_given_is_none_or_false() -> None:
+    """And there are no other attributes."""
+    options, _ = read_options("f()", BG, "%bg")
+    assert (options.quiet, options.timeout, options.name) == (False, None, None)
+    with pytest.raises(AttributeError):
+        _ = options.nonsense
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("-x f()", "%bg has no option -x; it has "),
+        ("--nam x f()", "%bg has no option --nam; it has "),
+        ("-1 * f()", "`--` ends them: %bg -- -1 …"),
+        ("-qx f()", "%bg has no option -qx; it has "),
+        ("--awaited f()", "%bg has no option --awaited; it has "),
+        ("--timeout x f()", "--timeout takes a number of seconds, such as 2.5, not 'x'"),
+        ("--timeout -1 f()", "--timeout takes a number of seconds, such as 2.5, not '-1'"),
+        ("--timeout nan f()", "--timeout takes a number of seconds, such as 2.5, not 'nan'"),
+        ("--timeout inf f()", "--timeout takes a number of seconds, such as 2.5, not 'inf'"),
+        ("--timeout", "%bg --timeout needs a value: --timeout S"),
+        ("-n", "%bg -n needs a value: -n NAME"),
+        ("--log= f()", "%bg --log needs a value: --log FILE"),
+        ("--quiet=1 f()", "%bg --quiet takes no value, not '1'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(line: str, message: str) -> None:
+    """It names the word and what there is."""
+    with pytest.raises(BadInput) as raised:
+        read_options(line, BG, "%bg")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "awaited, " not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "words"),
+    [
+        ("", [], []),
+        ("3 -f", ["force"], ["3"]),
+        ("-f 3,4 %x", ["force"], ["3", "4", "%x"]),
+        ("?load(a, b) -", [], ["?load(a, b)", "-"]),
+        ("all;", [], ["all"]),
+        ("%a ?b --force", ["force"], ["%a", "?b"]),
+        ("'?two words'", [], ["?two words"]),
+    ],
+)
+def test_magics_without_code_take_options_anywhere(
+    line: str, given: list[str], words: list[str]
+) -> None:
+    """Specs are separated by blanks or commas."""
+    options, rest = read_all(line, CANCEL, "%cancel")
+    assert rest == words
+    assert options.force == ("force" in given)
+
+
+@pytest.mark.parametrize(("line", "magic"), [("-z", "%jobs"), ("3 --quick", "%cancel")])
+def test_there_too_a_wrong_option_is_one_line(line: str, magic: str) -> None:
+    """It tells what the magic has."""
+    table = JOBS if magic == "%jobs" else CANCEL
+    with pytest.raises(BadInput, match=f"{magic} has no option .*; it has -"):
+        read_all(line, table, magic)
+
+
+def test_the_mark_of_a_rewritten_cell_is_read() -> None:
+    """It stands before everything else."""
+    options, rest = read_options("--awaited -a --timeout 3 3;", FG, "%fg")
+    assert (options.awaited, options.all, options.timeout, rest) == (True, True, 3.0, "3;")

@@ -1,0 +1,284 @@
+"""The registry driven at random against a simple model."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+from fakes import FakeClock, FakeRunner, work
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job import Job
+from ipy_bgtasks.registry import Registry
+
+KEPT = 4
+PLACES = 2
+NAMES = ("load(a)", "load(b)", "train(m)", "x", "12")
+ENDED = ("finished", "failed", "cancelled")
+
+
+@dataclass
+class Model:
+    """What the user may expect of one job."""
+
+    number: int
+    name: str
+    state: str = "queued"
+    deadline: float | None = None
+    late: bool = False
+    after: list[int] = field(default_factory=list)
+
+
+class Registered(RuleBasedStateMachine):
+    """Launches, ends, cancels, time, pruning and specs, in any order."""
+
+    jobs = Bundle("jobs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = FakeRunner(capacity=PLACES)
+        self.clock = FakeClock()
+        places = {"loop": self.runner, "thread": self.runner}
+        self.registry = Registry(places, self.clock, max_finished=KEPT)  # type: ignore[arg-type]
+        self.handles: dict[int, Job] = {}
+        self.models: dict[int, Model] = {}
+        self.recent: list[int] = []  # the current one last
+        self.in_order: list[int] = []  # kept and ended, the oldest first
+        self.waiting: list[int] = []  # what the place has queued
+
+    # What happens
+
+    @rule(
+        target=jobs,
+        name=st.sampled_from(NAMES),
+        timeout=st.none() | st.sampled_from([1.0, 5.0]),
+        data=st.data(),
+    )
+    def launch(self, name: str, timeout: float | None, data: st.DataObject) -> int:
+        """One more job, perhaps after others that may have ended long ago."""
+        known = list(self.handles)
+        after = data.draw(st.lists(st.sampled_from(known), max_size=3)) if known else []
+        number = len(self.handles) + 1
+        model = Model(number, name, after=after)
+        if timeout is not None:
+            model.deadline = self.clock.now + timeout
+        self.models[number] = model
+        self.recent.append(number)
+        self.handles[number] = self.registry.launch(
+            work(label=name), timeout=timeout, after=[self.handles[n] for n in after]
+        )
+        self._try_to_start(model)
+        return number
+
+    @rule(target=jobs, names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=6))
+    def launch_a_chain(self, names: list[str]) -> object:
+        """Each after the one before."""
+        numbers = []
+        for name in names:
+            number = len(self.handles) + 1
+            after = numbers[-1:]
+            self.models[number] = model = Model(number, name, after=after)
+            self.recent.append(number)
+            self.handles[number] = self.registry.launch(
+                work(label=name), after=[self.handles[n] for n in after]
+            )
+            self._try_to_start(model)
+            numbers.append(number)
+        return multiple(*numbers)
+
+    @precondition(lambda self: self.runner.running)
+    @rule(data=st.data(), good=st.booleans())
+    def end(self, data: st.DataObject, good: bool) -> None:
+        """The code of a running job returns or raises, asked to stop or not."""
+        job = data.draw(st.sampled_from(self.runner.running))
+        if good:
+            self.runner.finish(job, job.number)
+        else:
+            self.models[job.number].late = False  # its own error says more
+            self.runner.fail(job, ValueError(job.number))
+        self._ended(self.models[job.number], "finished" if good else "failed")
+
+    @precondition(lambda self: any(job.asked for job in self.runner.running))
+    @rule(data=st.data())
+    def obey(self, data: st.DataObject) -> None:
+        """A job that was asked to stop does."""
+        job = data.draw(st.sampled_from([job for job in self.runner.running if job.asked]))
+        model = self.models[job.number]
+        self.runner.obey(job)
+        self._ended(model, "failed" if model.late else "cancelled")
+
+    @rule(number=jobs, force=st.booleans())
+    def cancel(self, number: int, force: bool) -> None:
+        """Anything may be cancelled at any time."""
+        model = self.models[number]
+        assert self.handles[number].cancel(force) == (model.state not in ENDED)
+        self._ask(model, "cancelled")
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 4.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.clock.advance(seconds)
+        due = [m for m in self.models.values() if m.deadline is not None]
+        for model in sorted(due, key=lambda m: (m.deadline, m.number)):
+            if model.deadline is not None and model.deadline <= self.clock.now:
+                model.deadline = None
+                if model.state not in ENDED:
+                    model.late = model.state != "cancelling"
+                    self._ask(model, "failed")
+
+    @rule(number=jobs)
+    def foreground(self, number: int) -> None:
+        """Makes it current, if it is kept."""
+        self.registry.touch(self.handles[number])
+        if number in self.recent:
+            self.recent.remove(number)
+            self.recent.append(number)
+
+    @rule()
+    def prune(self) -> None:
+        """Forgets what has ended."""
+        assert self.registry.prune() == len(self.in_order)
+        self._forget(len(self.in_order))
+
+    @rule(number=jobs)
+    def forget(self, number: int) -> None:
+        """Forgets one job; refused while it lives."""
+        if self.models[number].state in ENDED:
+            self.registry.forget(self.handles[number])
+            if number in self.in_order:
+                self.in_order.remove(number)
+                self.recent.remove(number)
+            return
+        try:
+            self.registry.forget(self.handles[number])
+        except BadInput:
+            return
+        raise AssertionError("forgotten while it lives")
+
+    @rule(
+        spec=st.sampled_from(["1", "%2", "3", "", "+", "%%", "-", "%load", "?a", "%x", "?12", "j"])
+    )
+    def find(self, spec: str) -> None:
+        """A spec names one job, or the error says why not."""
+        variables = {"j": self.handles[max(self.handles)]} if self.handles else {}
+        wanted = self._named(spec)
+        try:
+            found = self.registry.find(spec, variables).number
+        except BadInput as error:
+            assert len(wanted) != 1
+            assert "\n" not in str(error)
+            return
+        assert [found] == wanted
+
+    # What the user may expect
+
+    @invariant()
+    def states_are_as_expected(self) -> None:
+        """Of all jobs ever, kept or not."""
+        seen = {n: str(job.state) for n, job in self.handles.items()}
+        assert seen == {n: model.state for n, model in self.models.items()}
+        for number, job in self.handles.items():
+            assert job.done() == (seen[number] in ENDED)
+            if seen[number] == "finished":
+                assert job.result(0) == number
+            elif seen[number] == "cancelled":
+                assert job.outcome is not None
+                assert isinstance(job.outcome.error, concurrent.futures.CancelledError)
+            elif seen[number] == "failed":
+                late = self.models[number].late
+                assert isinstance(job.exception(0), TimeoutError if late else ValueError)
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        """Kept: all that live, and the last that ended."""
+        alive = [n for n, m in self.models.items() if m.state not in ENDED]
+        assert [job.number for job in self.registry] == sorted({*alive, *self.in_order})
+        assert [job.number for job in self.registry.alive()] == alive
+        assert [job.number for job in self.registry.ended()] == self.in_order
+        assert len(self.in_order) <= KEPT
+        marks = [job and job.number for job in (self.registry.current, self.registry.previous)]
+        assert marks == [*reversed(self.recent), None, None][:2]
+        timed = [m for m in self.models.values() if m.state not in ENDED and m.deadline is not None]
+        assert len(timed) == self.clock.pending
+
+    # The model's own rules
+
+    def _try_to_start(self, model: Model) -> None:
+        ends = [self.models[n].state for n in model.after]
+        if any(end in ("failed", "cancelled") for end in ends):
+            self._ended(model, "cancelled")
+        elif all(end == "finished" for end in ends) and model.number not in self.waiting:
+            self.waiting.append(model.number)
+            self._fill()
+
+    def _fill(self) -> None:
+        running = [m for m in self.models.values() if m.state in ("running", "cancelling")]
+        for number in list(self.waiting):
+            if len(running) >= PLACES:
+                return
+            self.waiting.remove(number)
+            self.models[number].state = "running"
+            running.append(self.models[number])
+
+    def _ask(self, model: Model, end: str) -> None:
+        if model.state == "queued":
+            self._ended(model, end)
+        elif model.state == "running":
+            model.state = "cancelling"
+
+    def _ended(self, model: Model, state: str) -> None:
+        """It ends; what comes of that, in the order in which it comes."""
+        ends = [(model, state)]
+        while ends:
+            model, state = ends.pop(0)
+            if model.state in ENDED:
+                continue
+            if model.number in self.waiting:
+                self.waiting.remove(model.number)
+            model.state = state
+            self.in_order.append(model.number)
+            self._forget(len(self.in_order) - KEPT)
+            for other in self.models.values():
+                if other.state == "queued" and model.number in other.after:
+                    if state == "finished":
+                        self._try_to_start(other)
+                    else:
+                        ends.append((other, "cancelled"))
+        self._fill()
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self.recent.remove(self.in_order.pop(0))
+
+    def _named(self, spec: str) -> list[int]:
+        if spec in ("", "+", "%%"):
+            return self.recent[-1:]
+        if spec == "-":
+            return self.recent[-2:-1]
+        if spec == "j":
+            return [max(self.handles)] if self.handles else []
+        kept = [job.number for job in self.registry]
+        if spec.lstrip("%").isdecimal():
+            return [n for n in kept if n == int(spec.lstrip("%"))]
+        if spec.startswith("?"):
+            return [n for n in kept if spec[1:] in self.models[n].name]
+        return [n for n in kept if self.models[n].name.startswith(spec[1:])]
+
+
+TestRegistered = Registered.TestCase
+TestRegistered.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
