@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 class ServiceLoop:
     """An asyncio loop that runs in a daemon thread of its own, started when first used.
 
-    Every method may be called from any thread.
+    Where there are no threads, as in a browser, the *substitute* has to do. Every method may be
+    called from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, substitute: asyncio.AbstractEventLoop | None = None) -> None:
         self._lock = threading.Lock()
+        self._substitute = substitute
         self._loop: asyncio.AbstractEventLoop | None = None
         #: The identifier of its thread, once there is one.
         self.thread: int | None = None
@@ -31,8 +34,7 @@ class ServiceLoop:
         """The running loop."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, name="bg-service", daemon=True).start()
+                self._loop = self._start()
             return self._loop
 
     def later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Callable[[], None]:
@@ -59,8 +61,20 @@ class ServiceLoop:
         """Run *coro* on the service loop."""
         return asyncio.run_coroutine_threadsafe(coro, self.loop)
 
-    def _run(self) -> None:
-        assert self._loop is not None
+    def _start(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
+        try:
+            # In an empty context: it serves everybody, whichever job happens to need it first.
+            Context().run(thread.start)
+        except RuntimeError:
+            loop.close()
+            if self._substitute is None:
+                raise
+            return self._substitute
+        return loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.thread = threading.get_ident()
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        asyncio.set_event_loop(loop)
+        loop.run_forever()

@@ -36,7 +36,7 @@ class Core:
 
     def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.service = ServiceLoop()
+        self.service = ServiceLoop(substitute=loop)
         self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
         self.thread_runner = ThreadRunner(self.loop_runner, service=self.service)
         self.supervisor = Supervisor()

@@ -48,6 +48,7 @@ class WholeLines:
         self._held: dict[tuple[int, str, int], _Held] = {}
         self._wake: threading.Lock | None = None
         self._ticking = False
+        self._patient = True
 
     def start(self) -> None:
         """Start the thread, if it does not run yet."""
@@ -58,7 +59,10 @@ class WholeLines:
             self._wake.acquire()
         thread = threading.Thread(target=self._run, args=(self._wake,), daemon=True)
         thread.name = "bg-lines"
-        Context().run(thread.start)
+        try:
+            Context().run(thread.start)
+        except RuntimeError:
+            self._patient = False  # no threads here: nothing can be held back
 
     def write(self, job: Job, name: str, text: str, write: Write) -> None:
         """Write what is whole of the calling thread's text, and hold the rest."""
@@ -67,7 +71,7 @@ class WholeLines:
             held = self._held.pop(key, None)
             if held is not None:
                 text = held.text + text
-            if text.endswith("\n") or len(text) > _LONG:
+            if text.endswith("\n") or len(text) > _LONG or not self._patient:
                 write(text)
                 return
             lines, newline, rest = text.rpartition("\n")
@@ -77,7 +81,9 @@ class WholeLines:
                 self._held[key] = _Held(job, rest, write, copy_context())
                 if self._wake is None:
                     self.start()
-                if not self._ticking and self._wake is not None:
+                if not self._patient:
+                    self._put(self._held.pop(key))
+                elif not self._ticking and self._wake is not None:
                     self._ticking = True
                     self._wake.release()
 
