@@ -306,7 +306,7 @@ class Job:
         return True
 
     def checkpoint(self) -> None:
-        """Raise here what `cancel` has in store, if this is a thread on its way to the job's code."""
+        """Raise here what `cancel` has in store; for a thread on its way to the job's code."""
         check = getattr(self.handle, "checkpoint", None)
         if check is not None:
             check()
