@@ -24,6 +24,7 @@ from ipy_bgtasks.registry import Registry
 KEPT = 4
 PLACES = 2
 NAMES = ("load(a)", "load(b)", "train(m)", "x", "12")
+SPECS = ("1", "%2", "3", "", "+", "%%", "-", "%load", "?a", "%x", "?12", "j")
 ENDED = ("finished", "failed", "cancelled")
 
 
