@@ -147,6 +147,11 @@ class Sources:
                 self._own.add(name)
         return str(shell.compile.cache(text, number, raw_code=text))
 
+    def cell(self, name: str) -> int | None:
+        """The number of the cell that is known under the file name *name*."""
+        number = self._shell.compile._filename_map.get(name)
+        return None if number is None else int(number)
+
     def hold(self, name: str) -> None:
         """One more job was compiled under *name*."""
         with self._lock:

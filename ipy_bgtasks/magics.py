@@ -190,7 +190,8 @@ class JobMagics(Magics):
             jobs = self._session.registry.alive()
         else:
             jobs = self._session.launcher.jobs(words, local_ns)
-        stopping = Stopping(jobs, self._session.screen, force=options.force)
+        cells = self._session.core.sources.cell
+        stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
         return self._session.report(stopping, awaited=options.awaited)
 
     def _foreground_jobs(

@@ -60,7 +60,9 @@ def doing(frame: FrameSummary) -> str:
         tree = tree.value
     if isinstance(tree, ast.Call):
         text = ast.unparse(tree.func)
-    text = " ".join((text or source_line(frame) or frame.name).split())
+    elif tree is None:  # a statement: its first line says enough
+        text = source_line(frame)
+    text = " ".join((text or frame.name).split())
     return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
 
 

@@ -6,20 +6,32 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job import JobState
+from ipy_bgtasks.places import Cells, doing, innermost, no_cells, place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from traceback import FrameSummary
 
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.output.screen import Screen
 
 
 class Stopping:
-    """One request to stop some jobs; `report` says what became of each."""
+    """One request to stop some jobs; `report` says what became of each.
 
-    def __init__(self, jobs: Sequence[Job], screen: Screen, *, force: bool = False) -> None:
+    *cells* tells which cell a file name stands for.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        screen: Screen,
+        *,
+        force: bool = False,
+        cells: Cells = no_cells,
+    ) -> None:
         self._screen = screen
+        self._cells = cells
+        self._waited = False
         self._before = {job: job.state for job in jobs}
         for job in jobs:
             if not job.done():
@@ -28,11 +40,13 @@ class Stopping:
 
     async def wait(self, seconds: float) -> None:
         """Wait until all have ended, but not longer than *seconds*."""
+        self._waited = True
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
 
         def wake(_job: Job) -> None:
-            loop.call_soon_threadsafe(changed.set)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(changed.set)
 
         left = [job for job in self._before if not job.done()]
         for job in left:
@@ -59,29 +73,42 @@ class Stopping:
         if before in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED):
             return f"{who} had {_ended(state)} before"
         match state:
-            case JobState.CANCELLED if before is JobState.QUEUED:
+            case JobState.CANCELLED if job.started is None:
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
                 return f"{who} {state} before it could be stopped"
         self._screen.reported(job, False)  # its end will be news
-        return f"{who} is cancelling{self._stuck(job)}"
+        return self._still(job)
 
-    def _stuck(self, job: Job) -> str:
-        stack = job.stack()
-        if not stack:
-            return "; it has been asked to stop"
-        where = at(stack[-1])
-        if job.where == "loop":
-            return f": it goes on at {where}"
-        return f": it is still at {where}, and stops when that returns to Python code"
-
-
-def at(frame: FrameSummary) -> str:
-    """One place in the code, in few words."""
-    line = (frame.line or "").strip()
-    return f"{frame.name}, line {frame.lineno}" + (f": {line}" if line else "")
+    def _still(self, job: Job) -> str:
+        """What to say of a job that was asked and has not ended."""
+        n = job.number
+        why_not = getattr(job.handle, "why_not_stopped", None)
+        why = why_not() if why_not is not None and self._waited else ""
+        frame = innermost(job.stack()) if self._waited else None
+        if job.done():
+            return self._line(job, JobState.RUNNING)  # it ended while we looked
+        if frame is None:
+            return f"job {n} is cancelling: it has been asked to stop"
+        where = f"{doing(frame)} ({place(frame, self._cells)})"
+        match why:
+            case "waiting":
+                return (
+                    f"job {n} is still in {where}; it stops when that returns. "
+                    "--process can be killed at any time."
+                )
+            case "cleaning":
+                return f"job {n} is cleaning up: it is in {where}"
+            case "caught":
+                return f"job {n} caught the request to stop and is in {where}; -f asks until it ends"
+            case "blocked":
+                return (
+                    f"job {n} is still in {where}, which blocks its event loop; "
+                    "-f raises an exception there"
+                )
+        return f"job {n} was told to stop and is still in {where}; -f asks again until it ends"
 
 
 def _ended(state: JobState) -> str:

@@ -139,10 +139,15 @@ class Run:
                 raise StopThread
 
     def why_not_stopped(self) -> str:
-        """``waiting`` to raise it, ``cleaning`` up after it, or ``caught`` it and went on."""
+        """``waiting`` to raise it, ``cleaning`` up after it, or ``caught`` it and went on.
+
+        A coroutine whose loop has not turned since it was asked is ``blocked``.
+        """
         target, sent = self._target, self._sent
-        if self._is_async or target is None:
+        if target is None:
             return ""
+        if self._is_async:
+            return "blocked" if self._asked_loop else ""
         if self._due or (sent is not None and sent.pending):
             return "waiting"
         return "cleaning" if is_handling_stop(target) else "caught"

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from itertools import islice
 from traceback import FrameSummary
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Machinery that stands between a thread's or a loop's start and the user's code.
-_MACHINERY = ("ipy_bgtasks", "threading", "asyncio", "contextlib", "concurrent", "IPython")
+#: Machinery that stands between a thread's or a loop's start and the user's code …
+_OUTSIDE = ("ipy_bgtasks", "threading", "asyncio", "contextlib", "concurrent", "IPython", "uvloop")
+#: … and what is left out wherever it stands.
+_HIDDEN = ("ipy_bgtasks", "IPython", "ipykernel")
 
-_LINKS = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Task)
+_LINKS = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
 
 
 def thread_stack(thread: int) -> list[FrameSummary]:
@@ -29,24 +32,41 @@ def thread_stack(thread: int) -> list[FrameSummary]:
 def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameSummary]:
     """Where *task* of *loop*, which runs in *thread*, is: all awaits down to the innermost.
 
-    The task's own `get_stack` gives the outermost frame only.
+    The task's own `get_stack` gives the outermost frame only. Where a task waits for several,
+    the one that runs now is followed, else the first that has not ended.
     """
     if not isinstance(task, asyncio.Task) or task.done():
         return []
-    if asyncio.current_task(loop) is task:
-        stack = _outermost_first(sys._current_frames().get(thread))
-        return _summaries(_users(_after_step(stack)))
-    return _summaries(_users(list(_suspended(task))))
+    return _summaries(_users(list(_frames(task, thread, loop))))
 
 
-def _suspended(task: asyncio.Task[Any]) -> Iterator[FrameType]:
+def running_stack(
+    task: asyncio.Task[Any], thread: int, loop: asyncio.AbstractEventLoop
+) -> list[FrameSummary]:
+    """The stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
+    return _summaries(_users(_step_of(task, thread))) if _is_current(task, loop) else []
+
+
+def _frames(
+    task: asyncio.Task[Any], thread: int, loop: asyncio.AbstractEventLoop
+) -> Iterator[FrameType]:
     seen: set[int] = set()
-    waits_for: object = task.get_coro()
-    while waits_for is not None and id(waits_for) not in seen:
-        seen.add(id(waits_for))
-        frame, waits_for = _step(waits_for)
-        if frame is not None:
-            yield frame
+    link: object = task
+    frame: FrameType | None = None
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, asyncio.Task):
+            if _is_current(link, loop):
+                yield from _step_of(link, thread)
+                return
+            link = None if link.done() else link.get_coro()
+        elif isinstance(link, asyncio.Future):
+            link = _stands_for(link, frame, loop)
+        else:
+            inner, link = _step(link)
+            if inner is not None:
+                frame = inner
+                yield inner
 
 
 def _step(awaited: object) -> tuple[FrameType | None, object]:
@@ -57,11 +77,66 @@ def _step(awaited: object) -> tuple[FrameType | None, object]:
         return awaited.gi_frame, awaited.gi_yieldfrom
     if isinstance(awaited, AsyncGeneratorType):
         return awaited.ag_frame, awaited.ag_await
-    if isinstance(awaited, asyncio.Task):
-        return None, None if awaited.done() else awaited.get_coro()
     # asend objects, coroutine wrappers and future iterators hide what they wait for from
     # Python, but not from the garbage collector.
     return None, next((r for r in gc.get_referents(awaited) if isinstance(r, _LINKS)), None)
+
+
+def _stands_for(
+    future: asyncio.Future[Any], frame: FrameType | None, loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[Any] | None:
+    """The task behind a future on which *frame* waits: of a gather, a group, a wait, a shield."""
+    candidates = list(getattr(future, "_children", ()))
+    if not candidates and frame is not None and _package(frame) == "asyncio":
+        candidates = list(_tasks_in(frame.f_locals.values()))
+    if not candidates:
+        candidates = list(_tasks_in(_shielded(future)))
+    tasks = [one for one in candidates if isinstance(one, asyncio.Task) and not one.done()]
+    return next((one for one in tasks if _is_current(one, loop)), tasks[0] if tasks else None)
+
+
+def _tasks_in(values: Iterable[object]) -> Iterator[object]:
+    """The tasks among the local variables of asyncio's own functions."""
+    for value in values:
+        group = getattr(value, "_tasks", None) if _is_group(value) else value
+        if isinstance(group, asyncio.Task):
+            yield group
+        elif isinstance(group, set | frozenset):
+            # A set knows no order; tasks are numbered as they are made.
+            tasks = (one for one in islice(group, 10_000) if isinstance(one, asyncio.Task))
+            yield from sorted(tasks, key=lambda one: (len(one.get_name()), one.get_name()))
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, asyncio.TaskGroup)
+
+
+def _shielded(future: asyncio.Future[Any]) -> Iterator[object]:
+    """What asyncio's own callbacks of the future hold: for `shield` the inner task."""
+    for entry in getattr(future, "_callbacks", None) or ():
+        callback = entry[0] if isinstance(entry, tuple) else entry
+        if getattr(callback, "__module__", "") != "asyncio.tasks":
+            continue
+        for cell in getattr(callback, "__closure__", None) or ():
+            yield cell.cell_contents
+
+
+def _is_current(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> bool:
+    return asyncio.current_task(loop) is task
+
+
+def _step_of(task: asyncio.Task[Any], thread: int) -> list[FrameType]:
+    """The frames of the step that the task is in the middle of."""
+    frames = _outermost_first(sys._current_frames().get(thread))
+    outermost = getattr(task.get_coro(), "cr_frame", None)
+    for i, frame in enumerate(frames):
+        if frame is outermost:
+            return frames[i:]
+    # No coroutine written in Python: what is below the loop's innermost callback.
+    for i in range(len(frames) - 1, -1, -1):
+        if frames[i].f_code.co_name == "_run" and _module(frames[i]) == "asyncio.events":
+            return frames[i + 1 :]
+    return []
 
 
 def _outermost_first(frame: FrameType | None) -> list[FrameType]:
@@ -72,26 +147,41 @@ def _outermost_first(frame: FrameType | None) -> list[FrameType]:
     return frames[::-1]
 
 
-def _after_step(frames: list[FrameType]) -> list[FrameType]:
-    """The frames below the loop's innermost callback."""
-    for i in range(len(frames) - 1, -1, -1):
-        code = frames[i].f_code
-        if code.co_name == "_run" and frames[i].f_globals.get("__name__") == "asyncio.events":
-            return frames[i + 1 :]
-    return frames
-
-
 def _users(frames: list[FrameType]) -> list[FrameType]:
-    """Without the machinery on the outside; inside the user's code everything is shown."""
+    """From the user's outermost frame on, without what is ours and IPython's."""
     for i, frame in enumerate(frames):
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _MACHINERY:
-            return frames[i:]
+        if _package(frame) not in _OUTSIDE:
+            return [one for one in frames[i:] if _package(one) not in _HIDDEN]
     return []
 
 
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _package(frame: FrameType) -> str:
+    return _module(frame).partition(".")[0]
+
+
 def _summaries(frames: Iterable[FrameType]) -> list[FrameSummary]:
-    return [
-        FrameSummary(f.f_code.co_filename, f.f_lineno, f.f_code.co_name, lookup_line=False)
-        for f in frames
-        if f.f_lineno is not None
-    ]
+    return [_summary(frame) for frame in frames]
+
+
+def _summary(frame: FrameType) -> FrameSummary:
+    code = frame.f_code
+    line, last, start, end = _position(code, frame.f_lasti)
+    return FrameSummary(
+        code.co_filename,
+        line or frame.f_lineno or code.co_firstlineno,
+        code.co_name,
+        lookup_line=False,
+        end_lineno=last,
+        colno=start,
+        end_colno=end,
+    )
+
+
+def _position(code: CodeType, at: int) -> tuple[int | None, int | None, int | None, int | None]:
+    """Line, last line, column and last column of the expression that the instruction is for."""
+    nothing = (None, None, None, None)
+    return next(islice(code.co_positions(), at // 2, None), nothing) if at >= 0 else nothing
