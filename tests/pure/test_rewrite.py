@@ -51,7 +51,7 @@ def test_a_magic_at_the_top_level_or_in_async_def_is_awaited(cell: str) -> None:
     "cell",
     [
         "def f():\n    %fg 3",
-        "def f():\n    return [%s for i in x]" % FG.format(3),
+        f"def f():\n    return [{FG.format(3)} for i in x]",
         "class A:\n    %fg 3",
         "f = lambda: " + FG.format(3),
         "async def f():\n    def g():\n        %fg 3",
@@ -82,8 +82,8 @@ def test_what_cannot_or_need_not_await_is_left_alone(cell: str) -> None:
         ("%jobs -av\n%jobs -aw", 1),
         ("%%fg -q\nf()\ng()", 1),
         ("await f()\n%fg 3", 1),
-        ("[%s for i in x]" % FG.format(3), 1),
-        ("f(%s, %s)" % (FG.format(1), FG.format(2)), 2),
+        (f"[{FG.format(3)} for i in x]", 1),
+        (f"f({FG.format(1)}, {FG.format(2)})", 2),
     ],
 )
 def test_all_magics_that_wait_are_awaited(cell: str, times: int) -> None:
