@@ -39,14 +39,14 @@ def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
 
 
 def place(frame: FrameSummary, cells: Cells = no_cells) -> str:
-    """Where a frame is: ``cell 7, line 2`` or ``train.py, line 12``."""
+    """Where a frame is: ``cell 7, line 2`` or ``train.py:12``."""
     number = cells(frame.filename)
     if number is not None:
         return f"cell {number}, line {frame.lineno}"
     # The name under which a cell was compiled tells a reader nothing.
     if "ipykernel_" in frame.filename or frame.filename.startswith("<"):
         return f"line {frame.lineno}"
-    return f"{PurePath(frame.filename).name}, line {frame.lineno}"
+    return f"{PurePath(frame.filename).name}:{frame.lineno}"
 
 
 def doing(frame: FrameSummary) -> str:

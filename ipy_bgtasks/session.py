@@ -150,11 +150,12 @@ class Session:
         """Display the table, or a single job in full."""
         from ipy_bgtasks.views.show import detail, table
 
+        cells = self.core.sources.cell
         if chosen is not None and len(chosen) == 1:
-            self.screen.show(detail(chosen[0], verbose=True))
+            self.screen.show(detail(chosen[0], cells=cells))
             return
         jobs = self._visible(every) if chosen is None else chosen
-        self.screen.show(table(self.registry, jobs, verbose=verbose))
+        self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
 
     def _visible(self, every: bool) -> list[Job]:
         if every:

@@ -102,7 +102,7 @@ class Stopping:
             case "cleaning":
                 return f"job {n} is cleaning up: it is in {where}"
             case "caught":
-                return f"job {n} caught the request to stop and is in {where}; -f asks until it ends"
+                return f"job {n} caught the request and is in {where}; -f asks until it ends"
             case "blocked":
                 return (
                     f"job {n} is still in {where}, which blocks its event loop; "

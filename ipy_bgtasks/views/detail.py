@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from traceback import FrameSummary
 
+from ipy_bgtasks.places import Cells, innermost, no_cells
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
-from ipy_bgtasks.views.rows import JobView, line_now, row
+from ipy_bgtasks.views.rows import JobView, frame_line, row, stack_now
 from ipy_bgtasks.views.summary import error_line, message_of, one_line, short_repr, visible
 
 _CODE = 10_000  # characters of code that are shown
 _TAIL = 8_000  # characters of the log in which the last lines are looked for
 _TAIL_LINES = 20
+_DEEP = 20  # frames shown of each end of a stack
 _RESULT = 500  # characters of a result or an error
 
 
-def detail_text(job: JobView) -> str:
+def detail_text(job: JobView, cells: Cells = no_cells) -> str:
     """Return all there is to say about a job, as plain text; the log's tail comes last."""
-    facts = list(_facts(job))
+    facts = list(_facts(job, cells))
     size = max(len(label) for label, _ in facts)
     lines = []
     for label, text in facts:
@@ -29,9 +32,9 @@ def detail_text(job: JobView) -> str:
     return "\n".join(lines)
 
 
-def detail_html(job: JobView) -> str:
+def detail_html(job: JobView, cells: Cells = no_cells) -> str:
     """Return all there is to say about a job, as HTML."""
-    body = "\n".join(_html_fact(job, label, text) for label, text in _facts(job))
+    body = "\n".join(_html_fact(job, label, text) for label, text in _facts(job, cells))
     tail = log_tail(job)
     log = f'<pre class="log">{html_text(tail)}</pre>' if tail else ""
     return f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
@@ -51,7 +54,7 @@ def log_tail(job: JobView) -> str:
     return "\n".join(lines)
 
 
-def _facts(job: JobView) -> Iterator[tuple[str, str]]:
+def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
     seen = row(job)
     yield "job", str(job.number)
     yield "name", one_line(job.name, 500)
@@ -65,20 +68,27 @@ def _facts(job: JobView) -> Iterator[tuple[str, str]]:
         yield "elapsed", seen.elapsed
     if seen.fraction is not None or seen.label:
         yield "progress", seen.last
-    yield from _outcome(job, seen.state)
+    yield from _outcome(job, seen.state, cells)
 
 
-def _outcome(job: JobView, state: str) -> Iterator[tuple[str, str]]:
+def _outcome(job: JobView, state: str, cells: Cells) -> Iterator[tuple[str, str]]:
     outcome = job.outcome
     if outcome is None:
-        if at := line_now(job):
-            yield "at", at
+        if stack := stack_now(job):
+            yield "at", frame_line(innermost(stack), cells)
+        if len(stack) > 1:
+            yield "stack", "\n".join(frame_line(frame, cells) for frame in _shortened(stack))
     elif outcome.error is None:
         yield "result", short_repr(outcome.value, _RESULT)
     elif state == "cancelled":
         yield "reason", one_line(message_of(outcome.error), _RESULT)
     else:
         yield "error", error_line(outcome.error, _RESULT)
+
+
+def _shortened(stack: list[FrameSummary]) -> list[FrameSummary]:
+    """Return both ends of a stack that is very deep."""
+    return stack if len(stack) <= 2 * _DEEP else stack[:_DEEP] + stack[-_DEEP:]
 
 
 def _html_fact(job: JobView, label: str, text: str) -> str:

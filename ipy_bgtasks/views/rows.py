@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import linecache
-import site
-import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
 from traceback import FrameSummary
 from typing import Any, Protocol
 
 from ipy_bgtasks.log import Log
+from ipy_bgtasks.places import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.progress import Progress, progress_of
 from ipy_bgtasks.views.summary import (
     bar,
@@ -80,18 +77,20 @@ def rows(
     current: object = None,
     previous: object = None,
     where_now: bool = False,
+    cells: Cells = no_cells,
 ) -> list[Row]:
     """Return a row for each job; `current` and `previous` are two of them or None.
 
-    With `where_now` a running job's row says which line of the user's code it is in.
+    With `where_now` a running job's row says which line of the user's code it is in; `cells`
+    tells which cell a file name stands for.
     """
     return [
-        row(job, "+" if job is current else "-" if job is previous else " ", where_now)
+        row(job, "+" if job is current else "-" if job is previous else " ", where_now, cells)
         for job in jobs
     ]
 
 
-def row(job: JobView, mark: str = " ", where_now: bool = False) -> Row:
+def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
     state = str(job.state)  # first: what is read later may be newer, and then says more
     progress = None if state in _ENDED or state == "queued" else progress_of(job)
@@ -111,7 +110,7 @@ def row(job: JobView, mark: str = " ", where_now: bool = False) -> Row:
         last=last,
         fraction=fraction,
         label=label,
-        at=line_now(job) if where_now and state not in _ENDED else "",
+        at=line_now(job, cells) if where_now and state not in _ENDED else "",
     )
 
 
@@ -139,40 +138,26 @@ def progress_label(progress: Progress) -> str:
     return "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
 
 
-def line_now(job: JobView) -> str:
+def line_now(job: JobView, cells: Cells = no_cells) -> str:
     """Return where a job's code is right now: the innermost line of the user's own code."""
+    return frame_line(innermost(stack_now(job)), cells)
+
+
+def stack_now(job: JobView) -> list[FrameSummary]:
+    """Return where a job is right now, the innermost entry last; empty if nobody can tell."""
     try:
-        stack = job.stack()
+        return job.stack()
     except Exception:  # a thread or a process may end while it is looked at
-        return ""
-    return frame_line(innermost(stack))
+        return []
 
 
-def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
-    """Return the innermost frame that is not a library's; if all are, the innermost."""
-    libraries = _libraries()
-    for frame in reversed(stack):
-        if not frame.filename.startswith(libraries) and "<frozen" not in frame.filename:
-            return frame
-    return stack[-1] if stack else None
-
-
-def frame_line(frame: FrameSummary | None) -> str:
+def frame_line(frame: FrameSummary | None, cells: Cells = no_cells) -> str:
     """Return a frame as one line: ``train.py:12 in fit: loss.backward()``."""
     if frame is None:
         return ""
-    line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
     inside = f" in {frame.name}" if not frame.name.startswith("<") else ""
-    # A cell's file name tells a reader nothing.
-    is_cell = "ipykernel_" in frame.filename or frame.filename.startswith("<")
-    place = "line " if is_cell else f"{PurePath(frame.filename).name}:"
-    return one_line(f"{place}{frame.lineno}{inside}: {line}".rstrip(": "), _LAST)
+    line = source_line(frame)
+    return one_line(f"{place(frame, cells)}{inside}: {line}".rstrip(": "), _LAST)
 
 
 _ENDED = ("finished", "failed", "cancelled")
-
-
-def _libraries() -> tuple[str, ...]:
-    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    ours = str(PurePath(__file__).parents[1])
-    return tuple(path for path in {*paths, *site.getsitepackages(), ours} if path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.places import Cells, no_cells
 from ipy_bgtasks.views.detail import detail_html, detail_text
 from ipy_bgtasks.views.html import html_table
 from ipy_bgtasks.views.rows import rows
@@ -17,14 +18,25 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry import Registry
 
 
-def table(registry: Registry, jobs: Sequence[Job], *, verbose: bool = False) -> dict[str, str]:
-    """The table of some jobs; with *verbose* also where each running one is."""
-    found = rows(jobs, current=registry.current, previous=registry.previous)
+def table(
+    registry: Registry, jobs: Sequence[Job], *, verbose: bool = False, cells: Cells = no_cells
+) -> dict[str, str]:
+    """The table of some jobs; with *verbose* also where each running one is.
+
+    *cells* tells which cell a file name stands for.
+    """
+    found = rows(
+        jobs,
+        current=registry.current,
+        previous=registry.previous,
+        where_now=verbose,
+        cells=cells,
+    )
     text = text_table(found, shutil.get_terminal_size().columns)
     bundle = {"text/plain": text, "text/html": html_table(found)}
     return bundle
 
 
-def detail(job: Job, *, verbose: bool = False) -> dict[str, str]:
-    """One job in full."""
-    return {"text/plain": detail_text(job), "text/html": detail_html(job)}
+def detail(job: Job, *, cells: Cells = no_cells) -> dict[str, str]:
+    """One job in full, with the stack of one that runs."""
+    return {"text/plain": detail_text(job, cells), "text/html": detail_html(job, cells)}
