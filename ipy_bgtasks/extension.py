@@ -68,7 +68,7 @@ class Loaded:
         self._append(shell.input_transformers_post, self._await_magics)
         if (completer := getattr(shell, "Completer", None)) is not None:
             self._append(completer.custom_matchers, completions_for(core.registry))
-        self._register(JobMagics(shell, session))
+        self._register(session)
         self._display_jobs(screen)
         self._share_loop(core.loop, screen)
 
@@ -131,30 +131,39 @@ class Loaded:
 
         self._undo.append(undo)
 
-    def _register(self, ours: JobMagics) -> None:
-        manager = self.shell.magics_manager
-        before = {
-            kind: {name: manager.magics[kind].get(name) for name in names}
-            for kind, names in type(ours).magics.items()
-        }
-        taken = sorted({n for names in before.values() for n, fn in names.items() if fn})
-        if taken:
-            theirs = ", ".join(f"%{name}" for name in taken)
-            print(f"ipy_bgtasks: {theirs} was another's; %unload_ext ipy_bgtasks gives it back")
-        registered = manager.registry.get(type(ours).__name__)
-        self.shell.register_magics(ours)
+    def _register(self, session: Session) -> None:
+        shell, manager = self.shell, self.shell.magics_manager
+        ours = JobMagics(shell, session)
+        shell.configurables.remove(ours)  # where it has filed itself
+        self._append(shell.configurables, ours)
+        names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
+        before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
+        if taken := [where for where in names if before[where] is not None]:
+            print(f"ipy_bgtasks: {_were_anothers(taken)}")
+        registered = type(ours).__name__ in manager.registry
+        shell.register_magics(ours)
+        now = {(kind, name): manager.magics[kind][name] for kind, name in names}
 
         def undo() -> None:
-            for kind, names in before.items():
-                for name, fn in names.items():
-                    if fn is not None:
-                        manager.magics[kind][name] = fn
-                    else:
-                        manager.magics[kind].pop(name, None)
-            if registered is None:
+            for (kind, name), fn in before.items():
+                if manager.magics[kind].get(name) is not now[kind, name]:
+                    continue  # somebody has taken it since
+                if fn is not None:
+                    manager.magics[kind][name] = fn
+                else:
+                    del manager.magics[kind][name]
+            if not registered:
                 manager.registry.pop(type(ours).__name__, None)
 
         self._undo.append(undo)
+
+
+def _were_anothers(names: list[tuple[str, str]]) -> str:
+    shown = [("%" if kind == "line" else "%%") + name for kind, name in names]
+    if len(shown) == 1:
+        return f"{shown[0]} was another's; %unload_ext ipy_bgtasks gives it back"
+    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return f"{listed} were another's; %unload_ext ipy_bgtasks gives them back"
 
 
 def load(shell: Any) -> None:
