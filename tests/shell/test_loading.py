@@ -1,0 +1,203 @@
+"""Loading and unloading: what the one does, the other undoes."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import getpass
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+EXTENSION = "ipy_bgtasks"
+NAMES = {"line": ("bg", "fg", "jobs", "cancel"), "cell": ("bg", "fg")}
+
+
+@pytest.fixture
+def manager(shell: InteractiveShell) -> Any:
+    """What loads extensions."""
+    return shell.extension_manager
+
+
+def everything(shell: InteractiveShell) -> dict[str, Any]:
+    """All that loading might change, by name."""
+    magics = shell.magics_manager
+    running = asyncio._get_running_loop()
+    return {
+        "line magics": dict(magics.magics["line"]),
+        "cell magics": dict(magics.magics["cell"]),
+        "magics registry": set(magics.registry),
+        "transformers": list(shell.input_transformers_post),
+        "cleanup transformers": list(shell.input_transformers_cleanup),
+        "ast transformers": list(shell.ast_transformers),
+        "configurables": list(shell.configurables),
+        "matchers": list(shell.Completer.custom_matchers),
+        "events": {name: list(found) for name, found in shell.events.callbacks.items()},
+        "attributes": {name for name in vars(shell) if not name.startswith("_ipy_bgtasks")},
+        "publisher": dict(vars(shell.display_pub)),
+        "loop runner": shell.loop_runner,
+        "Thread.start": threading.Thread.start,
+        "submit": ThreadPoolExecutor.submit,
+        "input": builtins.input,
+        "getpass": getpass.getpass,
+        "breakpointhook": sys.breakpointhook,
+        "displayhook": sys.displayhook,
+        "excepthook": sys.excepthook,
+        "threading.excepthook": threading.excepthook,
+        "stdout": sys.stdout,
+        "stderr": sys.stderr,
+        "task factory": running and running.get_task_factory(),
+        "exception handler": running and running.get_exception_handler(),
+    }
+
+
+@pytest.fixture
+def snapshot(shell: InteractiveShell) -> Iterator[Any]:
+    """Everything as it was before the test."""
+    # What IPython makes lazily is made before.
+    assert shell.Completer
+    yield everything(shell)
+
+
+def test_unloading_puts_back_everything(
+    shell: InteractiveShell, manager: Any, snapshot: dict[str, Any]
+) -> None:
+    """Also when it was loaded twice over, reloaded and loaded again."""
+    assert manager.load_extension(EXTENSION) is None
+    assert manager.load_extension(EXTENSION) == "already loaded"
+    changed = everything(shell)
+    assert changed["line magics"].keys() - snapshot["line magics"].keys() == {*NAMES["line"]}
+    assert changed["cell magics"].keys() - snapshot["cell magics"].keys() == {*NAMES["cell"]}
+    assert changed["stdout"] is not snapshot["stdout"]
+    manager.unload_extension(EXTENSION)
+    assert everything(shell) == snapshot
+    manager.load_extension(EXTENSION)
+    manager.reload_extension(EXTENSION)
+    manager.unload_extension(EXTENSION)
+    assert everything(shell) == snapshot
+
+
+async def test_on_a_running_loop_too(
+    shell: InteractiveShell, manager: Any, snapshot: dict[str, Any]
+) -> None:
+    """Its task factory included, after jobs of both kinds."""
+
+    def factory(loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop, **options)
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    before = everything(shell)
+    manager.load_extension(EXTENSION)
+    assert everything(shell)["task factory"] is not factory
+    shell.user_ns["asyncio"] = asyncio
+    jobs = [shell.run_line_magic("bg", code) for code in ("asyncio.sleep(0)", "print()")]
+    for job in jobs:
+        await job
+    manager.unload_extension(EXTENSION)
+    assert everything(shell) == before
+    asyncio.get_running_loop().set_task_factory(None)
+
+
+def test_what_somebody_put_on_top_since_stays(
+    shell: InteractiveShell, manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unloading takes away what is ours, and nothing else."""
+    manager.load_extension(EXTENSION)
+
+    def theirs(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(builtins, "input", theirs)
+    monkeypatch.setattr(threading.Thread, "start", theirs)
+    shell.input_transformers_post.append(list)
+    shell.register_magic_function(theirs, magic_name="jobs")
+    manager.unload_extension(EXTENSION)
+    assert builtins.input is threading.Thread.start is theirs
+    assert list in shell.input_transformers_post
+    assert shell.magics_manager.magics["line"]["jobs"] is theirs
+
+
+def test_magics_of_another_extension_are_given_back(
+    shell: InteractiveShell, manager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading says so in one line."""
+
+    def theirs(line: str) -> str:
+        return f"theirs: {line}"
+
+    shell.register_magic_function(theirs, magic_name="bg")
+    shell.register_magic_function(theirs, magic_kind="cell", magic_name="fg")
+    manager.load_extension(EXTENSION)
+    said = capsys.readouterr().out
+    assert said == (
+        "ipy_bgtasks: %bg and %%fg were another's; %unload_ext ipy_bgtasks gives them back\n"
+    )
+    job = shell.run_line_magic("bg", "print()")
+    assert job.number == 1
+    manager.unload_extension(EXTENSION)
+    assert shell.run_line_magic("bg", "x") == "theirs: x"
+    assert shell.magics_manager.magics["cell"]["fg"] is theirs
+    assert "jobs" not in shell.magics_manager.magics["line"]
+
+
+def test_loading_says_nothing_otherwise(manager: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does loading again."""
+    manager.load_extension(EXTENSION)
+    manager.reload_extension(EXTENSION)
+    manager.unload_extension(EXTENSION)
+    manager.load_extension(EXTENSION)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reload_keeps_running_jobs_and_numbers(shell: InteractiveShell, manager: Any) -> None:
+    """So do unloading and loading again; what was launched before goes on."""
+    manager.load_extension(EXTENSION)
+    gate = shell.user_ns["gate"] = threading.Event()
+    job = shell.run_line_magic("bg", "gate.wait()")
+    manager.reload_extension(EXTENSION)
+    manager.unload_extension(EXTENSION)
+    assert job.state == "running"
+    manager.load_extension(EXTENSION)
+    second = shell.run_line_magic("bg", "gate.wait()")
+    assert second.number == 2
+    gate.set()
+    for number in (1, 2):
+        assert shell.run_line_magic("fg", str(number)) is True
+
+
+def test_settings_come_from_configuration_and_config_magic(
+    shell: InteractiveShell, manager: Any
+) -> None:
+    """Both forms work, and they are kept over a reload."""
+    shell.config.BgTasks.max_threads = 5
+    manager.load_extension(EXTENSION)
+    settings = next(c for c in shell.configurables if type(c).__name__ == "BgTasks")
+    assert settings.max_threads == 5
+    shell.run_line_magic("config", "BgTasks.max_threads = 7")
+    assert settings.max_threads == 7
+    manager.reload_extension(EXTENSION)
+    settings = next(c for c in shell.configurables if type(c).__name__ == "BgTasks")
+    assert settings.max_threads == 7
+
+
+def test_a_failure_on_the_way_leaves_nothing(
+    shell: InteractiveShell,
+    manager: Any,
+    snapshot: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was done before it is undone."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no magics today")
+
+    monkeypatch.setattr(shell, "register_magics", fail)
+    with pytest.raises(RuntimeError, match="no magics today"):
+        manager.load_extension(EXTENSION)
+    monkeypatch.undo()
+    assert everything(shell) == snapshot
