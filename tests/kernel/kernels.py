@@ -245,7 +245,7 @@ class Kernel:
         """File what is there, waiting for it *timeout* seconds (a second at the most)."""
         ready = dict(self._poller.poll(int(min(timeout, 1) * 1000)))
         for name, channel in self._channels.items():
-            if channel.socket in ready:
+            if channel.socket is not None and channel.socket in ready:
                 message = channel.get_msg(timeout=0) | {"channel": name}
                 self.messages.append(message)
                 self._by_parent[message["parent_header"].get("msg_id", "")].append(message)
@@ -253,12 +253,14 @@ class Kernel:
 
     def _connect(self) -> None:
         """Wait until requests are answered and iopub is subscribed, which takes its time."""
-        for _ in range(600):
-            self.client.kernel_info()
+        for _ in range(100):
+            self.ask("kernel_info_request", {}, timeout=60)
             with contextlib.suppress(AssertionError):
-                self.until(lambda: any(m["channel"] == "iopub" for m in self.messages), 0.1)
-                break
-        self.until(lambda: any(m["channel"] == "shell" for m in self.messages))
+                self.until(
+                    lambda: any("execution_state" in m["content"] for m in self.messages), 0.1
+                )
+                return
+        raise AssertionError(f"nothing on iopub\n{self.dump()}")
 
     # The process
 
@@ -291,7 +293,9 @@ class Kernel:
         self._gone(30)
 
     def close(self) -> None:
-        """End whatever is left of it."""
+        """End whatever is left of it; what came so far can still be looked at."""
+        for channel in self._channels.values():
+            self._poller.unregister(channel.socket)
         self.client.stop_channels()
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)

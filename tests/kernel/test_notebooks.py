@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pytest
 from jupyter_client.utils import ensure_async
 from kernels import kernel_environment, kernel_manager
 from nbclient import NotebookClient
-
-pytestmark = pytest.mark.skipif(
-    find_spec("ipy_bgtasks.extension") is None, reason="the extension is not written yet"
-)
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

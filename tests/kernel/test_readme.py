@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from kernels import Kernel
-
-pytestmark = pytest.mark.skipif(
-    find_spec("ipy_bgtasks.extension") is None, reason="the extension is not written yet"
-)
 
 README = Path(__file__).parents[2] / "README.md"
 COMMANDS = [
