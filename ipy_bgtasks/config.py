@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from traitlets import Float, Int
 from traitlets.config import Configurable
 
@@ -10,6 +12,9 @@ class BgTasks(Configurable):
     """Settings of ipy_bgtasks."""
 
     max_threads = Int(64, min=1, help="Jobs beyond this many threads are queued.").tag(config=True)
+    max_processes = Int(
+        os.cpu_count() or 1, min=1, help="Jobs beyond this many worker processes are queued."
+    ).tag(config=True)
     max_finished = Int(
         200, min=0, help="So many jobs that have ended are kept; the oldest are forgotten first."
     ).tag(config=True)

@@ -3,8 +3,11 @@
     Exception
     └── BgTasksError          anything this package refuses or reports
         ├── BadInput          what was typed cannot be done; nothing was launched or changed
-        └── WouldBlock        waiting here would stop the very loop that is waited for
-            (also RuntimeError)
+        ├── WouldBlock        waiting here would stop the very loop that is waited for
+        │   (also RuntimeError)
+        ├── ProcessDied       what ran the job is gone (also RuntimeError)
+        └── CannotSend        a result or an exception does not fit through to here
+            (also TypeError)
     KeyboardInterrupt
     └── Detached              an interrupt sent a foreground job to the background
 
@@ -25,6 +28,31 @@ class BadInput(BgTasksError, ValueError):
 
 class WouldBlock(BgTasksError, RuntimeError):
     """Raised when waiting here would block the event loop that has to run for the wait to end."""
+
+
+class _OneLine(BgTasksError):
+    """Shown as one line: what matters of the stack is in another process."""
+
+    def _render_traceback_(self) -> list[str]:
+        """The cause, where there is one, and the line."""
+        cause = [] if self.__cause__ is None else str(self.__cause__).splitlines()
+        return [*cause, f"{type(self).__name__}: {self}"]
+
+
+class ProcessDied(_OneLine, RuntimeError):
+    """Raised when what ran the job has ended without a result: killed, crashed, disconnected."""
+
+
+class CannotSend(_OneLine, TypeError):
+    """Raised when what a job returned or raised cannot be sent from where it ran."""
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception from elsewhere: the traceback there, as text."""
+
+    def __str__(self) -> str:
+        """As it reads at the end of a traceback here."""
+        return f'\n"""\n{self.args[0]}"""'
 
 
 class Detached(KeyboardInterrupt):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.runners.process import ProcessRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Launcher:
     settings: BgTasks
     sources: Sources
     host: Host
+    process_runner: ProcessRunner
 
     def launch(
         self,
@@ -61,6 +63,8 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
+        if where == "process" and not after:  # else it is copied when it starts
+            work = self.process_runner.accept(work)
         sink = FileSink(options.log) if options.log else None
 
         def prepare(job: Job) -> None:
@@ -175,7 +179,7 @@ class Sources:
 
 
 def _place(options: Options) -> str | None:
-    chosen = [name for name in ("loop", "thread") if getattr(options, name)]
+    chosen = [name for name in ("loop", "thread", "process") if getattr(options, name)]
     if len(chosen) > 1:
         raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
     return chosen[0] if chosen else None

@@ -42,7 +42,7 @@ def seconds(text: str) -> float:
     return value
 
 
-_PLACES = (Option("loop", "l"), Option("thread", "t"))
+_PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _LAUNCH = (
     *_PLACES,
     Option("name", "n", "NAME"),

@@ -11,6 +11,7 @@ from ipy_bgtasks.launcher import Launcher, Sources
 from ipy_bgtasks.log import Log
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.process import ProcessRunner
 from ipy_bgtasks.runners.shell import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.thread import ThreadRunner
@@ -43,9 +44,12 @@ class Core:
         self.shell_runner = ShellRunner(self.service, self.supervisor)
         runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
         runners["shell"] = self.shell_runner
+        self.process_runner = ProcessRunner(self.service, self.supervisor)
+        runners["process"] = self.process_runner
         self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
         self.registry.on_forget.append(self.sources.release)
+        self.registry.on_forget.append(self.process_runner.forget)
 
 
 class _Host(Host):
@@ -74,7 +78,9 @@ class Session:
         self.foreground = foreground
         self.registry = core.registry
         host = _Host(settings, screen)
-        self.launcher = Launcher(shell, core.registry, screen, settings, core.sources, host)
+        self.launcher = Launcher(
+            shell, core.registry, screen, settings, core.sources, host, core.process_runner
+        )
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -83,6 +89,7 @@ class Session:
         def apply(_change: object = None) -> None:
             core.thread_runner.max_threads = settings.max_threads
             core.shell_runner.grace = settings.cancel_grace
+            core.process_runner.max_processes = settings.max_processes
             core.registry.max_finished = settings.max_finished
 
         apply()
@@ -90,12 +97,15 @@ class Session:
         core.thread_runner.prepare = self.screen.prepare
         core.shell_runner.prepare = self.screen.prepare
         core.shell_runner.write = self.screen.write
+        core.process_runner.prepare = self.screen.prepare
+        core.process_runner.write = self.screen.write
         core.registry.on_end.append(self.screen.ended)
 
         def undo() -> None:
             settings.unobserve(apply)
             core.thread_runner.prepare = None
             core.shell_runner.prepare = core.shell_runner.write = None
+            core.process_runner.prepare = core.process_runner.write = None
             core.registry.on_end.remove(self.screen.ended)
 
         return undo

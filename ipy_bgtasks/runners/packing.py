@@ -1,0 +1,181 @@
+"""Work as bytes, to be run in another process.
+
+What a job needs is copied at launch. Functions and classes of the notebook travel by value,
+those of modules by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import inspect
+import io
+import linecache
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.work.calls import Cell
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.work import Work
+
+#: How far to follow what functions use when looking for what cannot be sent.
+_DEEP = 4
+#: The instructions that look up a global name.
+_LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Packed:
+    """A work's call, ready to be sent."""
+
+    data: bytes
+
+    def __call__(self) -> Any:
+        """Nothing that runs here."""
+        raise TypeError("packed work runs in another process")
+
+
+def pack(work: Work) -> Packed:
+    """What `worker.run` needs to run the work. Any thread may call.
+
+    Raises `BadInput`, which names what cannot be sent.
+    """
+    call = movable(work.call)
+    try:
+        data, sources = _dump(call)
+    except Exception as error:  # whatever somebody's `__reduce__` raises
+        raise BadInput(_blame(call, error)) from None
+    everything = (list(sys.path), _directory(), sources, work.is_async, data)
+    return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return os.sep
+
+
+def movable(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call of a work, such that it can be pickled: a cell takes the names it uses along."""
+    cell = getattr(call, "__self__", None)
+    if not isinstance(cell, Cell):
+        return call
+    names = [name for name in _loaded(cell.body, cell.last) if name in cell.namespace]
+    if "get_ipython" in names:
+        raise BadInput(
+            "magics and ! lines need the session and cannot run in a process: "
+            "run this cell in a thread, %%bg -t"
+        )
+    # Whoever pickles a function takes along the globals that its code names, and gives all
+    # functions that shared their globals one dictionary again.
+    text = "def anchor():\n " + ";".join(names or ["None"])
+    code = next(c for c in compile(text, "<names>", "exec").co_consts if isinstance(c, CodeType))
+    anchor = FunctionType(code, cell.namespace)
+    run = _run_cell_async if cell.is_async else _run_cell
+    return partial(run, anchor, cell.body, cell.last, cell.settle)
+
+
+def _run_cell(
+    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
+) -> Any:
+    return Cell(body, last, anchor.__globals__, settle).run()
+
+
+async def _run_cell_async(
+    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
+) -> Any:
+    return await Cell(body, last, anchor.__globals__, settle).run_async()
+
+
+def _loaded(*codes: CodeType | None) -> Iterator[str]:
+    """The global names that a cell's code loads, the code of functions in it included."""
+    seen: set[str] = set()
+    waiting = [code for code in codes if code is not None]
+    while waiting:
+        code = waiting.pop()
+        waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
+        for instruction in dis.get_instructions(code):
+            name = instruction.argval
+            if instruction.opname in _LOADS and name not in seen:
+                seen.add(name)
+                yield name
+
+
+def _dump(value: Any) -> tuple[bytes, dict[str, str]]:
+    """The pickle, and the source text of the functions in it that have no file."""
+    import cloudpickle
+
+    names: set[str] = set()
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+        def reducer_override(self, item: Any) -> Any:
+            if isinstance(item, FunctionType):
+                names.add(item.__code__.co_filename)
+            elif isinstance(item, CodeType):
+                names.add(item.co_filename)
+            return super().reducer_override(item)
+
+    file = io.BytesIO()
+    Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    sources = {}
+    for name in names:
+        # (size, time, lines, full name); without a time there is no file to read it from again.
+        entry = linecache.cache.get(name, ())
+        if len(entry) == 4 and entry[1] is None:
+            sources[name] = "".join(entry[2])
+    return file.getvalue(), sources
+
+
+def _blame(call: Any, error: Exception) -> str:
+    found = next(_culprits(_bound(call), 0, set()), None)
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if found is None:
+        return f"this cannot be sent to a process: {reason}"
+    name, value, user = found
+    used = f", which {user} uses," if user else ""
+    return f"{name}{used} is of type {_type(value)} and cannot be sent to a process: {reason}"
+
+
+def _culprits(
+    names: dict[str, Any], level: int, seen: set[int], user: str = ""
+) -> Iterator[tuple[str, Any, str]]:
+    """What of the named values cannot be pickled, and the function that uses it."""
+    for name, value in names.items():
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        try:
+            _dump(value)
+        except Exception:
+            if isinstance(value, FunctionType) and level < _DEEP:
+                uses = inspect.getclosurevars(value)
+                inner = {**uses.nonlocals, **uses.globals}
+                yield from _culprits(inner, level + 1, seen, f"{name}()")
+            yield name, value, user
+
+
+def _bound(call: Any) -> dict[str, Any]:
+    """The names of CODE with the values they were bound to, and those a cell or call looks up."""
+    if not isinstance(call, partial):
+        return {}
+    names: dict[str, Any] = {}
+    for each in call.args:
+        names |= _bound(each)
+    functions = [each for each in (call.func, *call.args) if isinstance(each, FunctionType)]
+    for each in functions:
+        if each.__module__ != __name__ and each.__code__.co_filename != __file__:
+            names |= inspect.getclosurevars(each).globals
+    return {**names, **call.keywords}
+
+
+def _type(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

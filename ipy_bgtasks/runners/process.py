@@ -1,0 +1,361 @@
+"""Worker processes as a place: copies of what a job needs go there, its result comes back.
+
+A worker can always be killed, also where it is in C code, and takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import threading
+from collections import deque
+from contextvars import copy_context
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import job as _job
+from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied, RemoteTraceback
+from ipy_bgtasks.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from contextvars import Context
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.runners.slot import Slot
+    from ipy_bgtasks.runners.supervisor import Supervisor
+    from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.work import Work
+
+#: How often a job is given to another worker when one died before the job began.
+_ATTEMPTS = 3
+
+
+class ProcessRunner:
+    """Runs work in at most *max_processes* worker processes, the rest in order of launch.
+
+    What workers write is read on the service loop, also while a cell blocks the user's.
+    *prepare* is called in a job's own context before it begins, *write* in that context with
+    its output; by default output goes to the job's log alone. *supervisor* ends the workers
+    when this process is killed.
+    """
+
+    where = "process"
+
+    def __init__(
+        self,
+        service: ServiceLoop,
+        supervisor: Supervisor | None = None,
+        max_processes: int | None = None,
+        prepare: Callable[[Job], object] | None = None,
+        write: Callable[[Job, str, str], object] | None = None,
+    ) -> None:
+        self.service = service
+        self.supervisor = supervisor
+        self.max_processes = max_processes or os.cpu_count() or 1
+        self.prepare = prepare
+        self.write = write
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[Slot] = []
+        self._slots: set[Slot] = set()
+        self._starting = 0
+        self._queue: deque[_Run] = deque()
+        self._runs: dict[int, _Run] = {}
+        self._tracker_is_ours = False
+
+    def accept(self, work: Work) -> Work:
+        """The work with all it needs copied; `BadInput` if something cannot be sent."""
+        missing = [name for name in ("cloudpickle", "pebble") if find_spec(name) is None]
+        if missing:
+            raise BadInput(
+                '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
+            )
+        from ipy_bgtasks.runners.packing import pack
+
+        return dataclasses.replace(work, call=pack(work))
+
+    def start(self, job: Job) -> None:
+        """Hand the job to a worker, or queue it if all are busy."""
+        from ipy_bgtasks.runners.packing import Packed
+
+        work = job.work
+        if work is None:
+            return
+        if not isinstance(work.call, Packed):  # it waited for jobs whose results it uses
+            work = self.accept(work)
+        assert isinstance(work.call, Packed)
+        run = job.handle = _Run(job, work.call.data, copy_context())
+        self._runs[job.number] = run
+        self._launch(run)
+
+    def stop(self, job: Job, force: bool) -> None:
+        """Drop it from the queue, or kill its worker."""
+        run = job.handle
+        if not isinstance(run, _Run):
+            job.end_cancelled()  # it still waits for other jobs
+            return
+        with self._lock:
+            slot = run.slot
+            queued = run in self._queue
+            if queued:
+                self._queue.remove(run)
+        if queued:
+            job.end_cancelled()
+        elif slot is not None:
+            slot.kill()
+
+    def stack(self, job: Job) -> list[FrameSummary]:
+        """The stack as the worker tells it; empty while it is stuck in C code that holds on."""
+        run = job.handle
+        if isinstance(run, _Run) and run.slot is not None and job.started is not None:
+            return run.slot.stack(job.number)
+        return []
+
+    def needs_this_thread(self) -> bool:
+        """What jobs write goes through the service loop, before they end."""
+        return threading.get_ident() == self.service.thread
+
+    def make_room(self, job: Job) -> None:
+        """Who waits here takes no worker's place."""
+
+    def forget(self, job: Job) -> None:
+        """The job is not kept any longer: what its threads may still write is nobody's."""
+        self._runs.pop(job.number, None)
+
+    def leave(self) -> None:
+        """The session ends: kill all workers, without waiting."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._queue.clear()
+            slots = list(self._slots)
+        for slot in slots:
+            slot.kill()
+        if slots and self._tracker_is_ours:
+            threading.Thread(target=_end_tracker, args=(slots,), daemon=True).start()
+
+    # From launch to worker
+
+    def _launch(self, run: _Run) -> None:
+        with self._lock:
+            slot = self._idle.pop() if self._idle else None
+            if slot is None:
+                if len(self._slots) + self._starting >= self.max_processes:
+                    self._queue.append(run)
+                    return
+                self._starting += 1
+        if slot is None:
+            slot = self._new_slot(run)
+        if slot is not None:
+            self._give(slot, run)
+
+    def _new_slot(self, run: _Run) -> Slot | None:
+        from ipy_bgtasks.runners.slot import Slot
+
+        try:
+            if self.supervisor is not None:
+                self.supervisor.start()
+            self._tracker_is_ours |= not _tracker_runs()
+            slot = Slot(self, self.service, self.supervisor)
+        except Exception as error:
+            with self._lock:
+                self._starting -= 1
+            run.job.fail(ProcessDied(f"no worker process could be started: {error}"))
+            return None
+        with self._lock:
+            self._starting -= 1
+            self._slots.add(slot)
+        return slot
+
+    def _give(self, slot: Slot, run: _Run) -> None:
+        run.slot = slot
+        slot.run = run
+        run.attempts += 1
+        job = run.job
+        try:
+            future = slot.submit(job.number, job.name, run.data)
+            future.add_done_callback(lambda future: self._returned(slot, run, future))
+        except Exception:  # its worker has just died
+            slot.kill()
+        if slot.dead and slot.take_run() is not None:  # too late for `gone` to see the job
+            self._lost(run, None)
+        elif job.asked:  # by somebody who found no worker yet
+            slot.kill()
+
+    def _next(self, slot: Slot) -> None:
+        """A worker has done its job: give it another one, or let it wait."""
+        with self._lock:
+            if not slot.usable:
+                return
+            if len(self._slots) > self.max_processes:
+                self._slots.discard(slot)
+                run = None
+            elif self._queue:
+                run = self._queue.popleft()
+            else:
+                self._idle.append(slot)
+                return
+        if run is None:
+            slot.kill()
+        else:
+            self._give(slot, run)
+
+    def _refill(self) -> None:
+        """A worker is gone: those who wait may need another one."""
+        with self._lock:
+            if not self._queue or len(self._slots) + self._starting >= self.max_processes:
+                return
+            run = self._queue.popleft()
+        self._launch(run)
+
+    # From worker to end
+
+    def said(self, slot: Slot, message: tuple[Any, ...]) -> None:
+        """A worker sent a message. On the service loop."""
+        kind, number, *rest = message
+        run = self._runs.get(number)
+        if run is None:
+            return
+        with contextlib.suppress(Exception):  # the display's trouble is not the job's
+            if kind == "text":
+                run.context.run(self._write, run.job, *rest)
+            elif kind == "progress":
+                run.job.progress = None if rest[0] is None else Progress(*rest[0])
+            elif kind == "begin":
+                run.context.run(self._begin, run.job, slot)
+        if kind == "end":
+            run.answer = tuple(rest)
+            run.answered.set()
+
+    def gone(self, slot: Slot, exitcode: int | None) -> None:
+        """A worker is dead. On a thread of its own."""
+        with self._lock:
+            self._slots.discard(slot)
+            if slot in self._idle:
+                self._idle.remove(slot)
+        run = slot.take_run()
+        if run is not None:
+            self._lost(run, exitcode)
+        self._refill()
+
+    def _lost(self, run: _Run, exitcode: int | None) -> None:
+        """The worker of a job is dead, and all it said was heard."""
+        if run.answer is not None:
+            self._settle(run)
+        elif run.job.asked:
+            self._end(run, run.job.end_cancelled)
+        elif run.job.started is None and run.attempts < _ATTEMPTS:
+            self._launch(run)
+        else:
+            error = ProcessDied(_how(exitcode, run.job.started is not None))
+            self._end(run, lambda: run.job.fail(error))
+
+    def _returned(self, slot: Slot, run: _Run, future: Future[Any]) -> None:
+        """The pool says that a job returned. On a thread of the pool."""
+        if future.cancelled() or future.exception() is not None:
+            slot.kill()  # the worker is dead, or useless; `gone` follows
+            return
+        run.answered.wait()
+        if slot.take_run() is not None:
+            self._settle(run)
+            self._next(slot)
+
+    def _begin(self, job: Job, slot: Slot) -> None:
+        _job._current.set(job)
+        if self.prepare is not None:
+            self.prepare(job)
+        job.where = f"{self.where} {slot.pid}"
+        job.begin()
+
+    def _write(self, job: Job, stream: str, text: str) -> None:
+        (self.write or _log)(job, stream, text)
+
+    def _settle(self, run: _Run) -> None:
+        assert run.answer is not None
+        kind, data, trace = run.answer
+        job = run.job
+        if kind == "unsendable":
+            self._end(run, lambda: job.fail(_caused(CannotSend(data), trace)))
+            return
+        try:
+            value = pickle.loads(data)
+        except Exception as error:
+            unreadable = CannotSend(f"what came back from the process cannot be read: {error!r}")
+            self._end(run, lambda: job.fail(_caused(unreadable, trace)))
+            return
+        if kind == "value":
+            self._end(run, lambda: job.finish(value))
+        else:
+            self._end(run, lambda: job.fail(_caused(value, trace)))
+
+    def _end(self, run: _Run, end: Callable[[], None]) -> None:
+        """End the job, in its own context: what it has to show belongs there."""
+        run.job.where = self.where
+        run.slot = None
+        run.context.copy().run(end)
+
+
+class _Run:
+    """One job on its way through a worker."""
+
+    def __init__(self, job: Job, data: bytes, context: Context) -> None:
+        self.job = job
+        self.data = data
+        self.context = context
+        self.slot: Slot | None = None
+        self.attempts = 0
+        self.answer: tuple[Any, ...] | None = None
+        self.answered = threading.Event()
+
+
+def _log(job: Job, stream: str, text: str) -> None:
+    job.log.write(stream, text)
+
+
+def _caused(error: BaseException, trace: str) -> BaseException:
+    if trace:
+        error.__cause__ = RemoteTraceback(trace)
+    return error
+
+
+def _how(exitcode: int | None, begun: bool) -> str:
+    """How a worker died, in a sentence."""
+    when = "" if begun else " before it could begin"
+    if exitcode is None:
+        return f"the worker process ended{when}"
+    if exitcode >= 0:
+        return f"the worker process exited with code {exitcode}{when}"
+    import signal
+
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hints = {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a crash in C code)"}
+    return f"the worker process was killed by {name}{hints.get(name, '')}{when}"
+
+
+# Pebble's workers make Python start a helper, the resource tracker, which ignores SIGTERM and
+# would hold up the end of a kernel. Nobody but us can end it early; there is no public name.
+
+
+def _tracker_runs() -> bool:
+    from multiprocessing import resource_tracker
+
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    return getattr(tracker, "_fd", None) is not None
+
+
+def _end_tracker(slots: list[Slot]) -> None:
+    from multiprocessing import resource_tracker
+
+    for slot in slots:
+        slot.closed.wait()
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    with contextlib.suppress(Exception):
+        tracker._stop()  # type: ignore[union-attr]

@@ -1,0 +1,52 @@
+"""Messages between the session and a worker process: tuples, each with its length in front."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+
+_LENGTH = struct.Struct(">Q")
+
+#: What is read at once.
+CHUNK = 1 << 18
+
+
+def packed(*message: Any) -> bytes:
+    """A message as it goes over the wire."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Unpacker:
+    """Makes messages of what comes over the wire, piece by piece."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Any, ...]]:
+        """Take a piece in; gives each message that is whole now."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            end = start + _LENGTH.size + length
+            if len(buffer) < end:
+                break
+            with memoryview(buffer) as view:
+                message = pickle.loads(view[start + _LENGTH.size : end])
+            start = end
+            yield message
+        del buffer[:start]
+
+
+def messages(sock: socket.socket) -> Iterator[tuple[Any, ...]]:
+    """All messages that come over a blocking socket, until the other end is gone."""
+    unpacker = Unpacker()
+    while data := sock.recv(CHUNK):
+        yield from unpacker.feed(data)

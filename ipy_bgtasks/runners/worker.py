@@ -1,0 +1,243 @@
+"""Inside a worker process: one job at a time; its output and its end go back over the wire.
+
+Pebble calls `begin` when the process starts and `run` for each job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import linecache
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, cast
+
+from ipy_bgtasks.job import Job, _current, own_traceback
+from ipy_bgtasks.output.asking import refuse_questions
+from ipy_bgtasks.output.contexts import carry_jobs
+from ipy_bgtasks.progress import Progress
+from ipy_bgtasks.runners import wire
+from ipy_bgtasks.runners.where import await_chain
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+    from types import FrameType
+
+#: Characters of one message of output at most: whoever shows it is to get it in portions.
+_PORTION = 1 << 16
+
+
+class RemoteJob:
+    """Stands for the job in the worker process: what `current_job()` gives there."""
+
+    def __init__(self, worker: Worker, number: int, name: str = "") -> None:
+        self.worker = worker
+        self.number = number
+        self.name = name
+        self._progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        return f"<job {self.number}: {self.name}, in process {self.worker.pid}>"
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job is; what is set here is shown in the session."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: Progress | float | None) -> None:
+        if isinstance(value, int | float):
+            value = Progress(done=value, total=1)
+        self._progress = value
+        shown = None if value is None else (value.done, value.total, value.text)
+        self.worker.send("progress", self.number, shown)
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.pid = os.getpid()
+        self.job = RemoteJob(self, 0)
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._main = threading.get_ident()
+        self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def begin(self) -> None:
+        """Get ready for jobs."""
+        _current.set(cast(Job, self.job))
+        self._sock.setblocking(True)
+        sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
+        carry_jobs()
+        refuse_questions()
+        if hasattr(os, "register_at_fork"):
+            # A child must neither write into our messages nor keep the wire open after us.
+            os.register_at_fork(after_in_child=self._sock.close)
+        threading.Thread(target=self._listen, name="bg-wire", daemon=True).start()
+        self.send("hello", self.pid)
+
+    def send(self, *message: Any) -> None:
+        """Send one message; in a forked child there is nobody to send it to."""
+        if os.getpid() == self.pid:
+            data = wire.packed(*message)
+            with self._lock:
+                self._sock.sendall(data)
+
+    def run(self, number: int, name: str, data: bytes) -> None:
+        """Run one job."""
+        self.job = RemoteJob(self, number, name)
+        self.send("begin", number)
+        answer = copy_context().run(self._answer, self.job, data)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the user's code may have put anything there
+                stream.flush()
+        self.send("end", number, *answer)
+
+    def _answer(self, job: RemoteJob, data: bytes) -> tuple[str, Any, str]:
+        """How the job ended: what kind of end, with what, and the traceback as text."""
+        import cloudpickle
+
+        _current.set(cast(Job, job))
+        try:
+            call, is_async = _unpacked(data)
+        except BaseException as error:
+            return "unsendable", f"what it needs cannot be read in the process: {_line(error)}", ""
+        try:
+            value = self._value(call, is_async)
+        except BaseException as error:
+            return _failure(error)
+        try:
+            return "value", cloudpickle.dumps(value), ""
+        except BaseException as error:
+            kind = type(value).__name__
+            return "unsendable", f"its result, of type {kind}, cannot be sent: {_line(error)}", ""
+
+    def _value(self, call: Callable[[], Any], is_async: bool) -> Any:
+        if is_async:
+            return self._awaited(call)
+        value = call()
+        return self._awaited(lambda: value) if inspect.isawaitable(value) else value
+
+    def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            return await call()
+
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            task = loop.create_task(main())
+            self._task = loop, task
+            try:
+                return loop.run_until_complete(task)
+            finally:
+                self._task = None
+
+    # The thread that listens
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            for kind, *rest in wire.messages(self._sock):
+                if kind == "stack":
+                    self.send("stack", *rest, self._stack())
+        # The session is gone, and nobody needs this process any more, nor what it started.
+        if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+        os._exit(1)
+
+    def _stack(self) -> list[tuple[str, int | None, str]]:
+        if self._task is not None:
+            loop, task = self._task
+            chain = await_chain(task, self._main, loop)
+            return [(each.filename, each.lineno, each.name) for each in chain]
+        frames: list[FrameType] = []
+        frame = sys._current_frames().get(self._main)
+        while frame is not None and frame.f_globals.get("__name__") != __name__:
+            frames.append(frame)
+            frame = frame.f_back
+        if frame is None:
+            return []  # between two jobs
+        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in reversed(frames)]
+
+
+class _Stream(io.TextIOBase):
+    """`sys.stdout` or `sys.stderr` of the worker."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        self._worker = worker
+        self.name = f"<{name}>"
+        self._stream = name
+
+    def writable(self) -> bool:
+        """It can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Send it, as the output of the job whose code writes."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        worker = self._worker
+        job = _current.get() or worker.job
+        for start in range(0, len(text), _PORTION):
+            portion = str.__str__(text[start : start + _PORTION])
+            worker.send("text", job.number, self._stream, portion)
+        if os.getpid() != worker.pid:  # a forked child, whose own output still leads somewhere
+            outside = sys.__stdout__ if self._stream == "stdout" else sys.__stderr__
+            if outside is not None:
+                outside.write(text)
+                outside.flush()
+        return len(text)
+
+
+def begin(end: Any) -> None:
+    """Make this process a worker; *end* is the worker's end of the wire."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setsid()  # out of reach of the foreground's interrupts
+    # Pebble's own handler would wait for C code to return.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Worker(end).begin()
+
+
+def run(number: int, name: str, data: bytes) -> None:
+    """Run one job in this worker."""
+    worker = cast(RemoteJob, _current.get()).worker
+    worker.run(number, name, data)
+
+
+def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
+    path, directory, sources, is_async, call = pickle.loads(data)
+    sys.path[:] = path
+    with contextlib.suppress(OSError):
+        os.chdir(directory)
+    for name, text in sources.items():
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    return pickle.loads(call), is_async
+
+
+def _failure(error: BaseException) -> tuple[str, Any, str]:
+    import cloudpickle
+
+    trace = own_traceback(error)
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    try:
+        data = cloudpickle.dumps(error)
+        pickle.loads(data)  # many exceptions can be pickled, but not read again
+    except BaseException as reason:
+        return "unsendable", f"{_line(error)} (which itself cannot be sent: {_line(reason)})", text
+    return "error", data, text
+
+
+def _line(error: BaseException) -> str:
+    from ipy_bgtasks.views.summary import error_line
+
+    return error_line(error)
