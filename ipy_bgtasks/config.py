@@ -30,3 +30,6 @@ class BgTasks(Configurable):
     exit_grace = Float(
         0.5, min=0, help="Seconds that coroutines have to clean up when the session ends."
     ).tag(config=True)
+    watchdog = Float(
+        1.0, min=0, help="Seconds for which a job may block the loop unnoticed; 0: for ever."
+    ).tag(config=True)

@@ -56,12 +56,11 @@ def doing(frame: FrameSummary) -> str:
         tree = ast.parse(text.strip(), mode="eval").body if text else None
     except (SyntaxError, ValueError):
         tree = None
-    if isinstance(tree, ast.Await):
-        tree = tree.value
-    if isinstance(tree, ast.Call):
-        text = ast.unparse(tree.func)
-    elif tree is None:  # a statement: its first line says enough
-        text = source_line(frame)
+    call = tree.value if isinstance(tree, ast.Await) else tree
+    if isinstance(call, ast.Call):
+        text = ast.unparse(call.func)
+    elif not isinstance(tree, ast.BinOp | ast.Compare | ast.Subscript | ast.Await):
+        text = source_line(frame)  # of a statement the first line says enough
     text = " ".join((text or frame.name).split())
     return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
 

@@ -16,6 +16,7 @@ from ipy_bgtasks.runners.shell import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.thread import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -85,12 +86,19 @@ class Session:
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
         core, settings = self.core, self.settings
+        watchdog = Watchdog(
+            core.loop_runner, core.service, self.screen.tell, cells=core.sources.cell
+        )
+        core.loop_runner.on_active = watchdog.wake
 
         def apply(_change: object = None) -> None:
             core.thread_runner.max_threads = settings.max_threads
             core.shell_runner.grace = settings.cancel_grace
             core.process_runner.max_processes = settings.max_processes
             core.registry.max_finished = settings.max_finished
+            watchdog.limit = settings.watchdog
+            if core.loop_runner.active:
+                watchdog.wake()
 
         apply()
         settings.observe(apply)
@@ -103,6 +111,8 @@ class Session:
 
         def undo() -> None:
             settings.unobserve(apply)
+            core.loop_runner.on_active = None
+            watchdog.limit = 0
             core.thread_runner.prepare = None
             core.shell_runner.prepare = core.shell_runner.write = None
             core.process_runner.prepare = core.process_runner.write = None

@@ -90,6 +90,10 @@ class KernelScreen(Screen):
         """Show the figures that the job left open, under its own cell."""
         self._figures.show_left_open(job)
 
+    def tell(self, job: Job, line: str) -> None:
+        """Send one line on stderr under the job's cell."""
+        self._send(job.origin, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
+
     def ended(self, job: Job) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self._lines.release(job)

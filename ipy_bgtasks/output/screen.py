@@ -75,6 +75,10 @@ class Screen:
     def closing(self, job: Job) -> None:
         """The job's code has ended, and what it left open can be shown; in its own context."""
 
+    def tell(self, job: Job, line: str) -> None:
+        """Say one line about a job in its own place, at once."""
+        raise NotImplementedError
+
     def ended(self, job: Job) -> None:
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError

@@ -83,6 +83,10 @@ class TerminalScreen(Screen):
         """Print the plain text."""
         print(mimebundle.get("text/plain", ""))
 
+    def tell(self, job: Job, line: str) -> None:
+        """Print one line, above the prompt if that waits."""
+        self._put(line + "\n")
+
     def ended(self, job: Job) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job import Job
+
+
+#: Seconds for which code that was stopped by force may clean up before it is told again.
+CLEAN_UP = 0.5
 
 
 class ExitInTask(Exception):
@@ -38,6 +43,11 @@ class LoopRunner:
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: int | None = None) -> None:
         self.loop = loop
         self.thread = threading.get_ident() if thread is None else thread
+        #: How many jobs have a task on the loop …
+        self.active = 0
+        #: … and what is called, on the loop's thread, when that is no longer none.
+        self.on_active: Callable[[], object] | None = None
+        self._leaving = False
 
     def start(self, job: Job) -> None:
         """Make the task: at once on the loop's own thread, else when the loop next turns."""
@@ -48,16 +58,24 @@ class LoopRunner:
 
     def adopt(self, job: Job, awaitable: Awaitable[Any], context: Context) -> None:
         """Let a running job go on here, awaiting what its first part returned."""
+        if self._leaving:  # the loop may not turn again, and nobody would await it
+            if isinstance(awaitable, CoroutineType):
+                awaitable.close()
+            job.end_cancelled()
+            return
         job.handle = None
         job.move(self)
         self.loop.call_soon_threadsafe(self._make_task, job, _drive(awaitable), context=context)
 
     def stop(self, job: Job, force: bool) -> None:
-        """Cancel the task, in one turn of the loop; a job without a task ends at once."""
+        """Cancel the task, in one turn of the loop; a job without a task ends at once.
+
+        With *force* it is cancelled again and again if its code goes on.
+        """
         if threading.get_ident() == self.thread:
-            self._cancel(job)
+            self._cancel(job, force)
         else:
-            self.loop.call_soon_threadsafe(self._cancel, job)
+            self.loop.call_soon_threadsafe(self._cancel, job, force)
 
     def stack(self, job: Job) -> list[FrameSummary]:
         """The whole await chain of the task."""
@@ -69,6 +87,10 @@ class LoopRunner:
 
     def make_room(self, job: Job) -> None:
         """Nothing queues here."""
+
+    def leave(self) -> None:
+        """The registry cancels the tasks; what a thread still hands over is turned away."""
+        self._leaving = True
 
     def _begin(self, job: Job) -> None:
         work = job.work
@@ -83,20 +105,31 @@ class LoopRunner:
     def _make_task(self, job: Job, coro: Coroutine[Any, Any, Any]) -> None:
         task: asyncio.Task[Any] = schedule_coroutine(coro, loop=self.loop)
         job.handle = task
+        self.active += 1
+        if self.active == 1 and self.on_active is not None:
+            self.on_active()
 
         def done(task: asyncio.Task[Any]) -> None:
+            self.active -= 1
             _settle(job, task)
 
         task.add_done_callback(done)
         if job.asked:  # cancelled between its first part and this one
             task.cancel()
 
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: Job, force: bool) -> None:
         task = job.handle
         if isinstance(task, asyncio.Task):
             task.cancel()
+            if force:
+                self.loop.call_later(CLEAN_UP, self._insist, task)
         elif job.started is None:
             job.end_cancelled()
+
+    def _insist(self, task: asyncio.Task[Any]) -> None:
+        if not task.done():
+            task.cancel()
+            self.loop.call_later(CLEAN_UP, self._insist, task)
 
 
 async def _call(call: Callable[[], Any]) -> Any:

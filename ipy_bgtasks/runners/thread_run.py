@@ -11,6 +11,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
+from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.runners.raising import (
     Sent,
     StopThread,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 _SOON, _LATER = 0.0003, 0.02
 #: Seconds between two looks whether code that was stopped by force has left.
 _REPEAT = 0.05
-#: Seconds for which code that was stopped by force may clean up undisturbed.
-CLEAN_UP = 0.5
 
 
 class Run:

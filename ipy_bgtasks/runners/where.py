@@ -41,10 +41,12 @@ def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> l
 
 
 def running_stack(
-    task: asyncio.Task[Any], thread: int, loop: asyncio.AbstractEventLoop
+    task: asyncio.Task[Any] | None, thread: int, loop: asyncio.AbstractEventLoop
 ) -> list[FrameSummary]:
     """The stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
-    return _summaries(_users(_step_of(task, thread))) if _is_current(task, loop) else []
+    if task is None or not _is_current(task, loop):
+        return []
+    return _summaries(_users(_step_of(task, thread)))
 
 
 def _frames(
