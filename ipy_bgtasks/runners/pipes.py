@@ -37,9 +37,9 @@ class TextPipe:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.is_open = True
         try:
-            os.set_blocking(pipe.fileno(), False)
             loop.add_reader(pipe.fileno(), self._read)
-        except (AttributeError, NotImplementedError, OSError):  # Windows
+            os.set_blocking(pipe.fileno(), False)
+        except NotImplementedError:  # Windows
             threading.Thread(target=self._read_blocking, name="bg-pipe", daemon=True).start()
 
     def _read(self) -> None:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
+_PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
 _GRACE = 1.0
 #: Seconds after which killing is given up: a process of another user, or stuck in the system.
@@ -37,7 +38,7 @@ def send(sessions: Collection[int], number: int) -> bool:
     if not sessions:
         return False
     try:
-        names = os.listdir("/proc")
+        names = os.listdir(_PROC)
     except OSError:
         names = []
     if not any(name.isdigit() for name in names):
@@ -62,7 +63,7 @@ def _is_alive_in(pid: int, sessions: Collection[int]) -> bool:
     try:
         if os.getsid(pid) not in sessions:
             return False
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"{_PROC}/{pid}/stat", "rb") as file:
             # The name, in parentheses, may hold anything; the state follows it.
             state = file.read().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):

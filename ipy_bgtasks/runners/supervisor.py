@@ -32,6 +32,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._sessions: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed: list[subprocess.Popen[bytes]] = []
         self._broken = os.name == "nt" or not sys.executable
 
     def start(self) -> None:
@@ -60,23 +61,20 @@ class Supervisor:
     def close(self, wait: float = 0.0) -> bool:
         """End what runs in all sessions, now; returns whether there is a supervisor to do it.
 
-        Waits for the end of the supervisor up to *wait* seconds.
+        Waits up to *wait* seconds until the supervisor has done so and ended. A process launched
+        later has a new one.
         """
         if os.getpid() != self._owner:
             return False
         with self._lock:
             process, self._process = self._process, None
             self._sessions.clear()
-        if process is None:
-            return False
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        if wait:
-            process.wait(wait)
-        else:
-            process.returncode = process.poll() or 0  # its end is nobody's concern any more
-        return True
+            if process is not None and process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+                self._closed.append(process)
+            self._reap(wait)
+        return process is not None
 
     # Inside, with the lock held
 
@@ -91,6 +89,7 @@ class Supervisor:
         if self._process is None and not self._broken:
             import subprocess
 
+            self._reap(0)
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", sessions.__file__, str(self._owner)],
@@ -104,6 +103,14 @@ class Supervisor:
             except OSError:
                 self._broken = True
         return self._process
+
+    def _reap(self, wait: float) -> None:
+        import subprocess
+
+        for process in self._closed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(wait)
+        self._closed = [process for process in self._closed if process.returncode is None]
 
     def _replace(self) -> None:
         """It was killed: start another, once, and tell it everything."""

@@ -1,0 +1,55 @@
+"""What tests of child processes share. Linux only, like those tests."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+#: A command with children and grandchildren, in a group of its own and deaf to signals too, that
+#: prints their numbers, and then "up".
+TREE = (
+    "sleep 1000 & echo $!; "
+    "sh -c 'sleep 1001 & echo $!; sleep 1002 & echo $!; wait' & echo $!; "
+    "sh -c 'trap \"\" TERM HUP INT; echo $$; sleep 1003 & echo $!; wait; wait' & "
+    "bash -mc 'sleep 1004 & echo $! $$; wait' & "
+    "sleep 0.1; echo $$; echo up; wait"
+)
+TREE_SIZE = 9
+
+
+def still_alive(pids: Iterable[int], timeout: float) -> list[int]:
+    """Wait until all have ended; returns those that have not after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    return [pid for pid in pids if not _ends(pid, deadline)]
+
+
+def _ends(pid: int, deadline: float) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0])
+    finally:
+        os.close(fd)
+
+
+def zombies_of(parent: int) -> list[int]:
+    """The children that have ended and that nobody waited for."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state == "Z" and int(ppid) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def pids_in(text: str) -> list[int]:
+    """The numbers that a tree printed."""
+    return [int(word) for word in text.split() if word.isdigit()]

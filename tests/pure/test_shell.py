@@ -1,0 +1,422 @@
+"""Shell commands as jobs, without IPython: real child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import TREE, TREE_SIZE, pids_in, still_alive, zombies_of
+
+from ipy_bgtasks.errors import WouldBlock
+from ipy_bgtasks.job import Host, Job, JobState, current_job
+from ipy_bgtasks.log import Log
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.shell import ShellRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.work.command import command_work
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+
+LONG = 10
+
+
+class Limited(Host):
+    """Makes logs that keep so many characters."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def new_log(self, job: Job) -> Log:
+        return Log(self._limit)
+
+
+class Place:
+    """A registry whose only place is the shell."""
+
+    def __init__(self, service: ServiceLoop) -> None:
+        self.supervisor = Supervisor()
+        self.runner = ShellRunner(service, self.supervisor, grace=LONG)
+        self.registry = Registry({"shell": self.runner}, service)
+        self.written = threading.Condition()
+        self.runner.write = self._write
+
+    def _write(self, job: Job, name: str, text: str) -> None:
+        with self.written:
+            job.log.write(name, text)
+            self.written.notify_all()
+
+    def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Job:
+        work = command_work(command, f"!{command}")
+        return self.registry.launch(work, where="shell", timeout=timeout, host=Limited(limit))
+
+
+@pytest.fixture(scope="module")
+def service() -> ServiceLoop:
+    """One for all tests: it is never stopped."""
+    return ServiceLoop()
+
+
+@pytest.fixture
+def place(service: ServiceLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A place with the plain shell; whatever a test leaves behind is gone afterwards."""
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    place = Place(service)
+    yield place
+    place.supervisor.close(wait=LONG)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe by name; a command that reads from it waits until the test writes to it."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+def said(place: Place, job: Job, text: str, stream: str = "stdout") -> None:
+    """Wait until the job has written *text*."""
+    with place.written:
+        there = place.written.wait_for(lambda: text in getattr(job.log, stream), LONG)
+    assert there, f"only {job.log.text!r}"
+
+
+def on_service(service: ServiceLoop, fn: Callable[[], object]) -> object:
+    """What *fn* returns on the service thread."""
+
+    async def call() -> object:
+        return fn()
+
+    return service.submit(call()).result(LONG)
+
+
+def test_output_comes_as_it_is_written(place: Place, gate: Path) -> None:
+    """Both streams, each marked, while the command still runs."""
+    job = place.launch(f"echo one; echo two >&2; read x < {gate}; echo $x")
+    said(place, job, "one\n")
+    said(place, job, "two\n", "stderr")
+    assert job.state is JobState.RUNNING
+    gate.write_text("three\n")
+    assert job.result(LONG) == 0
+    assert (job.log.stdout, job.log.stderr) == ("one\nthree\n", "two\n")
+
+
+def test_python_does_not_hold_its_lines_back(place: Place, gate: Path) -> None:
+    """Although it writes to a pipe, as long as nobody asked for buffering."""
+    job = place.launch(f"{sys.executable} -c 'print(1); open(\"{gate}\").read(); print(2)'")
+    said(place, job, "1\n")
+    gate.write_text("")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == "1\n2\n"
+
+
+def test_where_names_the_process_while_it_runs(place: Place, gate: Path) -> None:
+    """And is the plain word before and after."""
+    job = place.launch(f"echo $$; read x < {gate}")
+    said(place, job, "\n")
+    assert job.where == f"shell {job.log.stdout.strip()}"
+    assert job.stack() == []
+    gate.write_text("\n")
+    job.result(LONG)
+    assert job.where == "shell"
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("kill -9 $$", -9)])
+def test_a_bad_end_is_the_error_of_subprocess(place: Place, command: str, code: int) -> None:
+    """With the status, or the signal as a negative number, and the command."""
+    job = place.launch(command)
+    error = job.exception(LONG)
+    assert isinstance(error, subprocess.CalledProcessError)
+    assert (error.returncode, error.cmd, job.state) == (code, command, JobState.FAILED)
+
+
+def test_standard_input_is_empty(place: Place) -> None:
+    """A command that asks gets the end of the input, and does not hang."""
+    job = place.launch("read x || echo nobody; cat")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == "nobody\n"
+
+
+def test_what_is_not_utf_8_is_replaced(place: Place, gate: Path) -> None:
+    """And a character that comes in two parts is one."""
+    job = place.launch(rf"printf 'a\303'; read x < {gate}; printf '\251\377b'")
+    said(place, job, "a")
+    gate.write_text("\n")
+    job.result(LONG)
+    assert job.log.stdout == "aé\ufffdb"
+
+
+def test_it_starts_in_the_directory_of_the_launch_and_fails_without(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is gone fails the job, not the launch."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    work = command_work("pwd", "!pwd")
+    monkeypatch.chdir(tmp_path)
+    job = place.registry.launch(work, where="shell")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == f"{gone}\n"
+    gone.rmdir()
+    assert isinstance(place.registry.launch(work, where="shell").exception(LONG), OSError)
+
+
+def test_the_user_s_shell_runs_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the system's, where there is no such shell."""
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    job = place.launch("echo ${BASH_VERSION:+bash}")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == "bash\n"
+    monkeypatch.setenv("SHELL", "/no/such/shell")
+    assert place.launch("true").result(LONG) == 0
+
+
+def test_output_is_written_in_the_context_of_the_job(place: Place) -> None:
+    """So that whoever routes streams knows whose it is."""
+    seen: list[tuple[object, ...]] = []
+    place.runner.prepare = lambda job: seen.append(("prepare", job, current_job()))
+    place.runner.write = lambda job, name, text: seen.append((name, text, job, current_job()))
+    job = place.launch("echo out; sleep 0.01; echo err >&2")
+    assert job.result(LONG) == 0
+    assert seen == [
+        ("prepare", job, job),
+        ("stdout", "out\n", job, job),
+        ("stderr", "err\n", job, job),
+    ]
+
+
+def test_trouble_with_showing_is_not_the_command_s(place: Place) -> None:
+    """It runs on to its own end."""
+
+    def broken(job: Job, name: str, text: str) -> None:
+        raise OSError(text)
+
+    place.runner.write = broken
+    assert place.launch("echo out").result(LONG) == 0
+
+
+# Stopping
+
+
+def test_cancel_stops_everything_the_command_started(place: Place) -> None:
+    """Groups of its own and what is deaf to SIGTERM included; not cancelled before that."""
+    place.runner.grace = 0.1
+    job = place.launch(TREE)
+    said(place, job, "up")
+    pids = pids_in(job.log.stdout)
+    assert len(pids) == TREE_SIZE
+    alive_at_end: list[int] = []
+    job.add_done_callback(lambda _: alive_at_end.extend(still_alive(pids, 0)))
+    assert job.cancel()
+    with pytest.raises(TimeoutError):
+        job.result(0.01)
+    assert job.state is JobState.CANCELLING
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+    assert (job.state, alive_at_end) == (JobState.CANCELLED, [])
+
+
+def test_a_command_has_time_to_clean_up(place: Place) -> None:
+    """What it says meanwhile is recorded; its own status does not matter any more."""
+    job = place.launch("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done")
+    said(place, job, "up")
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+    assert job.log.stdout == "up\nbye\n"
+    assert job.elapsed < LONG
+
+
+def test_a_suspended_command_hears_it_too(place: Place) -> None:
+    """It need not be killed."""
+    job = place.launch("echo $$; kill -STOP $$; sleep 1000")
+    said(place, job, "\n")
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_force_does_not_wait(place: Place, asked_before: bool) -> None:
+    """Also when somebody asked politely before."""
+    job = place.launch("trap '' TERM; echo up; sleep 1000; sleep 1000")
+    said(place, job, "up")
+    if asked_before:
+        job.cancel()
+    job.cancel(force=True)
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+
+
+def test_what_has_finished_is_not_cancelled(place: Place, gate: Path) -> None:
+    """Asked between the end of the command and of its output."""
+    job = place.launch(f"(read x < {gate}) & echo up")
+    said(place, job, "up")
+    still_alive([int(job.where.split()[1])] if " " in job.where else [], LONG)
+    job.cancel()
+    assert job.result(LONG) == 0
+    gate.write_text("\n")
+
+
+def test_a_time_limit_stops_it_all(place: Place) -> None:
+    """And the job fails with `TimeoutError`."""
+    job = place.launch("echo $$; sleep 1000 & echo $!; wait", timeout=0.3)
+    assert isinstance(job.exception(LONG), TimeoutError)
+    assert still_alive(pids_in(job.log.stdout), 0) == []
+
+
+def test_cancelled_before_its_time_it_never_starts(place: Place, gate: Path) -> None:
+    """A command that waits for another job."""
+    first = place.launch(f"read x < {gate}")
+    work = command_work("echo second", "!echo second")
+    second = place.registry.launch(work, where="shell", after=[first])
+    second.cancel()
+    assert (second.state, second.started) == (JobState.CANCELLED, None)
+    gate.write_text("\n")
+    assert first.result(LONG) == 0
+    assert not second.has_output
+
+
+def test_cancels_at_any_moment_leave_nothing(place: Place) -> None:
+    """At launch, while it runs, at the end: an end that is true, and no process."""
+    jobs = []
+    for i in range(60):
+        job = place.launch("echo $$; (sleep 0.02; echo $$) | cat")
+        timer = threading.Timer(i / 1000, job.cancel, args=[i % 3 == 0])
+        timer.start()
+        jobs.append((job, timer))
+    for job, timer in jobs:
+        timer.join(LONG)
+        job.exception(LONG) if job.state not in ("cancelled", "cancelling") else None
+        while not job.done():
+            try:
+                job.exception(LONG)
+            except Exception:
+                assert job.state is JobState.CANCELLED
+        assert job.state in (JobState.FINISHED, JobState.CANCELLED)
+        assert still_alive(pids_in(job.log.stdout), 0) == []
+    assert place.runner.runs == set()
+    assert zombies_of(os.getpid()) == []
+
+
+def test_leaving_ends_all_commands_at_once(place: Place) -> None:
+    """Whoever leaves does not wait for that."""
+    jobs = [place.launch(TREE) for _ in range(3)]
+    for job in jobs:
+        said(place, job, "up")
+    pids = [pid for job in jobs for pid in pids_in(job.log.stdout)]
+    began = time.monotonic()
+    place.runner.leave()
+    assert time.monotonic() - began < 0.1
+    assert still_alive(pids, 3) == []
+    for job in jobs:
+        with pytest.raises(Exception, match="was cancelled"):
+            job.result(LONG)
+
+
+# What goes on
+
+
+def test_a_child_in_the_background_does_not_keep_the_job(place: Place, gate: Path) -> None:
+    """As in a shell; and what it writes later is not lost, nor does it get a broken pipe."""
+    job = place.launch(f"(read x < {gate}; echo $x; echo still >&2) & echo first")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == "first\n"
+    gate.write_text("second\n")
+    said(place, job, "second")
+    said(place, job, "still", "stderr")
+
+
+def test_what_a_command_wrote_last_is_there_at_its_end(place: Place) -> None:
+    """A pipe full of it, also where somebody keeps the pipe open."""
+    job = place.launch("sleep 1000 & head -c 60000 /dev/zero | tr '\\0' x")
+    assert job.result(LONG) == 0
+    assert len(job.log.stdout) == 60_000
+
+
+def test_a_flood_is_bounded_and_leaves_room_for_others(place: Place, service: ServiceLoop) -> None:
+    """50 MB: the log keeps its limit, and timers and other commands have their turn."""
+    job = place.launch("yes | head -c 50000000", limit=100_000)
+    other = place.launch("echo other")
+    slowest = 0.0
+    while not job.done():
+        began = time.monotonic()
+        on_service(service, lambda: None)
+        slowest = max(slowest, time.monotonic() - began)
+    assert job.result() == other.result(LONG) == 0
+    assert slowest < 1
+    assert job.log.size <= 100_000
+    assert job.log.dropped + job.log.size == 50_000_000
+
+
+def test_no_child_is_left_unreaped(place: Place) -> None:
+    """When the jobs are done."""
+    jobs = [place.launch("exit $(( $$ % 2 ))") for _ in range(30)]
+    for job in jobs:
+        job.exception(LONG)
+    assert zombies_of(os.getpid()) == []
+
+
+def test_waiting_on_the_thread_that_ends_it_is_refused(
+    place: Place, service: ServiceLoop, gate: Path
+) -> None:
+    """A callback that waits for another command would wait for ever."""
+    job = place.launch(f"read x < {gate}")
+    with pytest.raises(WouldBlock):
+        on_service(service, job.result)
+    gate.write_text("\n")
+    assert job.result(LONG) == 0
+
+
+# Where the system offers less
+
+
+def test_without_process_descriptors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread waits for the end."""
+
+    def refused(pid: int) -> int:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pidfd_open", refused)
+        job = place.launch("echo out; exit 3")
+        assert isinstance(job.exception(LONG), subprocess.CalledProcessError)
+    assert job.log.stdout == "out\n"
+
+
+def test_without_a_list_of_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process group is what is stopped."""
+    monkeypatch.setattr(sessions, "_PROC", "/no/such/place")
+    job = place.launch("echo $$; sleep 1000 & echo $!; echo up; wait")
+    said(place, job, "up")
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+    assert still_alive(pids_in(job.log.stdout), 0) == []
+
+
+def test_where_a_loop_cannot_watch_pipes(
+    place: Place, service: ServiceLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads read them, a block at a time."""
+
+    def refused(*_: object) -> None:
+        raise NotImplementedError
+
+    def no_pidfd(pid: int) -> int:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.loop, "add_reader", refused)
+        patched.setattr(os, "pidfd_open", no_pidfd)
+        job = place.launch("echo é; head -c 300000 /dev/zero | tr '\\0' x >&2")
+        assert job.result(LONG) == 0
+    assert (job.log.stdout, len(job.log.stderr)) == ("é\n", 300_000)

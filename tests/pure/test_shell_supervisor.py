@@ -1,0 +1,153 @@
+"""The small process that ends ours when we are gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import TREE, TREE_SIZE, still_alive, zombies_of
+
+import ipy_bgtasks
+from ipy_bgtasks.runners.supervisor import Supervisor
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+
+ROOT = str(Path(ipy_bgtasks.__file__).parents[1])
+
+#: Launches trees and prints the numbers of their processes, then does *then*.
+LAUNCHER = """
+import os, signal, subprocess, sys, time
+sys.path.insert(0, {root!r})
+from ipy_bgtasks.runners.supervisor import Supervisor
+supervisor = Supervisor()
+supervisor.start()
+trees = []
+for _ in range({count}):
+    tree = subprocess.Popen({tree!r}, shell=True, stdout=subprocess.PIPE, start_new_session=True)
+    supervisor.watch(tree.pid)
+    trees.append(tree)
+for tree in trees:
+    for line in iter(tree.stdout.readline, b"up\\n"):
+        print(line.decode().replace(" ", chr(10)), end="")
+print("up", flush=True)
+{then}
+"""
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    """One that is gone after the test."""
+    supervisor = Supervisor()
+    yield supervisor
+    supervisor.close(wait=30)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def launched(then: str, count: int) -> tuple[subprocess.Popen[str], list[int]]:
+    """A launcher and the processes of its trees."""
+    code = LAUNCHER.format(root=ROOT, tree=TREE, count=count, then=then)
+    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    pids = [int(line) for line in iter(launcher.stdout.readline, "up\n")]
+    assert len(pids) == TREE_SIZE * count
+    return launcher, pids
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", id="killed"),
+        pytest.param("", id="normal end"),
+        pytest.param("supervisor.close()", id="closed"),
+        pytest.param(
+            "if os.fork() == 0: time.sleep(9)\nos.kill(os.getpid(), signal.SIGKILL)",
+            id="a forked child holds the pipe",
+        ),
+        pytest.param(
+            "os.kill(supervisor._process.pid, 9); supervisor._process.wait()\n"
+            "supervisor.watch(trees[0].pid); os.kill(os.getpid(), signal.SIGKILL)",
+            id="a killed supervisor is replaced",
+        ),
+        pytest.param(
+            "os.killpg(supervisor._process.pid, signal.SIGTERM)\n"
+            "os.killpg(supervisor._process.pid, signal.SIGINT)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            id="signals do not end it",
+        ),
+    ],
+)
+def test_nothing_outlives_the_launcher(then: str) -> None:
+    """Twenty trees of nine processes, some deaf to signals, are gone within 3 s."""
+    launcher, pids = launched(then, 20)
+    with launcher:
+        launcher.wait(30)
+        assert still_alive(pids, 3) == []
+
+
+def test_what_a_finished_command_left_running_is_ended_too() -> None:
+    """Its session is still watched."""
+    then = (
+        "tree = subprocess.Popen('sleep 1000 & echo $!', shell=True, stdout=subprocess.PIPE,"
+        " start_new_session=True)\n"
+        "supervisor.watch(tree.pid); tree.wait(); supervisor.unwatch(tree.pid)\n"
+        "print(int(tree.stdout.readline()), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    launcher, _ = launched(then, 0)
+    with launcher:
+        assert launcher.stdout is not None
+        assert still_alive([int(launcher.stdout.readline())], 3) == []
+
+
+def test_a_forked_child_does_nothing(
+    supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """The processes are its parent's."""
+    supervisor.watch(sleeper.pid)
+    child = os.fork()
+    if child == 0:
+        told = supervisor.close()
+        supervisor.unwatch(sleeper.pid)
+        os._exit(int(told))
+    assert os.waitpid(child, 0) == (child, 0)
+    assert sleeper.poll() is None
+    supervisor.close(wait=30)
+    assert sleeper.wait(30) == -signal.SIGTERM
+
+
+def test_it_starts_with_the_first_session_only(supervisor: Supervisor) -> None:
+    """Who launches no process pays nothing, and closing what never began is nothing."""
+    assert supervisor._process is None
+    assert not supervisor.close()
+
+
+def test_it_is_reaped_when_it_was_killed(
+    supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """By the next that has something to tell it."""
+    supervisor.watch(sleeper.pid)
+    assert supervisor._process is not None
+    os.kill(supervisor._process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, supervisor._process.pid, os.WEXITED | os.WNOWAIT)
+    supervisor.watch(sleeper.pid)
+    assert zombies_of(os.getpid()) == []
+
+
+def test_without_an_interpreter_nothing_is_supervised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is broken."""
+    monkeypatch.setattr(sys, "executable", "")
+    supervisor = Supervisor()
+    supervisor.watch(os.getpid())
+    supervisor.unwatch(os.getpid())
+    assert not supervisor.close()
