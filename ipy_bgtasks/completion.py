@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import options as opt
@@ -69,13 +70,22 @@ def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
 
 
 def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
-    percent = word.startswith("%")
+    percent = "%" if word.startswith("%") else ""
+    bare = word.removeprefix("%")
     jobs = registry.alive() if magic == "cancel" else list(registry)
     found = [
-        (("%" if percent else "") + str(job.number), f"{job.state}: {job.name}")
+        (f"{percent}{job.number}", f"{job.state}: {job.name}")
         for job in jobs
-        if str(job.number).startswith(word.lstrip("%"))
+        if str(job.number).startswith(bare)
     ]
-    if not percent and "all".startswith(word) and magic in ("fg", "cancel") and jobs:
+    if percent:
+        # A name with a blank or a comma would be read as several specs.
+        names = Counter(job.name for job in jobs if not re.search(r"[\s,]", job.name))
+        found += [
+            (f"%{job.name}", f"{job.state}: job {job.number}")
+            for job in jobs
+            if job.name.startswith(bare) and names[job.name] == 1
+        ]
+    elif "all".startswith(word) and magic in ("fg", "cancel") and jobs:
         found.append(("all", f"{len(jobs)} jobs"))
     return found

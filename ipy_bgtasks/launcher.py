@@ -57,7 +57,7 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = _place(options) if command is None else _place_of_command(options)
-        after = self.jobs(split_specs(options.after), local) if options.after else []
+        after = self._after(options.after, local) if options.after else []
         late = frozenset().union(*(job.assigns for job in after))
         if command is None:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
@@ -85,6 +85,11 @@ class Launcher:
             host=self.host,
             prepare=prepare,
         )
+
+    def _after(self, given: str, local: Mapping[str, Any] | None) -> list[Job]:
+        if not (specs := split_specs(given)):
+            raise BadInput(f"--after takes job specs, such as 3,%load, not {given!r}")
+        return self.jobs(specs, local)
 
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Job]:
         """The jobs that the specs name, each once; `BadInput` if one names none or several."""

@@ -137,8 +137,7 @@ class JobMagics(Magics):
                 raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
             jobs, every = [self._session.launch_attached(cell, options, local_ns, True)], False
         else:
-            options, rest = opt.read_options(line, opt.FG, "%fg")
-            rest = rest.removesuffix(";").strip()
+            options, rest = opt.read_options(line.rstrip().removesuffix(";"), opt.FG, "%fg")
             jobs, every = self._foreground_jobs(rest, options, local_ns)
         return self._session.attach(
             jobs,
@@ -160,14 +159,18 @@ class JobMagics(Magics):
           JOB…            only these; a single one is shown in full
           -a, --all       all that are kept
           -v, --verbose   also where each running job is right now
-          -w, --watch     keep the table live until interrupted
+          -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
+                          in a terminal a table until Ctrl-C
           --prune         forget the jobs that have ended
         """
         options, words = opt.read_all(line, opt.JOBS, "%jobs")
         if options.prune:
             self._session.prune()
         chosen = self._session.launcher.jobs(words, local_ns) if words else None
+        if options.watch:
+            return self._session.watch_jobs(chosen, every=options.all, awaited=options.awaited)
         self._session.show_jobs(chosen, every=options.all, verbose=options.verbose)
+        return None
 
     @no_var_expand
     @needs_local_scope
