@@ -7,7 +7,6 @@ import builtins
 import getpass
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,11 +56,11 @@ def everything(shell: InteractiveShell) -> dict[str, Any]:
 
 
 @pytest.fixture
-def snapshot(shell: InteractiveShell) -> Iterator[Any]:
+def snapshot(shell: InteractiveShell) -> dict[str, Any]:
     """Everything as it was before the test."""
     # What IPython makes lazily is made before.
     assert shell.Completer
-    yield everything(shell)
+    return everything(shell)
 
 
 def test_unloading_puts_back_everything(
