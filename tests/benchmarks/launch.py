@@ -1,0 +1,249 @@
+"""Launching jobs that do nothing, up to their results: in a plain loop and in a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeAlias
+
+from .contest import OURS, Contests, Round, Size, in_turn, ratio
+from .shells import ask, kernel, launch_of, loaded, plain_shell
+
+BENCH = Contests("launch")
+
+Contender: TypeAlias = Callable[[], Awaitable[float]]
+
+_COROUTINES = {"create_task": ratio(2.3), "aiojobs": ratio()}
+_THREADS = {
+    "run_in_executor": ratio(0.8),
+    "BackgroundJobManager": ratio(1 / 3),
+    "ThreadPoolExecutor": ratio(),
+    "to_thread": ratio(),
+    "threading.Thread": ratio(),
+    "Pebble": ratio(),
+}
+
+
+@BENCH.add("10,000 coroutine jobs, launch to result, plain loop", _COROUTINES)
+def coroutines(size: Size) -> Iterator[Round]:
+    """A loop of this process."""
+    with plain_shell() as shell:
+        yield from asyncio.run(coroutine_rounds(shell, size.count(10_000), size.rounds(15)))
+
+
+@BENCH.add("10,000 coroutine jobs, launch to result, kernel", _COROUTINES)
+def coroutines_in_kernel(size: Size) -> Iterator[Round]:
+    """The loop of a kernel."""
+    yield from _in_kernel("coroutine_rounds", size.count(10_000), size.rounds(15))
+
+
+@BENCH.add("10,000 thread jobs, each started at once, to result, plain loop", _THREADS)
+def threads(size: Size) -> Iterator[Round]:
+    """Threads of this process."""
+    with plain_shell() as shell:
+        yield from asyncio.run(thread_rounds(shell, size.count(10_000), size.rounds(7)))
+
+
+@BENCH.add("10,000 thread jobs, each started at once, to result, kernel", _THREADS)
+def threads_in_kernel(size: Size) -> Iterator[Round]:
+    """Threads of a kernel."""
+    yield from _in_kernel("thread_rounds", size.count(10_000), size.rounds(7))
+
+
+@BENCH.add("2,000 coroutine jobs through %bg, kernel", {"create_task": ratio(), "launch": ratio()})
+def coroutines_by_magic(size: Size) -> Iterator[Round]:
+    """As above, with reading CODE."""
+    yield from _in_kernel("magic_rounds", size.count(2_000), size.rounds(7))
+
+
+@BENCH.add("2,000 thread jobs through %bg, kernel", {"run_in_executor": ratio(), "launch": ratio()})
+def threads_by_magic(size: Size) -> Iterator[Round]:
+    """As above, with reading CODE."""
+    yield from _in_kernel("thread_magic_rounds", size.count(2_000), size.rounds(7))
+
+
+@BENCH.add("launching 1,000 beside 10,000 live jobs", {"beside 10": ratio(1.1)})
+def beside_many(size: Size) -> Iterator[Round]:
+    """Nothing is linear in the number of jobs."""
+    with plain_shell() as shell:
+        yield from asyncio.run(crowd_rounds(shell, size.count(10_000), size.rounds(15)))
+
+
+# Inside: these run in this process or in a kernel
+
+
+def _in_kernel(name: str, count: int, rounds: int) -> list[Round]:
+    with kernel() as only:
+        found: list[Round] = ask(only, f"await launch.{name}(get_ipython(), {count}, {rounds})")
+        return found
+
+
+async def coroutine_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
+    """Jobs against tasks and aiojobs."""
+    noop = shell.user_ns["noop"] = _coroutine
+    contenders: dict[str, Contender] = {
+        OURS: partial(_jobs, shell, "noop()", count),
+        "create_task": partial(_awaitables, lambda: asyncio.create_task(noop()), count),
+        "aiojobs": partial(_aiojobs, count),
+    }
+    return await _turns(contenders, rounds)
+
+
+async def thread_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
+    """Thread jobs against everything that runs a call in a thread."""
+    shell.user_ns["noop"] = _call
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        contenders: dict[str, Contender] = {
+            OURS: partial(_jobs, shell, "noop()", count),
+            "run_in_executor": partial(
+                _awaitables, lambda: loop.run_in_executor(None, _call), count
+            ),
+            "to_thread": partial(_awaitables, lambda: _task(asyncio.to_thread(_call)), count),
+            "ThreadPoolExecutor": partial(_waited, lambda: pool.submit(_call).result, count),
+            "threading.Thread": partial(_waited, _started_thread, count),
+            "BackgroundJobManager": partial(_waited, _background_job(), count),
+            "Pebble": partial(_pebble, count),
+        }
+        return await _turns(contenders, rounds)
+
+
+async def magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
+    """Coroutine jobs launched by the magic."""
+    noop = shell.user_ns["noop"] = _coroutine
+    return await _turns(
+        {
+            OURS: partial(_jobs, shell, "noop()", count, by_magic=True),
+            "launch": partial(_jobs, shell, "noop()", count),
+            "create_task": partial(_awaitables, lambda: asyncio.create_task(noop()), count),
+        },
+        rounds,
+    )
+
+
+async def thread_magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
+    """Thread jobs launched by the magic."""
+    shell.user_ns["noop"] = _call
+    loop = asyncio.get_running_loop()
+    return await _turns(
+        {
+            OURS: partial(_jobs, shell, "noop()", count, by_magic=True),
+            "launch": partial(_jobs, shell, "noop()", count),
+            "run_in_executor": partial(
+                _awaitables, lambda: loop.run_in_executor(None, _call), count
+            ),
+        },
+        rounds,
+    )
+
+
+async def crowd_rounds(shell: Any, live: int, rounds: int) -> list[Round]:
+    """Launches beside many jobs that wait, and beside few."""
+    gate = shell.user_ns["gate"] = asyncio.Event()
+    shell.user_ns["noop"] = _coroutine
+
+    async def beside(count: int) -> float:
+        gate.clear()
+        with loaded(shell) as session:
+            waiting = [launch_of(session, "gate.wait()")() for _ in range(count)]
+            await asyncio.sleep(0)
+            taken = await _timed_jobs(launch_of(session, "noop()"), 1_000)
+            gate.set()
+            for job in waiting:
+                await job
+        return taken
+
+    return await _turns({OURS: partial(beside, live), "beside 10": partial(beside, 10)}, rounds)
+
+
+async def _turns(contenders: dict[str, Contender], rounds: int) -> list[Round]:
+    """As `contest.turns`, for contenders to be awaited."""
+    taken: list[Round] = []
+    for number in range(rounds + 1):
+        one = {}
+        for name in in_turn(list(contenders), number):
+            gc.collect()
+            one[name] = await contenders[name]()
+        taken.append(one)
+    return taken[1:]
+
+
+async def _jobs(shell: Any, code: str, count: int, *, by_magic: bool = False) -> float:
+    # Loaded for this alone, so that the others pay for nothing of ours.
+    with loaded(shell) as session:
+        launch = partial(shell.run_line_magic, "bg", code) if by_magic else launch_of(session, code)
+        return await _timed_jobs(launch, count)
+
+
+async def _timed_jobs(launch: Callable[[], Awaitable[Any]], count: int) -> float:
+    return await _awaitables(launch, count)
+
+
+async def _awaitables(make: Callable[[], Awaitable[Any]], count: int) -> float:
+    began = perf_counter()
+    made = [make() for _ in range(count)]
+    for one in made:
+        await one
+    return perf_counter() - began
+
+
+async def _waited(make: Callable[[], Callable[[], Any]], count: int) -> float:
+    """For what is waited for without a loop."""
+    began = perf_counter()
+    waits = [make() for _ in range(count)]
+    for wait in waits:
+        wait()
+    return perf_counter() - began
+
+
+async def _aiojobs(count: int) -> float:
+    import aiojobs
+
+    async with aiojobs.Scheduler(limit=None) as scheduler:
+        began = perf_counter()
+        jobs = [await scheduler.spawn(_coroutine()) for _ in range(count)]
+        for job in jobs:
+            await job.wait()
+        return perf_counter() - began
+
+
+async def _pebble(count: int) -> float:
+    import pebble
+
+    with pebble.ThreadPool(max_workers=8) as pool:
+        return await _waited(lambda: pool.schedule(_call).result, count)
+
+
+def _task(coro: Any) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(coro)
+
+
+def _started_thread() -> Callable[[], Any]:
+    thread = threading.Thread(target=_call)
+    thread.start()
+    return thread.join
+
+
+def _background_job() -> Callable[[], Callable[[], Any]]:
+    from IPython.lib.backgroundjobs import BackgroundJobManager
+
+    manager = BackgroundJobManager()
+
+    def make() -> Callable[[], Any]:
+        wait: Callable[[], Any] = manager.new(_call).join
+        return wait
+
+    return make
+
+
+async def _coroutine() -> None:
+    pass
+
+
+def _call() -> None:
+    pass

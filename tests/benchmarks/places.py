@@ -1,0 +1,118 @@
+"""Other places than loop and threads, each against the bare way to the same place."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.options import BG, read_options
+
+from .contest import OURS, Contests, Round, Size, Unavailable, ratio, turns
+from .shells import loaded, plain_shell
+
+BENCH = Contests("places")
+
+
+@BENCH.add("warm `-p` jobs, one after the other", {"Pebble schedule": ratio(1.5)})
+def process(size: Size) -> Iterator[Round]:
+    """Launch to result."""
+    import pebble
+
+    with pebble.ProcessPool(max_workers=1) as pool, _launching() as launch:
+        count = size.count(100)
+        contenders = {
+            OURS: lambda: _one_by_one(lambda: launch("-p noop()").result(), count),
+            "Pebble schedule": lambda: _one_by_one(lambda: pool.schedule(_noop).result(), count),
+        }
+        yield from turns(contenders, size.rounds(11))
+
+
+@BENCH.add("jobs `--on` a Dask client", {"client.submit": ratio(1.2)})
+def dask(size: Size) -> Iterator[Round]:
+    """Many at once, launch to results; a cluster of two processes."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        _launching(client=client) as launch,
+    ):
+        count = size.count(200)
+        contenders = {
+            OURS: lambda: _all_at_once(lambda: launch("--on client noop()"), count),
+            "client.submit": lambda: _all_at_once(lambda: client.submit(_noop, pure=False), count),
+        }
+        yield from turns(contenders, size.rounds(11))
+
+
+@BENCH.add("jobs `--on` an ipyparallel view", {"view.apply_async": ratio()})
+def ipyparallel(size: Size) -> Iterator[Round]:
+    """Many at once, launch to results; two engines."""
+    import ipyparallel
+
+    with ipyparallel.Cluster(n=2, log_level=40) as clients:
+        view = clients.load_balanced_view()
+        with _launching(view=view) as launch:
+            count = size.count(100)
+            contenders = {
+                OURS: lambda: _all_at_once(lambda: launch("--on view noop()"), count),
+                "view.apply_async": lambda: _all_at_once(lambda: view.apply_async(_noop), count),
+            }
+            yield from turns(contenders, size.rounds(7))
+
+
+@BENCH.add("`%bg !true`, one after the other", {"Popen in a thread": ratio(1.3)})
+def shell_command(size: Size) -> Iterator[Round]:
+    """Launch to exit status."""
+
+    def popen() -> None:
+        thread = threading.Thread(target=lambda: subprocess.Popen(["true"]).wait())
+        thread.start()
+        thread.join()
+
+    with _launching() as launch:
+        count = size.count(50)
+        contenders = {
+            OURS: lambda: _one_by_one(lambda: launch("!true").result(), count),
+            "Popen in a thread": lambda: _one_by_one(popen, count),
+        }
+        yield from turns(contenders, size.rounds(11))
+
+
+@contextlib.contextmanager
+def _launching(**variables: Any) -> Iterator[Callable[[str], Any]]:
+    """What launches a line of `%bg`, once it has been seen to work."""
+    with plain_shell() as shell, loaded(shell) as session:
+        shell.user_ns.update(variables, noop=_noop)
+
+        def launch(line: str) -> Any:
+            try:
+                options, code = read_options(line, BG, "%bg")
+                return session.launcher.launch(code, options)
+            except BadInput as error:
+                raise Unavailable(str(error)) from None
+
+        yield launch
+
+
+def _one_by_one(call: Callable[[], Any], count: int) -> float:
+    began = perf_counter()
+    for _ in range(count):
+        call()
+    return perf_counter() - began
+
+
+def _all_at_once(make: Callable[[], Any], count: int) -> float:
+    began = perf_counter()
+    for made in [make() for _ in range(count)]:
+        made.result()
+    return perf_counter() - began
+
+
+def _noop() -> None:
+    pass

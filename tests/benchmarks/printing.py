@@ -1,0 +1,125 @@
+"""What printing costs: in the foreground with the extension loaded, and inside a job."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .contest import OURS, Contests, Round, Size, in_turn, ratio, throughput
+from .shells import EXTENSION, ask, kernel
+
+if TYPE_CHECKING:
+    from tests.kernel.kernels import Kernel
+
+BENCH = Contests("printing")
+
+_LOAD, _UNLOAD = f"%load_ext {EXTENSION}", f"%unload_ext {EXTENSION}"
+_PRINTS = """from time import perf_counter
+began = perf_counter()
+for n in range({count}): print("line", n)
+perf_counter() - began
+"""
+
+
+@BENCH.add("print in a plain cell", {"not loaded": ratio(1.03)})
+def plain(size: Size) -> Iterator[Round]:
+    """The loop of prints alone."""
+    yield from _foreground(_PRINTS.format(count=3_000), size)
+
+
+@BENCH.add("print in an `await` cell", {"not loaded": ratio(1.10)})
+def awaiting(size: Size) -> Iterator[Round]:
+    """The loop of prints alone."""
+    first = "import asyncio\nawait asyncio.sleep(0)\n"
+    yield from _foreground(first + _PRINTS.format(count=3_000), size)
+
+
+@BENCH.add("200,000 lines printed by a thread job", {"bare thread": throughput(0.8)})
+def thread(size: Size) -> Iterator[Round]:
+    """From the first line to the last, as the thread sees it."""
+    count = size.count(200_000)
+    with kernel() as k:
+        for number in range(size.rounds(9)):
+            one = {}
+            for name in in_turn([OURS, "bare thread"], number):
+                one[name] = _in_thread(k, name, count)
+            yield one
+
+
+@BENCH.add("messages for 1,000 prints of a thread", {"bare thread": ratio(1.0)}, unit="integer")
+def messages(size: Size) -> Iterator[Round]:
+    """Stream messages on the wire, wherever they go."""
+    with kernel() as k:
+        for number in range(size.rounds(9)):
+            one = {}
+            for name in in_turn([OURS, "bare thread"], number):
+                before = _streams(k)
+                _in_thread(k, name, 1_000)
+                k.ok("1+1")
+                one[name] = float(_streams(k) - before)
+            yield one
+
+
+def _streams(k: Kernel) -> int:
+    return sum(message["msg_type"] == "stream" for message in k.messages)
+
+
+def _in_thread(k: Kernel, name: str, count: int) -> float:
+    if name == OURS:
+        k.ok(_LOAD)
+    how = "job" if name == OURS else "bare"
+    taken: float = ask(k, f"await printing.{how}_prints(get_ipython(), {count})")
+    if name == OURS:
+        k.ok(_UNLOAD)
+    del k.messages[:-100]  # a million lines need not be kept
+    return taken
+
+
+async def job_prints(shell: Any, count: int) -> float:
+    """Inside the kernel: a job that prints."""
+    shell.user_ns["prints"] = partial(_prints, count)
+    taken: float = await shell.run_line_magic("bg", "prints()")
+    return taken
+
+
+async def bare_prints(shell: Any, count: int) -> float:
+    """Inside the kernel: a bare thread that prints."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[float] = loop.create_future()
+
+    def run() -> None:
+        loop.call_soon_threadsafe(ended.set_result, _prints(count))
+
+    threading.Thread(target=run).start()
+    return await ended
+
+
+def _prints(count: int) -> float:
+    began = perf_counter()
+    for n in range(count):
+        print("line", n)
+    return perf_counter() - began
+
+
+def _foreground(code: str, size: Size) -> Iterator[Round]:
+    with kernel() as k:
+
+        def ours() -> float:
+            k.ok(_LOAD)
+            taken = bare()
+            k.ok(_UNLOAD)
+            return taken
+
+        def bare() -> float:
+            taken = [float(k.ok(code).result or 0) for _ in range(6)]
+            return statistics.median(taken[1:])
+
+        contenders: dict[str, Callable[[], float]] = {OURS: ours, "not loaded": bare}
+        for number in range(size.rounds(40)):
+            yield {name: contenders[name]() for name in in_turn(list(contenders), number)}

@@ -1,0 +1,94 @@
+"""Shells to measure in: one in this process, or real kernels."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.extension import session_of
+from ipy_bgtasks.work import read
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job import Job
+    from tests.kernel.kernels import Kernel
+
+EXTENSION = "ipy_bgtasks"
+
+
+@contextlib.contextmanager
+def kernels(count: int = 1) -> Iterator[list[Kernel]]:
+    """Fresh kernels without the extension."""
+    from tests.kernel.kernels import Kernel
+
+    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
+        started = []
+        for number in range(count):
+            (own := Path(home, str(number))).mkdir()
+            started.append(kernel := Kernel(own))
+            stack.callback(kernel.close)
+        yield started
+
+
+@contextlib.contextmanager
+def kernel() -> Iterator[Kernel]:
+    """A fresh kernel without the extension."""
+    with kernels() as (only,):
+        yield only
+
+
+def ask(kernel: Kernel, expression: str, timeout: float = 300) -> Any:
+    """The value of an expression in the kernel; it may `await`, and must be a literal."""
+    kernel.ok(f"from tests.benchmarks import {expression.removeprefix('await ').partition('.')[0]}")
+    value = kernel.ok(expression, timeout).result
+    assert value is not None, f"{expression} has no value"
+    return ast.literal_eval(value)
+
+
+@contextlib.contextmanager
+def plain_shell() -> Iterator[Any]:
+    """A shell of this process that keeps no history; it loads the extension by `loaded`."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    InteractiveShell.clear_instance()
+    try:
+        yield InteractiveShell.instance(config=config)
+    finally:
+        InteractiveShell.clear_instance()
+
+
+@contextlib.contextmanager
+def loaded(shell: Any) -> Iterator[Any]:
+    """The extension, loaded for as long as that; its session."""
+    shell.extension_manager.load_extension(EXTENSION)
+    try:
+        yield session_of(shell)
+    finally:
+        shell.extension_manager.unload_extension(EXTENSION)
+
+
+def launch_of(session: Any, code: str, **options: Any) -> Callable[[], Job]:
+    """What launches CODE once it is read: all that each launch of a loop over `%bg` pays."""
+    launcher = session.launcher
+    work = read(code, launcher._scope(None, False))
+
+    def launch() -> Job:
+        return launcher.registry.launch(
+            work, origin=launcher.screen.here(), host=launcher.host, **options
+        )
+
+    return launch
+
+
+def run_on(loop: asyncio.AbstractEventLoop, work: Callable[..., Any], *args: Any) -> Any:
+    """Run a coroutine function on a loop."""
+    return loop.run_until_complete(partial(work, *args)())
