@@ -59,7 +59,7 @@ class Supervisor:
                 self._tell(f"-{session}\n")
 
     def close(self, wait: float = 0.0) -> bool:
-        """End what runs in all sessions, now; returns whether there is a supervisor to do it.
+        """End what runs in all sessions, now; returns whether a supervisor does it.
 
         Waits up to *wait* seconds until the supervisor has done so and ended. A process launched
         later has a new one.
@@ -73,8 +73,9 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     process.stdin.close()
                 self._closed.append(process)
+            told = bool(self._closed)
             self._reap(wait)
-        return process is not None
+        return told
 
     # Inside, with the lock held
 
