@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from types import CoroutineType
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
@@ -13,7 +13,7 @@ from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.runners.where import await_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
     from contextvars import Context
     from traceback import FrameSummary
 
@@ -65,7 +65,7 @@ class LoopRunner:
             return
         job.handle = None
         job.move(self)
-        self.loop.call_soon_threadsafe(self._make_task, job, _drive(awaitable), context=context)
+        self.loop.call_soon_threadsafe(self._make_task, job, driven(awaitable), context=context)
 
     def stop(self, job: Job, force: bool) -> None:
         """Cancel the task, in one turn of the loop; a job without a task ends at once.
@@ -140,11 +140,33 @@ async def _call(call: Callable[[], Any]) -> Any:
         raise ExitInTask from error
 
 
+def driven(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+    """A coroutine that awaits *awaitable* and lets no exit through.
+
+    It has begun already: where its task is cancelled before the first step, it still gets to
+    close what it would have awaited, as asyncio does with a coroutine of its own.
+    """
+    coro = _drive(awaitable)
+    coro.send(None)
+    return coro
+
+
 async def _drive(awaitable: Awaitable[Any]) -> Any:
+    try:
+        await _begun()
+    except BaseException:
+        if isinstance(awaitable, CoroutineType):
+            awaitable.close()
+        raise
     try:
         return await awaitable
     except (SystemExit, KeyboardInterrupt) as error:
         raise ExitInTask from error
+
+
+@coroutine
+def _begun() -> Generator[None, None, None]:
+    yield
 
 
 def _settle(job: Job, task: asyncio.Task[Any]) -> None:
@@ -172,7 +194,7 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         if _job._current.get() is not None and asyncio.iscoroutine(coro):
             code = getattr(coro, "cr_code", None)
             if code is not _call.__code__ and code is not _drive.__code__:
-                coro = _drive(coro)
+                coro = driven(coro)
         if previous is not None:
             return previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
