@@ -163,12 +163,13 @@ class Run:
     def _deliver(self) -> bool:
         """Send what is due; False if that must wait for a better moment."""
         with self._lock:
-            if self._target is None or not self._due:
+            target = self._target
+            if target is None or not self._due:
                 return True
             sent = Sent()
             before, self._sent = self._sent, sent
             if raise_in_user_code(
-                self._target, sent.exception, Run.execute.__code__, own_loop=self._is_async
+                target, sent.exception, Run.execute.__code__, own_loop=self._is_async
             ):
                 self._due = False
                 self._sent_at = time.monotonic()
