@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState, current_job
 from ipy_bgtasks.output.cards import Cards
+from ipy_bgtasks.output.displays import route_displays
 from ipy_bgtasks.output.figures import Figures
 from ipy_bgtasks.output.lines import WholeLines
+from ipy_bgtasks.output.redirects import keep_redirections_apart
 from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
 from ipy_bgtasks.output.streams import route_in_place
 from ipy_bgtasks.output.tracebacks import formatted
@@ -32,8 +35,12 @@ _FLOOD = 500_000
 class KernelScreen(Screen):
     """The front ends of a kernel."""
 
+    live = True
+
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell)
+        # The shell's own: under %%capture another one stands in its place.
+        self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
@@ -49,7 +56,8 @@ class KernelScreen(Screen):
         ]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         undo = [route_in_place(stream, name, self) for name, stream in streams]
-        undo.append(self._route_displays())
+        undo.append(self._route_displays(self._publisher, None))
+        undo.append(keep_redirections_apart(self._route_displays))
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
 
@@ -78,12 +86,19 @@ class KernelScreen(Screen):
         """Display under the caller's cell."""
         self.shell.display_pub.publish(mimebundle)
 
+    def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """Display under the caller's cell; returns what puts news there."""
+        parent, display_id = self.here(), uuid.uuid4().hex
+        self._send_card(parent, mimebundle, display_id, update=False)
+        return lambda news: self._send_card(parent, news, display_id, update=True)
+
     def show_job(self, job: Job) -> None:
         """Show the job's card under the caller's cell."""
         self._cards.show(job, self.here())
 
     def changed(self, job: Job) -> None:
         """Bring the job's cards up to date, soon."""
+        super().changed(job)
         self._cards.changed(job)
 
     def closing(self, job: Job) -> None:
@@ -143,6 +158,8 @@ class KernelScreen(Screen):
     def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and let the kernel send it."""
         job.log.write(name, text)
+        if self.watcher is not None:
+            self.watcher(job)
         if "\r" in text:
             self._cards.changed(job)  # most likely a progress bar
         if job.quiet:
@@ -162,40 +179,7 @@ class KernelScreen(Screen):
         """Write the lines that a job has begun."""
         self._lines.release(job)
 
-    # Inside
-
-    def _route_displays(self) -> Callable[[], None]:
-        publisher = self.shell.display_pub
-        publish, clear_output = publisher.publish, publisher.clear_output
-
-        def publish_routed(data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
-            job = current_job()
-            if job is None:
-                publish(data, metadata, *args, **kwargs)
-            else:
-                self._publish(job, data, metadata, **kwargs)
-
-        def clear_routed(wait: bool = False) -> None:
-            job = current_job()
-            if job is None:
-                clear_output(wait)
-                return
-            job.log.clear(wait=wait)
-            if not job.quiet:
-                self._lines.release(job)
-                self._flush()
-                self._send(job.origin, "clear_output", {"wait": wait})
-
-        publisher.publish, publisher.clear_output = publish_routed, clear_routed
-
-        def undo() -> None:
-            for name, ours in (("publish", publish_routed), ("clear_output", clear_routed)):
-                if vars(publisher).get(name) is ours:
-                    delattr(publisher, name)
-
-        return undo
-
-    def _publish(
+    def display(
         self,
         job: Job,
         data: Any,
@@ -205,17 +189,33 @@ class KernelScreen(Screen):
         update: bool = False,
         **_: Any,
     ) -> None:
+        """Record what a job displays, and show it in the job's place."""
         transient = transient or {}
         shown_as = transient.get("display_id")
         if update:
             job.log.display(data, metadata, update_of=shown_as)
         else:
             job.log.display(data, metadata, display_id=shown_as)
+        if self.watcher is not None:
+            self.watcher(job)
         if job.quiet:
             return
         self._lines.release(job)
         self._flush()
         self._send_display(job.origin, data, metadata, transient, update)
+
+    def clear(self, job: Job, wait: bool) -> None:
+        """Clear what the job displayed."""
+        job.log.clear(wait=wait)
+        if not job.quiet:
+            self._lines.release(job)
+            self._flush()
+            self._send(job.origin, "clear_output", {"wait": wait})
+
+    # Inside
+
+    def _route_displays(self, publisher: Any, owner: Job | None) -> Callable[[], None]:
+        return route_displays(publisher, owner, self, self._publisher)
 
     def _send_piece(self, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
@@ -241,7 +241,7 @@ class KernelScreen(Screen):
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
-        publisher = self.shell.display_pub
+        publisher = self._publisher
         session = publisher.session
         message = session.msg(kind, content, parent=parent)
         for hook in list(publisher._hooks):

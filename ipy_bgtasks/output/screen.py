@@ -20,12 +20,17 @@ class Screen:
     said otherwise any thread may call any method.
     """
 
+    #: Whether what was displayed can be brought up to date later; if not, there is `footer`.
+    live = False
+
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
         self._reported: set[int] = set()
         self._muted: tuple[int, int] | None = None
+        #: Called with each job about which something is new, as often as that is.
+        self.watcher: Callable[[Job], object] | None = None
 
     def install(self) -> Callable[[], None]:
         """Begin to route; returns what ends it. Main thread only."""
@@ -47,6 +52,14 @@ class Screen:
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display something in the place of whoever calls."""
+        raise NotImplementedError
+
+    def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """Display something in the place of whoever calls; returns what puts news there."""
+        raise NotImplementedError
+
+    def footer(self, text: str | None) -> None:
+        """Keep *text* below all that is printed, until None leaves it where it is."""
         raise NotImplementedError
 
     def say(self, line: str) -> None:
@@ -71,6 +84,8 @@ class Screen:
 
     def changed(self, job: Job) -> None:
         """The job began, was asked to stop, or got on."""
+        if self.watcher is not None:
+            self.watcher(job)
 
     def closing(self, job: Job) -> None:
         """The job's code has ended, and what it left open can be shown; in its own context."""

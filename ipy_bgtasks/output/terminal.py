@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState
+from ipy_bgtasks.output.redirects import keep_redirections_apart
 from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
 from ipy_bgtasks.output.streams import RoutedStream
 from ipy_bgtasks.output.tracebacks import formatted
@@ -37,6 +38,7 @@ class TerminalScreen(Screen):
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
         self._held: list[str] | None = []
+        self._footer: str | None = None
 
     def install(self) -> Callable[[], None]:
         """Put ours over both streams."""
@@ -47,8 +49,10 @@ class TerminalScreen(Screen):
             RoutedStream(sys.stderr, "stderr", self),
         )
         sys.stdout, sys.stderr = ours
+        together = keep_redirections_apart(lambda _publisher, _owner: None)
 
         def undo() -> None:
+            together()
             if sys.stdout is ours[0]:
                 sys.stdout = before[0]
             if sys.stderr is ours[1]:
@@ -132,6 +136,8 @@ class TerminalScreen(Screen):
     def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and show the lines that are whole."""
         job.log.write(name, text)
+        if self.watcher is not None:
+            self.watcher(job)
         if job.quiet:
             return
         with self._lock:
@@ -149,7 +155,23 @@ class TerminalScreen(Screen):
     def flush(self, job: Job) -> None:
         """A begun line stays held: it would tear what stands there."""
 
+    def footer(self, text: str | None) -> None:
+        """Keep *text* at the bottom, where it is replaced by the next; None leaves it there."""
+        with self._lock:
+            if text == self._footer:
+                return
+            erase, self._footer = self._erase_footer(), text
+            if text is not None:
+                self._write(f"{erase}{text}\n")
+                self._flush()
+
+    def _erase_footer(self) -> str:
+        return "" if self._footer is None else f"\x1b[{self._footer.count(chr(10)) + 1}A\r\x1b[J"
+
     def _put(self, text: str) -> None:
         with self._lock:
+            if self._footer is not None:
+                end = "" if text.endswith("\n") else "\n"
+                text = f"{self._erase_footer()}{text}{end}{self._footer}\n"
             self._write(text)
             self._flush()

@@ -240,3 +240,33 @@ def test_a_card_lives_and_ends(kernel: Kernel) -> None:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_capturing_takes_nothing_from_others(kernel: Kernel) -> None:
+    """%%capture and redirect_stdout hold for who made them, cell or job."""
+    kernel.ok(
+        "import io, threading\n"
+        "from contextlib import redirect_stdout\n"
+        "from IPython.display import display, HTML\n"
+        "go, done = threading.Event(), threading.Event()\n"
+        "def prints():\n"
+        "    go.wait(30); go.clear()\n"
+        "    print('from the job'); display(HTML('<b>job</b>'))\n"
+        "    done.set()\n"
+        "def redirects():\n"
+        "    with redirect_stdout(io.StringIO()) as caught:\n"
+        "        done.set(); go.wait(30)\n"
+        "        print('inside')\n"
+        "    return caught.getvalue()\n"
+    )
+    cell = kernel.ok("job = %bg prints()")
+    capturing = kernel.ok("%%capture captured\nprint('mine')\ngo.set(); assert done.wait(30)")
+    kernel.until(lambda: cell.stdout and cell.displays)
+    assert cell.stdout == "from the job\n"
+    assert cell.displays[0]["text/html"] == "<b>job</b>"
+    assert capturing.stdout == ""
+    assert kernel.ok("print(repr(captured.stdout), captured.outputs)").stdout == "'mine\\n' []\n"
+    quiet = kernel.ok("done.clear()\njob = %bg redirects()\ndone.wait(30);")
+    aside = kernel.ok("print('aside')\ngo.set()\nprint(repr(job.result()))")
+    assert aside.stdout == "aside\n'inside\\n'\n"
+    assert quiet.stdout == ""
