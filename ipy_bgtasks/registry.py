@@ -58,6 +58,7 @@ class Registry(Collection[Job]):
         self._timers: dict[int, Callable[[], None]] = {}
         self._cascade: deque[Job] = deque()
         self._cascading = False
+        self._leaving = False
 
     # A collection of jobs
 
@@ -128,6 +129,8 @@ class Registry(Collection[Job]):
         have finished, and is cancelled if one does not finish well. *prepare* is called with
         the job before it can start. *origin*, *quiet* and *host* are handed to the job.
         """
+        if self._leaving:
+            raise BadInput("the session is ending: nothing is launched any more")
         runner = self.runners[where or ("loop" if work.is_async else "thread")]
         number = next(self._numbers)
         job = Job(number, work, runner, name=name, origin=origin, quiet=quiet, host=host)
@@ -151,6 +154,9 @@ class Registry(Collection[Job]):
         return job
 
     def _start(self, runner: Runner, job: Job) -> None:
+        if self._leaving:
+            job.end_cancelled(f"job {job.number} never started: the session ended")
+            return
         try:
             runner.start(job)
         except Exception as error:  # no more threads, a closed loop: not queued forever
@@ -181,6 +187,23 @@ class Registry(Collection[Job]):
             self._start(waiting.runner, job)
 
     # Ending
+
+    def leave(self) -> list[Job]:
+        """The session ends: launch nothing more, and stop everything, all at once.
+
+        Returns the jobs that have not ended yet.
+        """
+        with self._lock:
+            self._leaving, told = True, self._leaving
+        if not told:
+            for runner in self.runners.values():
+                runner.leave()
+            for job in self.alive():
+                if job.started is None:
+                    job.end_cancelled(f"job {job.number} never started: the session ended")
+                elif not job.asked:  # whoever was asked may be cleaning up
+                    job.cancel()
+        return self.alive()
 
     def prune(self) -> int:
         """Forget all jobs that have ended; returns how many."""

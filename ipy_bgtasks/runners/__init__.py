@@ -30,3 +30,9 @@ class Runner(Protocol):
 
     def make_room(self, job: Job) -> None:
         """The calling thread is about to block until *job* ends: see that it can start."""
+
+    def leave(self) -> None:
+        """The session ends: start nothing more, stop everything, and return at once.
+
+        Told once. The process ends soon afterwards, whatever is still running here then.
+        """

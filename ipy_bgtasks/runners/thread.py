@@ -105,13 +105,18 @@ class ThreadRunner:
         """The threads that are in a job's code now."""
         return [worker for worker in list(self._workers) if worker.run_now is not None]
 
-    def stop_all(self) -> None:
-        """Drop the queue and raise `StopThread` once in every busy thread, for leaving."""
+    def leave(self) -> None:
+        """Drop the queue, so that no thread takes up the next job, and stop what is running."""
         with self._lock:
+            dropped = list(self._queue)
             self._queue.clear()
+        for run in dropped:
+            run.job.end_cancelled()
         for worker in list(self._workers):
-            if (run := worker.run_now) is not None:
-                run.stop()
+            run_now = worker.run_now
+            job = None if run_now is None else run_now.job
+            if job is not None and not job.asked:
+                job.cancel()
 
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.
 

@@ -39,7 +39,7 @@ async def threads(loop_runner: LoopRunner) -> AsyncIterator[ThreadRunner]:
     """A pool of threads; what is left in it is told to end."""
     runner = ThreadRunner(loop_runner)
     yield runner
-    runner.stop_all()
+    runner.leave()
 
 
 def launched(runner: Any, call: Any, number: int = 1, **options: Any) -> Job:

@@ -1,0 +1,155 @@
+"""The end of a session: everybody is told at once, may clean up, and nothing is said any more."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import job as _job
+from ipy_bgtasks.interrupts import run_interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.registry import Registry
+
+#: Seconds between two threads' turns while a session ends. Python's own 5 ms make whoever ends
+#: it wait for a third of a second, at each step, where 64 threads spin.
+_SWITCH = 0.0005
+#: Seconds for the tasks that jobs have started and left behind, after the jobs' own.
+_AFTERWARDS = 0.05
+
+
+class Leaving:
+    """Ends the jobs of one registry, once, when its session ends.
+
+    *loop* is the registry's loop; *grace* says for how many seconds jobs may clean up; *let_go*
+    is called before and after that. Does nothing in a forked child. Unless said otherwise any
+    thread may call any method.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        loop: asyncio.AbstractEventLoop,
+        grace: Callable[[], float],
+        let_go: Callable[[], object],
+    ) -> None:
+        self._registry = registry
+        self._loop = loop
+        self._grace = grace
+        self._let_go = let_go
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._deadline: float | None = None
+        self._over: Future[None] = Future()
+
+    def tell(self) -> None:
+        """Stop all jobs; returns at once. Nothing is launched any more."""
+        with self._lock:
+            if self._deadline is not None or os.getpid() != self._owner:
+                return
+            self._deadline = time.monotonic() + self._grace()
+        left = self._registry.leave()
+        self._let_go()
+        self._over.add_done_callback(lambda _: self._let_go())
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH))
+        ended = _all_ended(left)
+        if self._loop.is_closed():
+            ended.add_done_callback(lambda _: self._over.set_result(None))
+        else:
+            # In no job's context, even if it is a job that ends the session.
+            self._loop.call_soon_threadsafe(self._begin_winding_up, ended, context=Context())
+
+    def wait(self) -> None:
+        """Block until all is over, but not longer than it may take; not on the loop's thread."""
+        with suppress(TimeoutError):
+            self._over.result(self._left())
+
+    async def ended(self) -> None:
+        """The same on any loop."""
+        await asyncio.wait([asyncio.wrap_future(self._over)], timeout=self._left())
+
+    def finish(self) -> None:
+        """Tell, and run the loop until all is over. For the loop's thread, as its last act."""
+        if os.getpid() != self._owner:
+            return
+        self.tell()
+        if self._over.done() or self._loop.is_closed() or self._loop.is_running():
+            return
+        # An interrupt ends the wait: whoever leaves may be in a hurry.
+        with suppress(KeyboardInterrupt, RuntimeError):
+            run_interruptible(self._loop, self.ended())
+        self._let_go()
+
+    def _left(self) -> float:
+        if self._deadline is None:
+            return 0.0
+        return max(self._deadline + 2 * _AFTERWARDS - time.monotonic(), 0.0)
+
+    # On the loop
+
+    def _begin_winding_up(self, ended: Future[None]) -> None:
+        _keep(self._loop.create_task(self._wind_up(ended)))
+
+    async def _wind_up(self, ended: Future[None]) -> None:
+        assert self._deadline is not None
+        seconds = max(self._deadline - time.monotonic(), 0.0)
+        await asyncio.wait([asyncio.wrap_future(ended)], timeout=seconds)
+        if rest := tasks_of_jobs(self._loop):
+            for task in rest:
+                task.cancel()
+            left = max(self._deadline - time.monotonic(), _AFTERWARDS)
+            _, rest = await asyncio.wait(rest, timeout=left)
+        for task in rest:
+            _keep(task)
+        # What asyncio has to say when the interpreter takes the loop apart helps nobody.
+        self._loop.set_exception_handler(lambda _loop, _context: None)
+        self._over.set_result(None)
+
+
+def tasks_of_jobs(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    """The tasks of *loop* that run in a job's context and have not ended; for the loop's thread."""
+    return {task for task in asyncio.all_tasks(loop) if _job_of(task) is not None}
+
+
+def _job_of(task: asyncio.Task[Any]) -> Job | None:
+    # `Task.get_context` is new in Python 3.12.
+    contexts = (ref for ref in gc.get_referents(task) if isinstance(ref, Context))
+    return next((context.get(_job._current) for context in contexts), None)
+
+
+def _all_ended(jobs: Sequence[Job]) -> Future[None]:
+    """Comes true when the last of *jobs* has ended."""
+    future: Future[None] = Future()
+    lock = threading.Lock()
+    left = len(jobs)
+
+    def one_ended(_job: object) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last:
+            future.set_result(None)
+
+    for job in jobs:
+        job.add_done_callback(one_ended)
+    if not jobs:
+        future.set_result(None)
+    return future
+
+
+def _keep(task: asyncio.Task[Any]) -> None:
+    """Never collect *task*: its coroutine would go on, and asyncio complain, in a dying process."""
+    ctypes.pythonapi["Py_IncRef"](ctypes.py_object(task))

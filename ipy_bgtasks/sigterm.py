@@ -1,0 +1,117 @@
+"""A moment to clean up before SIGTERM ends the process.
+
+Python calls a signal's handler in the main thread between two bytecodes, so that a main thread
+that is in C code would never leave. Here `faulthandler` takes the signal: it acts in C at once
+and writes a few lines to a socket, at which a thread of ours reads. No handler of Python's is
+installed, and whoever installs one afterwards has it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Process, user and group of who wrote, where the system tells.
+_CREDENTIALS = struct.Struct("3i")
+
+
+def before_sigterm(clean_up: Callable[[], None]) -> Callable[[], None]:
+    """Call *clean_up* in a thread of its own when SIGTERM comes, then let it end the process.
+
+    Does nothing where SIGTERM does not have its default action, in forked children, and on
+    Windows. Code that keeps the interpreter lock while it runs delays this. Any thread may
+    call; returns what undoes it.
+    """
+    if not hasattr(faulthandler, "register"):
+        return lambda: None
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return lambda: None
+    watch = _Watch(clean_up)
+    watch.begin()
+    return watch.end
+
+
+class _Watch:
+    """Waits for one SIGTERM."""
+
+    def __init__(self, clean_up: Callable[[], None]) -> None:
+        self._clean_up = clean_up
+        self._reader, self._writer = socket.socketpair()
+        self._lock = threading.Lock()
+        self._active = True
+
+    def begin(self) -> None:
+        self._writer.setblocking(False)  # a second signal must not wait in its handler
+        if (passcred := getattr(socket, "SO_PASSCRED", None)) is not None:
+            self._reader.setsockopt(socket.SOL_SOCKET, passcred, 1)
+        threading.Thread(target=self._wait, name="bg-sigterm", daemon=True).start()
+        self._take()
+        # A child that ends by SIGTERM at once must not have taken it from its parent, which
+        # rules out doing this in the child only. Hooks cannot be removed; these become idle.
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._forked, after_in_child=self._child
+        )
+
+    def end(self) -> None:
+        with self._lock:
+            if not self._active:
+                return
+            self._active = False
+            self._give_back()
+        self._writer.send(b"\n")  # ends the thread
+
+    def _wait(self) -> None:
+        while self._active and not self._is_ours():
+            pass
+        if self._active:
+            try:
+                self._clean_up()
+            finally:
+                with self._lock:
+                    self._active = False
+                    self._give_back()
+                os.kill(os.getpid(), signal.SIGTERM)
+        self._reader.close()
+        self._writer.close()
+
+    def _is_ours(self) -> bool:
+        """Wait for a signal; whether it came to this process, and not to one forked in C."""
+        _, extra, _, _ = self._reader.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+        return all(_CREDENTIALS.unpack(data)[0] == os.getpid() for _, _, data in extra)
+
+    def _take(self) -> None:
+        faulthandler.register(signal.SIGTERM, self._writer.fileno(), all_threads=False)
+
+    def _give_back(self) -> None:
+        """To the default action, or to whatever handler was installed since."""
+        handler = signal.getsignal(signal.SIGTERM)
+        faulthandler.unregister(signal.SIGTERM)
+        if handler is not signal.SIG_DFL:
+            with suppress(ValueError):  # only the main thread may, and seldom another must
+                signal.signal(signal.SIGTERM, handler)
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+        if self._active and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._give_back()
+
+    def _forked(self) -> None:
+        if self._active and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._take()
+        self._lock.release()
+
+    def _child(self) -> None:
+        self._lock = threading.Lock()
+        if self._active:
+            self._active = False
+            self._reader.close()
+            self._writer.close()
