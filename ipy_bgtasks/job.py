@@ -107,6 +107,7 @@ class Job:
         "assigns",
         "code",
         "handle",
+        "launched",
         "name",
         "number",
         "origin",
@@ -144,6 +145,8 @@ class Job:
         self.quiet = quiet
         #: Whether it was brought to the foreground after it ended.
         self.seen = False
+        #: When it was launched, in seconds since the epoch.
+        self.launched = time.monotonic() + _EPOCH
         self._runner: Runner | None = runner
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Job], object]] | None = None
@@ -181,6 +184,11 @@ class Job:
     def started(self) -> float | None:
         """When it started, in seconds since the epoch; None if it has not."""
         return None if self._began is None else self._began + _EPOCH
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None if it has not."""
+        return None if self._ended is None else self._ended + _EPOCH
 
     @property
     def elapsed(self) -> float:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.stopping import Stopping
+    from ipy_bgtasks.watching import Watching
 
 #: How many of the jobs that have ended `%jobs` shows.
 _RECENT = 10
@@ -45,7 +46,7 @@ class Core:
         self.shell_runner = ShellRunner(self.service, self.supervisor)
         runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
         runners["shell"] = self.shell_runner
-        self.process_runner = ProcessRunner(self.service, self.supervisor)
+        self.process_runner = ProcessRunner(self.supervisor)
         runners["process"] = self.process_runner
         self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
@@ -82,6 +83,7 @@ class Session:
         self.launcher = Launcher(
             shell, core.registry, screen, settings, core.sources, host, core.process_runner
         )
+        self._watching: Watching | None = None
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -110,6 +112,8 @@ class Session:
         core.registry.on_end.append(self.screen.ended)
 
         def undo() -> None:
+            if self._watching is not None:
+                self._watching.close()
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
@@ -177,6 +181,28 @@ class Session:
         jobs = self._visible(every) if chosen is None else chosen
         self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
 
+    def watch_jobs(self, chosen: list[Job] | None, *, every: bool, awaited: bool) -> Any:
+        """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C."""
+        from ipy_bgtasks.views.show import table
+
+        if self._watching is None:
+            from ipy_bgtasks.watching import Watching
+
+            self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
+        watching = self._watching
+
+        def jobs() -> list[Job]:
+            return self._visible(every) if chosen is None else chosen
+
+        if self.screen.live:
+            watching.show(chosen, jobs)
+            return _nothing() if awaited else None
+        return self._wait(
+            watching.follow(jobs),
+            awaited,
+            instead=lambda: self.screen.show(table(self.registry, jobs())),
+        )
+
     def _visible(self, every: bool) -> list[Job]:
         if every:
             return list(self.registry)
@@ -200,3 +226,7 @@ class Session:
     def _say(self, stopping: Stopping) -> None:
         lines = stopping.report()
         self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+
+
+async def _nothing() -> None:
+    """What a cell awaits that need not wait."""

@@ -54,6 +54,12 @@ def html_table(rows: Sequence[Row]) -> str:
     )
 
 
+def html_note(text: str) -> str:
+    """Return a line of small print."""
+    style = "color: var(--jp-ui-font-color2, inherit); font-size: 85%; margin-top: 4px"
+    return f'<div style="{style}">{html_text(text)}</div>'
+
+
 def html_text(text: str) -> str:
     """Return text, of several lines perhaps, visible and escaped."""
     return html.escape(visible(text))

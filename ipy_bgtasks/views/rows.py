@@ -70,6 +70,11 @@ class Row:
     label: str = ""
     at: str = ""  # where its code is right now, if that was asked for
 
+    @property
+    def ended(self) -> bool:
+        """Whether the job had ended."""
+        return self.state in _ENDED
+
 
 def rows(
     jobs: Iterable[JobView],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.places import Cells, no_cells
 from ipy_bgtasks.views.detail import detail_html, detail_text
-from ipy_bgtasks.views.html import html_table
+from ipy_bgtasks.views.html import html_note, html_table
 from ipy_bgtasks.views.rows import rows
 from ipy_bgtasks.views.text import text_table
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.registry import Registry
+
+_MOST = 100  # rows of a live table
 
 
 def table(
@@ -35,6 +39,24 @@ def table(
     text = text_table(found, shutil.get_terminal_size().columns)
     bundle = {"text/plain": text, "text/html": html_table(found)}
     return bundle
+
+
+def live_table(registry: Registry, jobs: Sequence[Job]) -> dict[str, str]:
+    """The same for a display that changes only when something happens, so without a clock."""
+    found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
+    still = [
+        replace(row, elapsed=f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}")
+        if job.started is not None and not row.ended
+        else row
+        for job, row in zip(jobs[-_MOST:], found, strict=True)
+    ]
+    hidden = len(jobs) - len(found)
+    more = f"the newest {_MOST} of {len(jobs):,} jobs; " if hidden else ""
+    note = f"{more}pip install 'ipy_bgtasks[panel]' gives this table buttons"
+    return {
+        "text/plain": text_table(still, shutil.get_terminal_size().columns),
+        "text/html": html_table(still) + html_note(note),
+    }
 
 
 def detail(job: Job, *, cells: Cells = no_cells) -> dict[str, str]:

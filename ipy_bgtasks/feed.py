@@ -1,0 +1,112 @@
+"""Tells those who show jobs live what is new: in batches, and nothing while nothing changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.output.screen import Screen
+    from ipy_bgtasks.registry import Registry
+
+_INTERVAL = 0.5  # seconds between two batches, at least
+_SOON = 0.03  # seconds until the first one after a while in which nothing changed
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Jobs about which something is new, and numbers of jobs that were forgotten."""
+
+    jobs: list[Job]
+    gone: list[int]
+
+
+class Feed:
+    """The news of one registry's jobs. Any thread may call.
+
+    While nobody listens it is connected to nothing, and costs nothing.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        screen: Screen,
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._registry = registry
+        self._screen = screen
+        self._later = later
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[News], None]] = []
+        # Filled by any thread and emptied by one, item by item: no lock on the way of a print.
+        self._changed: dict[int, Job] = {}
+        self._gone: dict[int, None] = {}
+        self._armed = False
+        self._sent = 0.0
+
+    def listen(self, call: Callable[[News], None]) -> Callable[[], None]:
+        """Have *call* get the news, on the service thread; returns what ends that."""
+        with self._lock:
+            self._listeners.append(call)
+            if len(self._listeners) == 1:
+                self._connect()
+
+        def end() -> None:
+            with self._lock:
+                if call in self._listeners:
+                    self._listeners.remove(call)
+                    if not self._listeners:
+                        self._disconnect()
+
+        return end
+
+    def _connect(self) -> None:
+        registry = self._registry
+        registry.on_launch.append(self._note)
+        registry.on_end.append(self._note)
+        registry.on_forget.append(self._note_gone)
+        self._screen.watcher = self._note
+
+    def _disconnect(self) -> None:
+        registry = self._registry
+        registry.on_launch.remove(self._note)
+        registry.on_end.remove(self._note)
+        registry.on_forget.remove(self._note_gone)
+        self._screen.watcher = None
+
+    def _note(self, job: Job) -> None:
+        self._changed[job.number] = job
+        if not self._armed:
+            self._arm()
+
+    def _note_gone(self, job: Job) -> None:
+        self._gone[job.number] = None
+        if not self._armed:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._armed = True
+        self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._tell)
+
+    def _tell(self) -> None:
+        self._armed = False  # first: what comes from here on arms again
+        self._sent = time.monotonic()
+        changed: dict[int, Job] = {}
+        gone: list[int] = []
+        while self._changed:
+            number, job = self._changed.popitem()
+            changed[number] = job
+        while self._gone:
+            number, _ = self._gone.popitem()
+            gone.append(number)
+            changed.pop(number, None)
+        if not changed and not gone:
+            return
+        news = News([changed[number] for number in sorted(changed)], gone)
+        for call in list(self._listeners):
+            call(news)

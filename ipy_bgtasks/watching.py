@@ -1,0 +1,142 @@
+"""`%jobs -w`: what shows the jobs live, in each kind of front end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.feed import Feed
+from ipy_bgtasks.stopping import Stopping
+from ipy_bgtasks.views.show import live_table, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ipy_bgtasks.config import BgTasks
+    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.output.screen import Screen
+    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.views.panel import Panel
+
+_TABLES = 4  # plain tables that are kept up to date; the newest
+
+
+class Watching:
+    """The live views of one session, until it is closed. Any thread may call."""
+
+    def __init__(
+        self, registry: Registry, screen: Screen, service: ServiceLoop, settings: BgTasks
+    ) -> None:
+        self._registry = registry
+        self._screen = screen
+        self._service = service
+        self._settings = settings
+        self.feed = Feed(registry, screen, service.later)
+        self._tables: list[Callable[[], None]] = []
+        self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
+
+    def close(self) -> None:
+        """Bring nothing up to date any more."""
+        for panel, _ in self._panels.values():
+            panel.close()
+        while self._tables:
+            self._tables.pop()()
+
+    def show(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
+        """Display jobs live in a notebook; comes back at once.
+
+        *chosen* are the jobs to show, None for all; *visible* tells which a plain table shows.
+        """
+        if find_spec("anywidget") is None:
+            self._show_table(visible)
+        else:
+            self._show_panel(chosen, visible())
+
+    async def follow(self, visible: Callable[[], list[Job]]) -> None:
+        """Keep the table at the bottom of a terminal until Ctrl-C, which ends it quietly.
+
+        Where lines cannot be replaced, print it once.
+        """
+        if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
+            self._screen.show(table(self._registry, visible()))
+            return
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def wake(_: object) -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        unlisten = self.feed.listen(wake)
+        try:
+            while True:
+                changed.clear()
+                jobs = visible()
+                self._screen.footer(self._terminal_table(jobs))
+                ticks = any(job.started is not None and not job.done() for job in jobs)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1 if ticks else None):
+                        await changed.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            unlisten()
+            self._screen.footer(None)
+
+    def _terminal_table(self, jobs: list[Job]) -> str:
+        lines = table(self._registry, jobs)["text/plain"].split("\n")
+        room = max(1, shutil.get_terminal_size().lines - 3)
+        if len(lines) > room:
+            lines = [f"… {len(lines) - room:,} more above", *lines[-room:]]
+        return "\n".join([*lines, "Ctrl-C returns to the prompt"])
+
+    def _show_table(self, visible: Callable[[], list[Job]]) -> None:
+        shown = live_table(self._registry, visible())
+        update = self._screen.show_live(shown)
+
+        def news(_: object) -> None:
+            nonlocal shown
+            before, shown = shown, live_table(self._registry, visible())
+            if shown != before:
+                update(shown)
+
+        self._tables.append(self.feed.listen(news))
+        while len(self._tables) > _TABLES:
+            self._tables.pop(0)()
+
+    def _show_panel(self, chosen: Sequence[Job] | None, jobs: list[Job]) -> None:
+        from ipy_bgtasks.views.widget import show_panel
+
+        only = None if chosen is None else frozenset(job.number for job in chosen)
+        if only not in self._panels:
+            self._panels[only] = show_panel(self._registry, self.feed, self, only)
+        _, view = self._panels[only]
+        # Where there are no widgets, and in a page without a kernel, the table stands for it.
+        self._screen.show({**table(self._registry, jobs), **view})
+
+    # The buttons
+
+    def cancel(self, job: Job, force: bool, say: Callable[[str], None]) -> None:
+        """Ask the job to stop; what became of it is said a moment later."""
+        stopping = Stopping([job], self._screen, force=force)
+
+        async def report() -> None:
+            await stopping.wait(self._settings.cancel_wait)
+            say("\n".join(stopping.report()))
+
+        self._service.submit(report())
+
+    def forget(self, job: Job, say: Callable[[str], None]) -> None:
+        """Forget the job, if it has ended."""
+        try:
+            self._registry.forget(job)
+        except BadInput as error:
+            say(str(error))
+        else:
+            say(f"job {job.number} ({job.name}) is forgotten")
