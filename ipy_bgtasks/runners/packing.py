@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import dis
+import functools
 import inspect
 import io
 import linecache
@@ -111,27 +112,36 @@ def _loaded(*codes: CodeType | None) -> Iterator[str]:
 
 def _dump(value: Any) -> tuple[bytes, dict[str, str]]:
     """The pickle, and the source text of the functions in it that have no file."""
-    import cloudpickle
-
-    names: set[str] = set()
-
-    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-        def reducer_override(self, item: Any) -> Any:
-            if isinstance(item, FunctionType):
-                names.add(item.__code__.co_filename)
-            elif isinstance(item, CodeType):
-                names.add(item.co_filename)
-            return super().reducer_override(item)
-
     file = io.BytesIO()
-    Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    pickler = _pickler()(file, pickle.HIGHEST_PROTOCOL)
+    pickler.files = set()
+    pickler.dump(value)
     sources = {}
-    for name in names:
+    for name in pickler.files:
         # (size, time, lines, full name); without a time there is no file to read it from again.
         entry = linecache.cache.get(name, ())
         if len(entry) == 4 and entry[1] is None:
             sources[name] = "".join(entry[2])
     return file.getvalue(), sources
+
+
+@functools.cache
+def _pickler() -> Any:
+    import cloudpickle
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+        """Notes from which files the functions come that it pickles."""
+
+        files: set[str]
+
+        def reducer_override(self, item: Any) -> Any:
+            if isinstance(item, FunctionType):
+                self.files.add(item.__code__.co_filename)
+            elif isinstance(item, CodeType):
+                self.files.add(item.co_filename)
+            return super().reducer_override(item)
+
+    return Pickler
 
 
 def _blame(call: Any, error: Exception) -> str:

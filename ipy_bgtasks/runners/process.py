@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import sys
 import threading
 from collections import deque
 from contextvars import copy_context
@@ -21,14 +22,12 @@ from ipy_bgtasks.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
     from contextvars import Context
     from traceback import FrameSummary
 
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.runners.slot import Slot
     from ipy_bgtasks.runners.supervisor import Supervisor
-    from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
 
 #: How often a job is given to another worker when one died before the job began.
@@ -38,7 +37,7 @@ _ATTEMPTS = 3
 class ProcessRunner:
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
-    What workers write is read on the service loop, also while a cell blocks the user's.
+    What a worker writes is read by a thread of its own, also while a cell blocks the loop.
     *prepare* is called in a job's own context before it begins, *write* in that context with
     its output; by default output goes to the job's log alone. *supervisor* ends the workers
     when this process is killed.
@@ -48,13 +47,11 @@ class ProcessRunner:
 
     def __init__(
         self,
-        service: ServiceLoop,
         supervisor: Supervisor | None = None,
         max_processes: int | None = None,
         prepare: Callable[[Job], object] | None = None,
         write: Callable[[Job, str, str], object] | None = None,
     ) -> None:
-        self.service = service
         self.supervisor = supervisor
         self.max_processes = max_processes or os.cpu_count() or 1
         self.prepare = prepare
@@ -70,8 +67,7 @@ class ProcessRunner:
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
-        missing = [name for name in ("cloudpickle", "pebble") if find_spec(name) is None]
-        if missing:
+        if not all(name in sys.modules or find_spec(name) for name in ("cloudpickle", "pebble")):
             raise BadInput(
                 '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
             )
@@ -110,15 +106,14 @@ class ProcessRunner:
             slot.kill()
 
     def stack(self, job: Job) -> list[FrameSummary]:
-        """The stack as the worker tells it; empty while it is stuck in C code that holds on."""
+        """The stack as the worker tells it; empty while C code keeps it from answering."""
         run = job.handle
-        if isinstance(run, _Run) and run.slot is not None and job.started is not None:
-            return run.slot.stack(job.number)
-        return []
+        slot = run.slot if isinstance(run, _Run) else None
+        return [] if slot is None or job.started is None else slot.stack()
 
     def needs_this_thread(self) -> bool:
-        """What jobs write goes through the service loop, before they end."""
-        return threading.get_ident() == self.service.thread
+        """Each worker has a thread here that ends its jobs."""
+        return False
 
     def make_room(self, job: Job) -> None:
         """Who waits here takes no worker's place."""
@@ -161,7 +156,7 @@ class ProcessRunner:
             if self.supervisor is not None:
                 self.supervisor.start()
             self._tracker_is_ours |= not _tracker_runs()
-            slot = Slot(self, self.service, self.supervisor)
+            slot = Slot(self, self.supervisor)
         except Exception as error:
             with self._lock:
                 self._starting -= 1
@@ -177,11 +172,7 @@ class ProcessRunner:
         slot.run = run
         run.attempts += 1
         job = run.job
-        try:
-            future = slot.submit(job.number, job.name, run.data)
-            future.add_done_callback(lambda future: self._returned(slot, run, future))
-        except Exception:  # its worker has just died
-            slot.kill()
+        slot.submit(job.number, job.name, run.data)
         if slot.dead and slot.take_run() is not None:  # too late for `gone` to see the job
             self._lost(run, None)
         elif job.asked:  # by somebody who found no worker yet
@@ -216,7 +207,7 @@ class ProcessRunner:
     # From worker to end
 
     def said(self, slot: Slot, message: tuple[Any, ...]) -> None:
-        """A worker sent a message. On the service loop."""
+        """A worker sent a message."""
         kind, number, *rest = message
         run = self._runs.get(number)
         if run is None:
@@ -228,12 +219,12 @@ class ProcessRunner:
                 run.job.progress = None if rest[0] is None else Progress(*rest[0])
             elif kind == "begin":
                 run.context.run(self._begin, run.job, slot)
-        if kind == "end":
-            run.answer = tuple(rest)
-            run.answered.set()
+        if kind == "end" and slot.take_run() is not None:
+            self._settle(run, *rest)
+            self._next(slot)
 
     def gone(self, slot: Slot, exitcode: int | None) -> None:
-        """A worker is dead. On a thread of its own."""
+        """A worker is dead."""
         with self._lock:
             self._slots.discard(slot)
             if slot in self._idle:
@@ -245,25 +236,13 @@ class ProcessRunner:
 
     def _lost(self, run: _Run, exitcode: int | None) -> None:
         """The worker of a job is dead, and all it said was heard."""
-        if run.answer is not None:
-            self._settle(run)
-        elif run.job.asked:
+        if run.job.asked:
             self._end(run, run.job.end_cancelled)
         elif run.job.started is None and run.attempts < _ATTEMPTS:
             self._launch(run)
         else:
             error = ProcessDied(_how(exitcode, run.job.started is not None))
             self._end(run, lambda: run.job.fail(error))
-
-    def _returned(self, slot: Slot, run: _Run, future: Future[Any]) -> None:
-        """The pool says that a job returned. On a thread of the pool."""
-        if future.cancelled() or future.exception() is not None:
-            slot.kill()  # the worker is dead, or useless; `gone` follows
-            return
-        run.answered.wait()
-        if slot.take_run() is not None:
-            self._settle(run)
-            self._next(slot)
 
     def _begin(self, job: Job, slot: Slot) -> None:
         _job._current.set(job)
@@ -275,9 +254,8 @@ class ProcessRunner:
     def _write(self, job: Job, stream: str, text: str) -> None:
         (self.write or _log)(job, stream, text)
 
-    def _settle(self, run: _Run) -> None:
-        assert run.answer is not None
-        kind, data, trace = run.answer
+    def _settle(self, run: _Run, kind: str, data: Any, trace: str) -> None:
+        """A job has ended in its worker."""
         job = run.job
         if kind == "unsendable":
             self._end(run, lambda: job.fail(_caused(CannotSend(data), trace)))
@@ -309,8 +287,6 @@ class _Run:
         self.context = context
         self.slot: Slot | None = None
         self.attempts = 0
-        self.answer: tuple[Any, ...] | None = None
-        self.answered = threading.Event()
 
 
 def _log(job: Job, stream: str, text: str) -> None:

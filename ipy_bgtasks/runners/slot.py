@@ -1,12 +1,13 @@
 """One worker process, seen from the session: a Pebble pool of one, and a wire to its worker.
 
 A pool of one, because the workers of one pool share locks: one that is killed while it holds
-them would stop the others. So a worker can be killed at any moment, and only its own job ends.
+them would stop the others. And the worker is given its jobs over the wire, which carries their
+output and results, too: Pebble's part is to start it and to tell how it ended. So it can be
+killed at any moment, and only its own job ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -23,19 +24,20 @@ from ipy_bgtasks.runners.sessions import send
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
-    from multiprocessing.process import BaseProcess
 
     from ipy_bgtasks.runners.supervisor import Supervisor
-    from ipy_bgtasks.service import ServiceLoop
 
-#: Seconds that a worker which was cut off has to end by itself, so that we learn how it ended.
-_PATIENCE = 1.0
+#: Seconds within which Pebble tells how a worker ended; it never tells of a plain exit.
+_PATIENCE = 0.5
 #: Seconds to wait for a worker to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
+#: Bytes that an idle worker's wire takes at once.
+_SMALL = 1 << 16
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class Owner(Protocol):
-    """Who hears of a slot. `said` is called on the service loop, `gone` on a thread of its own."""
+    """Who hears of a slot, each time on the slot's own thread."""
 
     def said(self, slot: Slot, message: tuple[Any, ...]) -> None:
         """The worker sent a message."""
@@ -47,7 +49,7 @@ class Owner(Protocol):
 class Slot:
     """One worker process. Unless said otherwise any thread may call any method."""
 
-    def __init__(self, owner: Owner, service: ServiceLoop, supervisor: Supervisor | None) -> None:
+    def __init__(self, owner: Owner, supervisor: Supervisor | None) -> None:
         self.owner = owner
         self.pid: int | None = None
         #: What the owner has given it to do.
@@ -56,15 +58,12 @@ class Slot:
         self.dead = False
         #: Set when nothing of the pool is left.
         self.closed = threading.Event()
-        self._service = service
         self._supervisor = supervisor
         self._ours, theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._process: BaseProcess | None = None
-        self._unpacker = wire.Unpacker()
-        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self._stopped = False
+        self._stack: _Question | None = None
         # In an empty context: the threads that this starts are not the launching job's.
         Context().run(self._start, theirs)
 
@@ -78,24 +77,27 @@ class Slot:
             initargs=[_OneTime(theirs)],
         )
         try:
-            started = self._pool.active  # asking starts it
+            self._serving: Future[None] = self._pool.schedule(worker.serve)
         finally:
             theirs.close()  # so that we hear when the worker's own is gone
-        if not started:
-            raise OSError("no worker process could be started")
-        self._reading = self._service.submit(self._read())
+        threading.Thread(target=self._listen, name="bg-process", daemon=True).start()
 
     @property
     def usable(self) -> bool:
         """Whether it can take another job."""
         return not self._stopped
 
-    def submit(self, number: int, name: str, data: bytes) -> Future[Any]:
-        """Have the worker run a job."""
-        return self._pool.schedule(worker.run, (number, name, data))  # type: ignore[no-any-return]
+    def submit(self, number: int, name: str, data: bytes) -> None:
+        """Have the worker, which is idle, run a job."""
+        message = wire.packed("run", number, name, data)
+        if len(message) <= _SMALL:
+            self._send(message)
+        else:  # it may not even have started
+            sender = threading.Thread(target=self._send, args=[message], daemon=True)
+            Context().run(sender.start)
 
     def take_run(self) -> Any:
-        """What it was given, for the first who asks: a job may return and its worker die."""
+        """What it was given, for the first who asks: a job may end and its worker die."""
         with self._lock:
             run, self.run = self.run, None
             return run
@@ -108,18 +110,35 @@ class Slot:
             self._pool.stop()  # and do not start another one
         self._kill_session()
         if first and self.pid is None:  # it has not said so yet
-            threading.Thread(target=self._pool.join, name="bg-reap", daemon=True).start()
+            closing = threading.Thread(target=self._pool.join, name="bg-reap", daemon=True)
+            Context().run(closing.start)
 
-    def stack(self, number: int) -> list[FrameSummary]:
+    def stack(self) -> list[FrameSummary]:
         """Where the worker is; empty if it does not say so at once."""
-        if threading.get_ident() == self._service.thread:
-            return []
-        asking = self._service.submit(self._ask_stack(number))
+        with self._lock:
+            asked = self._stack
+            if asked is None:
+                asked = self._stack = _Question()
+                if not self._ask():
+                    self._stack = None
+                    return []
+        asked.answered.wait(_STACK_WAIT)
+        return [FrameSummary(*entry, lookup_line=False) for entry in asked.answer]
+
+    def _ask(self) -> bool:
+        if not self._sending.acquire(blocking=False):
+            return False
         try:
-            entries: Iterable[tuple[str, int, str]] = asking.result(_STACK_WAIT * 2)
-        except (TimeoutError, OSError):
-            return []
-        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+            self._ours.send(wire.packed("stack"), _AT_ONCE)
+        except OSError:
+            return False
+        finally:
+            self._sending.release()
+        return True
+
+    def _send(self, message: bytes) -> None:
+        with self._sending, contextlib.suppress(OSError):  # it is dead: `gone` comes
+            self._ours.sendall(message)
 
     def _kill_session(self) -> None:
         if self.pid is None:
@@ -129,65 +148,58 @@ class Slot:
         if os.name != "nt":
             send({self.pid}, signal.SIGKILL)
 
-    # On the service loop
+    # On the thread that listens
 
-    async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            while data := await loop.sock_recv(self._ours, wire.CHUNK):
-                self._hear(data)
-        threading.Thread(target=self._reap, name="bg-reap", daemon=True).start()
-
-    def _hear(self, data: bytes) -> None:
-        for message in _joined(self._unpacker.feed(data)):
-            if message[0] == "hello":
-                self._greet(message[1])
-            elif message[0] == "stack":
-                if (asked := self._asked.pop(message[1], None)) and not asked.done():
-                    asked.set_result(message[2])
-            else:
-                self.owner.said(self, message)
-
-    def _greet(self, pid: int) -> None:
-        self.pid = pid
-        # Now: what has ended is no longer among the children.
-        children = multiprocessing.active_children()
-        self._process = next((each for each in children if each.pid == pid), None)
-        if self._supervisor is not None:
-            self._supervisor.watch(pid)
-        if self._stopped:
-            self._kill_session()
-
-    async def _ask_stack(self, number: int) -> Any:
-        self._asked[number] = answer = asyncio.get_running_loop().create_future()
-        self._ours.send(wire.packed("stack", number))
-        return await asyncio.wait_for(answer, _STACK_WAIT)
-
-    # The end, on a thread of its own
-
-    def _reap(self) -> None:
+            for messages in wire.received(self._ours):
+                for message in _joined(messages):
+                    self._hear(message)
         exitcode = self._exitcode()
         with self._lock:
             self._stopped = True
         self._kill_session()  # what it started
-        self._ours.close()
         if self._supervisor is not None and self.pid is not None:
             self._supervisor.unwatch(self.pid)
         self.dead = True
         self.owner.gone(self, exitcode)
         self._pool.stop()
         self._pool.join()
+        self._ours.close()
         self.closed.set()
 
+    def _hear(self, message: tuple[Any, ...]) -> None:
+        if message[0] == "hello":
+            self.pid = message[1]
+            if self._supervisor is not None:
+                self._supervisor.watch(message[1])
+            if self._stopped:
+                self._kill_session()
+        elif message[0] == "stack":
+            with self._lock:
+                asked, self._stack = self._stack, None
+            if asked is not None:
+                asked.answer = message[1]
+                asked.answered.set()
+        else:
+            self.owner.said(self, message)
+
     def _exitcode(self) -> int | None:
-        process = self._process
-        if process is None:
+        if self._stopped or self.pid is None:
             return None
-        process.join(_PATIENCE)
-        if process.is_alive():  # somebody closed its wire
-            self._kill_session()
-            process.join()
-        return process.exitcode
+        try:
+            error = self._serving.exception(_PATIENCE)
+        except TimeoutError:
+            return 0
+        return getattr(error, "exitcode", None)
+
+
+class _Question:
+    """A worker was asked where it is."""
+
+    def __init__(self) -> None:
+        self.answer: list[tuple[str, int, str]] = []
+        self.answered = threading.Event()
 
 
 class _OneTime:

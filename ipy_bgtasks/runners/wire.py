@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct(">Q")
 
 #: What is read at once.
-CHUNK = 1 << 18
+_CHUNK = 1 << 18
 
 
 def packed(*message: Any) -> bytes:
@@ -45,8 +45,8 @@ class Unpacker:
         del buffer[:start]
 
 
-def messages(sock: socket.socket) -> Iterator[tuple[Any, ...]]:
-    """All messages that come over a blocking socket, until the other end is gone."""
+def received(sock: socket.socket) -> Iterator[Iterator[tuple[Any, ...]]]:
+    """What comes over a blocking socket, until the other end is gone: messages in batches."""
     unpacker = Unpacker()
-    while data := sock.recv(CHUNK):
-        yield from unpacker.feed(data)
+    while data := sock.recv(_CHUNK):
+        yield unpacker.feed(data)

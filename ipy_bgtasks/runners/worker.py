@@ -1,6 +1,6 @@
 """Inside a worker process: one job at a time; its output and its end go back over the wire.
 
-Pebble calls `begin` when the process starts and `run` for each job.
+Pebble calls `begin` when the process starts, and then `serve`, which runs jobs as they come.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from ipy_bgtasks.job import Job, _current, own_traceback
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Characters of one message of output at most: whoever shows it is to get it in portions.
 _PORTION = 1 << 16
+#: Types of results that need no `cloudpickle`, which is slower.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class RemoteJob:
@@ -69,6 +72,7 @@ class Worker:
         self.job = RemoteJob(self, 0)
         self._sock = sock
         self._lock = threading.Lock()
+        self._jobs: SimpleQueue[tuple[int, str, bytes]] = SimpleQueue()
         self._main = threading.get_ident()
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
@@ -83,7 +87,6 @@ class Worker:
             # A child must neither write into our messages nor keep the wire open after us.
             os.register_at_fork(after_in_child=self._sock.close)
         threading.Thread(target=self._listen, name="bg-wire", daemon=True).start()
-        self.send("hello", self.pid)
 
     def send(self, *message: Any) -> None:
         """Send one message; in a forked child there is nobody to send it to."""
@@ -92,8 +95,13 @@ class Worker:
             with self._lock:
                 self._sock.sendall(data)
 
-    def run(self, number: int, name: str, data: bytes) -> None:
-        """Run one job."""
+    def serve(self) -> None:
+        """Run jobs as they come."""
+        self.send("hello", self.pid)
+        while True:
+            self._run(*self._jobs.get())
+
+    def _run(self, number: int, name: str, data: bytes) -> None:
         self.job = RemoteJob(self, number, name)
         self.send("begin", number)
         answer = copy_context().run(self._answer, self.job, data)
@@ -116,7 +124,8 @@ class Worker:
         except BaseException as error:
             return _failure(error)
         try:
-            return "value", cloudpickle.dumps(value), ""
+            dumps = pickle.dumps if type(value) in _PLAIN else cloudpickle.dumps
+            return "value", dumps(value), ""
         except BaseException as error:
             kind = type(value).__name__
             return "unsendable", f"its result, of type {kind}, cannot be sent: {_line(error)}", ""
@@ -144,9 +153,12 @@ class Worker:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for kind, *rest in wire.messages(self._sock):
-                if kind == "stack":
-                    self.send("stack", *rest, self._stack())
+            for messages in wire.received(self._sock):
+                for kind, *rest in messages:
+                    if kind == "run":
+                        self._jobs.put((rest[0], rest[1], rest[2]))
+                    else:
+                        self.send("stack", self._stack())
         # The session is gone, and nobody needs this process any more, nor what it started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             os.killpg(self.pid, signal.SIGKILL)
@@ -208,17 +220,18 @@ def begin(end: Any) -> None:
     Worker(end).begin()
 
 
-def run(number: int, name: str, data: bytes) -> None:
-    """Run one job in this worker."""
-    worker = cast(RemoteJob, _current.get()).worker
-    worker.run(number, name, data)
+def serve() -> None:
+    """Run jobs in this worker, as they come."""
+    cast(RemoteJob, _current.get()).worker.serve()
 
 
 def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
     path, directory, sources, is_async, call = pickle.loads(data)
-    sys.path[:] = path
+    if sys.path != path:
+        sys.path[:] = path
     with contextlib.suppress(OSError):
-        os.chdir(directory)
+        if directory != os.getcwd():
+            os.chdir(directory)
     for name, text in sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     return pickle.loads(call), is_async
