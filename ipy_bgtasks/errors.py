@@ -55,6 +55,14 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
+class ExitInTask(BgTasksError):
+    """Raised in a task where a job's, or its own, `SystemExit` or `KeyboardInterrupt` would be.
+
+    asyncio lets these two pass out of the running loop, whichever task raises them, and with
+    them would go the whole session. The original is ``__cause__``.
+    """
+
+
 class Detached(KeyboardInterrupt):
     """Raised when an interrupt ends the wait for a job while the job goes on.
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import WouldBlock
+from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.log import Log
 
 if TYPE_CHECKING:
@@ -276,7 +276,12 @@ class Job:
                 yield from ended
             finally:
                 self.remove_done_callback(wake)
-        return self._value()
+        try:
+            return self._value()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if _in_asyncios_own_task():
+                raise ExitInTask(f"job {self.number} raised {error!r}") from error
+            raise
 
     def add_done_callback(self, fn: Callable[[Job], object]) -> None:
         """Call ``fn(job)`` when the job ends, on the thread that ends it; now if it has ended.
@@ -441,6 +446,12 @@ class Job:
         # A fresh one each time: its traceback belongs to whoever asks.
         assert self._outcome is not None
         return concurrent.futures.CancelledError(*self._outcome.error.args)  # type: ignore[union-attr]
+
+
+def _in_asyncios_own_task() -> bool:
+    """Whether asyncio made the running task of a bare awaitable, as `gather` does of a job."""
+    task = asyncio.current_task()
+    return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"
 
 
 def own_traceback(error: BaseException) -> TracebackType | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
 from ipy_bgtasks.background import schedule_coroutine
+from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.runners.where import await_chain
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 
 #: Seconds for which code that was stopped by force may clean up before it is told again.
 CLEAN_UP = 0.5
-
-
-class ExitInTask(Exception):
-    """Stands for a `SystemExit` or `KeyboardInterrupt` that a task raised.
-
-    asyncio lets these two pass out of the running loop, whichever task raises them, and with
-    them would go the whole session. The original is ``__cause__``.
-    """
 
 
 class LoopRunner:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fakes import FakeRunner, work
 
-from ipy_bgtasks.errors import WouldBlock
+from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.job import Job, JobState, current_job
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner
@@ -463,3 +463,20 @@ async def _ended(job: Job) -> None:
 
 async def _current() -> Job | None:
     return current_job()
+
+
+async def test_a_job_that_exits_takes_no_loop_along_when_it_is_gathered(
+    threads: ThreadRunner,
+) -> None:
+    """Asyncio makes a task of it there, and lets an exit of a task through the loop."""
+
+    def leaves() -> None:
+        raise SystemExit(3)
+
+    job = launched(threads, leaves, number=4)
+    await _ended(job)
+    with pytest.raises(ExitInTask, match=r"job 4 raised SystemExit\(3\)") as raised:
+        await asyncio.gather(job, job)
+    assert raised.value.__cause__ is job.exception()
+    with pytest.raises(SystemExit):  # whoever awaits it directly may leave
+        await job
