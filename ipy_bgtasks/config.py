@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from traitlets import Float, Int
+from traitlets import Bool, Float, Int
 from traitlets.config import Configurable
 
 
@@ -28,7 +28,10 @@ class BgTasks(Configurable):
         2.0, min=0, help="Seconds that a process has between SIGTERM and SIGKILL."
     ).tag(config=True)
     exit_grace = Float(
-        0.5, min=0, help="Seconds that coroutines have to clean up when the session ends."
+        0.5, min=0, help="Seconds that jobs have to clean up when the session ends."
+    ).tag(config=True)
+    confirm_exit = Bool(
+        True, help="In a terminal, the first exit with jobs running only says so."
     ).tag(config=True)
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop unnoticed; 0: for ever."

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.completion import completions_for
 from ipy_bgtasks.config import BgTasks
+from ipy_bgtasks.exits import ExitQuestion, watch_exits
 from ipy_bgtasks.foreground import Foreground
+from ipy_bgtasks.helping_threads import HelpingThreads
 from ipy_bgtasks.job import Job
+from ipy_bgtasks.leaving import Leaving
 from ipy_bgtasks.magics import JobMagics
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
@@ -71,6 +74,7 @@ class Loaded:
         self._register(session)
         self._display_jobs(screen)
         self._share_loop(core.loop, screen)
+        self._watch_exits(session)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
         return await_magics(lines, enabled=self._cells_await)
@@ -95,6 +99,16 @@ class Loaded:
             if line := terminal.install():
                 screen.say(f"ipy_bgtasks: {line}")
             self._undo.append(terminal.uninstall)
+
+    def _watch_exits(self, session: Session) -> None:
+        registry, settings = session.registry, session.settings
+        helping = HelpingThreads(session.core.loop)
+        self._undo.append(helping.install())
+        leaving = Leaving(registry, session.core.loop, lambda: settings.exit_grace, helping.let_go)
+        self._undo.append(watch_exits(self.shell, leaving))
+        if hasattr(self.shell, "prompt_for_code") and not hasattr(self.shell, "embedded_active"):
+            question = ExitQuestion(self.shell, registry, settings, session.screen)
+            self._undo.append(question.install())
 
     def _on_loop(
         self, loop: asyncio.AbstractEventLoop, install: Callable[[], Callable[[], None]]

@@ -55,7 +55,7 @@ class HelpingThreads:
             finally:
                 self._submitting.for_job = False
 
-        threading.Thread.start = start_daemon  # type: ignore[method-assign]
+        threading.Thread.start = start_daemon  # type: ignore[method-assign, assignment]
         ThreadPoolExecutor.submit = submit_noted  # type: ignore[method-assign, assignment]
         own = self._install_executor()
 

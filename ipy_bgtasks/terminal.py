@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from .interrupts import complete, run_interruptible, sigint_for
+from .patching import Attribute
 
 T = TypeVar("T")
 
@@ -20,7 +21,6 @@ _ALONE = (
     "coroutine jobs advance only while %fg or an await cell runs: {why}; "
     "%bg --thread is not affected"
 )
-_MISSING = object()
 
 
 class TerminalLoop:
@@ -43,7 +43,7 @@ class TerminalLoop:
         self._around_prompt = around_prompt
         self._runner = _LoopRunner(self.run)
         self._installed = False
-        self._attributes: list[_Attribute] = []
+        self._attributes: list[Attribute] = []
         self._told = False
 
     def install(self) -> str | None:
@@ -76,7 +76,7 @@ class TerminalLoop:
         return run_interruptible(self._loop, coro)
 
     def _replace(self, name: str, value: object) -> None:
-        self._attributes.append(_Attribute(self._shell, name, value))
+        self._attributes.append(Attribute(self._shell, name, value))
 
     def _prompt_for_code(self) -> str:
         """What the shell calls for the next input; EOFError means that the user leaves."""
@@ -170,22 +170,3 @@ class _LoopRunner:
 
     def __str__(self) -> str:
         return "asyncio"
-
-
-class _Attribute:
-    """An instance attribute of the shell, replaced."""
-
-    def __init__(self, shell: Any, name: str, value: object) -> None:
-        self._shell = shell
-        self._name = name
-        self._value = value
-        self._before = vars(shell).get(name, _MISSING)
-        setattr(shell, name, value)
-
-    def restore(self) -> None:
-        if vars(self._shell).get(self._name) is not self._value:
-            return
-        if self._before is _MISSING:
-            delattr(self._shell, self._name)
-        else:
-            setattr(self._shell, self._name, self._before)
