@@ -36,3 +36,31 @@ def kernel(bare_kernel: Kernel) -> Kernel:
     """A fresh kernel with the extension loaded."""
     bare_kernel.load()
     return bare_kernel
+
+
+@pytest.fixture(scope="module")
+def _kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Kernel]]:
+    kernels: list[Kernel] = []
+    yield kernels
+    for kernel in kernels:
+        kernel.close()
+
+
+@pytest.fixture
+def shared(_kernels: list[Kernel], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel with the extension loaded, for all tests of a module that do not interfere.
+
+    After each test it must still answer; what the test left running is stopped and forgotten.
+    After a failure the next test gets a fresh one.
+    """
+    if not _kernels:
+        _kernels.append(Kernel(tmp_path_factory.mktemp("shared-kernel")))
+        _kernels[0].load()
+    kernel = _kernels.pop()
+    try:
+        yield kernel
+        kernel.ok("%cancel all\n%jobs --prune", timeout=10)
+    except BaseException:
+        kernel.close()
+        raise
+    _kernels.append(kernel)
