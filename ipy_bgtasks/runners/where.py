@@ -86,27 +86,36 @@ def _step(awaited: object) -> tuple[FrameType | None, object]:
 
 def _stands_for(
     future: asyncio.Future[Any], frame: FrameType | None, loop: asyncio.AbstractEventLoop
-) -> asyncio.Task[Any] | None:
-    """The task behind a future on which *frame* waits: of a gather, a group, a wait, a shield."""
-    candidates = list(getattr(future, "_children", ()))
-    if not candidates and frame is not None and _package(frame) == "asyncio":
-        candidates = list(_tasks_in(frame.f_locals.values()))
-    if not candidates:
-        candidates = list(_tasks_in(_shielded(future)))
-    tasks = [one for one in candidates if isinstance(one, asyncio.Task) and not one.done()]
-    return next((one for one in tasks if _is_current(one, loop)), tasks[0] if tasks else None)
+) -> asyncio.Future[Any] | None:
+    """What is behind a future on which *frame* waits: of a gather, a group, a wait, a shield."""
+    local = frame.f_locals if frame is not None and _package(frame) == "asyncio" else {}
+    for candidates in (
+        getattr(future, "_children", ()),
+        _futures_in(_shielded(future)),
+        _futures_in(local.values()),
+    ):
+        others = [one for one in candidates if one is not future and not one.done()]
+        if others:
+            tasks = [one for one in others if isinstance(one, asyncio.Task)]
+            return next((one for one in tasks if _is_current(one, loop)), (tasks or others)[0])
+    return None
 
 
-def _tasks_in(values: Iterable[object]) -> Iterator[object]:
-    """The tasks among the local variables of asyncio's own functions."""
+def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:
+    """The tasks and futures among the local variables of asyncio's own functions."""
     for value in values:
         group = getattr(value, "_tasks", None) if _is_group(value) else value
-        if isinstance(group, asyncio.Task):
+        if isinstance(group, asyncio.Future):
             yield group
         elif isinstance(group, set | frozenset):
-            # A set knows no order; tasks are numbered as they are made.
-            tasks = (one for one in islice(group, 10_000) if isinstance(one, asyncio.Task))
-            yield from sorted(tasks, key=lambda one: (len(one.get_name()), one.get_name()))
+            found = (one for one in islice(group, 10_000) if isinstance(one, asyncio.Future))
+            yield from sorted(found, key=_age)
+
+
+def _age(future: asyncio.Future[Any]) -> tuple[int, str]:
+    """A set knows no order, but tasks are numbered as they are made."""
+    name = future.get_name() if isinstance(future, asyncio.Task) else ""
+    return len(name), name
 
 
 def _is_group(value: object) -> bool:

@@ -1,6 +1,6 @@
 """How long from a cancel to the job's end, beside the floor: what bare asyncio and CPython take.
 
-    python tests/stress/cancel_latency.py [ROUNDS]
+python tests/stress/cancel_latency.py [ROUNDS]
 """
 
 from __future__ import annotations

@@ -1,0 +1,241 @@
+"""What `%cancel` says became of each job, and what asyncio's own rules make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fakes import work
+
+from ipy_bgtasks.job import Job, JobState
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.stopping import Stopping
+
+
+class Screen:
+    """Notes whose end is reported."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, bool] = {}
+
+    def reported(self, job: Job, yes: bool = True) -> None:
+        """Somebody tells the user of its end."""
+        self.known[job.number] = yes
+
+
+@pytest.fixture
+async def registry() -> Registry:
+    """Jobs on the test's own loop and in threads."""
+    service = ServiceLoop()
+    loop = LoopRunner(asyncio.get_running_loop())
+    threads = ThreadRunner(loop, max_threads=1, service=service)
+    return Registry({"loop": loop, "thread": threads}, service)
+
+
+@pytest.fixture
+def screen() -> Screen:
+    """Where ends are reported."""
+    return Screen()
+
+
+def coroutine(registry: Registry, call: Callable[[], Any], **options: Any) -> Job:
+    """A job on the loop."""
+    return registry.launch(work(call, is_async=True), **options)
+
+
+async def stop(screen: Any, *jobs: Job, force: bool = False, seconds: float = 10) -> list[str]:
+    """Ask, wait, report."""
+    stopping = Stopping(jobs, screen, force=force, cells=lambda name: 7)
+    await stopping.wait(seconds)
+    return stopping.report()
+
+
+async def running(job: Job) -> None:
+    """Let its code begin."""
+    while job.started is None:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_a_coroutine_is_cancelled_in_one_turn_of_the_loop(registry: Registry) -> None:
+    """Its clean-up included, if that does not wait."""
+    seen = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("cleaned")
+
+    job = coroutine(registry, wait)
+    await running(job)
+    job.cancel()
+    await asyncio.sleep(0)  # CancelledError is raised
+    await asyncio.sleep(0)  # the loop says that the task has ended
+    assert job.state is JobState.CANCELLED
+    assert seen == ["cleaned"]
+
+
+async def test_what_never_started_and_what_had_ended_say_so(
+    registry: Registry, screen: Screen
+) -> None:
+    """A queued job is dropped; what had ended before is left as it was."""
+    gate = threading.Event()
+    done = coroutine(registry, lambda: asyncio.sleep(0))
+    await done
+    busy = registry.launch(work(gate.wait, label="gate.wait()"))
+    queued = registry.launch(work(gate.wait, label="g()"))
+    lines = await stop(screen, done, queued)
+    assert lines == [
+        "job 1 (f()) had finished before",
+        "job 3 (g()) cancelled; it never started",
+    ]
+    gate.set()
+    await busy
+
+
+async def test_a_coroutine_that_suppresses_the_request_goes_on(
+    registry: Registry, screen: Screen
+) -> None:
+    """The report says where it waits, and its end will be news; -f asks again."""
+
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    job = coroutine(registry, stubborn)
+    await running(job)
+    (line,) = await stop(screen, job, seconds=0.05)
+    assert job.state is JobState.CANCELLING
+    assert line.startswith("job 1 was told to stop and is still in asyncio.Event().wait (cell 7")
+    assert screen.known == {1: False}
+    (line,) = await stop(screen, job, force=True)
+    assert line == "job 1 (f()) cancelled"
+
+
+async def test_force_asks_a_coroutine_again_and_again(registry: Registry, screen: Screen) -> None:
+    """Until it lets itself be cancelled."""
+    caught = []
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                caught.append(1)
+                if len(caught) == 2:
+                    raise
+
+    job = coroutine(registry, stubborn)
+    await running(job)
+    assert await stop(screen, job, force=True) == ["job 1 (f()) cancelled"]
+    assert len(caught) == 2
+
+
+async def test_a_thread_in_c_is_named_with_its_call(registry: Registry, screen: Screen) -> None:
+    """With the cell and line of the user's code, and what would work instead."""
+    lock, inside = threading.Lock(), threading.Event()
+    lock.acquire()
+
+    def wait() -> None:
+        inside.set()
+        lock.acquire()
+
+    job = registry.launch(work(wait))
+    inside.wait(10)
+    (line,) = await stop(screen, job, seconds=0.05)
+    number = wait.__code__.co_firstlineno + 2
+    assert line == (
+        f"job 1 is still in lock.acquire (cell 7, line {number}); it stops when that returns. "
+        "--process can be killed at any time."
+    )
+    lock.release()
+    with pytest.raises(Exception, match="was cancelled"):
+        await job
+
+
+async def test_a_report_without_waiting_promises_nothing(registry: Registry, screen: Any) -> None:
+    """In a plain function nobody can wait for the end."""
+    job = coroutine(registry, lambda: asyncio.sleep(1000))
+    await running(job)
+    stopping = Stopping([job], screen)
+    assert stopping.report() == ["job 1 is cancelling: it has been asked to stop"]
+    assert await stop(screen, job) == ["job 1 (f()) cancelled"]
+
+
+async def test_nested_tasks_and_groups_end_as_asyncio_says(registry: Registry) -> None:
+    """A group's tasks are cancelled with it, and those that clean up are waited for."""
+    ended = []
+
+    async def child(n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(n)
+
+    async def parent() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(3):
+                tasks.create_task(child(n))
+
+    job = coroutine(registry, parent)
+    await running(job)
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        await job
+    assert sorted(ended) == [0, 1, 2]
+
+
+async def test_what_is_shielded_goes_on(registry: Registry) -> None:
+    """The job is cancelled, the shielded task is not."""
+    gate = asyncio.Event()
+    inner: list[asyncio.Task[Any]] = []
+
+    async def shields() -> None:
+        inner.append(asyncio.create_task(gate.wait()))
+        await asyncio.shield(inner[0])
+
+    job = coroutine(registry, shields)
+    await running(job)
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        await job
+    assert not inner[0].done()
+    gate.set()
+    assert await inner[0] is True
+
+
+async def test_an_async_with_cleans_up_before_the_job_is_called_cancelled(
+    registry: Registry,
+) -> None:
+    """It is cancelling for as long as the clean-up takes."""
+    gate, cleaning = asyncio.Event(), asyncio.Event()
+
+    class Manager:
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> None:
+            cleaning.set()
+            await gate.wait()
+
+    async def inside() -> None:
+        async with Manager():
+            await asyncio.Event().wait()
+
+    job = coroutine(registry, inside)
+    await running(job)
+    job.cancel()
+    await cleaning.wait()
+    assert job.state is JobState.CANCELLING
+    assert [frame.name for frame in job.stack()][:2] == ["inside", "__aexit__"]
+    gate.set()
+    with pytest.raises(Exception, match="was cancelled"):
+        await job
