@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
 from ipy_bgtasks.interrupts import run_interruptible
+from ipy_bgtasks.runners.turns import SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.registry import Registry
 
-#: Seconds between two threads' turns while a session ends. Python's own 5 ms make whoever ends
-#: it wait for a third of a second, at each step, where 64 threads spin.
-_SWITCH = 0.0005
 #: Seconds for the tasks that jobs have started and left behind, after the jobs' own.
 _AFTERWARDS = 0.05
 
@@ -63,7 +61,7 @@ class Leaving:
         left = self._registry.leave()
         self._let_go()
         self._over.add_done_callback(lambda _: self._let_go())
-        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH))
+        sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
         ended = _all_ended(left)
         if self._loop.is_closed():
             ended.add_done_callback(lambda _: self._over.set_result(None))
@@ -106,12 +104,12 @@ class Leaving:
         assert self._deadline is not None
         seconds = max(self._deadline - time.monotonic(), 0.0)
         await asyncio.wait([asyncio.wrap_future(ended)], timeout=seconds)
-        if rest := tasks_of_jobs(self._loop):
-            for task in rest:
+        if left_behind := {task for task in tasks_of_jobs(self._loop) if not _is_told(task)}:
+            for task in left_behind:
                 task.cancel()
-            left = max(self._deadline - time.monotonic(), _AFTERWARDS)
-            _, rest = await asyncio.wait(rest, timeout=left)
-        for task in rest:
+            seconds = max(self._deadline - time.monotonic(), _AFTERWARDS)
+            await asyncio.wait(left_behind, timeout=seconds)
+        for task in tasks_of_jobs(self._loop):
             _keep(task)
         # What asyncio has to say when the interpreter takes the loop apart helps nobody.
         self._loop.set_exception_handler(lambda _loop, _context: None)
@@ -121,6 +119,12 @@ class Leaving:
 def tasks_of_jobs(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
     """The tasks of *loop* that run in a job's context and have not ended; for the loop's thread."""
     return {task for task in asyncio.all_tasks(loop) if _job_of(task) is not None}
+
+
+def _is_told(task: asyncio.Task[Any]) -> bool:
+    """Whether it is a job's own task, which was cancelled with the job."""
+    job = _job_of(task)
+    return job is not None and job.handle is task
 
 
 def _job_of(task: asyncio.Task[Any]) -> Job | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.runners.raising import StopThread
 from ipy_bgtasks.runners.thread_run import Run
+from ipy_bgtasks.runners.turns import Turns
 from ipy_bgtasks.service import ServiceLoop
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.runners.loop import LoopRunner
 
 __all__ = ["StopThread", "ThreadRunner"]
+
+
+#: With more threads than this busy the foreground, and `%cancel`, shall not wait for all of them.
+_CROWD = 8
 
 
 class ThreadRunner:
@@ -53,6 +58,7 @@ class ThreadRunner:
         self._queue: deque[Run] = deque()
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
+        self._turns = Turns()
 
     def start(self, job: Job) -> None:
         """Hand the job to a thread and wait until its code begins; queue it if all are busy."""
@@ -122,11 +128,13 @@ class ThreadRunner:
 
     def _free_worker(self, limit: int) -> _Worker | None:
         if self._idle:
-            return self._idle.pop()
-        if len(self._workers) >= limit:
+            worker = self._idle.pop()
+        elif len(self._workers) >= limit:
             return None
-        worker = _Worker(self, f"bg-{next(self._names)}")
-        self._workers.add(worker)
+        else:
+            worker = _Worker(self, f"bg-{next(self._names)}")
+            self._workers.add(worker)
+        self._turns.short(len(self._workers) - len(self._idle) > _CROWD)
         return worker
 
     def _give(self, worker: _Worker, run: Run) -> None:
@@ -146,6 +154,7 @@ class ThreadRunner:
             if self._queue:
                 return self._queue.popleft()
             self._idle.append(worker)
+            self._turns.short(len(self._workers) - len(self._idle) > _CROWD)
             return None
 
     def _drop(self, run: Run) -> bool:
