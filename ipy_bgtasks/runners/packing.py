@@ -12,9 +12,7 @@ import functools
 import inspect
 import io
 import linecache
-import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
@@ -44,7 +42,7 @@ class Packed:
 
 
 def pack(work: Work) -> Packed:
-    """What `worker.run` needs to run the work. Any thread may call.
+    """What `remote.answer` needs to run the work. Any thread may call.
 
     Raises `BadInput`, which names what cannot be sent.
     """
@@ -53,15 +51,8 @@ def pack(work: Work) -> Packed:
         data, sources = _dump(call)
     except Exception as error:  # whatever somebody's `__reduce__` raises
         raise BadInput(_blame(call, error)) from None
-    everything = (list(sys.path), _directory(), sources, work.is_async, data)
+    everything = (sources, work.is_async, data)
     return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return os.sep
 
 
 def movable(call: Callable[[], Any]) -> Callable[[], Any]:

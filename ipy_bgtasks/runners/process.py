@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pickle
 import sys
 import threading
 from collections import deque
@@ -17,8 +16,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
-from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied, RemoteTraceback
+from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.progress import Progress
+from ipy_bgtasks.runners.answers import ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,7 +220,7 @@ class ProcessRunner:
             elif kind == "begin":
                 run.context.run(self._begin, run.job, slot)
         if kind == "end" and slot.take_run() is not None:
-            self._settle(run, *rest)
+            self._end(run, ending(run.job, *rest))
             self._next(slot)
 
     def gone(self, slot: Slot, exitcode: int | None) -> None:
@@ -254,23 +254,6 @@ class ProcessRunner:
     def _write(self, job: Job, stream: str, text: str) -> None:
         (self.write or _log)(job, stream, text)
 
-    def _settle(self, run: _Run, kind: str, data: Any, trace: str) -> None:
-        """A job has ended in its worker."""
-        job = run.job
-        if kind == "unsendable":
-            self._end(run, lambda: job.fail(_caused(CannotSend(data), trace)))
-            return
-        try:
-            value = pickle.loads(data)
-        except Exception as error:
-            unreadable = CannotSend(f"what came back from the process cannot be read: {error!r}")
-            self._end(run, lambda: job.fail(_caused(unreadable, trace)))
-            return
-        if kind == "value":
-            self._end(run, lambda: job.finish(value))
-        else:
-            self._end(run, lambda: job.fail(_caused(value, trace)))
-
     def _end(self, run: _Run, end: Callable[[], None]) -> None:
         """End the job, in its own context: what it has to show belongs there."""
         run.job.where = self.where
@@ -291,12 +274,6 @@ class _Run:
 
 def _log(job: Job, stream: str, text: str) -> None:
     job.log.write(stream, text)
-
-
-def _caused(error: BaseException, trace: str) -> BaseException:
-    if trace:
-        error.__cause__ = RemoteTraceback(trace)
-    return error
 
 
 def _how(exitcode: int | None, begun: bool) -> str:

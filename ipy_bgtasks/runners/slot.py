@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from contextvars import Context
 from traceback import FrameSummary
@@ -89,7 +90,7 @@ class Slot:
 
     def submit(self, number: int, name: str, data: bytes) -> None:
         """Have the worker, which is idle, run a job."""
-        message = wire.packed("run", number, name, data)
+        message = wire.packed("run", number, name, data, (list(sys.path), _directory()))
         if len(message) <= _SMALL:
             self._send(message)
         else:  # it may not even have started
@@ -192,6 +193,13 @@ class Slot:
         except TimeoutError:
             return 0
         return getattr(error, "exitcode", None)
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return os.sep
 
 
 class _Question:

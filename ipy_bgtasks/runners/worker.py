@@ -7,35 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import io
-import linecache
 import os
-import pickle
 import signal
 import sys
 import threading
-import traceback
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
-from ipy_bgtasks.job import Job, _current, own_traceback
+from ipy_bgtasks.job import Job, _current
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
 from ipy_bgtasks.progress import Progress
 from ipy_bgtasks.runners import wire
+from ipy_bgtasks.runners.remote import answer
 from ipy_bgtasks.runners.where import await_chain
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from types import FrameType
+
+    from ipy_bgtasks.runners.remote import Answer
 
 #: Characters of one message of output at most: whoever shows it is to get it in portions.
 _PORTION = 1 << 16
-#: Types of results that need no `cloudpickle`, which is slower.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class RemoteJob:
@@ -72,7 +69,7 @@ class Worker:
         self.job = RemoteJob(self, 0)
         self._sock = sock
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[tuple[int, str, bytes]] = SimpleQueue()
+        self._jobs: SimpleQueue[Sequence[Any]] = SimpleQueue()
         self._main = threading.get_ident()
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
@@ -101,40 +98,24 @@ class Worker:
         while True:
             self._run(*self._jobs.get())
 
-    def _run(self, number: int, name: str, data: bytes) -> None:
+    def _run(self, number: int, name: str, data: bytes, surroundings: tuple[Any, ...]) -> None:
+        path, directory = surroundings
+        if sys.path != path:
+            sys.path[:] = path
+        with contextlib.suppress(OSError):
+            if directory != os.getcwd():
+                os.chdir(directory)
         self.job = RemoteJob(self, number, name)
         self.send("begin", number)
-        answer = copy_context().run(self._answer, self.job, data)
+        ending = copy_context().run(self._answer, self.job, data)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the user's code may have put anything there
                 stream.flush()
-        self.send("end", number, *answer)
+        self.send("end", number, ending)
 
-    def _answer(self, job: RemoteJob, data: bytes) -> tuple[str, Any, str]:
-        """How the job ended: what kind of end, with what, and the traceback as text."""
-        import cloudpickle
-
+    def _answer(self, job: RemoteJob, data: bytes) -> Answer:
         _current.set(cast(Job, job))
-        try:
-            call, is_async = _unpacked(data)
-        except BaseException as error:
-            return "unsendable", f"what it needs cannot be read in the process: {_line(error)}", ""
-        try:
-            value = self._value(call, is_async)
-        except BaseException as error:
-            return _failure(error)
-        try:
-            dumps = pickle.dumps if type(value) in _PLAIN else cloudpickle.dumps
-            return "value", dumps(value), ""
-        except BaseException as error:
-            kind = type(value).__name__
-            return "unsendable", f"its result, of type {kind}, cannot be sent: {_line(error)}", ""
-
-    def _value(self, call: Callable[[], Any], is_async: bool) -> Any:
-        if is_async:
-            return self._awaited(call)
-        value = call()
-        return self._awaited(lambda: value) if inspect.isawaitable(value) else value
+        return answer(data, self._awaited)
 
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         async def main() -> Any:
@@ -156,7 +137,7 @@ class Worker:
             for messages in wire.received(self._sock):
                 for kind, *rest in messages:
                     if kind == "run":
-                        self._jobs.put((rest[0], rest[1], rest[2]))
+                        self._jobs.put(rest)
                     else:
                         self.send("stack", self._stack())
         # The session is gone, and nobody needs this process any more, nor what it started.
@@ -223,34 +204,3 @@ def begin(end: Any) -> None:
 def serve() -> None:
     """Run jobs in this worker, as they come."""
     cast(RemoteJob, _current.get()).worker.serve()
-
-
-def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
-    path, directory, sources, is_async, call = pickle.loads(data)
-    if sys.path != path:
-        sys.path[:] = path
-    with contextlib.suppress(OSError):
-        if directory != os.getcwd():
-            os.chdir(directory)
-    for name, text in sources.items():
-        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    return pickle.loads(call), is_async
-
-
-def _failure(error: BaseException) -> tuple[str, Any, str]:
-    import cloudpickle
-
-    trace = own_traceback(error)
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    try:
-        data = cloudpickle.dumps(error)
-        pickle.loads(data)  # many exceptions can be pickled, but not read again
-    except BaseException as reason:
-        return "unsendable", f"{_line(error)} (which itself cannot be sent: {_line(reason)})", text
-    return "error", data, text
-
-
-def _line(error: BaseException) -> str:
-    from ipy_bgtasks.views.summary import error_line
-
-    return error_line(error)
