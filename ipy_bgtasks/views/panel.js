@@ -13,6 +13,7 @@ const FILTERS = [
 const PAGE = 500; // rows that are put into the page at a time
 const ACK_EVERY = 100; // messages; the kernel stops sending when it hears nothing for long
 const GUARD = 800; // ms in which a button that just took another's place does nothing
+const LANES = 14; // of the timeline; what does not fit is older
 const ON_TIMELINE = 150; // jobs, the newest
 const LOG_LIMIT = 200_000; // characters of an open log
 
@@ -180,7 +181,9 @@ class View {
     close.onclick = () => this.openLog(null);
     this.logText = make("pre", { tabindex: "0", role: "log", "aria-live": "off", dir: "auto" });
     this.pane = make("section", { class: "log", hidden: "", "aria-label": "Log" });
-    this.pane.append(make("div", { class: "head" }, make("b", {}, "Log of ", this.logName), close));
+    this.logNumber = make("span");
+    const title = make("b", {}, "Log of ", this.logNumber, ": ", this.logName);
+    this.pane.append(make("div", { class: "head" }, title, close));
     this.pane.append(this.logText);
     this.pane.onkeydown = (event) => {
       if (event.key === "Escape") this.openLog(null);
@@ -248,7 +251,8 @@ class View {
 
   newLine(row) {
     const cell = (name, ...content) => make("span", { role: "cell", class: name }, ...content);
-    const line = { number: cell("number"), place: cell("place"), time: cell("time"), row };
+    const line = { row, number: make("span"), place: cell("place"), time: cell("time") };
+    line.mark = make("span", { class: "mark" });
     line.state = make("span", { class: "word" });
     line.name = make("bdi", { dir: "auto" });
     line.last = make("bdi", { dir: "auto" });
@@ -269,7 +273,7 @@ class View {
     };
     line.el = make("div", { role: "row", class: "row", "data-n": row.n });
     line.el.append(
-      line.number, cell("state", line.state), line.place, cell("name", line.name), line.time,
+      cell("number", line.number, line.mark), cell("state", line.state), line.place, cell("name", line.name), line.time,
       cell("last", line.percent, line.bar, line.last), cell("do", line.show, line.cancel, line.forget),
     );
     return line;
@@ -280,7 +284,8 @@ class View {
     const ended = ENDED.has(row.state);
     line.row = row;
     const mark = row.n === store.current ? "+" : row.n === store.previous ? "−" : "";
-    setText(line.number, `${row.n}${mark}`);
+    setText(line.number, String(row.n));
+    setText(line.mark, mark);
     setText(line.state, row.state);
     line.state.className = `word ${STATES.has(row.state) ? row.state : ""}`;
     setText(line.place, row.where);
@@ -333,13 +338,16 @@ class View {
   }
 
   seen(entries) {
-    for (const { target, isIntersecting } of entries)
-      this.inSight[isIntersecting ? "add" : "delete"](Number(target.dataset.n));
+    for (const { target, isIntersecting } of entries) {
+      const n = Number(target.dataset.n);
+      if (!isIntersecting) this.inSight.delete(n);
+      else if (this.lines.has(n)) {
+        this.inSight.add(n);
+        this.time(this.lines.get(n));
+      }
+    }
     clearTimeout(this.looking);
-    this.looking = setTimeout(() => {
-      this.tick();
-      this.store.look();
-    }, 150);
+    this.looking = setTimeout(() => this.store.look(), 150);
   }
 
   openLog(n) {
@@ -353,7 +361,8 @@ class View {
     this.pane.hidden = n === null;
     this.logText.textContent = "";
     if (n === null) return this.lines.get(before)?.show.focus();
-    setText(this.logName, `${n}: ${this.store.rows.get(n)?.name ?? ""}`);
+    setText(this.logNumber, String(n));
+    setText(this.logName, this.store.rows.get(n)?.name ?? "");
     this.lines.get(n)?.show.setAttribute("aria-pressed", "true");
     this.store.wantLog(n, true);
   }
@@ -371,9 +380,9 @@ class View {
     if (atEnd) pre.scrollTop = pre.scrollHeight;
   }
 
-  // The newest jobs as spans of time, each in the first lane that is free.
+  // The newest jobs as spans of time, each in the first lane that is free after its end.
   draw(sorted) {
-    const rows = sorted.slice(0, ON_TIMELINE).reverse();
+    const rows = sorted.slice(0, ON_TIMELINE);
     this.strip.toggleAttribute("hidden", !rows.length);
     this.axis.hidden = !rows.length;
     if (!rows.length) return;
@@ -385,20 +394,22 @@ class View {
     const at = (time) => `${((Math.min(time, last) - first) / span) * 100}%`;
     const wide = (from, to) => `${Math.max((to - from) / span, 0.004) * 100}%`;
     const lanes = [];
-    const bars = rows.map((row) => {
+    const bars = [];
+    for (const row of rows) {
       const end = row.ended ?? last;
-      let lane = lanes.findIndex((free) => free <= row.launched);
+      let lane = lanes.findIndex((taken) => taken >= Math.max(end, row.launched + span * 0.006));
       if (lane < 0) lane = lanes.length;
-      lanes[lane] = Math.max(end, row.launched + span * 0.006);
-      return { row, end, lane };
-    });
-    const height = Math.max(2, Math.min(8, Math.floor(48 / lanes.length)));
+      if (lane >= LANES) continue;
+      lanes[lane] = row.launched;
+      bars.push({ row, end, lane });
+    }
+    const height = lanes.length > 6 ? 3 : 6;
     const shown = bars.flatMap(({ row, end, lane }) => {
       const begun = row.started ?? end;
-      const y = (lane % Math.floor(48 / height)) * height;
+      const y = lane * (height + 1);
       const title = svg("title");
       title.textContent = `${row.n}: ${row.name}\n${row.state}`;
-      const place = { y, height: height - 1, "data-n": row.n, rx: 1 };
+      const place = { y, height, "data-n": row.n, rx: 1 };
       const bar = svg("rect", {
         ...place, x: at(begun), width: wide(begun, end), class: STATES.has(row.state) ? row.state : "",
       });
@@ -407,8 +418,7 @@ class View {
       const wait = { ...place, x: at(row.launched), width: wide(row.launched, begun), class: "wait" };
       return [svg("rect", wait), bar];
     });
-    const tall = Math.min(lanes.length, Math.floor(48 / height)) * height;
-    this.strip.setAttribute("height", String(tall));
+    this.strip.setAttribute("height", String(lanes.length * (height + 1)));
     this.strip.replaceChildren(...shown);
     setText(this.from, clock(first - this.store.skew));
     setText(this.until, runs && this.store.live ? "now" : clock(last - this.store.skew));
