@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
@@ -115,13 +116,13 @@ class Launcher:
 
     def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
         shell = self.shell
-        line = _line_of_cell()
+        line, file = _place_of_call()
         return Scope(
             namespace=shell.user_ns,
             local=None if local is shell.user_ns or cell else local,
             transform=self._transform,
             transform_ast=shell.transform_ast,
-            name_source=self.sources.name,
+            name_source=partial(self.sources.name, caller=file),
             first_line=line + 1 if cell else line,
         )
 
@@ -145,10 +146,12 @@ class Sources:
         self._held: Counter[str] = Counter()
         self._own: set[str] = set()
 
-    def name(self, text: str) -> str:
-        """The file name for *text*."""
+    def name(self, text: str, caller: str) -> str:
+        """The file name for *text*, which stands in the cell with the file name *caller*."""
         shell = self._shell
-        number = max(shell.execution_count - 1, 0)
+        number = self.cell(caller)
+        if number is None:
+            number = max(shell.execution_count - 1, 0)
         # The empty lines before the code count: the same call on another line is another text.
         name = shell.compile.get_code_name(text, text, number)
         if name not in linecache.cache:
@@ -197,14 +200,13 @@ def _place_of_command(options: Options) -> str:
     return "shell"
 
 
-def _line_of_cell() -> int:
-    """The line on which the magic stands, in the cell or the user's function."""
+def _place_of_call() -> tuple[int, str]:
+    """The line on which the magic stands, and the file name of its cell."""
     frame = sys._getframe(1)
-    while frame is not None:
+    while True:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if module not in ("IPython", "ipy_bgtasks", "functools"):
-            return frame.f_lineno or 1
+            return frame.f_lineno or 1, frame.f_code.co_filename
         if frame.f_back is None:
-            break
+            return 1, ""
         frame = frame.f_back
-    return 1
