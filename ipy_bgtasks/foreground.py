@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Foreground:
         self._follow = follow
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
+        self._interrupted = False  # and no wait has taken it yet
 
     def interruptible(self) -> bool:
         """Whether a wait that begins here and now can be interrupted.
@@ -105,14 +107,19 @@ class Foreground:
         if not self._waits and self._handling is not None:
             handling, self._handling = self._handling, None
             handling.__exit__(None, None, None)
+            if self._interrupted:  # in the moment between a wait's end and the code after it
+                self._interrupted = False
+                signal.raise_signal(signal.SIGINT)
 
     def _on_sigint(self, _frame: object) -> bool:
+        self._interrupted = True
         self._loop.call_soon_threadsafe(self._interrupt)
         return False  # nothing is to be raised where the signal happened to land
 
     def _interrupt(self) -> None:
-        for wait in list(self._waits):
-            wait.interrupt()
+        if self._interrupted:
+            taken = [wait.interrupt() for wait in list(self._waits)]
+            self._interrupted = not any(taken)
 
 
 class _Wait:
@@ -136,22 +143,28 @@ class _Wait:
         self._unfollow: list[Callable[[], None]] = []
 
     def begin(self, follow: Follow) -> None:
-        self._unfollow = [follow(job) for job in self._jobs]
         self.future.add_done_callback(self._over)
         if self._foreground.interruptible():
-            self._foreground.begun(self)
+            self._foreground.begun(self)  # before anybody sees that it waits
+        self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._time_out)
         for job in self._jobs:
             job.add_done_callback(self._job_ended)
         self._check()
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> bool:
+        """Detach; whether there was anything left to detach from."""
         left = [job.number for job in self._jobs if not job.done()]
+        if not left or self.future.done():
+            return False
         self._raise(Detached(*left))
+        return True
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
+        if not left:
+            return  # `_check` is on its way
         which = f"job {left[0]} goes" if len(left) == 1 else f"jobs {', '.join(map(str, left))} go"
         self._raise(TimeoutError(f"not ended after {self._timeout:g} s; {which} on"))
 
