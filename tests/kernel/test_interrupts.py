@@ -1,0 +1,176 @@
+"""The stop button in a real kernel: it hits the foreground, at once, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from kernels import Kernel
+
+SETUP = """
+import asyncio, threading, time
+gate = asyncio.Event(); opened = threading.Event()
+async def waits(value=None):
+    await gate.wait()
+    return value
+def waits_in_thread(value):
+    opened.wait(60)
+    return value
+async def busy(rounds=None):
+    total = 0
+    while not gate.is_set():
+        for i in range(10_000): total += 1
+        await asyncio.sleep(0)
+    return total % 10_000
+"""
+
+# What an interrupt may take at most: generous, because the machine may be busy. Without what
+# is tested it takes until something else wakes the loop: never.
+AT_ONCE = 0.5
+
+
+@pytest.fixture
+def k(shared: Kernel) -> Kernel:
+    """The shared kernel with something to wait for."""
+    shared.ok(SETUP)
+    return shared
+
+
+def interrupted(k: Kernel, cell: str) -> tuple[str | None, str, float]:
+    """Interrupts *cell* once it waits: the error's name, what was shown, and how long it took."""
+    pending = k.start(f"print('begun')\n{cell}")
+    k.until(lambda: "begun" in pending.reply.stdout)
+    # The cell is one step from its wait; a kernel that answers on control has a turn of its own.
+    k.ask("kernel_info_request", {}, "control")
+    began = time.monotonic()
+    k.interrupt()
+    reply = pending.wait()
+    return reply.ename, reply.traceback, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%fg waits()",
+        "x = %fg waits()",
+        "%%fg\nawait waits()",
+        "%fg all",
+        "for i in range(3):\n    %fg waits()",
+        "async def f():\n    x = %fg waits()\nawait f()",
+        "%fg -- opened.wait()",
+        "%fg --timeout 50 waits()",
+    ],
+)
+def test_fg_detaches_at_once_on_a_quiet_loop(k: Kernel, cell: str) -> None:
+    """One line; the job goes on, and the rest of the cell does not run."""
+    if cell == "%fg all":
+        k.ok("one = %bg waits()\ntwo = %bg waits()")
+    if cell.startswith("%%"):
+        pending = k.start(cell)
+        k.until(lambda: pending.reply.contents("execute_input"))
+        k.ask("kernel_info_request", {}, "control")
+        k.interrupt()
+        ename, shown = pending.wait().ename, pending.reply.traceback
+    else:
+        ename, shown, took = interrupted(k, f"{cell}\nrest = 1")
+        assert took < AT_ONCE
+    assert ename == "Detached"
+    assert re.fullmatch(
+        r"Detached: jobs? [\d, ]+ goe?s? on: %fg (\d+|all) returns to (it|them), "
+        r"%cancel (\d+|all) stops (it|them)",
+        shown,
+    )
+    assert k.ok("'rest' in globals()").result == "False"
+    states = k.ok("import ipy_bgtasks\nprint(*[j.state for j in ipy_bgtasks.jobs()])").stdout
+    assert set(states.split()) == {"running"}
+    k.ok("gate.set(); opened.set()")
+    k.ok("%fg all;")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "await asyncio.Event().wait()",
+        "await waits()",
+        "await asyncio.sleep(1000)",
+        "await asyncio.to_thread(opened.wait)",
+        "job = %bg waits()\nawait job",
+        "async with asyncio.TaskGroup() as g:\n    g.create_task(waits())",
+        "await asyncio.gather(waits(), waits())",
+    ],
+)
+def test_every_await_cell_is_interrupted_at_once(k: Kernel, cell: str) -> None:
+    """Stock ipykernel waits until something else wakes the loop."""
+    job = k.ok("other = %bg waits('other')")
+    assert job.status == "ok"
+    ename, _, took = interrupted(k, cell)
+    assert ename in ("KeyboardInterrupt", "CancelledError")
+    assert took < AT_ONCE
+    assert k.ok("gate.set(); opened.set()\nx = %fg other\nx").result == "'other'"
+
+
+@pytest.mark.parametrize("cell", ["time.sleep(1000)", "while True: pass", "opened.wait()"])
+def test_a_plain_cell_is_interrupted_as_ever(k: Kernel, cell: str) -> None:
+    """Jobs go on."""
+    k.ok("job = %bg waits_in_thread(7)\nother = %bg waits(8)")
+    ename, _, took = interrupted(k, cell)
+    assert ename == "KeyboardInterrupt"
+    assert took < AT_ONCE
+    k.ok("gate.set(); opened.set()")
+    assert k.ok("r = %fg all\nr").result == "[7, 8]"
+
+
+def test_interrupts_never_hit_a_job_that_is_nearly_always_in_a_step(k: Kernel) -> None:
+    """Of any kind of foreground; one after the other."""
+    k.ok("b = %bg busy()\nt = %bg -t busy()\nw = %bg waits_in_thread(3)")
+    for cell in [
+        "await asyncio.sleep(1000)",
+        "%fg b",
+        "while True: pass",
+        "%fg w",
+        "await b",
+        "%fg all",
+    ]:
+        ename, _, _ = interrupted(k, cell)
+        assert ename in ("Detached", "KeyboardInterrupt", "CancelledError"), cell
+    assert k.ok("print(b.state, t.state, w.state)").stdout.split() == ["running"] * 3
+    k.ok("gate.set(); opened.set()")
+    assert k.ok("r = %fg all\nr").result == "[0, 0, 3]"
+
+
+def test_an_interrupt_while_the_kernel_is_idle_harms_nothing(k: Kernel) -> None:
+    """Neither the jobs nor the next cell."""
+    k.ok("b = %bg busy()")
+    for _ in range(5):
+        k.interrupt()
+        assert k.run("1 + 1").result in ("2", None)
+    assert k.ok("str(b.state)").result == "'running'"
+    k.ok("gate.set()\n%fg b")
+
+
+def test_cancel_that_waits_can_be_interrupted_and_reports(k: Kernel) -> None:
+    """It says what is true then."""
+    k.ok("%config BgTasks.cancel_wait = 100")
+    k.ok("lock = threading.Lock(); lock.acquire()\ndef stuck():\n    lock.acquire()")
+    k.ok("job = %bg stuck()")
+    pending = k.start("%cancel job")
+    k.until(lambda: pending.reply.contents("execute_input"))
+    k.ask("kernel_info_request", {}, "control")
+    k.interrupt()
+    reply = pending.wait()
+    assert reply.status == "error"
+    k.until(lambda: "lock.acquire" in reply.stdout)
+    k.ok("%config BgTasks.cancel_wait = 1.0")
+    k.ok("lock.release()\nwhile not job.done(): await asyncio.sleep(0.001)")
+
+
+def test_what_was_there_before_comes_back(k: Kernel) -> None:
+    """Signal handler and wake-up descriptor, after a wait and after an interrupt."""
+    look = "import signal\nrepr(signal.getsignal(signal.SIGINT))"
+    before = k.ok(look).result
+    k.ok("%bg gate.set()\n%fg waits()")
+    k.ok("gate.clear()")
+    interrupted(k, "%fg waits()")
+    assert k.ok(look).result == before
+    assert interrupted(k, "await asyncio.Event().wait()")[2] < AT_ONCE
