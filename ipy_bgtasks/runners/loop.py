@@ -52,13 +52,13 @@ class LoopRunner:
     def adopt(self, job: Job, awaitable: Awaitable[Any], context: Context) -> None:
         """Let a running job go on here, awaiting what its first part returned."""
         if self._leaving:  # the loop may not turn again, and nobody would await it
-            if isinstance(awaitable, CoroutineType):
-                awaitable.close()
+            _close(awaitable)
             job.end_cancelled()
             return
         job.handle = None
         job.move(self)
-        self.loop.call_soon_threadsafe(self._make_task, job, driven(awaitable), context=context)
+        coro = self._live(job, lambda: awaitable, awaitable)
+        self.loop.call_soon_threadsafe(self._make_task, job, coro, context=context)
 
     def stop(self, job: Job, force: bool) -> None:
         """Cancel the task, in one turn of the loop; a job without a task ends at once.
@@ -91,24 +91,48 @@ class LoopRunner:
             return
         token = _job._current.set(job)
         try:
-            self._make_task(job, _call(work.call))
+            self._make_task(job, self._live(job, work.call))
         finally:
             _job._current.reset(token)
 
     def _make_task(self, job: Job, coro: Coroutine[Any, Any, Any]) -> None:
-        task: asyncio.Task[Any] = schedule_coroutine(coro, loop=self.loop)
-        job.handle = task
+        coro.send(None)  # up to where it has begun
+        job.handle = task = schedule_coroutine(coro, loop=self.loop)
         self.active += 1
         if self.active == 1 and self.on_active is not None:
             self.on_active()
-
-        def done(task: asyncio.Task[Any]) -> None:
-            self.active -= 1
-            _settle(job, task)
-
-        task.add_done_callback(done)
         if job.asked:  # cancelled between its first part and this one
             task.cancel()
+
+    async def _live(
+        self, job: Job, call: Callable[[], Any], awaitable: Awaitable[Any] | None = None
+    ) -> None:
+        """A job's task: it ends the job itself, in its last step, which spares the loop a turn.
+
+        It begins before the task does, so that it also ends a job that is cancelled before its
+        first step; *awaitable*, if given, is closed then.
+        """
+        try:
+            await _begun()
+            value = call()
+            if type(value) is CoroutineType or inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError:
+            _close(awaitable)
+            job.end_cancelled()
+        except ExitInTask as error:
+            # An exit that a child task raised reaches its parent as the stand-in.
+            job.fail(error.__cause__ or error)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
+                raise  # nobody raised it: the task was left behind, and is collected
+            job.fail(error)
+        else:
+            job.finish(value)
+        finally:
+            self.active -= 1
+            # The frame of a failed call leads to this one, and must not hold on to anything.
+            job = call = awaitable = value = None  # type: ignore[assignment]
 
     def _cancel(self, job: Job, force: bool) -> None:
         task = job.handle
@@ -123,14 +147,6 @@ class LoopRunner:
         if not task.done():
             task.cancel()
             self.loop.call_later(CLEAN_UP, self._insist, task)
-
-
-async def _call(call: Callable[[], Any]) -> Any:
-    try:
-        value = call()
-        return await value if inspect.isawaitable(value) else value
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise ExitInTask from error
 
 
 def driven(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
@@ -148,8 +164,7 @@ async def _drive(awaitable: Awaitable[Any]) -> Any:
     try:
         await _begun()
     except BaseException:
-        if isinstance(awaitable, CoroutineType):
-            awaitable.close()
+        _close(awaitable)
         raise
     try:
         return await awaitable
@@ -162,16 +177,10 @@ def _begun() -> Generator[None, None, None]:
     yield
 
 
-def _settle(job: Job, task: asyncio.Task[Any]) -> None:
-    if task.cancelled():
-        job.end_cancelled()
-        return
-    error = task.exception()
-    if error is None:
-        job.finish(task.result())
-        return
-    # An exit that a child task raised reaches its parent as the stand-in, too.
-    job.fail(error.__cause__ or error if isinstance(error, ExitInTask) else error)
+def _close(awaitable: Awaitable[Any] | None) -> None:
+    """As asyncio does with a coroutine that is cancelled before its first step."""
+    if isinstance(awaitable, CoroutineType):
+        awaitable.close()
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
@@ -182,12 +191,15 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     Call both on the loop's thread, or while the loop does not run.
     """
     previous = loop.get_task_factory()
+    contained = (LoopRunner._live.__code__, _drive.__code__)
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
-        if _job._current.get() is not None and asyncio.iscoroutine(coro):
-            code = getattr(coro, "cr_code", None)
-            if code is not _call.__code__ and code is not _drive.__code__:
-                coro = driven(coro)
+        if (
+            _job._current.get() is not None
+            and getattr(coro, "cr_code", None) not in contained
+            and asyncio.iscoroutine(coro)
+        ):
+            coro = driven(coro)
         if previous is not None:
             return previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
