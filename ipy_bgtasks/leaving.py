@@ -59,6 +59,8 @@ class Leaving:
                 return
             self._deadline = time.monotonic() + self._grace()
         left = self._registry.leave()
+        # Telling many can take its time where they compute; nobody shall have less for that.
+        self._deadline = time.monotonic() + self._grace()
         self._let_go()
         self._over.add_done_callback(lambda _: self._let_go())
         sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
