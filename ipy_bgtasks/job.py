@@ -12,10 +12,9 @@ import logging
 import threading
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.log import Log
@@ -49,8 +48,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a job ended: with a value, or with an error.
 
     `traceback` is kept beside the error because raising an exception again and again would
@@ -61,6 +59,10 @@ class Outcome:
     value: Any = None
     error: BaseException | None = None
     traceback: TracebackType | None = None
+
+
+#: The end of most jobs; those that are kept share it.
+_RETURNED_NONE = Outcome(JobState.FINISHED)
 
 
 class Host:
@@ -128,6 +130,7 @@ class Job:
         origin: object = None,
         quiet: bool = False,
         host: Host | None = None,
+        on_end: tuple[Callable[[Job], object], ...] = (),
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
@@ -149,7 +152,7 @@ class Job:
         self.launched = time.monotonic() + _EPOCH
         self._runner: Runner | None = runner
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[Job], object]] | None = None
+        self._callbacks = on_end
         self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
         self._host = host or _SILENT
@@ -290,17 +293,16 @@ class Job:
         """
         with self._lock:
             if self._outcome is None:
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(fn)
+                self._callbacks += (fn,)
                 return
-        self._call(fn)
+        self.notify(fn)
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> None:
         """Forget *fn*, if it is still waiting to be called."""
         with self._lock:
-            if self._callbacks and fn in self._callbacks:
-                self._callbacks.remove(fn)
+            if fn in self._callbacks:
+                at = self._callbacks.index(fn)
+                self._callbacks = self._callbacks[:at] + self._callbacks[at + 1 :]
 
     # Stopping
 
@@ -362,7 +364,7 @@ class Job:
                 work.store(value)
             except BaseException as error:
                 return self.fail(error)
-        self._end(Outcome(JobState.FINISHED, value))
+        self._end(_RETURNED_NONE if value is None else Outcome(JobState.FINISHED, value))
 
     def fail(self, error: BaseException) -> None:
         """End with *error*, which keeps its traceback without the frames of this package."""
@@ -386,13 +388,16 @@ class Job:
                 return
             self._ended = time.monotonic()
             self._outcome = outcome
-            callbacks, self._callbacks = self._callbacks, None
+            callbacks, self._callbacks = self._callbacks, ()
+            pokes, self._pokes = self._pokes, None
             self._runner = self.work = self.handle = None
-        self._poke()
-        for fn in callbacks or ():
-            self._call(fn)
+        for event in pokes or ():
+            event.set()
+        for fn in callbacks:
+            self.notify(fn)
 
-    def _call(self, fn: Callable[[Job], object]) -> None:
+    def notify(self, fn: Callable[[Job], object]) -> None:
+        """Call ``fn(job)``; what it raises is logged and goes no further."""
         try:
             fn(self)
         except BaseException:  # an exit would take the loop along, or a thread of the pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,8 @@ class Registry(Collection[Job]):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
         self._recent: dict[int, None] = {}
-        self._ended: dict[int, None] = {}
+        self._ended: OrderedDict[int, None] = OrderedDict()  # a dict is slow to give its first
+        self._at_end = (self._note_end,)  # one for all jobs
         self._after: dict[int, list[_Waiting]] = {}
         self._timers: dict[int, Callable[[], None]] = {}
         self._cascade: deque[Job] = deque()
@@ -133,7 +134,16 @@ class Registry(Collection[Job]):
             raise BadInput("the session is ending: nothing is launched any more")
         runner = self.runners[where or ("loop" if work.is_async else "thread")]
         number = next(self._numbers)
-        job = Job(number, work, runner, name=name, origin=origin, quiet=quiet, host=host)
+        job = Job(
+            number,
+            work,
+            runner,
+            name=name,
+            origin=origin,
+            quiet=quiet,
+            host=host,
+            on_end=self._at_end,
+        )
         if prepare is not None:
             prepare(job)
         for fn in self.on_launch:
@@ -144,7 +154,6 @@ class Registry(Collection[Job]):
             self._recent[number] = None
             if overtaken:  # by a launch in another thread
                 self._jobs = dict(sorted(self._jobs.items()))
-        job.add_done_callback(self._note_end)
         if timeout is not None:
             self._timers[number] = self.service.later(timeout, job.time_out, timeout)
         if after:
@@ -207,7 +216,7 @@ class Registry(Collection[Job]):
 
     def prune(self) -> int:
         """Forget all jobs that have ended; returns how many."""
-        return len(self._forget_beyond(0))
+        return self._forget_beyond(0)
 
     def forget(self, job: Job) -> None:
         """Forget one job that has ended; `BadInput` if it has not."""
@@ -217,13 +226,13 @@ class Registry(Collection[Job]):
             self._drop(job.number)
 
     def _note_end(self, job: Job) -> None:
-        if (call_off := self._timers.pop(job.number, None)) is not None:
+        if self._timers and (call_off := self._timers.pop(job.number, None)) is not None:
             call_off()
         with self._lock:
             self._ended[job.number] = None
-        self._forget_beyond(self.max_finished)
+            self._forget_beyond(self.max_finished)
         for fn in self.on_end:
-            job.add_done_callback(fn)  # called at once; what it raises holds nobody up
+            job.notify(fn)
         if self._after:
             self._start_dependents(job)
 
@@ -244,13 +253,14 @@ class Registry(Collection[Job]):
             for one in waiting:
                 self._advance(one, ended)
 
-    def _forget_beyond(self, keep: int) -> list[int]:
+    def _forget_beyond(self, keep: int) -> int:
         with self._lock:
             surplus = len(self._ended) - keep
-            numbers = list(itertools.islice(self._ended, surplus)) if surplus > 0 else []
-            for number in numbers:
+            if surplus <= 0:
+                return 0
+            for number in list(itertools.islice(self._ended, surplus)):
                 self._drop(number)
-        return numbers
+            return surplus
 
     def _drop(self, number: int) -> None:
         job = self._jobs.pop(number, None)

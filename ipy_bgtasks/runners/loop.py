@@ -89,11 +89,7 @@ class LoopRunner:
         work = job.work
         if work is None or not job.begin():
             return
-        token = _job._current.set(job)
-        try:
-            self._make_task(job, self._live(job, work.call))
-        finally:
-            _job._current.reset(token)
+        self._make_task(job, self._live(job, work.call))
 
     def _make_task(self, job: Job, coro: Coroutine[Any, Any, Any]) -> None:
         coro.send(None)  # up to where it has begun
@@ -114,6 +110,7 @@ class LoopRunner:
         """
         try:
             await _begun()
+            _job._current.set(job)  # in the task's own context
             value = call()
             if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
