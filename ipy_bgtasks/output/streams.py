@@ -49,7 +49,9 @@ class _Route:
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
             take(job, name, text, own)
-            if job.asked:  # a thread that does little but print is hard to stop anywhere else
+            # A thread that does little but print is hard to stop anywhere else. `print` writes
+            # the end of its line apart, also an empty one.
+            if job.asked and text[-1:] in ("", "\n", "\r"):
                 job.checkpoint()
             return len(text)
 

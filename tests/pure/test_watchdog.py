@@ -1,0 +1,194 @@
+"""A job that blocks the loop is noticed, and nobody else is blamed."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes import work
+
+from ipy_bgtasks.job import Job
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.watchdog import Watchdog, job_of
+
+BOUND = 20.0
+LIMIT = 0.1
+
+
+class Watched:
+    """A loop in a thread, with a watchdog whose notices come into a queue."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run)
+        self.notices: queue.Queue[tuple[Job, str]] = queue.Queue()
+        self.thread.start()
+        service = ServiceLoop()
+        self.runner = LoopRunner(self.loop, self.thread.ident)
+        self.registry = Registry({"loop": self.runner}, service)
+        self.dog = Watchdog(self.runner, service, self.tell, limit=LIMIT)
+        self.runner.on_active = self.dog.wake
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        contain_exits(self.loop)
+        self.loop.run_forever()
+
+    def tell(self, job: Job, line: str) -> None:
+        """A notice came."""
+        self.notices.put((job, line))
+
+    def launch(self, call: Any) -> Job:
+        """A coroutine job."""
+        return self.registry.launch(work(call, is_async=True))
+
+    def close(self) -> None:
+        """End the loop."""
+        for job in self.registry.alive():
+            job.cancel()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(BOUND)
+        self.loop.close()
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """A watched loop."""
+    watched = Watched()
+    yield watched
+    watched.close()
+
+
+def test_a_job_that_blocks_is_named_with_its_line(watched: Watched) -> None:
+    """Once, while it blocks; and again when it blocks again."""
+    gates = [threading.Event(), threading.Event()]
+
+    async def blocks() -> None:
+        gates[0].wait(BOUND)
+        await asyncio.sleep(0)
+        gates[1].wait(BOUND)
+
+    job = watched.launch(blocks)
+    who, line = watched.notices.get(timeout=BOUND)
+    assert who is job
+    number = blocks.__code__.co_firstlineno + 1
+    pattern = (
+        r"job 1 \(f\(\)\) has blocked the event loop for \d\.\d s in gates\[0\]\.wait "
+        rf"\(test_watchdog\.py:{number}\): nothing else on the loop can go on. %bg --thread"
+    )
+    assert re.match(pattern, line)
+    gates[0].set()
+    _, line = watched.notices.get(timeout=BOUND)
+    assert f"(test_watchdog.py:{number + 2})" in line
+    gates[1].set()
+    job.result(BOUND)
+    assert watched.notices.empty()
+
+
+def test_a_task_that_a_job_started_is_the_jobs(watched: Watched) -> None:
+    """However deep."""
+    gate = threading.Event()
+
+    async def child() -> None:
+        gate.wait(BOUND)
+
+    async def parent() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(child())
+
+    job = watched.launch(parent)
+    who, line = watched.notices.get(timeout=BOUND)
+    assert who is job
+    assert "in gate.wait" in line
+    gate.set()
+    job.result(BOUND)
+
+
+def test_the_foregrounds_own_blocking_is_blamed_on_nobody(watched: Watched) -> None:
+    """Also not where jobs wait meanwhile, nor on a callback of the loop."""
+    waits = watched.launch(lambda: asyncio.sleep(1000))
+    looked = threading.Event()
+    checks: list[float] = []
+    check = watched.dog._check
+
+    def count(now: float) -> None:
+        check(now)
+        checks.append(now)
+        if len(checks) > 20:
+            looked.set()
+
+    watched.dog._check = count  # type: ignore[method-assign]
+
+    async def foreground() -> None:
+        looked.wait(BOUND)
+
+    asyncio.run_coroutine_threadsafe(foreground(), watched.loop).result(BOUND)
+    assert checks[-1] - checks[0] > LIMIT
+    assert watched.notices.empty()
+    assert not waits.done()
+
+
+def test_a_busy_job_that_lets_others_go_on_is_not_blamed(watched: Watched) -> None:
+    """Not every task that is found in the middle of a step blocks."""
+    deadline = time.monotonic() + 10 * LIMIT
+
+    async def busy() -> None:
+        while time.monotonic() < deadline:
+            end = time.monotonic() + LIMIT / 20
+            while time.monotonic() < end:
+                pass
+            await asyncio.sleep(0)
+
+    watched.launch(busy).result(BOUND)
+    assert watched.notices.empty()
+
+
+def test_zero_turns_it_off_at_once(watched: Watched) -> None:
+    """And any other limit on again."""
+    watched.dog.limit = 0
+
+    async def blocks() -> None:
+        time.sleep(3 * LIMIT)
+
+    watched.launch(blocks).result(BOUND)
+    assert watched.notices.empty()
+    watched.dog.limit = LIMIT
+    gate = threading.Event()
+
+    async def blocks_again() -> None:
+        gate.wait(BOUND)
+
+    watched.launch(blocks_again)
+    assert watched.notices.get(timeout=BOUND)
+    gate.set()
+
+
+def test_it_does_not_look_while_no_job_is_on_the_loop(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a while after the last one, and begins with the next."""
+    monkeypatch.setattr("ipy_bgtasks.watchdog._IDLE_LOOKS", 1)
+    watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
+    deadline = time.monotonic() + BOUND
+    while watched.dog._looking:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    waits = watched.launch(lambda: asyncio.sleep(1000))
+    while not waits.started:
+        time.sleep(0.005)
+    assert watched.dog._looking
+
+
+async def test_a_task_of_no_job_has_none() -> None:
+    """The foreground's own, for one."""
+    task = asyncio.current_task()
+    assert task is not None
+    assert job_of(task) is None
