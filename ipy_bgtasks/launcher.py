@@ -14,6 +14,9 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log import FileSink
 from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.rewrite import await_magics, awaits
+from ipy_bgtasks.runners.executor import ExecutorRunner, Executors
+from ipy_bgtasks.runners.process import ProcessRunner
+from ipy_bgtasks.views.summary import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
-    from ipy_bgtasks.runners.process import ProcessRunner
+    from ipy_bgtasks.runners import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Launcher:
     sources: Sources
     host: Host
     process_runner: ProcessRunner
+    executors: Executors
 
     def launch(
         self,
@@ -57,15 +61,15 @@ class Launcher:
         command = None if cell else command_in(code.strip())
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
-        where = _place(options) if command is None else _place_of_command(options)
+        where = self._place(options, local) if command is None else _place_of_command(options)
         after = self._after(options.after, local) if options.after else []
         late = frozenset().union(*(job.assigns for job in after))
         if command is None:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        if where == "process" and not after:  # else it is copied when it starts
-            work = self.process_runner.accept(work)
+        if isinstance(where, ProcessRunner | ExecutorRunner) and not after:
+            work = where.accept(work)  # copied now; else when it starts
         sink = FileSink(options.log) if options.log else None
 
         def prepare(job: Job) -> None:
@@ -104,6 +108,21 @@ class Launcher:
         if local is None or local is namespace:
             return namespace
         return {**namespace, **local}
+
+    def _place(self, options: Options, local: Mapping[str, Any] | None) -> str | Runner | None:
+        """Where to run: what was asked for, None for the default."""
+        chosen = [name for name in ("loop", "thread", "process", "on") if getattr(options, name)]
+        if len(chosen) > 1:
+            raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
+        if chosen == ["on"]:
+            return self.executors.runner_for(self._evaluate(options.on, local), options.on)
+        return self.process_runner if chosen == ["process"] else chosen[0] if chosen else None
+
+    def _evaluate(self, expression: str, local: Mapping[str, Any] | None) -> Any:
+        try:
+            return eval(expression, dict(self.variables(local)))
+        except Exception as error:
+            raise BadInput(f"--on {expression}: {error_line(error)}") from None
 
     def _expand(self, command: str, local: Mapping[str, Any] | None) -> str:
         """The command with `{expressions}` and `$names` replaced, as IPython does after `!`."""
@@ -184,13 +203,6 @@ class Sources:
             self._own.discard(name)
         linecache.cache.pop(name, None)
         self._shell.compile._filename_map.pop(name, None)
-
-
-def _place(options: Options) -> str | None:
-    chosen = [name for name in ("loop", "thread", "process") if getattr(options, name)]
-    if len(chosen) > 1:
-        raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
-    return chosen[0] if chosen else None
 
 
 def _place_of_command(options: Options) -> str:

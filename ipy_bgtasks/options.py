@@ -45,6 +45,7 @@ def seconds(text: str) -> float:
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _LAUNCH = (
     *_PLACES,
+    Option("on", None, "EXPR"),
     Option("name", "n", "NAME"),
     Option("quiet", "q"),
     Option("timeout", None, "S", seconds),

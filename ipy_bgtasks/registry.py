@@ -114,7 +114,7 @@ class Registry(Collection[Job]):
         self,
         work: Work,
         *,
-        where: str | None = None,
+        where: str | Runner | None = None,
         name: str | None = None,
         timeout: float | None = None,
         after: Iterable[Job] = (),
@@ -125,14 +125,15 @@ class Registry(Collection[Job]):
     ) -> Job:
         """Turn *work* into a job and start it; returns the job.
 
-        *where* is the name of a runner; by default async work goes to the loop and anything
+        *where* is a runner, or the name of one; by default async work goes to the loop and anything
         else to a thread. *timeout* is in seconds from now. With *after* it starts when those
         have finished, and is cancelled if one does not finish well. *prepare* is called with
         the job before it can start. *origin*, *quiet* and *host* are handed to the job.
         """
         if self._leaving:
             raise BadInput("the session is ending: nothing is launched any more")
-        runner = self.runners[where or ("loop" if work.is_async else "thread")]
+        where = where or ("loop" if work.is_async else "thread")
+        runner = self.runners[where] if isinstance(where, str) else where
         number = next(self._numbers)
         job = Job(
             number,

@@ -10,6 +10,7 @@ from ipy_bgtasks.job import Host
 from ipy_bgtasks.launcher import Launcher, Sources
 from ipy_bgtasks.log import Log
 from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.executor import Executors
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.process import ProcessRunner
 from ipy_bgtasks.runners.shell import ShellRunner
@@ -48,6 +49,7 @@ class Core:
         runners["shell"] = self.shell_runner
         self.process_runner = ProcessRunner(self.supervisor)
         runners["process"] = self.process_runner
+        self.executors = Executors()
         self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
         self.registry.on_forget.append(self.sources.release)
@@ -81,7 +83,14 @@ class Session:
         self.registry = core.registry
         host = _Host(settings, screen)
         self.launcher = Launcher(
-            shell, core.registry, screen, settings, core.sources, host, core.process_runner
+            shell,
+            core.registry,
+            screen,
+            settings,
+            core.sources,
+            host,
+            core.process_runner,
+            core.executors,
         )
         self._watching: Watching | None = None
 
@@ -108,6 +117,7 @@ class Session:
         core.shell_runner.prepare = self.screen.prepare
         core.shell_runner.write = self.screen.write
         core.process_runner.prepare = self.screen.prepare
+        core.executors.prepare = self.screen.prepare
         core.process_runner.write = self.screen.write
         core.registry.on_end.append(self.screen.ended)
 
@@ -120,6 +130,7 @@ class Session:
             core.thread_runner.prepare = None
             core.shell_runner.prepare = core.shell_runner.write = None
             core.process_runner.prepare = core.process_runner.write = None
+            core.executors.prepare = None
             core.registry.on_end.remove(self.screen.ended)
 
         return undo

@@ -91,7 +91,8 @@ class Stopping:
         if job.done():
             return self._line(job, JobState.RUNNING)  # it ended while we looked
         if frame is None:
-            return f"job {n} is cancelling: it has been asked to stop"
+            note = getattr(job.handle, "note", "") or "it has been asked to stop"
+            return f"job {n} is cancelling: {note}"
         where = f"{doing(frame)} ({place(frame, self._cells)})"
         match why:
             case "waiting":

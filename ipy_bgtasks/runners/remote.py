@@ -10,6 +10,8 @@ import inspect
 import linecache
 import pickle
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -58,15 +60,11 @@ def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
     async def main() -> Any:
         return await call()
 
-    return asyncio.run(main())
-
-
-def answer_on_dask(data: bytes, topic: str, number: int) -> Answer:
-    """The same on a Dask worker, which says that it begins."""
-    from distributed import get_worker
-
-    get_worker().log_event(topic, number)
-    return answer(data)
+    if asyncio._get_running_loop() is None:
+        return asyncio.run(main())
+    # An engine of ipyparallel calls us on its own loop, which waits for us.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(copy_context().run, asyncio.run, main()).result()
 
 
 def answer_on_engine(data: bytes) -> Answer:
