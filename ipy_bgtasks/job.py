@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.progress import Progress
     from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.views.timeline import Timeline
     from ipy_bgtasks.work import Work
 
 #: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
@@ -239,6 +240,12 @@ class Job:
         """
         runner = self._runner
         return [] if runner is None or self.done() else runner.stack(self)
+
+    def plot(self) -> Timeline:
+        """When it was queued and when it ran, up to now, as a picture for a notebook."""
+        from ipy_bgtasks.views.timeline import Timeline
+
+        return Timeline([self])
 
     # Waiting
 

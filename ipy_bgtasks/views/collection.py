@@ -10,6 +10,7 @@ from ipy_bgtasks.job import Job
 
 if TYPE_CHECKING:
     from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.views.timeline import Timeline
 
 
 class Jobs(Collection[Job]):
@@ -33,6 +34,12 @@ class Jobs(Collection[Job]):
     def __getitem__(self, spec: int | str) -> Job:
         """The job with that number, or that a spec names; `BadInput` if there is none."""
         return self._registry.find(str(spec))
+
+    def plot(self, last: int = 30) -> Timeline:
+        """When the *last* launched jobs were queued and ran, as a picture for a notebook."""
+        from ipy_bgtasks.views.timeline import Timeline
+
+        return Timeline(list(self._registry)[-max(last, 1) :])
 
     def __repr__(self) -> str:
         return self._bundle()["text/plain"]

@@ -7,7 +7,6 @@ asyncio do not stand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

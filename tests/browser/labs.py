@@ -151,14 +151,12 @@ class Notebook:
 
     def ready(self) -> None:
         """Wait until the kernel does nothing."""
-        self.page.wait_for_function(
-            f"{_KERNEL}?.status === 'idle'", timeout=TIMEOUT
-        )
+        self.page.wait_for_function(f"{_KERNEL}?.status === 'idle'", timeout=TIMEOUT)
 
     def do(self, command: str, **arguments: Any) -> Any:
         """Execute a command of the application, and wait for its end."""
         return self.page.evaluate(
-            "([command, arguments_]) => jupyterapp.commands.execute(command, arguments_).then(() => 0)",
+            "([command, given]) => jupyterapp.commands.execute(command, given).then(() => 0)",
             [command, arguments],
         )
 
@@ -195,7 +193,11 @@ class Notebook:
 
     def output(self, index: int) -> Locator:
         """The outputs of one cell."""
-        return self.page.locator(".jp-Notebook:visible .jp-Cell").nth(index).locator(".jp-Cell-outputArea")
+        return (
+            self.page.locator(".jp-Notebook:visible .jp-Cell")
+            .nth(index)
+            .locator(".jp-Cell-outputArea")
+        )
 
     def shows(self, index: int, text: str | re.Pattern[str]) -> None:
         """Wait until a cell's output holds *text*."""

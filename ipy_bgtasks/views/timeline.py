@@ -1,0 +1,178 @@
+"""When jobs were queued and when they ran, as a picture that stays in a saved notebook.
+
+An SVG that needs nothing around it: neither styles nor scripts, and colours that can be read on
+white as on black, since a front end may show it as an image of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.views.summary import columns_of, cut_middle, elapsed_text, one_line
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job import Job
+
+_COLOURS = {
+    "running": "#2f80ed",
+    "cancelling": "#d98200",
+    "finished": "#2e9e4f",
+    "failed": "#d9413a",
+}
+_GREY = "#7a7a7a"
+_WAIT = "#7a7a7a55"
+
+_NAME = 210  # pixels, as all of these
+_BARS = 380
+_END = 130
+_ROW = 20
+_HEAD = 22
+_COLUMN = 6.7  # of the font
+_TEXT_BARS = 40  # columns
+
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The life of one job up to now; times are seconds since the epoch."""
+
+    number: int
+    name: str
+    state: str
+    launched: float
+    started: float | None
+    ended: float | None
+
+
+class Timeline:
+    """A picture of some jobs' times, as they were when it was made."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._now = time.time()
+        self.spans = [
+            Span(j.number, j.name, str(j.state), j.launched, j.started, j.ended) for j in jobs
+        ]
+
+    def __repr__(self) -> str:
+        return timeline_text(self.spans, self._now)
+
+    def _repr_svg_(self) -> str:
+        return timeline_svg(self.spans, self._now)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "image/svg+xml": self._repr_svg_()}
+
+
+def timeline_text(spans: Sequence[Span], now: float) -> str:
+    """Return a line for each job: dots while it was queued, a bar while it ran."""
+    if not spans:
+        return "no jobs"
+    first, length = _range(spans, now)
+
+    def column(at: float) -> int:
+        return round((at - first) / length * _TEXT_BARS)
+
+    names = [f"[{span.number}] {cut_middle(one_line(span.name, 200), 30)}" for span in spans]
+    width = max(map(columns_of, names))
+    lines = []
+    for name, span in zip(names, spans, strict=True):
+        end = span.ended or now
+        launched, begun = column(span.launched), column(span.started or end)
+        bar = "━" * max(column(end) - begun, span.started is not None)
+        drawn = f"{' ' * launched}{'·' * (begun - launched)}{bar}"
+        lines.append(
+            f"{name}{' ' * (width - columns_of(name))}  {drawn:{_TEXT_BARS + 1}}  {_end(span, now)}"
+        )
+    return "\n".join(lines)
+
+
+def timeline_svg(spans: Sequence[Span], now: float) -> str:
+    """Return the picture as SVG text."""
+    width = _NAME + _BARS + _END
+    height = _HEAD + _ROW * len(spans) + 4
+    first, length = _range(spans, now)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{_label(spans)}" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        'font-family="ui-monospace, Menlo, Consolas, monospace" font-size="11">'
+    ]
+    if spans:
+        parts += _axis(first, length, height)
+    for i, span in enumerate(spans):
+        parts += _row(span, _HEAD + _ROW * i, first, length, now)
+    return "\n".join([*parts, "</svg>"])
+
+
+def _range(spans: Sequence[Span], now: float) -> tuple[float, float]:
+    """The first moment that is shown, and how many seconds are."""
+    first = min((span.launched for span in spans), default=now)
+    last = max((span.ended or now for span in spans), default=now)
+    return first, max(last - first, 0.05)
+
+
+def _axis(first: float, length: float, height: int) -> Iterator[str]:
+    """Lines at round times; with less than two of those, at the first moment alone."""
+    step = next((s for s in _STEPS if length / s <= 5), 86400 * (1 + length // 432_000))
+    offset = time.localtime(first).tm_gmtoff
+    at = (first + offset) // step * step - offset + step
+    marks = [first]
+    while at < first + length:
+        if at - first > length / 6:
+            marks.append(at)
+        at += step
+    for mark in marks:
+        x = _NAME + (mark - first) / length * _BARS
+        text = time.strftime("%H:%M" if step >= 86400 else "%H:%M:%S", time.localtime(mark))
+        yield f'<path d="M{x:.1f} 16V{height - 4}" stroke="{_WAIT}"/>'
+        yield f'<text x="{x:.1f}" y="11" fill="{_GREY}">{text}</text>'
+
+
+def _row(span: Span, y: int, first: float, length: float, now: float) -> Iterator[str]:
+    def x(at: float) -> float:
+        return _NAME + max(0.0, min(1.0, (at - first) / length)) * _BARS
+
+    name = one_line(span.name, 500)
+    shown = cut_middle(name, int((_NAME - 12) / _COLUMN) - len(str(span.number)) - 2)
+    end = span.ended or now
+    begun = span.started or end
+    text = 'dominant-baseline="central"'
+    middle = y + _ROW // 2
+    yield f"<g><title>{_xml(f'{span.number}: {name}, {_end(span, now)}')}</title>"
+    # Isolated, so that a name written from right to left does not carry the number along.
+    yield (
+        f'<text x="0" y="{middle}" {text} fill="{_GREY}">{span.number}  '
+        f"\u2068{_xml(shown)}\u2069</text>"
+    )
+    yield _bar(x(span.launched), x(begun), y, _WAIT)
+    if span.started is not None:
+        yield _bar(x(begun), max(x(end), x(begun) + 2), y, _COLOURS.get(span.state, _GREY))
+    at = _NAME + _BARS + 10
+    yield f'<text x="{at}" y="{middle}" {text} fill="{_GREY}">{_xml(_end(span, now))}</text></g>'
+
+
+def _bar(start: float, end: float, y: int, colour: str) -> str:
+    if end - start < 0.5:
+        return ""
+    size = f'width="{end - start:.1f}" height="{_ROW - 8}"'
+    return f'<rect x="{start:.1f}" y="{y + 4}" {size} rx="2" fill="{colour}"/>'
+
+
+def _end(span: Span, now: float) -> str:
+    if span.started is None:
+        return span.state
+    return f"{span.state} {elapsed_text((span.ended or now) - span.started)}"
+
+
+def _label(spans: Sequence[Span]) -> str:
+    return f"Timeline of {len(spans)} job{'s' * (len(spans) != 1)}"
+
+
+def _xml(text: str) -> str:
+    return html.escape(_NOT_XML.sub("\ufffd", text))
