@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _AFTERWARDS = 0.2
 #: Seconds between two looks at what is left of a session that was asked to stop, and the most.
 _PAUSE, _PAUSE_MOST = 0.01, 0.2
+#: Seconds after which the supervisor hears of commands that have ended.
+_TELLING = 0.1
 
 
 class ShellRunner:
@@ -63,6 +65,7 @@ class ShellRunner:
         self.write = write
         self._owner = os.getpid()
         self._lock = threading.Lock()
+        self._ended: list[int] = []
         self.runs: set[_Run] = set()
 
     def start(self, job: Job) -> None:
@@ -106,6 +109,16 @@ class ShellRunner:
 
     def make_room(self, job: Job) -> None:
         """Nothing queues here."""
+
+    def has_ended(self, process: int) -> None:
+        """Tell the supervisor, soon: each telling wakes it. For the service loop's thread."""
+        self._ended.append(process)
+        if len(self._ended) == 1:
+            self.service.loop.call_later(_TELLING, self._tell_ended)
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        self.supervisor.unwatch(*ended)
 
     def leave(self) -> None:
         """The session ends: stop all commands, without waiting."""
@@ -182,7 +195,7 @@ class _Run:
     def _ended(self) -> None:
         self._process.wait()
         self._exited = True
-        self._runner.supervisor.unwatch(self._process.pid)
+        self._runner.has_ended(self._process.pid)
         if self._stopping:
             self._look()
         else:
@@ -217,8 +230,9 @@ class _Run:
     def _finish_soon(self) -> None:
         """Finish when all output is read, or a moment later if something keeps a pipe open."""
         self._ending = True
-        self._loop.call_later(_AFTERWARDS, self._finish)
         self._closed()
+        if not self._over:
+            self._loop.call_later(_AFTERWARDS, self._finish)
 
     def _closed(self) -> None:
         if self._ending and not any(pipe.is_open for pipe in self._pipes):

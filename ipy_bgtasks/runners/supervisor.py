@@ -49,14 +49,15 @@ class Supervisor:
             self._sessions.add(session)
             self._tell(f"+{session}\n")
 
-    def unwatch(self, session: int) -> None:
-        """The first process of *session* has ended; what it left running is still watched."""
+    def unwatch(self, *ended: int) -> None:
+        """The first processes of these sessions have ended; what they left is still watched."""
         if os.getpid() != self._owner:
             return
         with self._lock:
-            if session in self._sessions:
-                self._sessions.discard(session)
-                self._tell(f"-{session}\n")
+            known = self._sessions.intersection(ended)
+            self._sessions -= known
+            if known:
+                self._tell("".join(f"-{session}\n" for session in known))
 
     def close(self, wait: float = 0.0) -> bool:
         """End what runs in all sessions, now; returns whether a supervisor does it.

@@ -75,14 +75,14 @@ class Command:
         """
         import subprocess
 
-        shell = os.environ.get("SHELL", "")
         windows = os.name == "nt"
+        shell = os.environ.get("SHELL", "")
         return subprocess.Popen(
             self.text,
             shell=True,
             executable=shell if not windows and os.access(shell, os.X_OK) else None,
             cwd=self.directory,
-            env={"PYTHONUNBUFFERED": "1", **os.environ},
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,3 +90,9 @@ class Command:
             start_new_session=not windows,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+
+
+def _environment() -> dict[str, str] | dict[bytes, bytes]:
+    if not os.supports_bytes_environ:
+        return {"PYTHONUNBUFFERED": "1", **os.environ}
+    return {b"PYTHONUNBUFFERED": b"1", **os.environb}  # nothing to be encoded again

@@ -16,12 +16,13 @@ from kernels import Kernel, Reply
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
-#: Children, grandchildren and one that is deaf; says who they are, then "up".
+#: Children, grandchildren and one that is deaf; five of them say who they are.
 TREE = (
     "sleep 1000 & echo $!; sh -c 'sleep 1001 & echo $!; wait' & echo $!; "
     "sh -c 'trap \"\" TERM HUP INT; echo $$; sleep 1002; sleep 1003' & "
-    "echo $$; sleep 0.1; echo up; wait"
+    "echo $$; wait"
 )
+TREE_SIZE = 5
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def said(kernel: Kernel, reply: Reply, text: str) -> None:
 
 def pids_of(kernel: Kernel, reply: Reply) -> list[int]:
     """The processes of a tree, all of which run by then."""
-    said(kernel, reply, "up\n")
-    return [int(word) for word in reply.stdout.split() if word.isdigit()]
+    kernel.until(lambda: len(reply.stdout.split()) == TREE_SIZE)
+    return [int(word) for word in reply.stdout.split()]
 
 
 def still_alive(pids: Iterable[int], timeout: float) -> list[int]:
@@ -211,12 +212,13 @@ def test_nothing_outlives_the_kernel(kernel: Kernel, how: str) -> None:
     for _ in range(20):
         cells.append(kernel.ok(f"%bg -q !{TREE};"))
     ready = kernel.ok(
-        "import ipy_bgtasks, time\n"
-        "while not all('up' in job.log.text for job in ipy_bgtasks.jobs()): time.sleep(0.01)\n"
-        "print(*(word for job in ipy_bgtasks.jobs() for word in job.log.stdout.split()))"
+        "import ipy_bgtasks\n"
+        "def pids(): return [w for job in ipy_bgtasks.jobs() for w in job.log.stdout.split()]\n"
+        f"while len(pids()) < {20 * TREE_SIZE}: pass\n"
+        "print(*pids())"
     )
-    pids = [int(word) for word in ready.stdout.split() if word.isdigit()]
-    assert len(pids) == 20 * 5
+    pids = [int(word) for word in ready.stdout.split()]
+    assert len(pids) == 20 * TREE_SIZE
     pids += children_of(kernel.pid)
     began = time.monotonic()
     if how == "shutdown":

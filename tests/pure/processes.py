@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 #: A command with children and grandchildren, in a group of its own and deaf to signals too, that
-#: prints their numbers, and then "up".
+#: prints their numbers.
 TREE = (
     "sleep 1000 & echo $!; "
     "sh -c 'sleep 1001 & echo $!; sleep 1002 & echo $!; wait' & echo $!; "
     "sh -c 'trap \"\" TERM HUP INT; echo $$; sleep 1003 & echo $!; wait; wait' & "
     "bash -mc 'sleep 1004 & echo $! $$; wait' & "
-    "sleep 0.1; echo $$; echo up; wait"
+    "echo $$; wait"
 )
 TREE_SIZE = 9
 

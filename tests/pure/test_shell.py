@@ -88,6 +88,13 @@ def said(place: Place, job: Job, text: str, stream: str = "stdout") -> None:
     assert there, f"only {job.log.text!r}"
 
 
+def tree_of(place: Place, job: Job) -> list[int]:
+    """The processes of a tree, when all of them run."""
+    with place.written:
+        assert place.written.wait_for(lambda: len(pids_in(job.log.stdout)) == TREE_SIZE, LONG)
+    return pids_in(job.log.stdout)
+
+
 def on_service(service: ServiceLoop, fn: Callable[[], object]) -> object:
     """What *fn* returns on the service thread."""
 
@@ -210,9 +217,7 @@ def test_cancel_stops_everything_the_command_started(place: Place) -> None:
     """Groups of its own and what is deaf to SIGTERM included; not cancelled before that."""
     place.runner.grace = 0.1
     job = place.launch(TREE)
-    said(place, job, "up")
-    pids = pids_in(job.log.stdout)
-    assert len(pids) == TREE_SIZE
+    pids = tree_of(place, job)
     alive_at_end: list[int] = []
     job.add_done_callback(lambda _: alive_at_end.extend(still_alive(pids, 0)))
     assert job.cancel()
@@ -310,9 +315,7 @@ def test_cancels_at_any_moment_leave_nothing(place: Place) -> None:
 def test_leaving_ends_all_commands_at_once(place: Place) -> None:
     """Whoever leaves does not wait for that."""
     jobs = [place.launch(TREE) for _ in range(3)]
-    for job in jobs:
-        said(place, job, "up")
-    pids = [pid for job in jobs for pid in pids_in(job.log.stdout)]
+    pids = [pid for job in jobs for pid in tree_of(place, job)]
     began = time.monotonic()
     place.runner.leave()
     assert time.monotonic() - began < 0.1
@@ -395,7 +398,7 @@ def test_without_process_descriptors(place: Place, monkeypatch: pytest.MonkeyPat
 def test_without_a_list_of_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process group is what is stopped."""
     monkeypatch.setattr(sessions, "_PROC", "/no/such/place")
-    job = place.launch("echo $$; sleep 1000 & echo $!; echo up; wait")
+    job = place.launch("sleep 1000 & echo $$ $! up; wait")
     said(place, job, "up")
     job.cancel()
     with pytest.raises(Exception, match="was cancelled"):

@@ -32,8 +32,10 @@ for _ in range({count}):
     supervisor.watch(tree.pid)
     trees.append(tree)
 for tree in trees:
-    for line in iter(tree.stdout.readline, b"up\\n"):
-        print(line.decode().replace(" ", chr(10)), end="")
+    pids = []
+    while len(pids) < {size}:
+        pids += tree.stdout.readline().split()
+    print(*map(int, pids), sep="\\n")
 print("up", flush=True)
 {then}
 """
@@ -57,7 +59,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 def launched(then: str, count: int) -> tuple[subprocess.Popen[str], list[int]]:
     """A launcher and the processes of its trees."""
-    code = LAUNCHER.format(root=ROOT, tree=TREE, count=count, then=then)
+    code = LAUNCHER.format(root=ROOT, tree=TREE, size=TREE_SIZE, count=count, then=then)
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
     pids = [int(line) for line in iter(launcher.stdout.readline, "up\n")]
