@@ -104,7 +104,9 @@ class Loaded:
         registry, settings = session.registry, session.settings
         helping = HelpingThreads(session.core.loop)
         self._undo.append(helping.install())
-        leaving = Leaving(registry, session.core.loop, lambda: settings.exit_grace, helping.let_go)
+        leaving = Leaving(registry, session.core.loop, lambda: settings.exit_grace)
+        leaving.on_begin += [session.screen.leave, helping.let_go]
+        leaving.on_end.append(helping.let_go)
         self._undo.append(watch_exits(self.shell, leaving))
         if hasattr(self.shell, "prompt_for_code") and not hasattr(self.shell, "embedded_active"):
             question = ExitQuestion(self.shell, registry, settings, session.screen)

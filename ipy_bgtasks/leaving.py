@@ -31,22 +31,19 @@ _AFTERWARDS = 0.05
 class Leaving:
     """Ends the jobs of one registry, once, when its session ends.
 
-    *loop* is the registry's loop; *grace* says for how many seconds jobs may clean up; *let_go*
-    is called before and after that. Does nothing in a forked child. Unless said otherwise any
-    thread may call any method.
+    *loop* is the registry's loop; *grace* says for how many seconds jobs may clean up. Does
+    nothing in a forked child. Unless said otherwise any thread may call any method.
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        loop: asyncio.AbstractEventLoop,
-        grace: Callable[[], float],
-        let_go: Callable[[], object],
+        self, registry: Registry, loop: asyncio.AbstractEventLoop, grace: Callable[[], float]
     ) -> None:
         self._registry = registry
         self._loop = loop
         self._grace = grace
-        self._let_go = let_go
+        #: Called, in any thread, before the jobs are told, and when they had their time.
+        self.on_begin: list[Callable[[], object]] = []
+        self.on_end: list[Callable[[], object]] = []
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._deadline: float | None = None
@@ -58,11 +55,11 @@ class Leaving:
             if self._deadline is not None or os.getpid() != self._owner:
                 return
             self._deadline = time.monotonic() + self._grace()
+        _call_all(self.on_begin)
         left = self._registry.leave()
         # Telling many can take its time where they compute; nobody shall have less for that.
         self._deadline = time.monotonic() + self._grace()
-        self._let_go()
-        self._over.add_done_callback(lambda _: self._let_go())
+        self._over.add_done_callback(lambda _: _call_all(self.on_end))
         sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
         ended = _all_ended(left)
         if self._loop.is_closed():
@@ -90,7 +87,7 @@ class Leaving:
         # An interrupt ends the wait: whoever leaves may be in a hurry.
         with suppress(KeyboardInterrupt, RuntimeError):
             run_interruptible(self._loop, self.ended())
-        self._let_go()
+        _call_all(self.on_end)
 
     def _left(self) -> float:
         if self._deadline is None:
@@ -116,6 +113,11 @@ class Leaving:
         # What asyncio has to say when the interpreter takes the loop apart helps nobody.
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._over.set_result(None)
+
+
+def _call_all(functions: Sequence[Callable[[], object]]) -> None:
+    for function in functions:
+        function()
 
 
 def tasks_of_jobs(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:

@@ -98,6 +98,9 @@ class Screen:
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError
 
+    def leave(self) -> None:
+        """The session ends: that jobs end is no news any more."""
+
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show the job's output in the caller's place as well; returns what ends that.
 

@@ -38,6 +38,7 @@ class TerminalScreen(Screen):
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
         self._held: list[str] | None = []
+        self._leaving = False
         self._footer: str | None = None
 
     def install(self) -> Callable[[], None]:
@@ -100,7 +101,7 @@ class TerminalScreen(Screen):
         outcome = job.outcome
         assert outcome is not None
         told = self._is_reported(job)
-        if self._is_followed(job, _TERMINAL):
+        if self._leaving or self._is_followed(job, _TERMINAL):
             return
         lines = ""
         if outcome.state is JobState.FAILED and not job.quiet:
@@ -112,6 +113,10 @@ class TerminalScreen(Screen):
                 self._held.append(lines)
                 return
         self._put(lines)
+
+    def leave(self) -> None:
+        """No notices any more."""
+        self._leaving = True
 
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
