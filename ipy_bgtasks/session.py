@@ -120,8 +120,10 @@ class Session:
         core.executors.prepare = self.screen.prepare
         core.process_runner.write = self.screen.write
         core.registry.on_end.append(self.screen.ended)
+        no_buttons = self.screen.use_buttons(lambda job, ready: self._live_views().card(job, ready))
 
         def undo() -> None:
+            no_buttons()
             if self._watching is not None:
                 self._watching.close()
             settings.unobserve(apply)
@@ -196,11 +198,7 @@ class Session:
         """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C."""
         from ipy_bgtasks.views.show import table
 
-        if self._watching is None:
-            from ipy_bgtasks.watching import Watching
-
-            self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
-        watching = self._watching
+        watching = self._live_views()
 
         def jobs() -> list[Job]:
             return self._visible(every) if chosen is None else chosen
@@ -213,6 +211,13 @@ class Session:
             awaited,
             instead=lambda: self.screen.show(table(self.registry, jobs())),
         )
+
+    def _live_views(self) -> Watching:
+        if self._watching is None:
+            from ipy_bgtasks.watching import Watching
+
+            self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
+        return self._watching
 
     def _visible(self, every: bool) -> list[Job]:
         if every:

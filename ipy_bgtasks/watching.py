@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.output.cards import CardWidget
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
     from ipy_bgtasks.service import ServiceLoop
@@ -119,6 +120,14 @@ class Watching:
         _, view = self._panels[only]
         # Where there are no widgets, and in a page without a kernel, the table stands for it.
         self._screen.show({**table(self._registry, jobs), **view})
+
+    def card(self, job: Job, answered: Callable[[], None]) -> CardWidget | None:
+        """A card with a button; None where there are no widgets."""
+        if find_spec("anywidget") is None:
+            return None
+        from ipy_bgtasks.views.widget import LiveCard
+
+        return LiveCard(job, self, answered)
 
     # The buttons
 

@@ -3,24 +3,28 @@
 A card is updated when something changed, at most twice a second, and all cards together at most
 so often that their updates cost a few per cent of a core. The end is sent at once; after it
 nothing is.
+
+The card of a job that goes on for more than a moment gets a button, if there are widgets here.
+Short jobs pay nothing for that, and a front end that does not answer keeps the plain card.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from ipy_bgtasks.job import Job
 from ipy_bgtasks.views.card import card
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ipy_bgtasks.job import Job
 
 _INTERVAL = 0.5  # seconds between two updates of one card
 _BUDGET = 40  # updates of all cards in one interval
+_BUTTON_AFTER = 1.0  # seconds after the launch
+_BUTTONS = 50  # jobs that have a button at a time
+_BUTTONS_AT_ONCE = 5  # made in one second: each costs some ms and two messages
 _COPIES = 4  # displays of one job that are kept up to date; the newest
 
 
@@ -28,8 +32,26 @@ class Send(Protocol):
     """Sends a display, or the update of one, to a place."""
 
     def __call__(
-        self, parent: Any, bundle: dict[str, str], display_id: str, *, update: bool
+        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None: ...
+
+
+class CardWidget(Protocol):
+    """A card that draws itself, with a button."""
+
+    #: The MIME type and content with which it is displayed.
+    view: dict[str, Any]
+
+    def refresh(self) -> None:
+        """Show the job as it is now."""
+
+    def close(self) -> None:
+        """Leave the page."""
+
+
+#: Makes one for a job, and calls the function once a front end has answered; None if there are
+#: no widgets here.
+MakeWidget = Callable[[Job, Callable[[], None]], CardWidget | None]
 
 
 @dataclass(slots=True)
@@ -37,7 +59,7 @@ class _Card:
     job: Job
     parent: Any
     display_id: str
-    shown: dict[str, str]
+    shown: dict[str, Any]
 
 
 class Cards:
@@ -53,6 +75,19 @@ class Cards:
         self._cards: dict[int, list[_Card]] = {}
         self._changed: dict[int, None] = {}
         self._armed = False
+        #: How to make a button; None while nobody can.
+        self.make_widget: MakeWidget | None = None
+        self._widgets: dict[int, CardWidget] = {}
+        self._past: list[CardWidget] = []
+        self._looking = False
+
+    def close(self) -> None:
+        """Make no more buttons, and leave those there are without anybody to press them for."""
+        self.make_widget = None
+        with self._lock:
+            numbers = list(self._widgets)
+        for number in numbers:
+            self._plain_again(number)
 
     def show(self, job: Job, parent: Any) -> None:
         """Display the job in a place, and keep it up to date there until it has ended."""
@@ -68,8 +103,11 @@ class Cards:
             del cards[:-_COPIES]
         if job.done():  # meanwhile
             self.ended(job)
-        else:
-            self.changed(job)  # it may have begun meanwhile
+            return
+        self.changed(job)  # it may have begun meanwhile
+        if self.make_widget is not None and not self._looking:
+            self._looking = True
+            self._later(_BUTTON_AFTER, self._look)
 
     def changed(self, job: Job) -> None:
         """Something about the job is new."""
@@ -89,6 +127,9 @@ class Cards:
         with self._lock:
             cards = self._cards.pop(job.number, [])
             self._changed.pop(job.number, None)
+            widget = self._widgets.pop(job.number, None)
+        if widget is not None:
+            self._keep_past(widget)
         if cards:
             self._put(cards, card(job))
 
@@ -102,10 +143,66 @@ class Cards:
         if self._armed:
             self._later(_INTERVAL, self._update)
         for cards in todo:
-            if not cards[0].job.done():
-                self._put(cards, card(cards[0].job))
+            job = cards[0].job
+            if job.done():
+                continue
+            widget = self._widgets.get(job.number)
+            if widget is not None:
+                widget.refresh()
+            if widget is None or not widget.view.keys() <= cards[0].shown.keys():
+                self._put(cards, card(job))
 
-    def _put(self, cards: list[_Card], bundle: dict[str, str]) -> None:
+    def _look(self) -> None:
+        """Give buttons to the jobs that have gone on for a while."""
+        due = time.time() - _BUTTON_AFTER
+        with self._lock:
+            jobs = [cards[0].job for n, cards in self._cards.items() if n not in self._widgets]
+            room = min(_BUTTONS_AT_ONCE, _BUTTONS - len(self._widgets))
+            self._looking = bool(jobs) and room > 0
+        for job in [job for job in jobs if job.launched <= due][: max(room, 0)]:
+            self._add_widget(job)
+        if self._looking:
+            self._later(1.0, self._look)
+
+    def _add_widget(self, job: Job) -> None:
+        make = self.make_widget
+        widget = None if make is None else make(job, lambda: self._answered(job))
+        if widget is None:
+            self.make_widget = None
+            return
+        with self._lock:
+            if job.number in self._cards:
+                self._widgets[job.number] = widget
+                return
+        widget.close()  # the job has ended meanwhile
+
+    def _answered(self, job: Job) -> None:
+        """A front end shows the job's widget: it takes the place of the plain card."""
+        with self._lock:
+            widget = self._widgets.get(job.number)
+            cards = list(self._cards.get(job.number, ()))
+        if widget is not None:
+            widget.refresh()
+            self._put(cards, {**card(job), **widget.view})
+
+    def _keep_past(self, widget: CardWidget) -> None:
+        # After a reload a page shows the widget whatever we put in its place: it shows the end.
+        widget.refresh()
+        with self._lock:
+            self._past.append(widget)
+            over = self._past[:-_BUTTONS]
+            del self._past[:-_BUTTONS]
+        for old in over:
+            old.close()
+
+    def _plain_again(self, number: int) -> None:
+        with self._lock:
+            widget = self._widgets.pop(number, None)
+            cards = list(self._cards.get(number, ()))
+        if widget is not None and cards:
+            self._put(cards, card(cards[0].job))
+
+    def _put(self, cards: list[_Card], bundle: dict[str, Any]) -> None:
         for one in cards:
             if one.shown != bundle:
                 one.shown = bundle

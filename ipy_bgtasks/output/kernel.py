@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState, current_job
-from ipy_bgtasks.output.cards import Cards
+from ipy_bgtasks.output.cards import Cards, MakeWidget
 from ipy_bgtasks.output.displays import route_displays
 from ipy_bgtasks.output.figures import Figures
 from ipy_bgtasks.output.lines import WholeLines
@@ -91,6 +91,11 @@ class KernelScreen(Screen):
         parent, display_id = self.here(), uuid.uuid4().hex
         self._send_card(parent, mimebundle, display_id, update=False)
         return lambda news: self._send_card(parent, news, display_id, update=True)
+
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give the cards of jobs that go on for a while a button."""
+        self._cards.make_widget = make
+        return self._cards.close
 
     def show_job(self, job: Job) -> None:
         """Show the job's card under the caller's cell."""
@@ -235,7 +240,7 @@ class KernelScreen(Screen):
         self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
 
     def _send_card(
-        self, parent: Any, bundle: dict[str, str], display_id: str, *, update: bool
+        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
         content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
         self._send(parent, "update_display_data" if update else "display_data", content)

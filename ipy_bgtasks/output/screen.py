@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.log import Piece
+    from ipy_bgtasks.output.cards import MakeWidget
 
 
 class Screen:
@@ -57,6 +58,10 @@ class Screen:
     def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
         """Display something in the place of whoever calls; returns what puts news there."""
         raise NotImplementedError
+
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give displayed jobs the buttons that *make* makes; returns what ends that."""
+        return lambda: None
 
     def footer(self, text: str | None) -> None:
         """Keep *text* below all that is printed, until None leaves it where it is."""

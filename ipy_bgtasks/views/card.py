@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState
 from ipy_bgtasks.progress import progress_of
 from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import progress_label, summary
-from ipy_bgtasks.views.summary import elapsed_text, one_line
+from ipy_bgtasks.views.summary import elapsed_text, one_line, visible
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job import Job
@@ -46,6 +46,23 @@ _FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80e
 def card(job: Job) -> dict[str, str]:
     """State, name, start, progress; at the end elapsed time and result, as a MIME bundle."""
     return {"text/plain": card_text(job), "text/html": card_html(job)}
+
+
+def card_data(job: Job) -> dict[str, Any]:
+    """The same facts for a card that draws itself."""
+    progress = None if job.done() else progress_of(job)
+    return {
+        "n": job.number,
+        "state": str(job.state),
+        "ended": job.done(),
+        "name": one_line(job.name, _NAME),
+        "code": one_line(job.code, 500),
+        "fraction": None if progress is None else progress.fraction,
+        "facts": [
+            *([] if progress is None else [one_line(progress_label(progress), _NAME)]),
+            *map(visible, _facts(job)),
+        ],
+    }
 
 
 def card_text(job: Job) -> str:

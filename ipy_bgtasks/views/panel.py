@@ -111,7 +111,7 @@ class Panel:
                 case {"kind": "forget", "job": number} if job := self._job(number):
                     self._actions.forget(job, self._say)
                 case _:
-                    _log.warning("panel: ignored %s", short_repr(content, 200))
+                    log_ignored("panel", content)
 
     def _job(self, number: object) -> Job | None:
         if not _is_int(number) or (self._only is not None and number not in self._only):
@@ -240,6 +240,11 @@ class Panel:
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
+
+
+def log_ignored(who: str, content: object) -> None:
+    """Log a message from a page that is none of those there are."""
+    _log.warning("%s: ignored %s", who, short_repr(content, 200))
 
 
 def _is_int(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""The panel as a widget. Imports anywidget, and so is imported when a panel is first shown."""
+"""The panel and the card as widgets. Imports anywidget, so it is imported when first needed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from ipy_bgtasks.views.panel import Panel
+from ipy_bgtasks.views.card import card_data
+from ipy_bgtasks.views.panel import Panel, log_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ipy_bgtasks.feed import Feed
+    from ipy_bgtasks.job import Job
     from ipy_bgtasks.registry import Registry
     from ipy_bgtasks.views.panel import Actions
 
@@ -25,6 +27,56 @@ class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     _css = Path(__file__).with_name("panel.css")
     #: The rows at the time of display: what is shown where no kernel answers.
     rows: Any = traitlets.List().tag(sync=True)
+
+
+class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+    """The card of one job, with a button that stops it."""
+
+    _esm = Path(__file__).with_name("card.js")
+    _css = Path(__file__).with_name("card.css")
+    #: What `views.card.card_data` says.
+    card: Any = traitlets.Dict().tag(sync=True)
+
+
+class LiveCard:
+    """One job's card in the browser. *answered* is called when a page has taken it in."""
+
+    def __init__(self, job: Job, actions: Actions, answered: Callable[[], None]) -> None:
+        self._job = job
+        self._actions = actions
+        self._answered: Callable[[], None] | None = answered
+        self._widget: Any = CardWidget(card=card_data(job))
+        self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
+        self.view = _view(self._widget)
+
+    def refresh(self) -> None:
+        """Show the job as it is now."""
+        self._widget.card = card_data(self._job)
+
+    def close(self) -> None:
+        """Leave the page."""
+        self._widget.close()
+
+    def receive(self, content: object) -> None:
+        """Take one message from a page."""
+        match content:
+            case {"kind": "hello"}:
+                answered, self._answered = self._answered, None
+                if answered is not None:
+                    answered()
+            case {"kind": "cancel", "force": bool(force)}:
+                self._actions.cancel(self._job, force, self._say)
+            case _:
+                log_ignored("card", content)
+
+    def _say(self, text: str) -> None:
+        if not self._job.done():  # else the card says it
+            self._widget.send({"kind": "said", "text": text})
+
+
+def _view(widget: Any) -> dict[str, Any]:
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
 
 
 def show_panel(
@@ -39,5 +91,4 @@ def show_panel(
     panel = Panel(registry, feed, actions, send, only)
     widget = PanelWidget(rows=panel.rows()[:200])
     widget.on_msg(lambda _widget, content, _buffers: panel.receive(content))
-    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-    return panel, {"application/vnd.jupyter.widget-view+json": view}
+    return panel, _view(widget)
