@@ -291,6 +291,9 @@ def test_a_failed_call_nobody_awaited_is_reported(loop: asyncio.AbstractEventLoo
         await asyncio.wait([future])
 
     run_in_foreground(until_done(call_in_background(lambda: 1 / 0, loop=loop)), loop=loop)
+    for thread in threading.enumerate():
+        if thread.name == "call_in_background":  # until it has ended it knows the future
+            thread.join(30)
     gc.collect()
     assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
 
