@@ -222,6 +222,8 @@ class _Foreground(Generic[T]):
                     yield waits_for
                 except BaseException as thrown:
                     error = thrown
+                    if thrown.__traceback__ is not None:  # begins here, which helps nobody
+                        thrown.__traceback__ = thrown.__traceback__.tb_next
         finally:
             self._driver = None
 
