@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Looks without any job on the loop after which it stops to look.
 _IDLE_LOOKS = 20
+#: Seconds by which a look may be late because the machine is busy.
+_STALL = 0.5
 
 
 class Watchdog:
@@ -116,7 +118,7 @@ class Watchdog:
         """
         late = now - self._due
         used = _processor_time(self._runner.thread) - self._used
-        return late if late >= self.limit and used > late / 2 else 0.0
+        return late if late >= max(self.limit, _STALL) and used > late / 2 else 0.0
 
     def _blame(self, job: Job, seconds: float, stack: list[FrameSummary]) -> None:
         frame = innermost(stack)
