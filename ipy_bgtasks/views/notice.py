@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.views.rows import rows
+from ipy_bgtasks.views.summary import elapsed_text, one_line
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job import Job
@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 def notice(job: Job, current: Job | None, previous: Job | None) -> str:
     """Number, mark, state, name, time: ``[3]+ finished  fetch(u)  1.2s``."""
-    (row,) = rows([job], current=current, previous=previous)
-    return f"[{row.number}]{row.mark or ' '} {row.state}  {row.name}  {row.elapsed}".rstrip()
+    mark = "+" if job is current else "-" if job is previous else " "
+    took = "" if job.started is None else elapsed_text(job.elapsed)
+    return f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
