@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from ipy_bgtasks.log import Log
     from ipy_bgtasks.progress import Progress
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.views.timeline import Timeline
@@ -74,6 +74,8 @@ class Host:
 
     def new_log(self, job: Job) -> Log:
         """Make the log; called when it is first needed."""
+        from ipy_bgtasks.log import Log
+
         return Log()
 
     def changed(self, job: Job) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import os
 import sys
@@ -160,4 +159,6 @@ def _all_ended(jobs: Sequence[Job]) -> Future[None]:
 
 def _keep(task: asyncio.Task[Any]) -> None:
     """Never collect *task*: its coroutine would go on, and asyncio complain, in a dying process."""
+    import ctypes
+
     ctypes.pythonapi["Py_IncRef"](ctypes.py_object(task))

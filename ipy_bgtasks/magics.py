@@ -20,7 +20,6 @@ from ipy_bgtasks import options as opt
 from ipy_bgtasks import specs
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.stopping import Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -189,6 +188,8 @@ class JobMagics(Magics):
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.
         """
+        from ipy_bgtasks.stopping import Stopping
+
         options, words = opt.read_all(line, opt.CANCEL, "%cancel")
         if not words:
             raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
-import site
-import sysconfig
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -86,6 +84,9 @@ def _expression(frame: FrameSummary) -> str:
 
 @functools.cache
 def _libraries() -> tuple[str, ...]:
+    import site
+    import sysconfig
+
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     ours = str(PurePath(__file__).parent)
     return tuple(path for path in {*paths, *site.getsitepackages(), ours} if path)

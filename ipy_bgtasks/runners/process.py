@@ -12,12 +12,10 @@ import sys
 import threading
 from collections import deque
 from contextvars import copy_context
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import job as _job
 from ipy_bgtasks.errors import BadInput, ProcessDied
-from ipy_bgtasks.progress import Progress
 from ipy_bgtasks.runners.answers import ending
 
 if TYPE_CHECKING:
@@ -67,6 +65,8 @@ class ProcessRunner:
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
+        from importlib.util import find_spec
+
         if not all(name in sys.modules or find_spec(name) for name in ("cloudpickle", "pebble")):
             raise BadInput(
                 '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
@@ -216,7 +216,7 @@ class ProcessRunner:
             if kind == "text":
                 run.context.run(self._write, run.job, *rest)
             elif kind == "progress":
-                run.job.progress = None if rest[0] is None else Progress(*rest[0])
+                run.job.progress = _progress(rest[0])
             elif kind == "begin":
                 run.context.run(self._begin, run.job, slot)
         if kind == "end" and slot.take_run() is not None:
@@ -312,3 +312,9 @@ def _end_tracker(slots: list[Slot]) -> None:
     tracker = getattr(resource_tracker, "_resource_tracker", None)
     with contextlib.suppress(Exception):
         tracker._stop()  # type: ignore[union-attr]
+
+
+def _progress(given: Any) -> Any:
+    from ipy_bgtasks.progress import Progress
+
+    return None if given is None else Progress(*given)

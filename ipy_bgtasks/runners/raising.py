@@ -7,7 +7,7 @@ thread's stack is looked at first, and looking and sending are one step.
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import sys
 from itertools import compress
 from operator import call, is_
@@ -17,9 +17,6 @@ from ipy_bgtasks.places import is_library
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
-
-#: A function object of our own: others may have set argument types on the shared one.
-_set_async_exc = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
 
 #: Packages that hand a job's output to the front end …
 _SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
@@ -69,13 +66,15 @@ def raise_in_user_code(
     # it is in a C function, where that returns to.
     now = map(dict.get, map(call, (sys._current_frames,)), (thread,))
     unmoved = map(is_, now, (frame,))
-    target, what = ctypes.c_ulong(thread), ctypes.py_object(exception)
-    return any(map(_set_async_exc, compress((target,), unmoved), (what,)))
+    set_async_exc, c_ulong, py_object = _python_api()
+    target, what = c_ulong(thread), py_object(exception)
+    return any(map(set_async_exc, compress((target,), unmoved), (what,)))
 
 
 def take_back(thread: int) -> None:
     """Forget what was sent to *thread*, the calling one, and not raised yet."""
-    _set_async_exc(ctypes.c_ulong(thread), ctypes.py_object())
+    set_async_exc, c_ulong, py_object = _python_api()
+    set_async_exc(c_ulong(thread), py_object())
 
 
 def is_handling_stop(thread: int) -> bool:
@@ -107,3 +106,13 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+@functools.cache
+def _python_api() -> tuple[Any, Any, Any]:
+    """What raises in a thread, and the types it takes. Most sessions never stop a thread."""
+    import ctypes
+
+    # A function object of our own: others may have set argument types on the shared one.
+    set_async_exc = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
+    return set_async_exc, ctypes.c_ulong, ctypes.py_object

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import difflib
 from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Any
 
@@ -175,5 +174,7 @@ def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
 
 def _not_defined(name: str, scope: Scope) -> str:
     known = [*(scope.local or ()), *scope.namespace, *vars(builtins)]
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"name {name!r} is not defined" + (f": did you mean {close[0]!r}?" if close else "")

@@ -22,24 +22,16 @@ EXTENSION = "ipy_bgtasks"
 
 
 @contextlib.contextmanager
-def kernels(count: int = 1) -> Iterator[list[Kernel]]:
-    """Fresh kernels without the extension."""
+def kernel(env: dict[str, str] | None = None) -> Iterator[Kernel]:
+    """A fresh kernel without the extension; *env* is added to its environment."""
     from tests.kernel.kernels import Kernel
 
-    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
-        started = []
-        for number in range(count):
-            (own := Path(home, str(number))).mkdir()
-            started.append(kernel := Kernel(own))
-            stack.callback(kernel.close)
-        yield started
-
-
-@contextlib.contextmanager
-def kernel() -> Iterator[Kernel]:
-    """A fresh kernel without the extension."""
-    with kernels() as (only,):
-        yield only
+    with tempfile.TemporaryDirectory() as home:
+        kernel = Kernel(Path(home), env=env)
+        try:
+            yield kernel
+        finally:
+            kernel.close()
 
 
 def ask(kernel: Kernel, expression: str, timeout: float = 300) -> Any:
