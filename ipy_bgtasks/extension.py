@@ -13,6 +13,7 @@ from ipy_bgtasks.helping_threads import HelpingThreads
 from ipy_bgtasks.job import Job
 from ipy_bgtasks.leaving import Leaving
 from ipy_bgtasks.magics import JobMagics
+from ipy_bgtasks.nesting import transforms_a_cell
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
 from ipy_bgtasks.rewrite import await_magics
@@ -77,7 +78,7 @@ class Loaded:
         self._watch_exits(session)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
-        return await_magics(lines, enabled=self._cells_await)
+        return await_magics(lines, enabled=self._cells_await, top_level=transforms_a_cell())
 
     def _cells_await(self) -> bool:
         shell = self.shell
