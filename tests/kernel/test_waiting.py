@@ -78,7 +78,10 @@ def test_fg_works_wherever_a_cell_may_await(k: Kernel, cell: str, result: str | 
     [
         "def f():\n    %fg waits()\nf()",
         "%time %fg waits()",
+        "%time x = %fg waits()",
         "%%time\n%fg waits()",
+        "%timeit -n1 -r1 %fg waits()",
+        "%prun %fg waits()",
         "%%capture out\n%fg waits()",
         "get_ipython().run_cell('%fg waits()').raise_error()",
         "[0 for _ in [0] if (lambda: get_ipython().run_line_magic('fg', 'waits()'))()]",
@@ -90,7 +93,7 @@ def test_where_it_cannot_await_one_line_says_so(k: Kernel, cell: str) -> None:
     shown = refused.traceback + refused.stderr
     if cell.startswith("%%capture"):
         shown += k.ok("print(out.stderr, out.stdout)").stdout
-    assert "cannot wait here" in shown or "already running" in shown or "SyntaxError" in shown
+    assert "cannot wait here" in shown
     assert k.ok("len(jobs)").result == "0"
 
 
