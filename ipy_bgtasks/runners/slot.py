@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.runners.supervisor import Supervisor
 
-#: Seconds within which Pebble tells how a worker ended; it never tells of a plain exit.
-_PATIENCE = 0.5
+#: Seconds within which Pebble tells how a worker ended.
+_PATIENCE = 1.0
 #: Seconds to wait for a worker to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
 #: Bytes that an idle worker's wire takes at once.
@@ -191,8 +191,9 @@ class Slot:
         try:
             error = self._serving.exception(_PATIENCE)
         except TimeoutError:
-            return 0
-        return getattr(error, "exitcode", None)
+            return None
+        # Of a plain exit it only tells that no other worker could be started.
+        return getattr(error, "exitcode", 0)
 
 
 def _directory() -> str:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from contextvars import copy_context
+from itertools import dropwhile
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,7 +158,8 @@ class Worker:
             frame = frame.f_back
         if frame is None:
             return []  # between two jobs
-        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in reversed(frames)]
+        users = dropwhile(_is_ours, reversed(frames))
+        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in users]
 
 
 class _Stream(io.TextIOBase):
@@ -190,6 +192,10 @@ class _Stream(io.TextIOBase):
                 outside.write(text)
                 outside.flush()
         return len(text)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
 def begin(end: Any) -> None:

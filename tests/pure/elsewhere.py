@@ -1,0 +1,72 @@
+"""A registry around one runner, for jobs that run elsewhere; waits for what it is told of."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ipy_bgtasks.job import Host, Job
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.work import Scope, read
+
+#: Seconds that bound a failure.
+PATIENCE = 60
+
+
+class House(Host):
+    """Launches CODE over a namespace, as `%bg` does, and hears what becomes of the jobs."""
+
+    def __init__(self, source: str = "") -> None:
+        self.namespace: dict[str, Any] = {"__name__": "__main__"}
+        exec(source, self.namespace)
+        self.registry = Registry({}, ServiceLoop())
+        self.states: dict[int, list[str]] = {}
+        self._changed = threading.Condition()
+
+    def launch(self, runner: Any, code: str, *, cell: bool = False, **options: Any) -> Job:
+        """Launch CODE on a runner."""
+        after = options.get("after", ())
+        late = frozenset().union(*(job.assigns for job in after))
+        work = read(code, Scope(self.namespace), cell=cell, late=late)
+        if not after:
+            work = runner.accept(work)
+        return self.registry.launch(work, where=runner, host=self, **options)
+
+    def changed(self, job: Job) -> None:
+        """What the jobs tell."""
+        with self._changed:
+            self.states.setdefault(job.number, []).append(str(job.state))
+            self._changed.notify_all()
+
+    def write(self, job: Job, stream: str, text: str) -> None:
+        """What runners hand on of a job's output."""
+        job.log.write(stream, text)
+        self.changed(job)
+
+    def until(self, predicate: Callable[[], object]) -> None:
+        """Wait until something holds that comes true when a job changes."""
+        with self._changed:
+            assert self._changed.wait_for(predicate, PATIENCE), "it never came true"
+
+    def running(self, job: Job) -> Job:
+        """Wait until a job has begun."""
+        job.add_done_callback(self.changed)
+        self.until(lambda: job.started is not None or job.done())
+        return job
+
+
+class Gate:
+    """Holds a job in another process until it is opened: the job calls ``open(gate).read()``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    def open(self) -> None:
+        """Let one job through that waits, or will."""
+        with open(self.path, "w"):
+            pass
