@@ -66,6 +66,7 @@ class JobMagics(Magics):
         """Launch CODE in the background and return its Job.
 
         %bg  [options] CODE            a call, a coroutine, a name, an assignment, a statement
+        %bg  [options] !COMMAND        a shell command; its input is empty, its result the status
         %%bg [options]                 the whole cell
 
           -l, --loop      run on the kernel's event loop (default for what can be awaited)
@@ -86,6 +87,7 @@ class JobMagics(Magics):
           %bg fetch(url)               async def fetch: a task on the event loop
           %bg model = train(data)      binds `model` when it is done
           %bg -n nightly --timeout 60 load()
+          %bg !make -j{n}              a shell command, with variables as after any !
           %bg fetch(url);              no card under the cell
 
         %jobs lists jobs, %fg waits for one, %cancel stops one.
@@ -139,7 +141,10 @@ class JobMagics(Magics):
                 raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
             jobs, every = [self._session.launch_attached(cell, options, local_ns, True)], False
         else:
-            options, rest = opt.read_options(line.rstrip().removesuffix(";"), opt.FG, "%fg")
+            line = line.rstrip()
+            if not line.endswith("\\;"):  # which a shell command may need
+                line = line.removesuffix(";")
+            options, rest = opt.read_options(line, opt.FG, "%fg")
             jobs, every = self._foreground_jobs(rest, options, local_ns)
         return self._session.attach(
             jobs,

@@ -156,6 +156,15 @@ class _Run:
         self._ending = False
         self._over = False
 
+    @property
+    def note(self) -> str:
+        """What has been done to stop it, in the user's words. Any thread may ask."""
+        if self._kill_at is None:
+            return ""
+        if (left := self._kill_at - self._loop.time()) > 0:
+            return f"it was sent SIGTERM; SIGKILL follows in {left:.1f} s, or at once with -f"
+        return "it was sent SIGKILL; what is left of it cannot be killed"
+
     def stop(self, force: bool) -> None:
         """Ask it to stop, or insist. Any thread may call."""
         self._loop.call_soon_threadsafe(self._stop, force)
