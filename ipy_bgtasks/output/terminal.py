@@ -37,6 +37,8 @@ class TerminalScreen(Screen):
         self._partial: dict[int, str] = {}
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
+        #: How to write beside the prompt, while that waits.
+        self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
         self._held: list[str] | None = []
         self._leaving = False
         self._footer: str | None = None
@@ -67,6 +69,7 @@ class TerminalScreen(Screen):
         outside = self._write, self._flush
         stream = sys.stdout
         with self._lock:
+            self._outside = outside
             self._write, self._flush = stream.write, stream.flush
             held, self._held = self._held or [], None
         sys.stdout = RoutedStream(stream, "stdout", self)
@@ -78,6 +81,7 @@ class TerminalScreen(Screen):
         finally:
             with self._lock:
                 self._write, self._flush = outside
+                self._outside = None
                 self._held = []
 
     def here(self) -> Any:
@@ -89,8 +93,23 @@ class TerminalScreen(Screen):
         print(mimebundle.get("text/plain", ""))
 
     def tell(self, job: Job, line: str) -> None:
-        """Print one line, above the prompt if that waits."""
-        self._put(line + "\n")
+        """Print one line, at once: where the prompt is, if that cannot move as its loop stands."""
+        app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
+        with self._lock:
+            outside, loop = self._outside, None if app is None else app.loop
+            if outside is None or loop is None:
+                self._put(line + "\n")
+                return
+            write, flush = outside
+            write(f"\r\x1b[J{line}\r\n")
+            flush()
+
+        def redraw() -> None:
+            if app.is_running:
+                app.renderer.reset()
+                app.invalidate()
+
+        loop.call_soon_threadsafe(redraw)
 
     def ended(self, job: Job) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""
