@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.patching import Attribute
@@ -24,8 +25,7 @@ def watch_exits(shell: Any, leaving: Leaving) -> Callable[[], None]:
     Any thread may call.
     """
     undo = [before_sigterm(lambda: _clean_up(leaving))]
-    atexit.register(leaving.finish)
-    undo.append(lambda: atexit.unregister(leaving.finish))
+    undo.append(_at_exit(leaving.finish))
     if (kernel := getattr(shell, "kernel", None)) is not None:
         undo += _watch_kernel(shell, kernel, leaving)
     elif hasattr(shell, "_atexit_once"):
@@ -37,6 +37,22 @@ def watch_exits(shell: Any, leaving: Leaving) -> Callable[[], None]:
             step()
 
     return undo_all
+
+
+def _at_exit(finish: Callable[[], None]) -> Callable[[], None]:
+    """Call *finish* when the interpreter begins to end, before it waits for any thread."""
+    atexit.register(finish)
+    # Other than `atexit` it comes before executors are shut down, which a job's clean-up may
+    # need, and their threads waited for. There is no unregistering: what is left is empty.
+    calls = [finish]
+    if (register := getattr(threading, "_register_atexit", None)) is not None:
+        register(lambda: [call() for call in calls])
+
+    def undo() -> None:
+        atexit.unregister(finish)
+        calls.clear()
+
+    return undo
 
 
 def _clean_up(leaving: Leaving) -> None:

@@ -18,7 +18,7 @@ from ipy_bgtasks.interrupts import run_interruptible
 from ipy_bgtasks.runners.turns import SHORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.registry import Registry
@@ -100,15 +100,19 @@ class Leaving:
 
     async def _wind_up(self, ended: Future[None]) -> None:
         assert self._deadline is not None
-        seconds = max(self._deadline - time.monotonic(), 0.0)
-        await asyncio.wait([asyncio.wrap_future(ended)], timeout=seconds)
-        if left_behind := {task for task in tasks_of_jobs(self._loop) if not _is_told(task)}:
-            for task in left_behind:
-                task.cancel()
+        # What a job started and left behind ends now; what a job that has not ended started
+        # comes last, since the job may clean up with its help.
+        left_behind = {task for task in _helpers(self._loop) if _is_left_behind(task)}
+        _cancel(left_behind)
+        jobs: asyncio.Future[Any] = asyncio.wrap_future(ended)
+        await asyncio.wait([jobs, *left_behind], timeout=self._deadline - time.monotonic())
+        if others := _helpers(self._loop) - left_behind:
+            _cancel(others)
             seconds = max(self._deadline - time.monotonic(), _AFTERWARDS)
-            await asyncio.wait(left_behind, timeout=seconds)
-        for task in tasks_of_jobs(self._loop):
-            _keep(task)
+            await asyncio.wait(others, timeout=seconds)
+        for task in asyncio.all_tasks(self._loop):
+            if _job_of(task) is not None:
+                _keep(task)
         # What asyncio has to say when the interpreter takes the loop apart helps nobody.
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._over.set_result(None)
@@ -119,21 +123,29 @@ def _call_all(functions: Sequence[Callable[[], object]]) -> None:
         function()
 
 
-def tasks_of_jobs(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-    """The tasks of *loop* that run in a job's context and have not ended; for the loop's thread."""
-    return {task for task in asyncio.all_tasks(loop) if _job_of(task) is not None}
+def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    """The tasks of *loop* that jobs have started, not those that jobs run in."""
+    return {
+        task
+        for task in asyncio.all_tasks(loop)
+        if (job := _job_of(task)) is not None and job.handle is not task
+    }
 
 
-def _is_told(task: asyncio.Task[Any]) -> bool:
-    """Whether it is a job's own task, which was cancelled with the job."""
+def _is_left_behind(task: asyncio.Task[Any]) -> bool:
     job = _job_of(task)
-    return job is not None and job.handle is task
+    return job is None or job.done()
 
 
 def _job_of(task: asyncio.Task[Any]) -> Job | None:
     # `Task.get_context` is new in Python 3.12.
     contexts = (ref for ref in gc.get_referents(task) if isinstance(ref, Context))
     return next((context.get(_job._current) for context in contexts), None)
+
+
+def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 def _all_ended(jobs: Sequence[Job]) -> Future[None]:
