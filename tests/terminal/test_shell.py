@@ -1,0 +1,36 @@
+"""Shell commands as jobs in a real terminal IPython."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from terminals import CTRL_C, Terminal
+
+
+@pytest.fixture
+def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
+    """A terminal IPython with the extension."""
+    return spawn_terminal("--ext", "ipy_bgtasks")
+
+
+def test_ctrl_c_reaches_no_command(loaded: Terminal, tmp_path: Path) -> None:
+    """At the prompt or in `%fg`; its output comes above the prompt, and so does its end."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    loaded.run(f"job = %bg -n copy !echo be''gun; read x < {gate}; echo $x; exit 3")
+    loaded.run("while not job.log.text: pass")
+    assert "begun" in loaded.text
+    loaded.send(CTRL_C)
+    loaded.run("print('still', job.state)")
+    loaded.run("async def says(): print('wait' 'ing')")
+    loaded.start("%bg says()\n%fg 1")  # its turn comes when the cell waits
+    loaded.expect("waiting")
+    loaded.send(CTRL_C)
+    assert "job 1 goes on" in loaded.prompt()
+    gate.write_text("through\n")
+    loaded.expect("through")
+    loaded.expect(r"CalledProcessError: Command .* returned non-zero exit status 3")
+    loaded.expect(r"\[1\]\+? +failed +copy")
