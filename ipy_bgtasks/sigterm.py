@@ -53,7 +53,13 @@ class _Watch:
         self._writer.setblocking(False)  # a second signal must not wait in its handler
         if (passcred := getattr(socket, "SO_PASSCRED", None)) is not None:
             self._reader.setsockopt(socket.SOL_SOCKET, passcred, 1)
-        threading.Thread(target=self._wait, name="bg-sigterm", daemon=True).start()
+        try:
+            threading.Thread(target=self._wait, name="bg-sigterm", daemon=True).start()
+        except RuntimeError:  # no threads here: SIGTERM ends the process at once, as ever
+            self._active = False
+            self._reader.close()
+            self._writer.close()
+            return
         self._take()
         # A child that ends by SIGTERM at once must not have taken it from its parent, which
         # rules out doing this in the child only. Hooks cannot be removed; these become idle.

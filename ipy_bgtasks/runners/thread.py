@@ -11,7 +11,7 @@ import itertools
 import sys
 import threading
 from collections import deque
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.runners.raising import StopThread
@@ -141,7 +141,13 @@ class ThreadRunner:
         begun = threading.Lock()
         begun.acquire()
         run.begun = begun
-        worker.take(run)
+        try:
+            worker.take(run)
+        except RuntimeError as error:  # too many threads, or, in a browser, none at all
+            with self._lock:
+                self._workers.discard(worker)
+            error.add_note("no thread can be started here: %bg -l … runs on the event loop")
+            raise
         begun.acquire()
 
     def _next(self, worker: _Worker) -> Run | None:
@@ -180,7 +186,8 @@ class _Worker(threading.Thread):
     def take(self, run: Run) -> None:
         self.run_now = run
         if self.ident is None:
-            self.start()
+            # In an empty context, because it will run other jobs than the one that starts it.
+            Context().run(self.start)
         self._wake.release()
 
     def run(self) -> None:
