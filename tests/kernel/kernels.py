@@ -225,6 +225,21 @@ class Kernel:
                 assert self.manager.is_alive(), f"the kernel is dead\n{self.dump()}"
         return found
 
+    def wait_a_moment(self, timeout: float) -> None:
+        """Take in what comes, for *timeout* seconds (a second at the most) or until it does."""
+        self._pump(timeout)
+
+    def abandon(self, reply: Reply) -> bool:
+        """Whether an idle kernel never answered; the request then no longer counts as waiting.
+
+        A request after it is answered on the same channel, so that a late reply would be there.
+        """
+        self.ask("kernel_info_request", {})
+        if not (lost := not reply.content):
+            return False
+        self._requests.remove(reply)
+        return lost
+
     def messages_of(self, msg_id: str) -> list[Message]:
         """All messages whose parent is that request, those that just arrived included."""
         while self._pump(0):
@@ -286,6 +301,11 @@ class Kernel:
         )
         self._gone(timeout)
         return time.monotonic() - began
+
+    def status(self, timeout: float = 30) -> int:
+        """Wait for the end of the process; its exit status, negative for a signal."""
+        self._gone(timeout)
+        return int(self.manager.provisioner.process.returncode)
 
     def kill(self) -> None:
         """SIGKILL, to the kernel alone."""

@@ -60,6 +60,9 @@ class FakeRunner:
         """Note that somebody waits."""
         self.rooms.append(job)
 
+    def leave(self) -> None:
+        """Nothing is here that would go on by itself."""
+
     def finish(self, job: Job, value: Any = None) -> None:
         """The job's code returned."""
         self._leave(job)
