@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
-import threading
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.log import FileSink
 from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.rewrite import await_magics, awaits
-from ipy_bgtasks.runners.executor import ExecutorRunner, Executors
-from ipy_bgtasks.runners.process import ProcessRunner
+from ipy_bgtasks.sink import FileSink
 from ipy_bgtasks.views.summary import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.job import Host, Job
@@ -29,6 +24,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
     from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.runners.executor import Executors
+    from ipy_bgtasks.runners.process import ProcessRunner
+    from ipy_bgtasks.sources import Sources
+    from ipy_bgtasks.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Launcher:
     sources: Sources
     host: Host
     process_runner: ProcessRunner
-    executors: Executors
+    executors: Callable[[], Executors]
 
     def launch(
         self,
@@ -68,15 +67,21 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        if isinstance(where, ProcessRunner | ExecutorRunner) and not after:
-            work = where.accept(work)  # copied now; else when it starts
-        sink = FileSink(options.log) if options.log else None
+        accept = getattr(where, "accept", None)
+        if accept is not None and not after:
+            work = accept(work)  # copied now; else when it starts
+        return self.start(work, options, where=where, timeout=timeout, after=after)
 
-        def prepare(job: Job) -> None:
-            if sink is not None:
-                job.log.attach_file(sink)
-                job.add_done_callback(lambda _: sink.close())
-
+    def start(
+        self,
+        work: Work,
+        options: Options,
+        *,
+        where: str | Runner | None = None,
+        timeout: float | None = None,
+        after: Sequence[Job] = (),
+    ) -> Job:
+        """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
         if work.source is not None:
             self.sources.hold(work.source)
         return self.registry.launch(
@@ -88,7 +93,7 @@ class Launcher:
             origin=self.screen.here(),
             quiet=options.quiet,
             host=self.host,
-            prepare=prepare,
+            prepare=_attach_file(FileSink(options.log)) if options.log else None,
         )
 
     def _after(self, given: str, local: Mapping[str, Any] | None) -> list[Job]:
@@ -115,7 +120,7 @@ class Launcher:
         if len(chosen) > 1:
             raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
         if chosen == ["on"]:
-            return self.executors.runner_for(self._evaluate(options.on, local), options.on)
+            return self.executors().runner_for(self._evaluate(options.on, local), options.on)
         return self.process_runner if chosen == ["process"] else chosen[0] if chosen else None
 
     def _evaluate(self, expression: str, local: Mapping[str, Any] | None) -> Any:
@@ -151,58 +156,12 @@ class Launcher:
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
-class Sources:
-    """Names for the source text of jobs, under which tracebacks find it.
+def _attach_file(sink: FileSink) -> Callable[[Job], None]:
+    def attach(job: Job) -> None:
+        job.log.attach_file(sink)
+        job.add_done_callback(lambda _: sink.close())
 
-    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added for
-    jobs alone goes again when the last job that was compiled from it is forgotten. A cell may
-    have defined functions that live on: its text stays, as that of every cell does.
-    """
-
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
-        self._lock = threading.Lock()
-        self._held: Counter[str] = Counter()
-        self._own: set[str] = set()
-
-    def name(self, text: str, caller: str) -> str:
-        """The file name for *text*, which stands in the cell with the file name *caller*."""
-        shell = self._shell
-        number = self.cell(caller)
-        if number is None:
-            number = max(shell.execution_count - 1, 0)
-        # The empty lines before the code count: the same call on another line is another text.
-        name = shell.compile.get_code_name(text, text, number)
-        if name not in linecache.cache:
-            with self._lock:
-                self._own.add(name)
-        return str(shell.compile.cache(text, number, raw_code=text))
-
-    def cell(self, name: str) -> int | None:
-        """The number of the cell that is known under the file name *name*."""
-        number = self._shell.compile._filename_map.get(name)
-        return None if number is None else int(number)
-
-    def hold(self, name: str) -> None:
-        """One more job was compiled under *name*."""
-        with self._lock:
-            self._held[name] += 1
-
-    def release(self, job: Job) -> None:
-        """A job is forgotten."""
-        name = job.source
-        if name is None:
-            return
-        with self._lock:
-            self._held[name] -= 1
-            if self._held[name] > 0:
-                return
-            del self._held[name]
-            if name not in self._own or "def " in job.code or "lambda" in job.code:
-                return
-            self._own.discard(name)
-        linecache.cache.pop(name, None)
-        self._shell.compile._filename_map.pop(name, None)
+    return attach
 
 
 def _place_of_command(options: Options) -> str:

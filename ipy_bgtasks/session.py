@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import Host
-from ipy_bgtasks.launcher import Launcher, Sources
-from ipy_bgtasks.log import Log
 from ipy_bgtasks.registry import Registry
-from ipy_bgtasks.runners.executor import Executors
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.process import ProcessRunner
 from ipy_bgtasks.runners.shell import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.thread import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.sources import Sources
 from ipy_bgtasks.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -25,9 +24,12 @@ if TYPE_CHECKING:
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.foreground import Foreground
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.launcher import Launcher
+    from ipy_bgtasks.log import Log
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.runners.executor import Executors
     from ipy_bgtasks.stopping import Stopping
     from ipy_bgtasks.watching import Watching
 
@@ -49,11 +51,19 @@ class Core:
         runners["shell"] = self.shell_runner
         self.process_runner = ProcessRunner(self.supervisor)
         runners["process"] = self.process_runner
-        self.executors = Executors()
         self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
         self.registry.on_forget.append(self.sources.release)
         self.registry.on_forget.append(self.process_runner.forget)
+        #: What a loaded session does in a job's own context before its code.
+        self.prepare: Callable[[Job], object] | None = None
+
+    @cached_property
+    def executors(self) -> Executors:
+        """The user's own executors as places, imported when one is first named."""
+        from ipy_bgtasks.runners.executor import Executors
+
+        return Executors(lambda job: None if self.prepare is None else self.prepare(job))
 
 
 class _Host(Host):
@@ -66,6 +76,8 @@ class _Host(Host):
 
     def new_log(self, job: Job) -> Log:
         """A log within the limit that is set now."""
+        from ipy_bgtasks.log import Log
+
         return Log(self._settings.log_limit)
 
 
@@ -81,18 +93,24 @@ class Session:
         self.screen = screen
         self.foreground = foreground
         self.registry = core.registry
-        host = _Host(settings, screen)
-        self.launcher = Launcher(
-            shell,
-            core.registry,
-            screen,
-            settings,
-            core.sources,
-            host,
-            core.process_runner,
-            core.executors,
-        )
         self._watching: Watching | None = None
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What turns CODE into jobs; the reading of CODE is not imported before the first."""
+        from ipy_bgtasks.launcher import Launcher
+
+        core = self.core
+        return Launcher(
+            self.shell,
+            core.registry,
+            self.screen,
+            self.settings,
+            core.sources,
+            _Host(self.settings, self.screen),
+            core.process_runner,
+            lambda: core.executors,
+        )
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -117,7 +135,7 @@ class Session:
         core.shell_runner.prepare = self.screen.prepare
         core.shell_runner.write = self.screen.write
         core.process_runner.prepare = self.screen.prepare
-        core.executors.prepare = self.screen.prepare
+        core.prepare = self.screen.prepare
         core.process_runner.write = self.screen.write
         core.registry.on_end.append(self.screen.ended)
         no_buttons = self.screen.use_buttons(lambda job, ready: self._live_views().card(job, ready))
@@ -132,7 +150,7 @@ class Session:
             core.thread_runner.prepare = None
             core.shell_runner.prepare = core.shell_runner.write = None
             core.process_runner.prepare = core.process_runner.write = None
-            core.executors.prepare = None
+            core.prepare = None
             core.registry.on_end.remove(self.screen.ended)
 
         return undo

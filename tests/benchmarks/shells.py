@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.extension import session_of
+from ipy_bgtasks.options import BG, Options
 from ipy_bgtasks.work import read
 
 if TYPE_CHECKING:
@@ -68,19 +68,7 @@ def loaded(shell: Any) -> Iterator[Any]:
         shell.extension_manager.unload_extension(EXTENSION)
 
 
-def launch_of(session: Any, code: str, **options: Any) -> Callable[[], Job]:
-    """What launches CODE once it is read: all that each launch of a loop over `%bg` pays."""
-    launcher = session.launcher
-    work = read(code, launcher._scope(None, False))
-
-    def launch() -> Job:
-        return launcher.registry.launch(
-            work, origin=launcher.screen.here(), host=launcher.host, **options
-        )
-
-    return launch
-
-
-def run_on(loop: asyncio.AbstractEventLoop, work: Callable[..., Any], *args: Any) -> Any:
-    """Run a coroutine function on a loop."""
-    return loop.run_until_complete(partial(work, *args)())
+def launch_of(session: Any, code: str, *, where: str | None = None) -> Callable[[], Job]:
+    """What `%bg` calls once CODE is read, which happens here."""
+    launcher, options = session.launcher, Options(BG)
+    return partial(launcher.start, read(code, launcher._scope(None, False)), options, where=where)

@@ -1,0 +1,65 @@
+"""Names for the source text of jobs, under which tracebacks find it."""
+
+from __future__ import annotations
+
+import linecache
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job import Job
+
+
+class Sources:
+    """Names for the source text of jobs, under which tracebacks find it.
+
+    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added for
+    jobs alone goes again when the last job that was compiled from it is forgotten. A cell may
+    have defined functions that live on: its text stays, as that of every cell does.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+        self._own: set[str] = set()
+
+    def name(self, text: str, caller: str) -> str:
+        """The file name for *text*, which stands in the cell with the file name *caller*."""
+        shell = self._shell
+        number = self.cell(caller)
+        if number is None:
+            number = max(shell.execution_count - 1, 0)
+        # The empty lines before the code count: the same call on another line is another text.
+        name = shell.compile.get_code_name(text, text, number)
+        if name not in linecache.cache:
+            with self._lock:
+                self._own.add(name)
+        return str(shell.compile.cache(text, number, raw_code=text))
+
+    def cell(self, name: str) -> int | None:
+        """The number of the cell that is known under the file name *name*."""
+        number = self._shell.compile._filename_map.get(name)
+        return None if number is None else int(number)
+
+    def hold(self, name: str) -> None:
+        """One more job was compiled under *name*."""
+        with self._lock:
+            self._held[name] += 1
+
+    def release(self, job: Job) -> None:
+        """A job is forgotten."""
+        name = job.source
+        if name is None:
+            return
+        with self._lock:
+            self._held[name] -= 1
+            if self._held[name] > 0:
+                return
+            del self._held[name]
+            if name not in self._own or "def " in job.code or "lambda" in job.code:
+                return
+            self._own.discard(name)
+        linecache.cache.pop(name, None)
+        self._shell.compile._filename_map.pop(name, None)
