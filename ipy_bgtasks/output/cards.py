@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.views.card import card
 
 _INTERVAL = 0.5  # seconds between two updates of one card
 _BUDGET = 40  # updates of all cards in one interval
@@ -91,7 +90,7 @@ class Cards:
 
     def show(self, job: Job, parent: Any) -> None:
         """Display the job in a place, and keep it up to date there until it has ended."""
-        bundle = card(job)
+        bundle = _bundle(job)
         one = _Card(job, parent, uuid.uuid4().hex, bundle)
         if job.done():
             self._send(parent, bundle, one.display_id, update=False)
@@ -131,7 +130,7 @@ class Cards:
         if widget is not None:
             self._keep_past(widget)
         if cards:
-            self._put(cards, card(job))
+            self._put(cards, _bundle(job))
 
     def _update(self) -> None:
         with self._lock:
@@ -150,7 +149,7 @@ class Cards:
             if widget is not None:
                 widget.refresh()
             if widget is None or not widget.view.keys() <= cards[0].shown.keys():
-                self._put(cards, card(job))
+                self._put(cards, _bundle(job))
 
     def _look(self) -> None:
         """Give buttons to the jobs that have gone on for a while."""
@@ -183,7 +182,7 @@ class Cards:
             cards = list(self._cards.get(job.number, ()))
         if widget is not None:
             widget.refresh()
-            self._put(cards, {**card(job), **widget.view})
+            self._put(cards, {**_bundle(job), **widget.view})
 
     def _keep_past(self, widget: CardWidget) -> None:
         # After a reload a page shows the widget whatever we put in its place: it shows the end.
@@ -200,10 +199,16 @@ class Cards:
             widget = self._widgets.pop(number, None)
             cards = list(self._cards.get(number, ()))
         if widget is not None and cards:
-            self._put(cards, card(cards[0].job))
+            self._put(cards, _bundle(cards[0].job))
 
     def _put(self, cards: list[_Card], bundle: dict[str, Any]) -> None:
         for one in cards:
             if one.shown != bundle:
                 one.shown = bundle
                 self._send(one.parent, bundle, one.display_id, update=True)
+
+
+def _bundle(job: Job) -> dict[str, str]:
+    from ipy_bgtasks.views.card import card  # with all that HTML takes, at the first card
+
+    return card(job)
