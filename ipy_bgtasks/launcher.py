@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job import Host
+from ipy_bgtasks.log import Log
 from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.sink import FileSink
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ipy_bgtasks.config import BgTasks
-    from ipy_bgtasks.job import Host, Job
+    from ipy_bgtasks.job import Job
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
     from ipy_bgtasks.runners.process import ProcessRunner
     from ipy_bgtasks.sources import Sources
     from ipy_bgtasks.work import Work
+
+
+class ScreenHost(Host):
+    """Tells the screen what happens to the jobs of one session."""
+
+    def __init__(self, settings: BgTasks, screen: Screen) -> None:
+        self._settings = settings
+        self.changed = screen.changed  # type: ignore[method-assign]
+        self.closing = screen.closing  # type: ignore[method-assign]
+
+    def new_log(self, job: Job) -> Log:
+        """A log within the limit that is set now."""
+        return Log(self._settings.log_limit)
 
 
 @dataclass(frozen=True, slots=True)

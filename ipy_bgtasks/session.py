@@ -7,7 +7,6 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import Host
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.process import ProcessRunner
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.foreground import Foreground
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.launcher import Launcher
-    from ipy_bgtasks.log import Log
     from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners import Runner
@@ -66,21 +64,6 @@ class Core:
         return Executors(lambda job: None if self.prepare is None else self.prepare(job))
 
 
-class _Host(Host):
-    """Tells the screen what happens to the jobs of one session."""
-
-    def __init__(self, settings: BgTasks, screen: Screen) -> None:
-        self._settings = settings
-        self.changed = screen.changed  # type: ignore[method-assign]
-        self.closing = screen.closing  # type: ignore[method-assign]
-
-    def new_log(self, job: Job) -> Log:
-        """A log within the limit that is set now."""
-        from ipy_bgtasks.log import Log
-
-        return Log(self._settings.log_limit)
-
-
 class Session:
     """Job control of one shell, from loading to unloading. Any thread may call."""
 
@@ -98,7 +81,7 @@ class Session:
     @cached_property
     def launcher(self) -> Launcher:
         """What turns CODE into jobs; the reading of CODE is not imported before the first."""
-        from ipy_bgtasks.launcher import Launcher
+        from ipy_bgtasks.launcher import Launcher, ScreenHost
 
         core = self.core
         return Launcher(
@@ -107,7 +90,7 @@ class Session:
             self.screen,
             self.settings,
             core.sources,
-            _Host(self.settings, self.screen),
+            ScreenHost(self.settings, self.screen),
             core.process_runner,
             lambda: core.executors,
         )
