@@ -1,10 +1,15 @@
 """The processes of a session, and the program that ends them when their launcher is gone.
 
-Run as a program, ``python -I -S sessions.py PARENT``, it reads from standard input which
+Run as a program, ``python -I -S sessions.py PARENT PREFIX``, it reads from standard input which
 sessions there are: ``+4711`` for one to watch, ``-4711`` for one whose first process has ended,
 which is forgotten once it is empty. When the input ends or the process PARENT is gone, whatever
 still runs in them is asked to stop and then killed. A forked child of the parent may hold the
 input open, which is why both count.
+
+The parent may be killed after it launched a process and before it could say so. Therefore each
+has a ticket in its environment, PREFIX and a number, which ``+4711 PREFIX1`` hands in: whoever
+has one that was not handed in is ours, too. What a watched process sent off to a session of its
+own has a ticket that was, and goes free.
 
 Nothing but the standard library is imported here, and little of it, so that it starts fast.
 """
@@ -19,11 +24,16 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
+#: The environment variable that holds the ticket.
+TICKET = "IPY_BGTASKS_TICKET"
+
 _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
 _GRACE = 1.0
 #: Seconds after which killing is given up: a process of another user, or stuck in the system.
 _PATIENCE = 10.0
+#: Seconds for which somebody launched at the last moment may still turn up.
+_LINGER = 0.2
 #: Seconds between two looks where nobody tells.
 _PAUSE = 0.02
 _SLOW = 1.0
@@ -37,17 +47,13 @@ def send(sessions: Collection[int], number: int) -> bool:
     """
     if not sessions:
         return False
-    try:
-        names = os.listdir(_PROC)
-    except OSError:
-        names = []
-    if not any(name.isdigit() for name in names):
+    if not (processes := _processes()):
         return _send_to_groups(sessions, number)
     found = False
-    for name in names:
-        if name.isdigit() and _is_alive_in(int(name), sessions):
+    for pid in processes:
+        if _is_alive_in(pid, sessions):
             found = True
-            _send(int(name), number)
+            _send(pid, number)
     return found
 
 
@@ -57,6 +63,47 @@ def terminate(sessions: Collection[int]) -> bool:
     if found:
         send(sessions, signal.SIGCONT)
     return found
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    except OSError:
+        return []
+
+
+class _Tickets:
+    """The numbers that were handed in, which come nearly in order."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode()
+        self._variable = f"{TICKET}={prefix}".encode()
+        self._all_below = 0
+        self._above: set[int] = set()
+
+    def hand_in(self, ticket: bytes) -> None:
+        self._above.add(int(ticket.removeprefix(self._prefix)))
+        while self._all_below in self._above:
+            self._above.discard(self._all_below)
+            self._all_below += 1
+
+    def strays(self) -> set[int]:
+        """The sessions whose first process has a ticket that was not handed in."""
+        found = set()
+        for pid in _processes():
+            with suppress(OSError, ValueError):
+                if os.getsid(pid) == pid and self._is_missing(pid):
+                    found.add(pid)
+        return found
+
+    def _is_missing(self, pid: int) -> bool:
+        with open(f"{_PROC}/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+        for variable in variables:
+            if variable.startswith(self._variable):
+                number = int(variable.removeprefix(self._variable))
+                return number >= self._all_below and number not in self._above
+        return False
 
 
 def _is_alive_in(pid: int, sessions: Collection[int]) -> bool:
@@ -88,8 +135,9 @@ def _send_to_groups(sessions: Collection[int], number: int) -> bool:
 class _Watch:
     """What the program knows: the sessions, and whether somebody still needs them."""
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, prefix: str) -> None:
         self._parent = parent
+        self._tickets = _Tickets(prefix)
         self._input = sys.stdin.fileno()
         self._rest = b""
         self._live: set[int] = set()
@@ -111,7 +159,7 @@ class _Watch:
                 break
             self._forget_empty()
         self._read()
-        _end({*self._live, *self._ended})
+        self._end()
 
     def _read(self) -> bool:
         """Take in what was written; False at the end of the input."""
@@ -125,7 +173,10 @@ class _Watch:
         return False
 
     def _note(self, line: bytes) -> None:
-        session = int(line[1:])
+        number, _, ticket = line[1:].partition(b" ")
+        session = int(number)
+        if ticket:
+            self._tickets.hand_in(ticket)
         self._live.discard(session)
         self._ended.discard(session)
         (self._live if line[:1] == b"+" else self._ended).add(session)
@@ -138,20 +189,25 @@ class _Watch:
         self._looked = now
         self._ended = {session for session in self._ended if send({session}, 0)}
 
-
-def _end(sessions: set[int]) -> None:
-    began = time.monotonic()
-    left = terminate(sessions)
-    while left and time.monotonic() - began < _PATIENCE:
-        time.sleep(_PAUSE)
-        left = send(sessions, 0 if time.monotonic() - began < _GRACE else signal.SIGKILL)
+    def _end(self) -> None:
+        began = time.monotonic()
+        sessions = {*self._live, *self._ended}
+        asked: set[int] = set()
+        passed, left = 0.0, True
+        while passed < _LINGER or (left and passed < _PATIENCE):
+            sessions |= self._tickets.strays()
+            terminate(sessions - asked)
+            asked = set(sessions)
+            left = send(sessions, 0 if passed < _GRACE else signal.SIGKILL)
+            time.sleep(_PAUSE)
+            passed = time.monotonic() - began
 
 
 def main() -> None:
     """The program. It outlives whatever is sent to its parent's processes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    _Watch(int(sys.argv[1])).run()
+    _Watch(int(sys.argv[1]), sys.argv[2]).run()
 
 
 if __name__ == "__main__":

@@ -76,12 +76,13 @@ class ShellRunner:
                 return
         command: Command = work.call  # type: ignore[assignment]
         self.supervisor.start()
+        ticket = self.supervisor.ticket()
         try:
-            process = command()
+            process = command({sessions.TICKET: ticket})
         except Exception as error:  # no such directory, no more processes, a NUL in the text
             job.fail(error)
             return
-        self.supervisor.watch(process.pid)
+        self.supervisor.watch(process.pid, ticket)
         job.where = f"{self.where} {process.pid}"
         run = job.handle = _Run(self, job, process, command.context)
         self.runs.add(run)

@@ -8,9 +8,11 @@ sent to this process's group, or typed in its terminal, does not reach it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.runners import sessions
@@ -30,6 +32,9 @@ class Supervisor:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
+        # Of this process alone, also among all that had or will have its number.
+        self._prefix = f"{self._owner}-{time.time_ns():x}-"
+        self._tickets = itertools.count()
         self._sessions: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed: list[subprocess.Popen[bytes]] = []
@@ -41,13 +46,20 @@ class Supervisor:
             with self._lock:
                 self._running()
 
-    def watch(self, session: int) -> None:
-        """End what runs in *session* when this process is gone."""
+    def ticket(self) -> str:
+        """The value of `sessions.TICKET` in the environment of a process about to be launched.
+
+        By it the process is found if this one is gone before `watch` could be called.
+        """
+        return f"{self._prefix}{next(self._tickets)}"
+
+    def watch(self, session: int, ticket: str = "") -> None:
+        """End what runs in *session* when this process is gone; *ticket* is what it was given."""
         if os.getpid() != self._owner:
             return
         with self._lock:
             self._sessions.add(session)
-            self._tell(f"+{session}\n")
+            self._tell(f"+{session} {ticket}\n")
 
     def unwatch(self, *ended: int) -> None:
         """The first processes of these sessions have ended; what they left is still watched."""
@@ -94,7 +106,7 @@ class Supervisor:
             self._reap(0)
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", sessions.__file__, str(self._owner)],
+                    [sys.executable, "-I", "-S", sessions.__file__, str(self._owner), self._prefix],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

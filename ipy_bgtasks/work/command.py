@@ -14,7 +14,7 @@ from .text import label_of
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Command", "command_in", "command_work"]
 
@@ -68,10 +68,11 @@ class Command:
     directory: str = field(default_factory=os.getcwd)
     context: Context = field(default_factory=copy_context, repr=False)
 
-    def __call__(self) -> subprocess.Popen[bytes]:
+    def __call__(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, without input; OSError if that cannot be.
 
         The shell is the user's, as for ``!``. A Python in it does not hold back what it prints.
+        *environment* is added to the variables there are.
         """
         import subprocess
 
@@ -82,7 +83,7 @@ class Command:
             shell=True,
             executable=shell if not windows and os.access(shell, os.X_OK) else None,
             cwd=self.directory,
-            env=_environment(),
+            env=_environment(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,7 +93,9 @@ class Command:
         )
 
 
-def _environment() -> dict[str, str] | dict[bytes, bytes]:
+def _environment(added: Mapping[str, str]) -> dict[str, str] | dict[bytes, bytes]:
     if not os.supports_bytes_environ:
-        return {"PYTHONUNBUFFERED": "1", **os.environ}
-    return {b"PYTHONUNBUFFERED": b"1", **os.environb}  # nothing to be encoded again
+        return {"PYTHONUNBUFFERED": "1", **os.environ, **added}
+    encoded = {os.fsencode(name): os.fsencode(value) for name, value in added.items()}
+    # As bytes, of which nothing has to be decoded and encoded again.
+    return {b"PYTHONUNBUFFERED": b"1", **os.environb, **encoded}

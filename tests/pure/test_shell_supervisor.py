@@ -112,6 +112,49 @@ def test_what_a_finished_command_left_running_is_ended_too() -> None:
         assert still_alive([int(launcher.stdout.readline())], 3) == []
 
 
+TICKETS = """
+def launch(command):
+    ticket = supervisor.ticket()
+    process = subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "IPY_BGTASKS_TICKET": ticket},
+    )
+    print(int(process.stdout.readline()), flush=True)
+    return process, ticket
+"""
+
+
+def test_what_was_launched_at_the_last_moment_is_found() -> None:
+    """The launcher was killed before it could tell."""
+    then = TICKETS + (
+        "process, ticket = launch('echo $$')\n"
+        "supervisor.watch(process.pid, ticket)\n"
+        "launch('sleep 1000 & echo $!; wait'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    launcher, _ = launched(then, 0)
+    with launcher:
+        assert launcher.stdout is not None
+        pids = [int(line) for line in launcher.stdout]
+        assert len(pids) == 2
+        assert still_alive(pids, 3) == []
+
+
+def test_what_began_a_session_of_its_own_goes_free() -> None:
+    """That is how something is meant to outlive us."""
+    then = TICKETS + (
+        "process, ticket = launch(\"setsid sh -c 'echo $$; exec sleep 1000 >&-' & wait\")\n"
+        "supervisor.watch(process.pid, ticket)\n"
+        "supervisor.close(wait=30); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    launcher, _ = launched(then, 0)
+    with launcher:
+        assert launcher.stdout is not None
+        free = int(launcher.stdout.readline())
+        launcher.wait(30)
+        assert still_alive([free], 0) == [free]
+        os.kill(free, signal.SIGKILL)
+
+
 def test_a_forked_child_does_nothing(
     supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
 ) -> None:
