@@ -268,9 +268,7 @@ class View {
       const force = this.store.rows.get(row.n)?.state === "cancelling";
       this.store.send("cancel", { job: row.n, force });
     };
-    line.forget.onclick = () => {
-      if (!(line.row.guard > Date.now())) this.store.send("forget", { job: row.n });
-    };
+    line.forget.onclick = () => this.store.send("forget", { job: row.n });
     line.el = make("div", { role: "row", class: "row", "data-n": row.n });
     line.el.append(
       cell("number", line.number, line.mark), cell("state", line.state), line.place, cell("name", line.name), line.time,
@@ -314,6 +312,11 @@ class View {
     line.cancel.setAttribute("aria-label", `${word === "Force" ? "Force the end of" : "Cancel"} ${who}`);
     line.forget.setAttribute("aria-label", `Forget ${who}`);
     for (const button of [line.show, line.cancel, line.forget]) button.disabled = !store.live;
+    const wait = (row.guard ?? 0) - Date.now();
+    if (wait > 0) {
+      line.forget.disabled = true;
+      setTimeout(() => (line.forget.disabled = !store.live), wait);
+    }
     this.time(line);
   }
 

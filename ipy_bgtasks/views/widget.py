@@ -48,10 +48,12 @@ class LiveCard:
         self._widget: Any = CardWidget(card=card_data(job))
         self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
         self.view = _view(self._widget)
+        _hear_while_busy(self._widget)
 
     def refresh(self) -> None:
         """Show the job as it is now."""
         self._widget.card = card_data(self._job)
+        _hear_while_busy(self._widget)
 
     def close(self) -> None:
         """Leave the page."""
@@ -72,6 +74,16 @@ class LiveCard:
     def _say(self, text: str) -> None:
         if not self._job.done():  # else the card says it
             self._widget.send({"kind": "said", "text": text})
+            _hear_while_busy(self._widget)
+
+
+def _hear_while_busy(widget: Any) -> None:
+    """Leave it to the page on which subshell it speaks to the widget.
+
+    JupyterLab uses one for all widgets, so that they work while a cell runs; but ipykernel 7.4
+    hands what arrives to whoever last spoke to the page instead, which is a busy cell's shell.
+    """
+    vars(widget.comm or widget).pop("_reply_subshell_id", None)
 
 
 def _view(widget: Any) -> dict[str, Any]:
@@ -87,8 +99,10 @@ def show_panel(
 
     def send(message: dict[str, Any]) -> None:
         widget.send(message)
+        _hear_while_busy(widget)
 
     panel = Panel(registry, feed, actions, send, only)
     widget = PanelWidget(rows=panel.rows()[:200])
     widget.on_msg(lambda _widget, content, _buffers: panel.receive(content))
+    _hear_while_busy(widget)
     return panel, _view(widget)
