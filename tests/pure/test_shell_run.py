@@ -5,103 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import TREE, TREE_SIZE, pids_in, still_alive, zombies_of
+from processes import pids_in, still_alive, zombies_of
+from shells import LONG, Place, on_service, said
 
 from ipy_bgtasks.errors import WouldBlock
-from ipy_bgtasks.job import Host, Job, JobState, current_job
-from ipy_bgtasks.log import Log
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job import Job, JobState, current_job
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.shell import ShellRunner
-from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.command import command_work
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-
-LONG = 10
-
-
-class Limited(Host):
-    """Makes logs that keep so many characters."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def new_log(self, job: Job) -> Log:
-        return Log(self._limit)
-
-
-class Place:
-    """A registry whose only place is the shell."""
-
-    def __init__(self, service: ServiceLoop) -> None:
-        self.supervisor = Supervisor()
-        self.runner = ShellRunner(service, self.supervisor, grace=LONG)
-        self.registry = Registry({"shell": self.runner}, service)
-        self.written = threading.Condition()
-        self.runner.write = self._write
-
-    def _write(self, job: Job, name: str, text: str) -> None:
-        with self.written:
-            job.log.write(name, text)
-            self.written.notify_all()
-
-    def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Job:
-        work = command_work(command, f"!{command}")
-        return self.registry.launch(work, where="shell", timeout=timeout, host=Limited(limit))
-
-
-@pytest.fixture(scope="module")
-def service() -> ServiceLoop:
-    """One for all tests: it is never stopped."""
-    return ServiceLoop()
-
-
-@pytest.fixture
-def place(service: ServiceLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A place with the plain shell; whatever a test leaves behind is gone afterwards."""
-    monkeypatch.setenv("SHELL", "/bin/sh")
-    place = Place(service)
-    yield place
-    place.supervisor.close(wait=LONG)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A pipe by name; a command that reads from it waits until the test writes to it."""
-    path = tmp_path / "gate"
-    os.mkfifo(path)
-    return path
-
-
-def said(place: Place, job: Job, text: str, stream: str = "stdout") -> None:
-    """Wait until the job has written *text*."""
-    with place.written:
-        there = place.written.wait_for(lambda: text in getattr(job.log, stream), LONG)
-    assert there, f"only {job.log.text!r}"
-
-
-def tree_of(place: Place, job: Job) -> list[int]:
-    """The processes of a tree, when all of them run."""
-    with place.written:
-        assert place.written.wait_for(lambda: len(pids_in(job.log.stdout)) == TREE_SIZE, LONG)
-    return pids_in(job.log.stdout)
-
-
-def on_service(service: ServiceLoop, fn: Callable[[], object]) -> object:
-    """What *fn* returns on the service thread."""
-
-    async def call() -> object:
-        return fn()
-
-    return service.submit(call()).result(LONG)
 
 
 def test_output_comes_as_it_is_written(place: Place, gate: Path) -> None:
@@ -208,121 +125,6 @@ def test_trouble_with_showing_is_not_the_command_s(place: Place) -> None:
 
     place.runner.write = broken
     assert place.launch("echo out").result(LONG) == 0
-
-
-# Stopping
-
-
-def test_cancel_stops_everything_the_command_started(place: Place) -> None:
-    """Groups of its own and what is deaf to SIGTERM included; not cancelled before that."""
-    place.runner.grace = 0.1
-    job = place.launch(TREE)
-    pids = tree_of(place, job)
-    alive_at_end: list[int] = []
-    job.add_done_callback(lambda _: alive_at_end.extend(still_alive(pids, 0)))
-    assert job.cancel()
-    with pytest.raises(TimeoutError):
-        job.result(0.01)
-    assert job.state is JobState.CANCELLING
-    with pytest.raises(Exception, match="was cancelled"):
-        job.result(LONG)
-    assert (job.state, alive_at_end) == (JobState.CANCELLED, [])
-
-
-def test_a_command_has_time_to_clean_up(place: Place) -> None:
-    """What it says meanwhile is recorded; its own status does not matter any more."""
-    job = place.launch("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done")
-    said(place, job, "up")
-    job.cancel()
-    with pytest.raises(Exception, match="was cancelled"):
-        job.result(LONG)
-    assert job.log.stdout == "up\nbye\n"
-    assert job.elapsed < LONG
-
-
-def test_a_suspended_command_hears_it_too(place: Place) -> None:
-    """It need not be killed."""
-    job = place.launch("echo $$; kill -STOP $$; sleep 1000")
-    said(place, job, "\n")
-    job.cancel()
-    with pytest.raises(Exception, match="was cancelled"):
-        job.result(LONG)
-
-
-@pytest.mark.parametrize("asked_before", [False, True])
-def test_force_does_not_wait(place: Place, asked_before: bool) -> None:
-    """Also when somebody asked politely before."""
-    job = place.launch("trap '' TERM; echo up; sleep 1000; sleep 1000")
-    said(place, job, "up")
-    if asked_before:
-        job.cancel()
-    job.cancel(force=True)
-    with pytest.raises(Exception, match="was cancelled"):
-        job.result(LONG)
-
-
-def test_what_has_finished_is_not_cancelled(place: Place, gate: Path) -> None:
-    """Asked between the end of the command and of its output."""
-    job = place.launch(f"(read x < {gate}) & echo up")
-    said(place, job, "up")
-    still_alive([int(job.where.split()[1])] if " " in job.where else [], LONG)
-    job.cancel()
-    assert job.result(LONG) == 0
-    gate.write_text("\n")
-
-
-def test_a_time_limit_stops_it_all(place: Place) -> None:
-    """And the job fails with `TimeoutError`."""
-    job = place.launch("echo $$; sleep 1000 & echo $!; wait", timeout=0.3)
-    assert isinstance(job.exception(LONG), TimeoutError)
-    assert still_alive(pids_in(job.log.stdout), 0) == []
-
-
-def test_cancelled_before_its_time_it_never_starts(place: Place, gate: Path) -> None:
-    """A command that waits for another job."""
-    first = place.launch(f"read x < {gate}")
-    work = command_work("echo second", "!echo second")
-    second = place.registry.launch(work, where="shell", after=[first])
-    second.cancel()
-    assert (second.state, second.started) == (JobState.CANCELLED, None)
-    gate.write_text("\n")
-    assert first.result(LONG) == 0
-    assert not second.has_output
-
-
-def test_cancels_at_any_moment_leave_nothing(place: Place) -> None:
-    """At launch, while it runs, at the end: an end that is true, and no process."""
-    jobs = []
-    for i in range(60):
-        job = place.launch("echo $$; (sleep 0.02; echo $$) | cat")
-        timer = threading.Timer(i / 1000, job.cancel, args=[i % 3 == 0])
-        timer.start()
-        jobs.append((job, timer))
-    for job, timer in jobs:
-        timer.join(LONG)
-        job.exception(LONG) if job.state not in ("cancelled", "cancelling") else None
-        while not job.done():
-            try:
-                job.exception(LONG)
-            except Exception:
-                assert job.state is JobState.CANCELLED
-        assert job.state in (JobState.FINISHED, JobState.CANCELLED)
-        assert still_alive(pids_in(job.log.stdout), 0) == []
-    assert place.runner.runs == set()
-    assert zombies_of(os.getpid()) == []
-
-
-def test_leaving_ends_all_commands_at_once(place: Place) -> None:
-    """Whoever leaves does not wait for that."""
-    jobs = [place.launch(TREE) for _ in range(3)]
-    pids = [pid for job in jobs for pid in tree_of(place, job)]
-    began = time.monotonic()
-    place.runner.leave()
-    assert time.monotonic() - began < 0.1
-    assert still_alive(pids, 3) == []
-    for job in jobs:
-        with pytest.raises(Exception, match="was cancelled"):
-            job.result(LONG)
 
 
 # What goes on

@@ -1,0 +1,71 @@
+"""A place for shell commands without IPython, and what tests do with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from processes import TREE_SIZE, pids_in
+
+from ipy_bgtasks.job import Host, Job
+from ipy_bgtasks.log import Log
+from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.shell import ShellRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.work.command import command_work
+
+LONG = 10
+
+
+class Limited(Host):
+    """Makes logs that keep so many characters."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def new_log(self, job: Job) -> Log:
+        return Log(self._limit)
+
+
+class Place:
+    """A registry whose only place is the shell."""
+
+    def __init__(self, service: ServiceLoop) -> None:
+        self.supervisor = Supervisor()
+        self.runner = ShellRunner(service, self.supervisor, grace=LONG)
+        self.registry = Registry({"shell": self.runner}, service)
+        self.written = threading.Condition()
+        self.runner.write = self._write
+
+    def _write(self, job: Job, name: str, text: str) -> None:
+        with self.written:
+            job.log.write(name, text)
+            self.written.notify_all()
+
+    def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Job:
+        work = command_work(command, f"!{command}")
+        return self.registry.launch(work, where="shell", timeout=timeout, host=Limited(limit))
+
+
+def said(place: Place, job: Job, text: str, stream: str = "stdout") -> None:
+    """Wait until the job has written *text*."""
+    with place.written:
+        there = place.written.wait_for(lambda: text in getattr(job.log, stream), LONG)
+    assert there, f"only {job.log.text!r}"
+
+
+def tree_of(place: Place, job: Job) -> list[int]:
+    """The processes of a tree, when all of them run."""
+    with place.written:
+        assert place.written.wait_for(lambda: len(pids_in(job.log.stdout)) == TREE_SIZE, LONG)
+    return pids_in(job.log.stdout)
+
+
+def on_service(service: ServiceLoop, fn: Callable[[], object]) -> object:
+    """What *fn* returns on the service thread."""
+
+    async def call() -> object:
+        return fn()
+
+    return service.submit(call()).result(LONG)
