@@ -63,6 +63,7 @@ class Slot:
         self._ours, theirs = socket.socketpair()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
+        self._closing = threading.Lock()
         self._stopped = False
         self._stack: _Question | None = None
         # In an empty context: the threads that this starts are not the launching job's.
@@ -111,7 +112,7 @@ class Slot:
             self._pool.stop()  # and do not start another one
         self._kill_session()
         if first and self.pid is None:  # it has not said so yet
-            closing = threading.Thread(target=self._pool.join, name="bg-reap", daemon=True)
+            closing = threading.Thread(target=self._close, name="bg-reap", daemon=True)
             Context().run(closing.start)
 
     def stack(self) -> list[FrameSummary]:
@@ -164,10 +165,16 @@ class Slot:
             self._supervisor.unwatch(self.pid)
         self.dead = True
         self.owner.gone(self, exitcode)
-        self._pool.stop()
-        self._pool.join()
+        self._close()
         self._ours.close()
-        self.closed.set()
+
+    def _close(self) -> None:
+        """End what is left of the pool: once, because it closes descriptors by their numbers."""
+        with self._closing:
+            if not self.closed.is_set():
+                self._pool.stop()
+                self._pool.join()
+                self.closed.set()
 
     def _hear(self, message: tuple[Any, ...]) -> None:
         if message[0] == "hello":

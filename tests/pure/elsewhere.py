@@ -10,11 +10,12 @@ from typing import Any
 
 from ipy_bgtasks.job import Host, Job
 from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.runners.process import ProcessRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work import Scope, read
 
 #: Seconds that bound a failure.
-PATIENCE = 60
+PATIENCE = 20
 
 
 class House(Host):
@@ -70,3 +71,10 @@ class Gate:
         """Let one job through that waits, or will."""
         with open(self.path, "w"):
             pass
+
+
+def stop(runner: ProcessRunner) -> None:
+    """End all workers of a runner, and wait until nothing is left of them."""
+    for slot in list(runner._slots):
+        slot.kill()
+        assert slot.closed.wait(PATIENCE)

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from elsewhere import PATIENCE, Gate, House
+from elsewhere import PATIENCE, Gate, House, stop
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.runners.process import ProcessRunner
@@ -69,10 +69,7 @@ def processes(house: House) -> Iterator[ProcessRunner]:
     """Two workers for all tests of this file."""
     runner = ProcessRunner(max_processes=2, write=house.write)
     yield runner
-    slots = list(runner._slots)
-    runner.leave()
-    for slot in slots:
-        assert slot.closed.wait(PATIENCE)
+    stop(runner)
 
 
 @pytest.fixture
@@ -268,7 +265,7 @@ def test_large_data_go_and_come(house: House, processes: ProcessRunner) -> None:
     assert house.launch(processes, "data[::-1]").result(PATIENCE) == house.namespace["data"][::-1]
     fresh = ProcessRunner(max_processes=1)
     assert house.launch(fresh, "len(data)").result(PATIENCE) == 5_000_000
-    fresh.leave()
+    stop(fresh)
 
 
 def test_jobs_beyond_the_workers_are_queued_in_order(
