@@ -19,6 +19,7 @@ from ipy_bgtasks.output.contexts import carry_jobs
 from ipy_bgtasks.rewrite import await_magics
 from ipy_bgtasks.runners.loop import contain_exits
 from ipy_bgtasks.session import Core, Session
+from ipy_bgtasks.stop_button import spare_the_kernel
 from ipy_bgtasks.wakeup import wake_on_signals
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ class Loaded:
         )
 
     def _share_loop(self, loop: asyncio.AbstractEventLoop, screen: Screen) -> None:
-        if getattr(self.shell, "kernel", None) is not None:
+        if (kernel := getattr(self.shell, "kernel", None)) is not None:
             self._on_loop(loop, lambda: wake_on_signals(loop))
+            if hasattr(kernel, "pre_handler_hook"):
+                self._on_loop(loop, lambda: spare_the_kernel(self.shell))
         elif hasattr(self.shell, "prompt_for_code"):
             from ipy_bgtasks.output.terminal import TerminalScreen
             from ipy_bgtasks.terminal import TerminalLoop
@@ -107,7 +110,7 @@ class Loaded:
         self._undo.append(helping.install())
         leaving = Leaving(registry, session.core.loop, lambda: settings.exit_grace)
         leaving.on_begin += [session.screen.leave, helping.let_go]
-        leaving.on_end.append(helping.let_go)
+        leaving.on_end += [helping.let_go, session.close_views]
         self._undo.append(watch_exits(self.shell, leaving))
         if hasattr(self.shell, "prompt_for_code") and not hasattr(self.shell, "embedded_active"):
             question = ExitQuestion(self.shell, registry, settings, session.screen)

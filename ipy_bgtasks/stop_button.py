@@ -1,0 +1,116 @@
+"""The stop button of a kernel hits the user's code, and never the kernel's own around it.
+
+Stock ipykernel lets Python's handler raise ``KeyboardInterrupt`` from the arrival of a request to
+its reply. Where that lands between the two in the kernel's own code, the reply is lost and the
+front end waits forever; after an await cell the loop has turns there, with steps of jobs.
+"""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds after which an interrupt that came too early for a plain cell's code is sent again.
+_SOON = 0.01
+
+
+def spare_the_kernel(shell: Any) -> Callable[[], None]:
+    """Let an interrupt wait for the code of its request; returns what undoes it.
+
+    One that comes before the code hits it when it begins, one that comes after it has nothing
+    left to hit. A second one in the same request is raised in any case. Main thread only.
+    """
+    button = _StopButton(shell.kernel)
+    shell.kernel.pre_handler_hook = button.request_begins
+    shell.events.register("pre_execute", button.code_begins)
+    shell.events.register("post_execute", button.code_ends)
+
+    def undo() -> None:
+        button.retire()
+        shell.events.unregister("pre_execute", button.code_begins)
+        shell.events.unregister("post_execute", button.code_ends)
+        if vars(shell.kernel).get("pre_handler_hook") == button.request_begins:
+            del shell.kernel.pre_handler_hook
+
+    return undo
+
+
+class _StopButton:
+    """What SIGINT does from the beginning of an execute request to its end."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self._handler = self._sigint
+        self._held = 0
+        self._request = 0
+
+    def request_begins(self) -> None:
+        """In place of the kernel's own, which sets Python's handler for every request."""
+        kernel = self._kernel
+        if not _in_main_thread() or not self._is_execute_request():
+            type(kernel).pre_handler_hook(kernel)
+            return
+        self._held = 0
+        self._request += 1
+        kernel.saved_sigint_handler = signal.signal(signal.SIGINT, self._handler)
+
+    def code_begins(self) -> None:
+        """IPython is about to run code: a plain cell finds Python's handler, as ever."""
+        if not _in_main_thread():
+            return
+        held, self._held = self._held, 0
+        if signal.getsignal(signal.SIGINT) == self._handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if held:  # raised here it would be IPython's, which calls this
+                again = threading.Timer(_SOON, self._again, [self._request])
+                again.daemon = True
+                again.start()
+        elif held:  # an await cell, which the kernel's own handler cancels
+            signal.raise_signal(signal.SIGINT)
+
+    def code_ends(self) -> None:
+        """IPython has run code, perhaps within that of a cell."""
+        if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def retire(self) -> None:
+        """Give the rest of the request Python's handler again."""
+        if signal.getsignal(signal.SIGINT) == self._handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _sigint(self, _: int, frame: FrameType | None) -> None:
+        self._held += 1
+        if self._held > 1 or _runs_code(frame):
+            raise KeyboardInterrupt
+
+    def _again(self, request: int) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if request != self._request or handler is not signal.default_int_handler:
+            return  # that code has ended
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
+    def _is_execute_request(self) -> bool:
+        header = (self._kernel.get_parent("shell") or {}).get("header", {})
+        return bool(header.get("msg_type") == "execute_request")
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _runs_code(frame: FrameType | None) -> bool:
+    """Whether IPython's `run_code` is at work: user code, or what it called."""
+    while frame is not None:
+        if frame.f_code.co_name == "run_code":
+            return str(frame.f_globals.get("__name__")) == "IPython.core.interactiveshell"
+        frame = frame.f_back
+    return False
