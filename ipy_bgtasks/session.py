@@ -125,8 +125,7 @@ class Session:
 
         def undo() -> None:
             no_buttons()
-            if self._watching is not None:
-                self._watching.close()
+            self.close_views()
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
@@ -137,6 +136,11 @@ class Session:
             core.registry.on_end.remove(self.screen.ended)
 
         return undo
+
+    def close_views(self) -> None:
+        """Leave every live view as it is now."""
+        if self._watching is not None:
+            self._watching.close()
 
     def launch_attached(
         self, code: str, options: Options, local: Mapping[str, Any] | None, cell: bool

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.views.panel import Panel
 
 _TABLES = 4  # plain tables that are kept up to date; the newest
+_PANELS = 20  # panels that a table takes the place of in the end; the newest
 
 
 class Watching:
@@ -42,13 +43,20 @@ class Watching:
         self.feed = Feed(registry, screen, service.later)
         self._tables: list[Callable[[], None]] = []
         self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
+        self._shown: list[Callable[[], None]] = []
 
     def close(self) -> None:
-        """Bring nothing up to date any more."""
+        """Bring nothing up to date any more.
+
+        Where a panel was there is a table now: nobody answers it, and a notebook that is saved
+        from here on shows the last state.
+        """
         for panel, _ in self._panels.values():
             panel.close()
         while self._tables:
             self._tables.pop()()
+        while self._shown:
+            self._shown.pop()()
 
     def show(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
         """Display jobs live in a notebook; comes back at once.
@@ -58,7 +66,7 @@ class Watching:
         if find_spec("anywidget") is None:
             self._show_table(visible)
         else:
-            self._show_panel(chosen, visible())
+            self._show_panel(chosen, visible)
 
     async def follow(self, visible: Callable[[], list[Job]]) -> None:
         """Keep the table at the bottom of a terminal until Ctrl-C, which ends it quietly.
@@ -111,7 +119,7 @@ class Watching:
         while len(self._tables) > _TABLES:
             self._tables.pop(0)()
 
-    def _show_panel(self, chosen: Sequence[Job] | None, jobs: list[Job]) -> None:
+    def _show_panel(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
         from ipy_bgtasks.views.widget import show_panel
 
         only = None if chosen is None else frozenset(job.number for job in chosen)
@@ -119,7 +127,9 @@ class Watching:
             self._panels[only] = show_panel(self._registry, self.feed, self, only)
         _, view = self._panels[only]
         # Where there are no widgets, and in a page without a kernel, the table stands for it.
-        self._screen.show({**table(self._registry, jobs), **view})
+        update = self._screen.show_live({**table(self._registry, visible()), **view})
+        self._shown.append(lambda: update(table(self._registry, visible())))
+        del self._shown[:-_PANELS]
 
     def card(self, job: Job, answered: Callable[[], None]) -> CardWidget | None:
         """A card with a button; None where there are no widgets."""

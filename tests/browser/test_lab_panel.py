@@ -80,6 +80,18 @@ def test_it_shows_the_present_state_after_a_reload(open_notebook: OpenNotebook) 
     shows(row, "cancelled")
 
 
+def test_a_notebook_saved_after_its_kernel_shows_a_table(open_notebook: OpenNotebook) -> None:
+    """Where the panel was; nobody would answer it."""
+    notebook = with_panel(open_notebook, "%bg fail();", "%bg work('a');")
+    shows(notebook.row(PANEL, 2), "running")
+    notebook.do("kernelmenu:shutdown")
+    notebook.shows(PANEL, "cancelled")
+    expect(notebook.output(PANEL).locator(".bgp")).to_have_count(0)
+    notebook.save()
+    notebook.page.goto(notebook.url)
+    notebook.shows(PANEL, "ValueError: as it should")
+
+
 def test_several_copies_show_the_same(open_notebook: OpenNotebook) -> None:
     """One panel under two cells, with filters of their own."""
     notebook = with_panel(open_notebook, "%bg work('a');", "%jobs -w", "%bg fail();")
