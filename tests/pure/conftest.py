@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shells import LONG, Place
+from shell_place import LONG, Place
 
 from ipy_bgtasks.service import ServiceLoop
 

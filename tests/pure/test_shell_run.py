@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import pids_in, still_alive, zombies_of
-from shells import LONG, Place, on_service, said
+from shell_place import LONG, Place, on_service, said
 
 from ipy_bgtasks.errors import WouldBlock
 from ipy_bgtasks.job import Job, JobState, current_job

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import TREE, pids_in, still_alive, zombies_of
-from shells import LONG, Place, said, tree_of
+from shell_place import LONG, Place, said, tree_of
 
 from ipy_bgtasks.job import JobState
 from ipy_bgtasks.work.command import command_work
