@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import threading
@@ -53,11 +54,12 @@ class Leaving:
         with self._lock:
             if self._deadline is not None or os.getpid() != self._owner:
                 return
-            self._deadline = time.monotonic() + self._grace()
+            grace = self._grace()
+            self._deadline = time.monotonic() + grace
         _call_all(self.on_begin)
         left = self._registry.leave()
-        # Telling many can take its time where they compute; nobody shall have less for that.
-        self._deadline = time.monotonic() + self._grace()
+        # Telling many can take its time where they compute.
+        self._deadline = max(self._deadline, time.monotonic() + grace / 2)
         self._over.add_done_callback(lambda _: _call_all(self.on_end))
         sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
         ended = _all_ended(left)
@@ -120,7 +122,10 @@ class Leaving:
 
 def _call_all(functions: Sequence[Callable[[], object]]) -> None:
     for function in functions:
-        function()
+        try:
+            function()
+        except Exception:  # a session must be able to end
+            logging.getLogger(__name__).exception("at the end of the session")
 
 
 def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +208,8 @@ class Registry(Collection[Job]):
             self._leaving, told = True, self._leaving
         if not told:
             for runner in self.runners.values():
-                runner.leave()
+                with suppress(Exception):  # the others must hear of it all the same
+                    runner.leave()
             for job in self.alive():
                 if job.started is None:
                     job.end_cancelled(f"job {job.number} never started: the session ended")
