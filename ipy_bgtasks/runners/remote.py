@@ -51,7 +51,12 @@ def value_of(
     if is_async:
         return run_async(call)
     value = call()
-    return run_async(lambda: value) if inspect.isawaitable(value) else value
+    if not inspect.isawaitable(value):
+        return value
+    from ipy_bgtasks.job import Job
+
+    # A job is a result, not something more to wait for: it may be this one.
+    return value if isinstance(value, Job) else run_async(lambda: value)
 
 
 def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
