@@ -27,6 +27,13 @@ from contextlib import suppress
 #: The environment variable that holds the ticket.
 TICKET = "IPY_BGTASKS_TICKET"
 
+#: What the program is deaf to.
+IGNORED = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+}
+
 _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
 _GRACE = 1.0
@@ -205,7 +212,7 @@ class _Watch:
 
 def main() -> None:
     """The program. It outlives whatever is sent to its parent's processes."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _Watch(int(sys.argv[1]), sys.argv[2]).run()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -104,9 +105,12 @@ class Supervisor:
             import subprocess
 
             self._reap(0)
+            arguments = [str(self._owner), self._prefix]
+            # It inherits the mask, and so is deaf from its first moment on.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, sessions.IGNORED)
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", sessions.__file__, str(self._owner), self._prefix],
+                    [sys.executable, "-I", "-S", sessions.__file__, *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -116,6 +120,8 @@ class Supervisor:
                 )
             except OSError:
                 self._broken = True
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._process
 
     def _reap(self, wait: float) -> None:

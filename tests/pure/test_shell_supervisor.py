@@ -155,6 +155,20 @@ def test_what_began_a_session_of_its_own_goes_free() -> None:
         os.kill(free, signal.SIGKILL)
 
 
+def test_it_is_deaf_from_its_first_moment_on(
+    supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Before its own first line ran; and nobody else becomes deaf."""
+    supervisor.start()
+    assert supervisor._process is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.killpg(supervisor._process.pid, number)
+    supervisor.watch(sleeper.pid)
+    supervisor.close(wait=30)
+    assert sleeper.wait(30) == -signal.SIGTERM
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
 def test_a_forked_child_does_nothing(
     supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
 ) -> None:
