@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 from kernels import Kernel, Reply
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 OUTPUTS = {"stream", "display_data", "execute_result", "error"}
 
 
@@ -60,6 +61,7 @@ def _outputs(reply: Reply) -> list[Any]:
         elif kind == "stream" and outputs and outputs[-1].get("name") == content["name"]:
             outputs[-1]["text"] += content["text"]
         elif kind in OUTPUTS:
+            content.get("data", {}).pop(WIDGET, None)  # no kernel stands behind it any more
             outputs.append(nbformat.v4.output_from_msg(message))
             if display:
                 displays[display] = outputs[-1]
