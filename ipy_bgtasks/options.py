@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 
@@ -67,17 +67,15 @@ class Options:
     """What was given; an option that was not is None, or False for a flag."""
 
     def __init__(self, table: tuple[Option, ...]) -> None:
-        self._values: dict[str, Any] = {o.name: None if o.takes else False for o in table}
+        vars(self).update((o.name, None if o.takes else False) for o in table)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def give(self, name: str, value: Any) -> None:
         """Set one value."""
-        self._values[name] = value
+        setattr(self, name, value)
 
 
 def read_options(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, str]:

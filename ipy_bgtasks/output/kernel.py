@@ -263,8 +263,7 @@ class KernelScreen(Screen):
                 stream.flush()
 
     def _parent_here(self) -> Any:
-        parent = self.shell.get_parent() or {}
-        return dict(parent.get("header", {}) or {})
+        return (self.shell.get_parent() or {}).get("header") or {}
 
 
 def _key(header: Any) -> Any:
