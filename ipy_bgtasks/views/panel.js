@@ -287,6 +287,7 @@ class View {
     setText(line.state, row.state);
     line.state.className = `word ${STATES.has(row.state) ? row.state : ""}`;
     setText(line.place, row.where);
+    line.place.title = row.where;
     setText(line.name, row.name);
     line.name.title = row.name;
     const known = row.fraction !== null && !ended;
