@@ -235,4 +235,4 @@ def _screen_of(shell: Any, core: Core) -> Screen:
 
         return notice(job, core.registry.current, core.registry.previous)
 
-    return TerminalScreen(shell, notice)
+    return TerminalScreen(shell, core.service.later, notice)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.recording import Entry, Recording, dropped_mark, next_group
+from ipy_bgtasks.shielding import Shielded
 from ipy_bgtasks.sink import FileSink
 
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
@@ -169,6 +170,7 @@ class Log:
     def on_pending(self, hook: Callable[[Log], None] | None) -> None:
         """Have `hook` called, by the writing thread, when there is something to drain again."""
         self._pending_hook = hook
+        self._asked = False  # whoever was asked before, it was not this one
         if self._queue or self._outbox:
             self._ask()
 
@@ -252,7 +254,7 @@ class Log:
             yield self._recording
 
     def _store(self) -> None:
-        with self._lock:
+        with Shielded(), self._lock:
             if self._storing:  # a signal handler or a finalizer wrote in the middle of it
                 return
             self._storing = True

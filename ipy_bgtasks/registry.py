@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class _Waiting:
     job: Job
     runner: Runner
     left: int
+    context: Context
 
 
 class Registry(Collection[Job]):
@@ -174,7 +176,7 @@ class Registry(Collection[Job]):
             job.fail(error)
 
     def _start_after(self, job: Job, runner: Runner, others: list[Job]) -> None:
-        waiting = _Waiting(job, runner, len(others) + 1)
+        waiting = _Waiting(job, runner, len(others) + 1, copy_context())
         for other in others:
             with self._lock:
                 if not other.done():
@@ -195,7 +197,8 @@ class Registry(Collection[Job]):
             waiting.left -= 1
             ready = waiting.left == 0
         if ready and not job.done():
-            self._start(waiting.runner, job)
+            # Where it was launched, not in the context of the job that happened to end last.
+            waiting.context.run(self._start, waiting.runner, job)
 
     # Ending
 
@@ -207,14 +210,15 @@ class Registry(Collection[Job]):
         with self._lock:
             self._leaving, told = True, self._leaving
         if not told:
-            for runner in self.runners.values():
+            alive = self.alive()
+            # The loop is the first, and can turn while threads without number are being told.
+            own = (job._runner for job in alive if job._runner is not None)
+            for runner in dict.fromkeys([*self.runners.values(), *own]):
                 with suppress(Exception):  # the others must hear of it all the same
                     runner.leave()
-            for job in self.alive():
-                if job.started is None:
-                    job.end_cancelled(f"job {job.number} never started: the session ended")
-                elif not job.asked:  # whoever was asked may be cleaning up
-                    job.cancel()
+                for job in alive:
+                    if job._runner is runner:
+                        _end(job)
         return self.alive()
 
     def prune(self) -> int:
@@ -277,3 +281,11 @@ class Registry(Collection[Job]):
         with self._lock:
             number = next(itertools.islice(reversed(self._recent), n, None), None)
             return None if number is None else self._jobs.get(number)
+
+
+def _end(job: Job) -> None:
+    if job.started is None:
+        job.end_cancelled(f"job {job.number} never started: the session ended")
+    elif not job.asked:  # whoever was asked may be cleaning up
+        with suppress(Exception):
+            job.cancel()

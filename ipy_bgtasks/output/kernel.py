@@ -18,7 +18,7 @@ from ipy_bgtasks.output.displays import route_displays
 from ipy_bgtasks.output.figures import Figures
 from ipy_bgtasks.output.lines import WholeLines
 from ipy_bgtasks.output.redirects import keep_redirections_apart
-from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
+from ipy_bgtasks.output.screen import Screen
 from ipy_bgtasks.output.streams import route_in_place
 from ipy_bgtasks.output.tracebacks import formatted
 
@@ -38,7 +38,7 @@ class KernelScreen(Screen):
     live = True
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
-        super().__init__(shell)
+        super().__init__(shell, later)
         # The shell's own: under %%capture another one stands in its place.
         self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
@@ -141,24 +141,17 @@ class KernelScreen(Screen):
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the recorded end on."""
         parent = self.here()
-        unfollow = self._follow(job, _key(parent))
-        if _key(parent) == _key(job.origin) and not job.quiet and not everything:
-            return unfollow  # this very cell shows it already
+        place = _key(parent)
+        if place == _key(job.origin) and not job.quiet and not everything:
+            return self._follow(job, place)  # this very cell shows it already
         if job.done() and not job.has_output:
-            return unfollow
+            return self._follow(job, place)
 
         def send(pieces: list[Piece]) -> None:
             for piece in pieces:
                 self._send_piece(parent, piece)
 
-        entries, unsubscribe = job.log.follow(send, replay_text(job, everything))
-        send(pieces_of(entries))
-
-        def end() -> None:
-            unsubscribe()
-            unfollow()
-
-        return end
+        return self._follow_log(job, place, send, everything=everything)
 
     def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and let the kernel send it."""

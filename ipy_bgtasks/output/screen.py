@@ -10,22 +10,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.log import Piece
+    from ipy_bgtasks.log import Log, Piece
     from ipy_bgtasks.output.cards import MakeWidget
+
+#: Characters of the recorded end that are shown again.
+_REPLAY = 64_000
+#: Seconds after which those who follow a job get what it wrote.
+_SOON = 0.1
 
 
 class Screen:
     """A front end in which jobs show their output, each in its own place.
 
     The place in which a job was launched is opaque to everybody else (`Job.origin`). Unless
-    said otherwise any thread may call any method.
+    said otherwise any thread may call any method. ``later(seconds, function)`` calls a function
+    after some time.
     """
 
     #: Whether what was displayed can be brought up to date later; if not, there is `footer`.
     live = False
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         self.shell = shell
+        self._later = later
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
         self._reported: set[int] = set()
@@ -140,18 +147,38 @@ class Screen:
 
         return unfollow
 
+    def _follow_log(
+        self, job: Job, place: Any, put: Callable[[list[Piece]], None], *, everything: bool
+    ) -> Callable[[], None]:
+        """Replay the log's end into *put*, and go on with what comes; returns what ends that."""
+        from ipy_bgtasks.log import Piece  # only now is it needed
+
+        unfollow = self._follow(job, place)
+        replaying = threading.Lock()
+
+        def put_in_order(pieces: list[Piece]) -> None:
+            with replaying:  # another thread may have news before the old is out
+                put(pieces)
+
+        with replaying:
+            characters = 1 << 62 if everything else _REPLAY
+            entries, unsubscribe = job.log.follow(put_in_order, characters)
+            put([Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries])
+        job.log.on_pending(self._drain_soon)
+
+        def end() -> None:
+            unsubscribe()
+            unfollow()
+            with self._lock:
+                followed = any(number == job.number for number, _ in self._followed)
+            if not followed:
+                job.log.on_pending(None)
+
+        return end
+
+    def _drain_soon(self, log: Log) -> None:
+        self._later(_SOON, log.drain)
+
     def _is_followed(self, job: Job, place: Any) -> bool:
         with self._lock:
             return self._followed[job.number, place] > 0
-
-
-def replay_text(job: Job, everything: bool) -> int:
-    """How many characters of the log to replay."""
-    return 1 << 62 if everything else 64_000
-
-
-def pieces_of(entries: list[Any]) -> list[Piece]:
-    """Recorded entries as the pieces that a follower takes."""
-    from ipy_bgtasks.log import Piece
-
-    return [Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries]

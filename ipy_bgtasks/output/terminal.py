@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import JobState
 from ipy_bgtasks.output.redirects import keep_redirections_apart
-from ipy_bgtasks.output.screen import Screen, pieces_of, replay_text
+from ipy_bgtasks.output.screen import Screen
 from ipy_bgtasks.output.streams import RoutedStream
 from ipy_bgtasks.output.tracebacks import formatted
 
@@ -31,8 +31,10 @@ class TerminalScreen(Screen):
     *notice* gives the line that says that a job has ended.
     """
 
-    def __init__(self, shell: Any, notice: Callable[[Job], str]) -> None:
-        super().__init__(shell)
+    def __init__(
+        self, shell: Any, later: Callable[..., object], notice: Callable[[Job], str]
+    ) -> None:
+        super().__init__(shell, later)
         self._notice = notice
         self._partial: dict[int, str] = {}
         self._write: Callable[[str], Any] = sys.stdout.write
@@ -139,23 +141,17 @@ class TerminalScreen(Screen):
 
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
-        unfollow = self._follow(job, _TERMINAL)
         if not (job.quiet or everything) or (job.done() and not job.has_output):
-            return unfollow
+            return self._follow(job, _TERMINAL)
 
         def put(pieces: list[Piece]) -> None:
             self._put("".join(piece.text for piece in pieces))
 
-        entries, unsubscribe = job.log.follow(put, replay_text(job, everything))
-        put(pieces_of(entries))
-        if not job.quiet:
-            unsubscribe()
-
-        def end() -> None:
-            unsubscribe()
-            unfollow()
-
-        return end
+        end = self._follow_log(job, _TERMINAL, put, everything=everything)
+        if job.quiet:
+            return end
+        end()  # what comes now is shown anyway
+        return self._follow(job, _TERMINAL)
 
     def take(self, job: Job, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and show the lines that are whole."""

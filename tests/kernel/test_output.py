@@ -270,3 +270,19 @@ def test_capturing_takes_nothing_from_others(kernel: Kernel) -> None:
     aside = kernel.ok("print('aside')\ngo.set()\nprint(repr(job.result()))")
     assert aside.stdout == "aside\n'inside\\n'\n"
     assert quiet.stdout == ""
+
+
+def test_fg_shows_what_comes_while_it_waits(kernel: Kernel) -> None:
+    """Under its own cell, at once, and not only when the job has ended."""
+    kernel.ok(
+        "import threading\nsteps = [threading.Event() for _ in range(2)]\n"
+        "def talks():\n"
+        "    print('one')\n    steps[0].wait(30)\n    print('two')\n    steps[1].wait(30)"
+    )
+    kernel.ok("%bg -q talks()")
+    waiting = kernel.start("threading.Timer(0.2, steps[0].set).start()\n%fg 1")
+    kernel.until(lambda: waiting.reply.stdout == "one\ntwo\n")
+    assert not waiting.reply.done
+    kernel.interrupt()
+    assert waiting.wait().ename == "Detached"
+    kernel.ok("steps[1].set()")

@@ -201,14 +201,18 @@ def test_a_capturing_foreground_does_not_get_it(kernel: Kernel, gate: Path) -> N
     assert kernel.ok("got.stdout").result == "'yours\\n'"
 
 
-def test_unloading_leaves_commands_running(kernel: Kernel, gate: Path) -> None:
+def test_unloading_leaves_commands_running(kernel: Kernel, gate: Path, tmp_path: Path) -> None:
     """Their output is recorded then, and after loading again it is shown."""
-    cell = kernel.ok(f"job = %bg !echo one; read x < {gate}; echo two; read x < {gate}; echo three")
+    other = tmp_path / "other"
+    os.mkfifo(other)
+    cell = kernel.ok(
+        f"job = %bg !echo one; read x < {gate}; echo two; read x < {other}; echo three"
+    )
     said(kernel, cell, "one")
     kernel.ok("%unload_ext ipy_bgtasks")
     gate.write_text("\n")
     kernel.load()
-    gate.write_text("\n")
+    other.write_text("\n")
     assert kernel.ok("job.result(30)").result == "0"
     assert kernel.ok("job.log.stdout").result == r"'one\ntwo\nthree\n'"
 

@@ -410,3 +410,15 @@ def test_threads_lose_nothing_and_keep_their_order() -> None:
     for name in range(4):
         mine = [line for line in followed.splitlines() if line.startswith(f"{name} ")]
         assert mine == [f"{name} {n}" for n in range(5000)]
+
+
+def test_a_hook_that_comes_late_is_asked_for_what_is_written_then() -> None:
+    """Also when nobody was there to be asked before."""
+    log = Log()
+    log.write("stdout", "before\n")
+    _, end = log.follow(lambda _: None, 100)
+    asked: list[Log] = []
+    log.on_pending(asked.append)
+    log.write("stdout", "after\n")
+    assert asked == [log]
+    end()

@@ -50,6 +50,8 @@ class Terminal:
         source = str(Path(ipy_bgtasks.__file__).parents[1])
         environment = {
             **os.environ,
+            # With it Python's own streams let two threads overtake each other.
+            "PYTHONUNBUFFERED": "",
             "IPYTHONDIR": str(directory),
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "TERM": term,
