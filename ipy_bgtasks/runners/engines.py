@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.runners import remote
+from ipy_bgtasks.runners.packing import Complete
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -28,6 +29,8 @@ class Engine(Protocol):
     where: str
     #: Whether it runs the very call, in a thread of this process, or packed work elsewhere.
     is_local: bool
+    #: Whether work must bring all it needs, because this package may not be there.
+    is_remote: bool
     #: What to say of a call that was asked to stop and goes on.
     note: str
 
@@ -54,6 +57,7 @@ class FutureEngine:
     """Any `concurrent.futures.Executor`."""
 
     where = "executor"
+    is_remote = False
     note = "a call that has begun there cannot be stopped, and is still running there"
 
     def __init__(self, executor: Any, is_local: bool) -> None:
@@ -105,15 +109,19 @@ class DaskEngine:
 
     where = "dask"
     is_local = False
+    is_remote = True
     note = "Dask does not stop a call that has begun; it is still running there"
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._answer = Complete(remote.answer)
+        self._executing = Complete(remote.executing_on_dask)
+        self._holds = Complete(remote.held_on_dask)
 
     def submit(self, number: int, work: Any) -> Any:
         """Submit it, as one task that is computed once."""
         key = f"bg{number}-{uuid.uuid4().hex}"
-        return self._client.submit(remote.answer, work, key=key, pure=False)
+        return self._client.submit(self._answer, work, key=key, pure=False)
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
         """The workers tell; the scheduler knows which of them to ask."""
@@ -124,7 +132,7 @@ class DaskEngine:
         ]
         if not workers:
             return []
-        found = self._client.run(_executing, list(keys), workers=workers, on_error="ignore")
+        found = self._client.run(self._executing, list(keys), workers=workers, on_error="ignore")
         return [keys[key] for theirs in found.values() for key in theirs]
 
     def lost(self) -> str:
@@ -138,8 +146,8 @@ class DaskEngine:
         future.cancel()
         pause = 0.02
         while self._client.status == "running":
-            holders = self._client.run(_holds, future.key, on_error="return")
-            if not any(held is True for held in holders.values()):
+            answers = self._client.run(self._holds, future.key, on_error="return")
+            if all(holds is False for holds in answers.values()):
                 return True
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
@@ -150,31 +158,21 @@ class DaskEngine:
         return False
 
 
-def _executing(keys: list[str], dask_worker: Any) -> list[str]:
-    """Which of these tasks run on a worker. Runs there."""
-    tasks = dask_worker.state.tasks
-    return [key for key in keys if key in tasks and tasks[key].state == "executing"]
-
-
-def _holds(key: str, dask_worker: Any) -> bool:
-    """Whether a worker has anything to do with a task. Runs there."""
-    task = dask_worker.state.tasks.get(key)
-    return task is not None and task.state not in ("released", "forgotten", "memory", "error")
-
-
 class ParallelEngine:
     """A view of ipyparallel."""
 
     where = "ipyparallel"
     is_local = False
+    is_remote = True
     note = "ipyparallel does not stop a call that has begun; it is still running there"
 
     def __init__(self, view: Any) -> None:
         self._view = view
+        self._answer = Complete(remote.answer_on_engine)
 
     def submit(self, number: int, work: Any) -> Any:
         """Apply it without waiting."""
-        return self._view.apply_async(remote.answer_on_engine, work)
+        return self._view.apply_async(self._answer, work)
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
         """The engines have told."""

@@ -78,7 +78,7 @@ class ExecutorRunner:
             raise BadInput(
                 "--on this executor needs cloudpickle: pip install cloudpickle"
             ) from None
-        return dataclasses.replace(work, call=pack(work))
+        return dataclasses.replace(work, call=pack(work, complete=self.engine.is_remote))
 
     def start(self, job: Job) -> None:
         """Hand the job to the executor."""

@@ -6,6 +6,7 @@ those of modules by name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -13,12 +14,16 @@ import inspect
 import io
 import linecache
 import pickle
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.runners import remote
+from ipy_bgtasks.work import calls, frames, static
 from ipy_bgtasks.work.calls import Cell
 
 if TYPE_CHECKING:
@@ -41,18 +46,60 @@ class Packed:
         raise TypeError("packed work runs in another process")
 
 
-def pack(work: Work) -> Packed:
+def pack(work: Work, *, complete: bool = False) -> Packed:
     """What `remote.answer` needs to run the work. Any thread may call.
 
-    Raises `BadInput`, which names what cannot be sent.
+    *complete*: also where this package is not installed. Raises `BadInput`, which names what
+    cannot be sent.
     """
     call = movable(work.call)
     try:
-        data, sources = _dump(call)
+        with _complete() if complete else contextlib.nullcontext():
+            data, sources = _dump(call)
     except Exception as error:  # whatever somebody's `__reduce__` raises
         raise BadInput(_blame(call, error)) from None
     everything = (sources, work.is_async, data)
     return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
+
+
+class Complete:
+    """Stands for a function of this package; where it is unpickled, it is the whole function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        import cloudpickle
+
+        with _complete():
+            self._data = cloudpickle.dumps(function)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        import cloudpickle
+
+        return cloudpickle.loads, (self._data,)
+
+    def __call__(self, *args: Any) -> Any:
+        """Nothing that runs here; engines want something that can be called."""
+        raise TypeError("this runs in another process")
+
+
+@contextlib.contextmanager
+def _complete() -> Iterator[None]:
+    """Have what work needs of this package pickled by value, as the notebook's functions are."""
+    import cloudpickle
+
+    modules = [sys.modules[__name__], calls, frames, remote, static]
+    with _registering():
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in modules:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+@functools.cache
+def _registering() -> threading.Lock:
+    return threading.Lock()
 
 
 def movable(call: Callable[[], Any]) -> Callable[[], Any]:

@@ -1,6 +1,7 @@
 """What runs elsewhere: a job's work, from bytes to an answer that can be sent back.
 
-Imported in worker processes of any engine, so it imports little.
+It imports nothing of this package: to a cluster it travels as it is, because the package need
+not be there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
 #: What kind of end ("value", "error" or "unsendable"), with what, and the traceback as text.
 Answer: TypeAlias = "tuple[str, Any, str]"
@@ -53,10 +55,9 @@ def value_of(
     value = call()
     if not inspect.isawaitable(value):
         return value
-    from ipy_bgtasks.job import Job
-
     # A job is a result, not something more to wait for: it may be this one.
-    return value if isinstance(value, Job) else run_async(lambda: value)
+    is_job = type(value).__module__ == "ipy_bgtasks.job"
+    return value if is_job else run_async(lambda: value)
 
 
 def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -80,6 +81,18 @@ def answer_on_engine(data: bytes) -> Answer:
     return answer(data)
 
 
+def executing_on_dask(keys: list[str], dask_worker: Any) -> list[str]:
+    """Which of these tasks run on this worker of Dask."""
+    tasks = dask_worker.state.tasks
+    return [key for key in keys if key in tasks and tasks[key].state == "executing"]
+
+
+def held_on_dask(key: str, dask_worker: Any) -> bool:
+    """Whether a task runs, or may still come to run, on this worker of Dask."""
+    task = dask_worker.state.tasks.get(key)
+    return task is not None and task.state not in ("released", "forgotten", "memory", "error")
+
+
 def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
     sources, is_async, call = pickle.loads(data)
     for name, text in sources.items():
@@ -88,10 +101,8 @@ def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
 
 
 def _failure(error: BaseException) -> Answer:
-    from ipy_bgtasks.job import own_traceback
-
-    trace = own_traceback(error)
-    text = "".join(traceback.format_exception(type(error), error, trace))
+    error.__traceback__ = _users(error.__traceback__)
+    text = "".join(traceback.format_exception(error))
     try:
         data = _dumps(error)
         pickle.loads(data)  # many exceptions can be pickled, but not read again
@@ -109,7 +120,22 @@ def _dumps(value: Any) -> bytes:
     return data
 
 
-def _line(error: BaseException) -> str:
-    from ipy_bgtasks.views.summary import error_line
+def _users(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's first frame on."""
+    start = trace
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in ("ipy_bgtasks", "asyncio", "concurrent"):
+            break
+        trace = trace.tb_next
+        if package == "ipy_bgtasks":
+            start = trace
+    return start
 
-    return error_line(error)
+
+def _line(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # it is the user's class
+        text = "?"
+    return f"{type(error).__name__}: {text}"[:200]
