@@ -15,7 +15,7 @@ from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work import Scope, read
 
 #: Seconds that bound a failure.
-PATIENCE = 20
+PATIENCE = 60
 
 
 class House(Host):
