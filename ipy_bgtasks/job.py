@@ -12,11 +12,12 @@ import logging
 import threading
 import time
 from contextvars import ContextVar
-from enum import StrEnum
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
+from ipy_bgtasks.host import SILENT, Host
+from ipy_bgtasks.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
+from ipy_bgtasks.shielding import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -36,56 +37,6 @@ _current: ContextVar[Job | None] = ContextVar("ipy_bgtasks.current_job", default
 def current_job() -> Job | None:
     """The job whose code is asking, or None in the foreground. Any thread may call this."""
     return _current.get()
-
-
-class JobState(StrEnum):
-    """What a user is told about a job; nothing of a job runs in the last three."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    FINISHED = "finished"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class Outcome(NamedTuple):
-    """How a job ended: with a value, or with an error.
-
-    `traceback` is kept beside the error because raising an exception again and again would
-    make the traceback on the exception itself grow.
-    """
-
-    state: JobState
-    value: Any = None
-    error: BaseException | None = None
-    traceback: TracebackType | None = None
-
-
-#: The end of most jobs; those that are kept share it.
-_RETURNED_NONE = Outcome(JobState.FINISHED)
-
-
-class Host:
-    """What a job tells those who show it; by default nothing comes of it.
-
-    Each method is called on the thread where it happens, must return at once and not raise.
-    """
-
-    def new_log(self, job: Job) -> Log:
-        """Make the log; called when it is first needed."""
-        from ipy_bgtasks.log import Log
-
-        return Log()
-
-    def changed(self, job: Job) -> None:
-        """The job began, was asked to stop, or reported progress."""
-
-    def closing(self, job: Job) -> None:
-        """The job's code has ended; the job is about to. Called in the job's own context."""
-
-
-_SILENT = Host()
 
 
 class Job:
@@ -158,7 +109,7 @@ class Job:
         self._callbacks = on_end
         self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
-        self._host = host or _SILENT
+        self._host = host or SILENT
         self._progress: Progress | None = None
         self._began: float | None = None
         self._thread: int | None = None  # where it began
@@ -324,9 +275,10 @@ class Job:
         runner = self._runner
         if runner is None or self.done():
             return False
-        self._asked = True
-        self._host.changed(self)
-        runner.stop(self, force)
+        with Shielded():
+            self._asked = True
+            self._host.changed(self)
+            runner.stop(self, force)
         return True
 
     def checkpoint(self) -> None:
@@ -373,7 +325,7 @@ class Job:
                 work.store(value)
             except BaseException as error:
                 return self.fail(error)
-        self._end(_RETURNED_NONE if value is None else Outcome(JobState.FINISHED, value))
+        self._end(RETURNED_NONE if value is None else Outcome(JobState.FINISHED, value))
 
     def fail(self, error: BaseException) -> None:
         """End with *error*, which keeps its traceback without the frames of this package."""
@@ -466,18 +418,3 @@ def _in_asyncios_own_task() -> bool:
     """Whether asyncio made the running task of a bare awaitable, as `gather` does of a job."""
     task = asyncio.current_task()
     return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"
-
-
-def own_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback of *error* from the first frame of the user's code on."""
-    trace = start = error.__traceback__
-    while trace is not None and (top := _top_package(trace)) in (__package__, "asyncio"):
-        trace = trace.tb_next
-        if top == __package__:
-            start = trace  # asyncio's frames count as machinery only where ours follow
-    error.__traceback__ = start
-    return start
-
-
-def _top_package(trace: TracebackType) -> str:
-    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import specs
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Job, JobState
+from ipy_bgtasks.job import Job
+from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.shielding import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ipy_bgtasks.job import Host
+    from ipy_bgtasks.host import Host
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
@@ -137,34 +139,35 @@ class Registry(Collection[Job]):
             raise BadInput("the session is ending: nothing is launched any more")
         where = where or ("loop" if work.is_async else "thread")
         runner = self.runners[where] if isinstance(where, str) else where
-        number = next(self._numbers)
-        job = Job(
-            number,
-            work,
-            runner,
-            name=name,
-            origin=origin,
-            quiet=quiet,
-            host=host,
-            on_end=self._at_end,
-        )
-        if prepare is not None:
-            prepare(job)
-        for fn in self.on_launch:
-            fn(job)
-        with self._lock:
-            overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
-            self._jobs[number] = job
-            self._recent[number] = None
-            if overtaken:  # by a launch in another thread
-                self._jobs = dict(sorted(self._jobs.items()))
-        if timeout is not None:
-            self._timers[number] = self.service.later(timeout, job.time_out, timeout)
-        if after:
-            self._start_after(job, runner, list(after))
-        else:
-            self._start(runner, job)
-        return job
+        with Shielded():  # a number taken is a job that starts
+            number = next(self._numbers)
+            job = Job(
+                number,
+                work,
+                runner,
+                name=name,
+                origin=origin,
+                quiet=quiet,
+                host=host,
+                on_end=self._at_end,
+            )
+            if prepare is not None:
+                prepare(job)
+            for fn in self.on_launch:
+                fn(job)
+            with self._lock:
+                overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
+                self._jobs[number] = job
+                self._recent[number] = None
+                if overtaken:  # by a launch in another thread
+                    self._jobs = dict(sorted(self._jobs.items()))
+            if timeout is not None:
+                self._timers[number] = self.service.later(timeout, job.time_out, timeout)
+            if after:
+                self._start_after(job, runner, list(after))
+            else:
+                self._start(runner, job)
+            return job
 
     def _start(self, runner: Runner, job: Job) -> None:
         if self._leaving:
