@@ -68,8 +68,12 @@ class WholeLines:
         """Write what is whole of the calling thread's text, and hold the rest."""
         key = (job.number, name, threading.get_ident())
         with self._lock:
-            held = self._held.pop(key, None)
+            held = self._held.get(key)
             if held is not None:
+                if "\n" not in text and len(held.text) < _LONG:
+                    held.text += text
+                    return
+                del self._held[key]
                 text = held.text + text
             if text.endswith("\n") or len(text) > _LONG or not self._patient:
                 write(text)
@@ -104,6 +108,7 @@ class WholeLines:
     def _run(self, wake: threading.Lock) -> None:
         while True:
             wake.acquire()
+            time.sleep(_PATIENCE / 2)  # most lines are whole by then: a few wakings for all jobs
             while self._tick():
                 time.sleep(_PATIENCE / 2)
 
