@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         schedule_coroutine,
     )
     from ipy_bgtasks.errors import BadInput, BgTasksError, Detached, WouldBlock
-    from ipy_bgtasks.job import Job, JobState, current_job
+    from ipy_bgtasks.job import Job, current_job
+    from ipy_bgtasks.outcome import JobState
     from ipy_bgtasks.progress import track
     from ipy_bgtasks.views.collection import jobs
 
@@ -42,7 +43,7 @@ _HOMES = {
     "BgTasksError": "errors",
     "Detached": "errors",
     "Job": "job",
-    "JobState": "job",
+    "JobState": "outcome",
     "WouldBlock": "errors",
     "call_in_background": "background",
     "current_job": "job",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.interrupts import run_interruptible, sigint_handled
-from ipy_bgtasks.job import JobState, current_job
+from ipy_bgtasks.job import current_job
+from ipy_bgtasks.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

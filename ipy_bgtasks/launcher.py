@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Host
+from ipy_bgtasks.host import Host
 from ipy_bgtasks.log import Log
 from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.rewrite import await_magics, awaits

@@ -12,7 +12,8 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import JobState, current_job
+from ipy_bgtasks.job import current_job
+from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.output.cards import Cards, MakeWidget
 from ipy_bgtasks.output.displays import route_displays
 from ipy_bgtasks.output.figures import Figures

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import JobState
+from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.output.redirects import keep_redirections_apart
 from ipy_bgtasks.output.screen import Screen
 from ipy_bgtasks.output.streams import RoutedStream

@@ -6,7 +6,7 @@ import html
 import time
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import JobState
+from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.progress import progress_of
 from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import progress_label, summary

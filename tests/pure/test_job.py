@@ -15,7 +15,8 @@ import pytest
 from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.job import Job, JobState, current_job
+from ipy_bgtasks.job import Job, current_job
+from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from fakes import work
 
-from ipy_bgtasks.job import Job, JobState, current_job
+from ipy_bgtasks.job import Job, current_job
+from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.raising import StopThread

@@ -1,0 +1,50 @@
+"""How far a job is, in the words users see, and how it ended."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, NamedTuple
+
+
+class JobState(StrEnum):
+    """What a user is told about a job; nothing of a job runs in the last three."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Outcome(NamedTuple):
+    """How a job ended: with a value, or with an error.
+
+    `traceback` is kept beside the error because raising an exception again and again would
+    make the traceback on the exception itself grow.
+    """
+
+    state: JobState
+    value: Any = None
+    error: BaseException | None = None
+    traceback: TracebackType | None = None
+
+
+#: The end of most jobs; those that are kept share it.
+RETURNED_NONE = Outcome(JobState.FINISHED)
+
+
+def own_traceback(error: BaseException) -> TracebackType | None:
+    """The traceback of *error* from the first frame of the user's code on."""
+    trace = start = error.__traceback__
+    while trace is not None and (top := _top_package(trace)) in (__package__, "asyncio"):
+        trace = trace.tb_next
+        if top == __package__:
+            start = trace  # asyncio's frames count as machinery only where ours follow
+    error.__traceback__ = start
+    return start
+
+
+def _top_package(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]
