@@ -125,7 +125,7 @@ class KernelScreen(Screen):
         if outcome.state is not JobState.FAILED or self._is_followed(job, _key(job.origin)):
             return
         assert outcome.error is not None
-        if job.quiet:
+        if job.quiet or self._leaving:  # the time is short
             from ipy_bgtasks.views.summary import error_line
 
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"

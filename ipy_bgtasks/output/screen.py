@@ -36,6 +36,7 @@ class Screen:
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
         self._reported: set[int] = set()
+        self._leaving = False
         self._muted: tuple[int, int] | None = None
         #: Called with each job about which something is new, as often as that is.
         self.watcher: Callable[[Job], object] | None = None
@@ -112,6 +113,7 @@ class Screen:
 
     def leave(self) -> None:
         """The session ends: that jobs end is no news any more."""
+        self._leaving = True
 
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show the job's output in the caller's place as well; returns what ends that.

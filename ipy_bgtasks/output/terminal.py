@@ -42,7 +42,6 @@ class TerminalScreen(Screen):
         #: How to write beside the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
         self._held: list[str] | None = []
-        self._leaving = False
         self._footer: str | None = None
 
     def install(self) -> Callable[[], None]:
@@ -134,10 +133,6 @@ class TerminalScreen(Screen):
                 self._held.append(lines)
                 return
         self._put(lines)
-
-    def leave(self) -> None:
-        """No notices any more."""
-        self._leaving = True
 
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
