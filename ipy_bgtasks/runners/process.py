@@ -62,6 +62,7 @@ class ProcessRunner:
         self._queue: deque[_Run] = deque()
         self._runs: dict[int, _Run] = {}
         self._tracker_is_ours = False
+        self._left = False
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
@@ -127,6 +128,7 @@ class ProcessRunner:
         if os.getpid() != self._owner:
             return
         with self._lock:
+            self._left = True
             self._queue.clear()
             slots = list(self._slots)
         for slot in slots:
@@ -138,12 +140,15 @@ class ProcessRunner:
 
     def _launch(self, run: _Run) -> None:
         with self._lock:
-            slot = self._idle.pop() if self._idle else None
-            if slot is None:
+            slot = self._idle.pop() if self._idle and not self._left else None
+            if slot is None and not self._left:
                 if len(self._slots) + self._starting >= self.max_processes:
                     self._queue.append(run)
                     return
                 self._starting += 1
+        if self._left:
+            run.job.end_cancelled()
+            return
         if slot is None:
             slot = self._new_slot(run)
         if slot is not None:
@@ -165,6 +170,9 @@ class ProcessRunner:
         with self._lock:
             self._starting -= 1
             self._slots.add(slot)
+            left = self._left
+        if left:  # meanwhile
+            slot.kill()
         return slot
 
     def _give(self, slot: Slot, run: _Run) -> None:
@@ -236,7 +244,7 @@ class ProcessRunner:
 
     def _lost(self, run: _Run, exitcode: int | None) -> None:
         """The worker of a job is dead, and all it said was heard."""
-        if run.job.asked:
+        if run.job.asked or self._left:
             self._end(run, run.job.end_cancelled)
         elif run.job.started is None and run.attempts < _ATTEMPTS:
             self._launch(run)
