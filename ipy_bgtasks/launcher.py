@@ -82,9 +82,6 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        accept = getattr(where, "accept", None)
-        if accept is not None and not after:
-            work = accept(work)  # copied now; else when it starts
         return self.start(work, options, where=where, timeout=timeout, after=after)
 
     def start(
@@ -97,6 +94,10 @@ class Launcher:
         after: Sequence[Job] = (),
     ) -> Job:
         """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
+        accept = getattr(where, "accept", None)
+        if accept is not None and not after:
+            work = accept(work)  # copied now; else when it starts
+        sink = FileSink(options.log) if options.log else None
         if work.source is not None:
             self.sources.hold(work.source)
         return self.registry.launch(
@@ -108,7 +109,7 @@ class Launcher:
             origin=self.screen.here(),
             quiet=options.quiet,
             host=self.host,
-            prepare=_attach_file(FileSink(options.log)) if options.log else None,
+            prepare=None if sink is None else _attach_file(sink),
         )
 
     def _after(self, given: str, local: Mapping[str, Any] | None) -> list[Job]:

@@ -46,7 +46,7 @@ def process(size: Size) -> Iterator[Round]:
         if "process" not in session.registry.runners:
             raise Unavailable("no process jobs here")
         shell.user_ns["spin"] = _spin
-        stuck = launch_of(session, "__import__('time').sleep(1000)", where="process")
+        stuck = launch_of(session, "-p __import__('time').sleep(1000)")
         spin = launch_of(session, "spin()")
         for _ in range(size.rounds(40)):
             yield {OURS: _cancel(stuck(), settle=0.05), "thread job": _cancel(spin())}

@@ -101,14 +101,13 @@ async def coroutine_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
 async def thread_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
     """Thread jobs against everything that runs a call in a thread."""
     shell.user_ns["noop"] = _call
-    loop = asyncio.get_running_loop()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         contenders: dict[str, Contender] = {
             OURS: partial(_jobs, shell, "noop()", count),
-            "run_in_executor": partial(
-                _awaitables, lambda: loop.run_in_executor(None, _call), count
+            "run_in_executor": partial(_executor, count),
+            "to_thread": partial(
+                _awaitables, lambda: asyncio.ensure_future(asyncio.to_thread(_call)), count
             ),
-            "to_thread": partial(_awaitables, lambda: _task(asyncio.to_thread(_call)), count),
             "ThreadPoolExecutor": partial(_waited, lambda: pool.submit(_call).result, count),
             "threading.Thread": partial(_waited, _started_thread, count),
             "BackgroundJobManager": partial(_waited, _background_job(), count),
@@ -120,30 +119,17 @@ async def thread_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
 async def magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
     """Coroutine jobs launched by the magic."""
     shell.user_ns["noop"] = _coroutine
-    return await _turns(
-        {
-            OURS: partial(_jobs, shell, "noop()", count, by_magic=True, clock=process_time),
-            "launch": partial(_jobs, shell, "noop()", count, clock=process_time),
-            "create_task": partial(_tasks, count),
-        },
-        rounds,
-    )
+    ours = partial(_jobs, shell, "noop()", count, clock=process_time)
+    contenders = {OURS: partial(ours, by_magic=True), "launch": ours}
+    return await _turns(contenders | {"create_task": partial(_tasks, count)}, rounds)
 
 
 async def thread_magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
     """Thread jobs launched by the magic."""
     shell.user_ns["noop"] = _call
-    loop = asyncio.get_running_loop()
-    return await _turns(
-        {
-            OURS: partial(_jobs, shell, "noop()", count, by_magic=True),
-            "launch": partial(_jobs, shell, "noop()", count),
-            "run_in_executor": partial(
-                _awaitables, lambda: loop.run_in_executor(None, _call), count
-            ),
-        },
-        rounds,
-    )
+    ours = partial(_jobs, shell, "noop()", count)
+    contenders = {OURS: partial(ours, by_magic=True), "launch": ours}
+    return await _turns(contenders | {"run_in_executor": partial(_executor, count)}, rounds)
 
 
 async def crowd_rounds(shell: Any, live: int, rounds: int) -> list[Round]:
@@ -205,6 +191,11 @@ async def _awaitables(
     return clock() - began
 
 
+async def _executor(count: int) -> float:
+    loop = asyncio.get_running_loop()
+    return await _awaitables(lambda: loop.run_in_executor(None, _call), count)
+
+
 async def _waited(make: Callable[[], Callable[[], Any]], count: int) -> float:
     """For what is waited for without a loop."""
     began = perf_counter()
@@ -230,10 +221,6 @@ async def _pebble(count: int) -> float:
 
     with pebble.ThreadPool(max_workers=8) as pool:
         return await _waited(lambda: pool.schedule(_call).result, count)
-
-
-def _task(coro: Any) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(coro)
 
 
 def _started_thread() -> Callable[[], Any]:

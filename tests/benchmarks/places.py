@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +11,9 @@ from time import perf_counter
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.options import BG, read_options
 
 from .contest import OURS, Contests, Round, Size, Unavailable, ratio, turns
-from .shells import loaded, plain_shell
+from .shells import launch_of, loaded, plain_shell
 
 BENCH = Contests("places")
 
@@ -23,10 +23,10 @@ def process(size: Size) -> Iterator[Round]:
     """Launch to result."""
     import pebble
 
-    with pebble.ProcessPool(max_workers=1) as pool, _launching() as launch:
+    with pebble.ProcessPool(max_workers=1) as pool, _launching("-p noop()") as launch:
         count = size.count(100)
         contenders = {
-            OURS: lambda: _one_by_one(lambda: launch("-p noop()").result(), count),
+            OURS: lambda: _one_by_one(lambda: launch().result(), count),
             "Pebble schedule": lambda: _one_by_one(lambda: pool.schedule(_noop).result(), count),
         }
         yield from turns(contenders, size.rounds(11))
@@ -37,14 +37,15 @@ def dask(size: Size) -> Iterator[Round]:
     """Many at once, launch to results; a cluster of two processes."""
     from distributed import Client, LocalCluster
 
+    quiet: Any = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster,
         Client(cluster) as client,
-        _launching(client=client) as launch,
+        _launching("--on client noop()", client=client) as launch,
     ):
         count = size.count(200)
         contenders = {
-            OURS: lambda: _all_at_once(lambda: launch("--on client noop()"), count),
+            OURS: lambda: _all_at_once(launch, count),
             "client.submit": lambda: _all_at_once(lambda: client.submit(_noop, pure=False), count),
         }
         yield from turns(contenders, size.rounds(11))
@@ -57,10 +58,10 @@ def ipyparallel(size: Size) -> Iterator[Round]:
 
     with ipyparallel.Cluster(n=2, log_level=40) as clients:
         view = clients.load_balanced_view()
-        with _launching(view=view) as launch:
+        with _launching("--on view noop()", view=view) as launch:
             count = size.count(100)
             contenders = {
-                OURS: lambda: _all_at_once(lambda: launch("--on view noop()"), count),
+                OURS: lambda: _all_at_once(launch, count),
                 "view.apply_async": lambda: _all_at_once(lambda: view.apply_async(_noop), count),
             }
             yield from turns(contenders, size.rounds(7))
@@ -75,28 +76,25 @@ def shell_command(size: Size) -> Iterator[Round]:
         thread.start()
         thread.join()
 
-    with _launching() as launch:
+    with _launching("!true") as launch:
         count = size.count(50)
         contenders = {
-            OURS: lambda: _one_by_one(lambda: launch("!true").result(), count),
+            OURS: lambda: _one_by_one(lambda: launch().result(), count),
             "Popen in a thread": lambda: _one_by_one(popen, count),
         }
         yield from turns(contenders, size.rounds(11))
 
 
 @contextlib.contextmanager
-def _launching(**variables: Any) -> Iterator[Callable[[str], Any]]:
-    """What launches a line of `%bg`, once it has been seen to work."""
+def _launching(line: str, **variables: Any) -> Iterator[Callable[[], Any]]:
+    """What `%bg LINE` calls once LINE is read, if that is possible here."""
     with plain_shell() as shell, loaded(shell) as session:
         shell.user_ns.update(variables, noop=_noop)
-
-        def launch(line: str) -> Any:
-            try:
-                options, code = read_options(line, BG, "%bg")
-                return session.launcher.launch(code, options)
-            except BadInput as error:
-                raise Unavailable(str(error)) from None
-
+        try:
+            launch = launch_of(session, line)
+            launch().result()
+        except BadInput as error:
+            raise Unavailable(str(error)) from None
         yield launch
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.extension import session_of
-from ipy_bgtasks.options import BG, Options
+from ipy_bgtasks.options import BG, read_options
 from ipy_bgtasks.work import read
+from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job import Job
@@ -68,7 +69,11 @@ def loaded(shell: Any) -> Iterator[Any]:
         shell.extension_manager.unload_extension(EXTENSION)
 
 
-def launch_of(session: Any, code: str, *, where: str | None = None) -> Callable[[], Job]:
-    """What `%bg` calls once CODE is read, which happens here."""
-    launcher, options = session.launcher, Options(BG)
-    return partial(launcher.start, read(code, launcher._scope(None, False)), options, where=where)
+def launch_of(session: Any, line: str) -> Callable[[], Job]:
+    """What `%bg LINE` calls once LINE is read, which happens here."""
+    launcher = session.launcher
+    options, code = read_options(line, BG, "%bg")
+    if (command := command_in(code)) is not None:
+        return partial(launcher.start, command_work(command, code, str), options, where="shell")
+    work = read(code, launcher._scope(None, False))
+    return partial(launcher.start, work, options, where=launcher._place(options, None))
