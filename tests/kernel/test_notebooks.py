@@ -111,9 +111,20 @@ def test_the_tour(tmp_path: Path) -> None:
     assert "<svg" in picture["data"]["image/svg+xml"]
 
 
+def test_the_notebook_of_places(tmp_path: Path) -> None:
+    """One function in every place, one table, one sweep in three of them."""
+    run = Executed("places.ipynb", tmp_path)
+
+    for place in ("thread", "loop", "process", "executor", "dask", "shell"):
+        assert re.search(rf"finished +{place}\b", run.shown("table")), run.shown("table")
+    assert run.value("same") == (1, 4)
+    assert run.value("sweep-same") is True
+    assert "cancelled" in run.shown("stop")
+
+
 def test_every_notebook_is_tested_and_clean() -> None:
     """Each has a test of its own here, and none was saved with an error in it."""
-    tested = {"background_tasks.ipynb", "tour.ipynb"}
+    tested = {"background_tasks.ipynb", "places.ipynb", "tour.ipynb"}
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
     for path in NOTEBOOKS.glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
