@@ -7,7 +7,6 @@ is done. It is found by the type of the object the user gave; nothing is importe
 from __future__ import annotations
 
 import concurrent.futures
-import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.errors import BadInput
@@ -104,60 +103,6 @@ class PebbleEngine(FutureEngine):
         return self.is_local or bool(concurrent.futures.wait([future]).done)
 
 
-class DaskEngine:
-    """A Dask `Client`."""
-
-    where = "dask"
-    is_local = False
-    is_remote = True
-    note = "Dask does not stop a call that has begun; it is still running there"
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._answer = Complete(remote.answer)
-        self._executing = Complete(remote.executing_on_dask)
-        self._holds = Complete(remote.held_on_dask)
-
-    def submit(self, number: int, work: Any) -> Any:
-        """Submit it, as one task that is computed once."""
-        key = f"bg{number}-{uuid.uuid4().hex}"
-        return self._client.submit(self._answer, work, key=key, pure=False)
-
-    def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """The workers tell; the scheduler knows which of them to ask."""
-        keys = {future.key: future for future in futures}
-        assigned = self._client.processing()
-        workers = [
-            worker for worker, theirs in assigned.items() if not keys.keys().isdisjoint(theirs)
-        ]
-        if not workers:
-            return []
-        found = self._client.run(self._executing, list(keys), workers=workers, on_error="ignore")
-        return [keys[key] for theirs in found.values() for key in theirs]
-
-    def lost(self) -> str:
-        """A client that lost its scheduler has cancelled all its futures."""
-        return "the Dask client was closed" if self._client.status in ("closing", "closed") else ""
-
-    def drop(self, future: Any) -> bool:
-        """Have it forgotten, and wait until no worker is at it any more."""
-        import time
-
-        future.cancel()
-        pause = 0.02
-        while self._client.status == "running":
-            answers = self._client.run(self._holds, future.key, on_error="return")
-            if all(holds is False for holds in answers.values()):
-                return True
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
-        return False
-
-    def was_dropped(self, error: BaseException) -> bool:
-        """Nobody but us drops a single task; else the cluster was lost."""
-        return False
-
-
 class ParallelEngine:
     """A view of ipyparallel."""
 
@@ -207,6 +152,8 @@ def engine_for(target: Any, text: str) -> Engine:
             raise BadInput(
                 f"--on {text} is an asynchronous Dask Client: give one made without asynchronous="
             )
+        from ipy_bgtasks.runners.dask import DaskEngine
+
         return DaskEngine(target)
     if "ipyparallel.View" in homes:
         return ParallelEngine(target)

@@ -62,6 +62,19 @@ def pack(work: Work, *, complete: bool = False) -> Packed:
     return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
 
 
+class Calling:
+    """A call that happens where this is unpickled, and is what unpickling gives.
+
+    So an engine has only bytes to carry, and `pickle.loads` to call.
+    """
+
+    def __init__(self, function: Complete, *args: Any) -> None:
+        self._call = function, args
+
+    def __reduce__(self) -> tuple[Complete, tuple[Any, ...]]:
+        return self._call
+
+
 class Complete:
     """Stands for a function of this package; where it is unpickled, it is the whole function."""
 

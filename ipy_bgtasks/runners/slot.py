@@ -111,9 +111,17 @@ class Slot:
         if first:
             self._pool.stop()  # and do not start another one
         self._kill_session()
-        if first and self.pid is None:  # it has not said so yet
+        if first and self.pid is None:  # it only starts, and would complain of what it misses
+            for pid in self._starting():
+                with contextlib.suppress(OSError, AttributeError):
+                    os.kill(pid, signal.SIGKILL)
             closing = threading.Thread(target=self._close, name="bg-reap", daemon=True)
             Context().run(closing.start)
+
+    def _starting(self) -> list[int]:
+        """The pool's process, which has not said its number yet; Pebble has no public name."""
+        manager = getattr(self._pool, "_pool_manager", None)
+        return list(getattr(getattr(manager, "worker_manager", None), "workers", ()))
 
     def stack(self) -> list[FrameSummary]:
         """Where the worker is; empty if it does not say so at once."""
