@@ -16,7 +16,7 @@ from kernels import Kernel, MakeKernel
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 #: Seconds. On a quiet machine it takes less than one; untold, 64 computing threads take 20.
-BOUND = 5.0
+BOUND = 8.0
 
 NOISE = re.compile(
     r"Traceback|Exception|Error|Warning:|was destroyed|never (retrieved|awaited)|StopThread"
