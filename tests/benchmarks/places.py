@@ -37,6 +37,7 @@ def dask(size: Size) -> Iterator[Round]:
     """Many at once, launch to results; a cluster of two processes."""
     from distributed import Client, LocalCluster
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     quiet: Any = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster,
