@@ -61,27 +61,29 @@ class Slot:
         self.closed = threading.Event()
         self._supervisor = supervisor
         self._ours, theirs = socket.socketpair()
+        self._control, their_control = socket.socketpair()
         self._lock = threading.Lock()
-        self._sending = threading.Lock()
         self._closing = threading.Lock()
         self._stopped = False
         self._stack: _Question | None = None
+        self._around: tuple[list[str], str] | None = None  # as the worker knows it
         # In an empty context: the threads that this starts are not the launching job's.
-        Context().run(self._start, theirs)
+        Context().run(self._start, theirs, their_control)
 
-    def _start(self, theirs: socket.socket) -> None:
+    def _start(self, *theirs: socket.socket) -> None:
         from pebble import ProcessPool
 
         self._pool: Any = ProcessPool(
             max_workers=1,
             context=multiprocessing.get_context("spawn"),
             initializer=worker.begin,
-            initargs=[_OneTime(theirs)],
+            initargs=[_OneTime(*theirs)],
         )
         try:
             self._serving: Future[None] = self._pool.schedule(worker.serve)
         finally:
-            theirs.close()  # so that we hear when the worker's own is gone
+            for sock in theirs:
+                sock.close()  # so that we hear when the worker's own is gone
         threading.Thread(target=self._listen, name="bg-process", daemon=True).start()
 
     @property
@@ -91,7 +93,10 @@ class Slot:
 
     def submit(self, number: int, name: str, data: bytes) -> None:
         """Have the worker, which is idle, run a job."""
-        message = wire.packed("run", number, name, data, (list(sys.path), _directory()))
+        around = list(sys.path), _directory()
+        news = None if around == self._around else around
+        self._around = around
+        message = wire.packed(number, name, data, news)
         if len(message) <= _SMALL:
             self._send(message)
         else:  # it may not even have started
@@ -136,18 +141,14 @@ class Slot:
         return [FrameSummary(*entry, lookup_line=False) for entry in asked.answer]
 
     def _ask(self) -> bool:
-        if not self._sending.acquire(blocking=False):
-            return False
         try:
-            self._ours.send(wire.packed("stack"), _AT_ONCE)
+            self._control.send(wire.packed("stack"), _AT_ONCE)
         except OSError:
             return False
-        finally:
-            self._sending.release()
         return True
 
     def _send(self, message: bytes) -> None:
-        with self._sending, contextlib.suppress(OSError):  # it is dead: `gone` comes
+        with contextlib.suppress(OSError):  # it is dead: `gone` comes
             self._ours.sendall(message)
 
     def _kill_session(self) -> None:
@@ -169,12 +170,20 @@ class Slot:
         with self._lock:
             self._stopped = True
         self._kill_session()  # what it started
+        self._see_dead()
         if self._supervisor is not None and self.pid is not None:
             self._supervisor.unwatch(self.pid)
         self.dead = True
         self.owner.gone(self, exitcode)
         self._close()
         self._ours.close()
+        self._control.close()
+
+    def _see_dead(self) -> None:
+        """Wait until it is dead, which a killed process is a moment after its wires are closed."""
+        with contextlib.suppress(OSError, AttributeError):  # Pebble saw it first; not everywhere
+            if self.pid is not None:
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _close(self) -> None:
         """End what is left of the pool: once, because it closes descriptors by their numbers."""
@@ -227,23 +236,19 @@ class _Question:
 
 
 class _OneTime:
-    """The worker's end of the wire, for one worker.
+    """The worker's ends of its wires, for one worker.
 
     When a worker has died, Pebble starts another one; that fails here, in the way in which
     Pebble expects a start to fail.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, *socks: socket.socket) -> None:
+        self._socks = socks
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        if self._sock.fileno() < 0:
-            raise OSError("this wire had its worker")
-        return _as_it_is, (self._sock,)
-
-
-def _as_it_is(sock: socket.socket) -> socket.socket:
-    return sock
+        if any(sock.fileno() < 0 for sock in self._socks):
+            raise OSError("these wires had their worker")
+        return tuple, (self._socks,)
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:

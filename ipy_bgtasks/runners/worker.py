@@ -14,7 +14,6 @@ import sys
 import threading
 from contextvars import copy_context
 from itertools import dropwhile
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from ipy_bgtasks.job import Job, _current
@@ -27,7 +26,7 @@ from ipy_bgtasks.runners.where import await_chain
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
     from types import FrameType
 
     from ipy_bgtasks.runners.remote import Answer
@@ -65,25 +64,27 @@ class RemoteJob:
 class Worker:
     """One worker process."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, control: socket.socket) -> None:
         self.pid = os.getpid()
         self.job = RemoteJob(self, 0)
         self._sock = sock
+        self._control = control
+        self._around = list(sys.path), os.getcwd()
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[Sequence[Any]] = SimpleQueue()
         self._main = threading.get_ident()
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
     def begin(self) -> None:
         """Get ready for jobs."""
         _current.set(cast(Job, self.job))
-        self._sock.setblocking(True)
+        for sock in (self._sock, self._control):
+            sock.setblocking(True)
+            if hasattr(os, "register_at_fork"):
+                # A child must neither write into our messages nor keep the wire open after us.
+                os.register_at_fork(after_in_child=sock.close)
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
         carry_jobs()
         refuse_questions()
-        if hasattr(os, "register_at_fork"):
-            # A child must neither write into our messages nor keep the wire open after us.
-            os.register_at_fork(after_in_child=self._sock.close)
         threading.Thread(target=self._listen, name="bg-wire", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -96,11 +97,14 @@ class Worker:
     def serve(self) -> None:
         """Run jobs as they come."""
         self.send("hello", self.pid)
-        while True:
-            self._run(*self._jobs.get())
+        for messages in wire.received(self._sock):
+            for message in messages:
+                self._run(*message)
 
-    def _run(self, number: int, name: str, data: bytes, surroundings: tuple[Any, ...]) -> None:
-        path, directory = surroundings
+    def _run(
+        self, number: int, name: str, data: bytes, around: tuple[list[str], str] | None
+    ) -> None:
+        self._around = path, directory = around or self._around
         if sys.path != path:
             sys.path[:] = path
         with contextlib.suppress(OSError):
@@ -135,12 +139,9 @@ class Worker:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for messages in wire.received(self._sock):
-                for kind, *rest in messages:
-                    if kind == "run":
-                        self._jobs.put(rest)
-                    else:
-                        self.send("stack", self._stack())
+            for messages in wire.received(self._control):
+                for _ in messages:
+                    self.send("stack", self._stack())
         # The session is gone, and nobody needs this process any more, nor what it started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             os.killpg(self.pid, signal.SIGKILL)
@@ -198,13 +199,13 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-def begin(end: Any) -> None:
-    """Make this process a worker; *end* is the worker's end of the wire."""
+def begin(ends: Any) -> None:
+    """Make this process a worker; *ends* are its ends of the wire and of the one for questions."""
     with contextlib.suppress(AttributeError, OSError):
         os.setsid()  # out of reach of the foreground's interrupts
     # Pebble's own handler would wait for C code to return.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    Worker(end).begin()
+    Worker(*ends).begin()
 
 
 def serve() -> None:
