@@ -22,7 +22,9 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
             return list(copy.copy(shell.SyntaxTB).structured_traceback(kind, error, []))
         if not _holds_group(error):
             # A copy, because the shell's own remembers the last traceback for %debug.
-            lines = copy.copy(shell.InteractiveTB).structured_traceback(kind, error, trace)
+            lines = copy.copy(shell.InteractiveTB).structured_traceback(
+                kind, error, trace, tb_offset=0
+            )
             notes = getattr(error, "__notes__", [])
             shown = "\n".join(lines)
             return [*lines, *(note for note in notes if note not in shown)]

@@ -88,6 +88,9 @@ def _function(
         defaults=[],
     )
     make = ast.AsyncFunctionDef if is_async else ast.FunctionDef
+    # It begins on the first line, as a cell's code does: IPython counts from there when it shows
+    # the lines around an error.
+    place |= {"lineno": 1, "col_offset": 0}
     place["type_params"] = []  # a field from Python 3.12 on
     definition = make(name=TOP, args=arguments, body=body, decorator_list=[], **place)
     # Taken out of the module's code instead of run: the namespace must not gain a name.

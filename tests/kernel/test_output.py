@@ -286,3 +286,15 @@ def test_fg_shows_what_comes_while_it_waits(kernel: Kernel) -> None:
     kernel.interrupt()
     assert waiting.wait().ename == "Detached"
     kernel.ok("steps[1].set()")
+
+
+def test_a_traceback_shows_the_line_of_the_launching_cell(kernel: Kernel) -> None:
+    """With its number in the cell, wherever in the cell the job was launched."""
+    kernel.ok("import asyncio\ndef fails():\n    raise ValueError('mine')")
+    cell = kernel.ok(
+        "1\n2\n3\njob = %bg fails()\nawait asyncio.gather(job, return_exceptions=True);"
+    )
+    kernel.until(lambda: cell.contents("error"))
+    shown = _plain(cell.traceback)
+    assert "----> 4 fails()" in shown
+    assert "----> 3     raise ValueError('mine')" in shown
