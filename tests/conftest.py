@@ -1,0 +1,10 @@
+"""For all rings."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell that puts the tests in the background has their SIGINT ignored, and everything they
+# start inherits that: no test of an interrupt would mean anything.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
