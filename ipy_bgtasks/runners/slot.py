@@ -198,6 +198,7 @@ class Slot:
             self.pid = message[1]
             if self._supervisor is not None:
                 self._supervisor.watch(message[1])
+            self._forget_locks()
             if self._stopped:
                 self._kill_session()
         elif message[0] == "stack":
@@ -208,6 +209,17 @@ class Slot:
                 asked.answered.set()
         else:
             self.owner.said(self, message)
+
+    def _forget_locks(self) -> None:
+        """Free the names of the pool's locks, which its only worker has opened by now.
+
+        Else they would stay in the system when this process is killed. Pebble uses them to give
+        out tasks and to cancel them; there is one task, and it is not cancelled.
+        """
+        manager = getattr(self._pool, "_pool_manager", None)
+        channel = getattr(getattr(manager, "worker_manager", None), "workers_channel", None)
+        if (mutex := getattr(channel, "mutex", None)) is not None:
+            mutex.unlink()
 
     def _exitcode(self) -> int | None:
         if self._stopped or self.pid is None:
