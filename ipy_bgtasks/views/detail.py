@@ -15,6 +15,8 @@ _CODE = 10_000  # characters of code that are shown
 _TAIL = 8_000  # characters of the log in which the last lines are looked for
 _TAIL_LINES = 20
 _DEEP = 20  # frames shown of each end of a stack
+#: Places whose workers print where they send it, by what to call them.
+_ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the executor"}
 _RESULT = 500  # characters of a result or an error
 
 
@@ -63,6 +65,8 @@ def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
     yield "where", seen.where
+    if seen.where in _ELSEWHERE and not getattr(job, "has_output", True):
+        yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
     if job.started is not None:
         yield "started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
         yield "elapsed", seen.elapsed

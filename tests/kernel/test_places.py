@@ -118,6 +118,8 @@ def test_an_executor_of_a_function_is_found(shared: Kernel) -> None:
     )
     assert shared.ok("launch(3).result(30)").result == "3"
     assert shared.ok("job = %bg --on pools['a b'] count(4)\nx = %fg job\nx").result == "4"
+    shown = shared.ok("%jobs %").displays[-1]["text/plain"]
+    assert "what other processes of the executor print stays there" in shown
     shared.ok("pools['a b'].shutdown()")
 
 
