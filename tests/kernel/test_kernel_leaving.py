@@ -120,6 +120,7 @@ def test_a_hundred_jobs_hold_nobody_up(jobs: Kernel, tmp_path: Path, way: str) -
 
 def test_what_jobs_left_behind_ends_as_well(jobs: Kernel, tmp_path: Path) -> None:
     """Tasks of jobs that have ended, and those of a job that does not end, are cancelled."""
+    jobs.ok("%config BgTasks.exit_grace = 3")  # half a second may pass unseen on a busy machine
     jobs.ok("job = %bg leaves_behind('left')")
     jobs.ok("await job")
     jobs.ok("async def parent():\n    asyncio.create_task(tidy('helper')); await stubborn()")
