@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from .interrupts import complete, run_interruptible, sigint_for
@@ -17,18 +17,26 @@ from .patching import Attribute
 
 T = TypeVar("T")
 
+Begun = Callable[[], None] | None
+
 _ALONE = (
     "coroutine jobs advance only while %fg or an await cell runs: {why}; "
     "%bg --thread is not affected"
 )
 
 
+def _above_prompt() -> AbstractContextManager[None]:
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    return patch_stdout(raw=True)
+
+
 class TerminalLoop:
     """Makes the prompt and the await cells of `shell` run on `loop`, and interrupts safe.
 
     `shell` is a ``TerminalInteractiveShell``. `around_prompt` makes a context in which each
-    prompt waits; it is entered inside prompt_toolkit's ``patch_stdout``, so that it may put
-    something over the ``sys.stdout`` it finds. All methods are for the main thread.
+    prompt waits, which may give a function to call when the prompt has begun; the default is
+    prompt_toolkit's ``patch_stdout``. All methods are for the main thread.
     """
 
     def __init__(
@@ -36,11 +44,11 @@ class TerminalLoop:
         shell: Any,
         loop: asyncio.AbstractEventLoop,
         *,
-        around_prompt: Callable[[], AbstractContextManager[None]] = nullcontext,
+        around_prompt: Callable[[], AbstractContextManager[Begun]] | None = None,
     ) -> None:
         self._shell = shell
         self._loop = loop
-        self._around_prompt = around_prompt
+        self._around_prompt = around_prompt or _above_prompt
         self._runner = _LoopRunner(self.run)
         self._installed = False
         self._attributes: list[Attribute] = []
@@ -109,23 +117,23 @@ class TerminalLoop:
         return {"default": default, **self._shell._extra_prompt_options()}
 
     def _separate_prompt(self) -> str:
-        from prompt_toolkit.patch_stdout import patch_stdout
-
-        with patch_stdout(raw=True), self._around_prompt():
+        with self._around_prompt() as begun:
             options = self._prompt_options()
-            return str(self._shell.pt_app.prompt(inputhook=self._shell._inputhook, **options))
+            hook = self._shell._inputhook
+            return str(self._shell.pt_app.prompt(inputhook=hook, pre_run=begun, **options))
 
     def _shared_prompt(self) -> str:
-        from prompt_toolkit.patch_stdout import patch_stdout
-
         interrupt = _PromptInterrupt(self._loop)
         # The handler is there before and after anything else changes, so that no interrupt
-        # leaves prompt_toolkit's stream in `sys.stdout`.
-        with sigint_for(self._loop, interrupt), patch_stdout(raw=True), self._around_prompt():
+        # leaves the prompt's stream in `sys.stdout`.
+        with sigint_for(self._loop, interrupt), self._around_prompt() as begun:
             # An exception of some task is asyncio's to log. prompt_toolkit's own handler
             # would stop everything and ask for ENTER.
             prompt = self._shell.pt_app.prompt_async(
-                handle_sigint=False, set_exception_handler=False, **self._prompt_options()
+                handle_sigint=False,
+                set_exception_handler=False,
+                pre_run=begun,
+                **self._prompt_options(),
             )
             interrupt.task = self._loop.create_task(prompt)
             try:

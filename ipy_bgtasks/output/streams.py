@@ -8,7 +8,7 @@ only, so that what a job prints is kept once, and bounded, in its log.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.job import _current
 
@@ -60,14 +60,18 @@ class _Route:
 
 
 class RoutedStream:
-    """Stands in for a stream and routes what is written; everything else is the stream's own.
+    """Stands in for a text stream and routes what is written; everything else is the stream's own.
 
-    Attributes can be set, as IPython and others do with `write`.
+    Attributes can be set, as IPython and others do with `write`. What is not a job's goes to
+    *foreground*, by default the stream's own `write`.
     """
 
-    def __init__(self, stream: TextIO, name: str, output: JobOutput) -> None:
+    def __init__(
+        self, stream: Any, name: str, output: JobOutput, foreground: Write | None = None
+    ) -> None:
         route = _Route(name, output, stream.write)
-        self.__dict__.update(_stream=stream, _route=route, write=route.writer(stream.write))
+        write = route.writer(foreground or stream.write)
+        self.__dict__.update(_stream=stream, _route=route, write=write)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "write":

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.output.above import AbovePrompt, PromptStream
 from ipy_bgtasks.output.redirects import keep_redirections_apart
 from ipy_bgtasks.output.screen import Screen
 from ipy_bgtasks.output.streams import RoutedStream
 from ipy_bgtasks.output.tracebacks import formatted
+from ipy_bgtasks.patching import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log import Piece
 
 _TERMINAL = "terminal"
+
+#: Seconds that jobs wait for the end of a line that the foreground has begun.
+_BEGUN = 0.25
+
+
+def _nothing() -> None:
+    """Nothing needs to be flushed."""
 
 
 class TerminalScreen(Screen):
@@ -42,6 +51,12 @@ class TerminalScreen(Screen):
         #: How to write beside the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
         self._held: list[str] | None = []
+        #: Whether the foreground has begun a line, and what waits for its end.
+        self._begun = False
+        self._waiting: list[str] = []
+        self._ours: tuple[RoutedStream, RoutedStream] | None = None
+        self._above_prompt: AbovePrompt | None = None
+        self._besides: dict[str, tuple[Any, RoutedStream]] = {}
         self._footer: str | None = None
 
     def install(self) -> Callable[[], None]:
@@ -49,14 +64,27 @@ class TerminalScreen(Screen):
         before = sys.stdout, sys.stderr
         self._write, self._flush = sys.stdout.write, sys.stdout.flush
         ours = (
-            RoutedStream(sys.stdout, "stdout", self),
-            RoutedStream(sys.stderr, "stderr", self),
+            RoutedStream(sys.stdout, "stdout", self, self._spare_begun_lines(sys.stdout.write)),
+            RoutedStream(sys.stderr, "stderr", self, self._spare_begun_lines(sys.stderr.write)),
         )
-        sys.stdout, sys.stderr = ours
+        # Kept also after that: who prints at that moment holds no reference (see `_beside`).
+        sys.stdout, sys.stderr = self._ours = ours
         together = keep_redirections_apart(lambda _publisher, _owner: None)
+        hook = self.shell.displayhook
+        write_out = hook.write_output_prompt
+
+        def write_output_prompt() -> None:
+            # ``Out[3]: `` goes to the terminal past Python's streams, and the value follows.
+            with self._lock:
+                write_out()
+                self._begun = True
+
+        shown = Attribute(hook, "write_output_prompt", write_output_prompt)
 
         def undo() -> None:
             together()
+            shown.restore()
+            self._end_begun_line()
             if sys.stdout is ours[0]:
                 sys.stdout = before[0]
             if sys.stderr is ours[1]:
@@ -65,25 +93,78 @@ class TerminalScreen(Screen):
         return undo
 
     @contextmanager
-    def around_prompt(self) -> Iterator[None]:
-        """While the prompt waits, everything goes through the prompt's own stream."""
+    def around_prompt(self) -> Iterator[Callable[[], None]]:
+        """While the prompt waits, everything goes above it.
+
+        Gives what is to be called when the prompt has begun. Main thread only.
+        """
+        self._end_begun_line()
+        above = self._above()
+        before = {"stdout": sys.stdout, "stderr": sys.stderr}
+        beside = {name: self._beside(name, stream, above) for name, stream in before.items()}
         outside = self._write, self._flush
-        stream = sys.stdout
+        above.open(self.shell.pt_app.app)
         with self._lock:
             self._outside = outside
-            self._write, self._flush = stream.write, stream.flush
+            self._write, self._flush = above.put, _nothing
             held, self._held = self._held or [], None
-        sys.stdout = RoutedStream(stream, "stdout", self)
-        sys.stderr = RoutedStream(sys.stderr, "stderr", self)
+        for name, stream in beside.items():
+            # In one step: a thread that prints meanwhile finds either the one or the other.
+            setattr(sys, name, stream)
         for line in held:
             self._put(line)
         try:
-            yield
+            yield above.begun
         finally:
+            for name, ended in beside.items():
+                setattr(sys, name, before[name])
+                ended.flush()
             with self._lock:
+                above.close()
                 self._write, self._flush = outside
                 self._outside = None
                 self._held = []
+
+    def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
+        """The foreground's way to a stream: lines of jobs wait until its own line is whole."""
+
+        def spare(text: str) -> Any:
+            with self._lock:
+                count = write(text)
+                if text:
+                    self._begun = not text.endswith("\n")
+                if self._waiting and not self._begun:
+                    self._end_begun_line()
+            return count
+
+        return spare
+
+    def _end_begun_line(self, only: list[str] | None = None) -> None:
+        """Show what has waited, on a line of its own; not if something else than *only* waits."""
+        with self._lock:
+            if only is not None and only is not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, []
+            begun, self._begun = self._begun, False
+            if waiting:
+                self._put("".join(["\n" * begun, *waiting]))
+
+    def _above(self) -> AbovePrompt:
+        if self._above_prompt is None:
+            self._above_prompt = AbovePrompt(self._write, self._flush)
+        return self._above_prompt
+
+    def _beside(self, name: str, stream: Any, above: AbovePrompt) -> RoutedStream:
+        """What stands in for *stream* while a prompt waits: the same object each time.
+
+        `print` holds no reference of its own to ``sys.stdout`` (before Python 3.14): if the
+        object went away with the prompt while a thread prints, the process would crash.
+        """
+        replaced, beside = self._besides.get(name, (None, None))
+        if beside is None or replaced is not stream:
+            beside = RoutedStream(PromptStream(stream, above), name, self)
+            self._besides[name] = stream, beside
+        return beside
 
     def here(self) -> Any:
         """There is one place."""
@@ -160,8 +241,8 @@ class TerminalScreen(Screen):
             lines, newline, rest = text.rpartition("\n")
             if rest:
                 self._partial[job.number] = rest
-        if newline:
-            self._put(lines + newline)
+            if newline:  # still within the lock, or another thread's next line overtakes it
+                self._put(lines + newline)
 
     def write(self, job: Job, name: str, text: str) -> None:
         """Take it as if the job had written it here."""
@@ -185,6 +266,12 @@ class TerminalScreen(Screen):
 
     def _put(self, text: str) -> None:
         with self._lock:
+            if self._begun:
+                if not self._waiting:
+                    waiting = self._waiting
+                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
+                self._waiting.append(text)
+                return
             if self._footer is not None:
                 end = "" if text.endswith("\n") else "\n"
                 text = f"{self._erase_footer()}{text}{end}{self._footer}\n"

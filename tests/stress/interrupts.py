@@ -264,7 +264,9 @@ class InTerminal:
         terminal.run("while not all(j.done() for j in jobs): await asyncio.sleep(0.01)")
         per_job = _counted(counts, terminal.run(REPORT.format(n=count)))
         shown: dict[int, list[int]] = {i: [] for i in range(1, count + 1)}
-        for i, k in re.findall(r"<(\d+):(\d+)>\n", terminal.text):
+        # The rows of %jobs end with a job's last line.
+        text = re.sub(r"(running|finished) +(loop|thread) .*", "", terminal.text)
+        for i, k in re.findall(r"<(\d+):(\d+)>\n", text):
             shown[int(i)].append(int(k))
         for i, n in enumerate(per_job, start=1):
             counts.lost += len(set(range(n)) - set(shown[i]))

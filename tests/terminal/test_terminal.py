@@ -254,17 +254,20 @@ def test_uninstall_puts_everything_back(terminal: Terminal) -> None:
 
 
 def test_a_context_surrounds_each_prompt(terminal: Terminal) -> None:
-    """It finds prompt_toolkit's stream in sys.stdout and leaves before the cell runs."""
+    """It is told when the prompt runs, and leaves before the cell does."""
     terminal.run(
         "import contextlib\n"
         "seen = []\n"
         "@contextlib.contextmanager\n"
         "def around():\n"
-        "    seen.append(type(sys.stdout).__name__); yield; seen.append('left')"
+        "    seen.append('entered')\n"
+        "    yield lambda: seen.append(shell.pt_app.app.is_running)\n"
+        "    seen.append('left')"
     )
     terminal.run(INSTALL.replace("(shell, loop)", "(shell, loop, around_prompt=around)"))
     terminal.run("1")
-    assert "['StdoutProxy', 'left', 'StdoutProxy', 'left']" in terminal.run("seen")
+    once = "'entered', True, 'left'"
+    assert f"[{once}, {once}]" in terminal.run("seen")
 
 
 def test_output_of_a_task_is_whole_and_in_order_across_prompts(shared: Terminal) -> None:

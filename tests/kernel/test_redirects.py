@@ -1,0 +1,36 @@
+"""Redirections come and go while jobs print."""
+
+from __future__ import annotations
+
+from kernels import Kernel
+
+SETUP = """
+import contextlib, io, threading, time
+stop = threading.Event()
+def lines():
+    i = 0
+    while not stop.is_set():
+        print(f'<{i}>'); i += 1
+    return i
+"""
+
+
+def test_the_kernel_survives_redirections_while_threads_print(kernel: Kernel) -> None:
+    """`print` holds no reference to the stream it found in `sys` before Python 3.14."""
+    kernel.ok(SETUP)
+    for _ in range(3):
+        kernel.ok("%bg -q lines();")
+    kernel.ok(
+        "for i in range(400):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as ours:\n"
+        "        print('mine'); time.sleep(0.0001)\n"
+        "    assert ours.getvalue() == 'mine\\n'",
+        timeout=120,
+    )
+    assert kernel.ok("%%capture ours\nprint('mine')\ntime.sleep(0.1)").stdout == ""
+    assert kernel.ok("ours.stdout").result == r"'mine\n'"
+    kernel.ok("stop.set()\nr = %fg all")
+    same = "j.log.text.endswith(f'<{j.result() - 1}>\\n')"
+    assert (
+        kernel.ok(f"import ipy_bgtasks\nall({same} for j in ipy_bgtasks.jobs())").result == "True"
+    )
