@@ -115,7 +115,7 @@ class Slot:
             first, self._stopped = not self._stopped, True
         if first:
             self._pool.stop()  # and do not start another one
-        self._kill_session()
+        self._kill_group()
         if first and self.pid is None:  # it only starts, and would complain of what it misses
             for pid in self._starting():
                 with contextlib.suppress(OSError, AttributeError):
@@ -151,12 +151,15 @@ class Slot:
         with contextlib.suppress(OSError):  # it is dead: `gone` comes
             self._ours.sendall(message)
 
+    def _kill_group(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def _kill_session(self) -> None:
-        if self.pid is None:
-            return
-        with contextlib.suppress(OSError, AttributeError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if os.name != "nt":
+        """As `_kill_group`, and what has made groups of its own; that takes longer to find."""
+        self._kill_group()
+        if self.pid is not None and os.name != "nt":
             send({self.pid}, signal.SIGKILL)
 
     # On the thread that listens
