@@ -17,17 +17,22 @@ async def waits(value=None):
 def waits_in_thread(value):
     opened.wait(60)
     return value
-async def busy(rounds=None):
+def soon(turns=5):
+    # Some turns of the loop later, whoever called this waits.
+    call = (lambda: print('begun')) if turns == 0 else (lambda: soon(turns - 1))
+    asyncio.get_running_loop().call_soon(call)
+async def busy(pause=0):
     total = 0
     while not gate.is_set():
         for i in range(10_000): total += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(pause)
     return total % 10_000
 """
 
-# What an interrupt may take at most: generous, because the machine may be busy. Without what
-# is tested it takes until something else wakes the loop: never.
-AT_ONCE = 0.5
+# What an interrupt may take at most: generous, since it counts the formatting of a traceback on a
+# machine that may be busy. Without what is tested it takes until something else wakes the loop:
+# never.
+AT_ONCE = 2.0
 
 
 @pytest.fixture
@@ -39,10 +44,15 @@ def k(shared: Kernel) -> Kernel:
 
 def interrupted(k: Kernel, cell: str) -> tuple[str | None, str, float]:
     """Interrupts *cell* once it waits: the error's name, what was shown, and how long it took."""
-    pending = k.start(f"print('begun')\n{cell}")
+    if cell.startswith("%%"):
+        magic, _, body = cell.partition("\n")
+        cell = f"{magic}\nsoon()\n{body}"
+    elif "await" in cell or "%fg" in cell:
+        cell = f"soon()\n{cell}"
+    else:
+        cell = f"print('begun')\n{cell}"
+    pending = k.start(cell)
     k.until(lambda: "begun" in pending.reply.stdout)
-    # The cell is one step from its wait; a kernel that answers on control has a turn of its own.
-    k.ask("kernel_info_request", {}, "control")
     began = time.monotonic()
     k.interrupt()
     reply = pending.wait()
@@ -66,15 +76,8 @@ def test_fg_detaches_at_once_on_a_quiet_loop(k: Kernel, cell: str) -> None:
     """One line; the job goes on, and the rest of the cell does not run."""
     if cell == "%fg all":
         k.ok("one = %bg waits()\ntwo = %bg waits()")
-    if cell.startswith("%%"):
-        pending = k.start(cell)
-        k.until(lambda: pending.reply.contents("execute_input"))
-        k.ask("kernel_info_request", {}, "control")
-        k.interrupt()
-        ename, shown = pending.wait().ename, pending.reply.traceback
-    else:
-        ename, shown, took = interrupted(k, f"{cell}\nrest = 1")
-        assert took < AT_ONCE
+    ename, shown, took = interrupted(k, cell if cell.startswith("%%") else f"{cell}\nrest = 1")
+    assert took < AT_ONCE
     assert ename == "Detached"
     assert re.fullmatch(
         r"Detached: jobs? [\d, ]+ goe?s? on: %fg (\d+|all) returns to (it|them), "
@@ -110,7 +113,11 @@ def test_every_await_cell_is_interrupted_at_once(k: Kernel, cell: str) -> None:
     assert k.ok("gate.set(); opened.set()\nx = %fg other\nx").result == "'other'"
 
 
-@pytest.mark.parametrize("cell", ["time.sleep(1000)", "while True: pass", "opened.wait()"])
+# Not one long wait: a signal that comes just before a system call does not end it.
+@pytest.mark.parametrize(
+    "cell",
+    ["while True: time.sleep(0.01)", "while True: pass", "while not opened.wait(0.01): pass"],
+)
 def test_a_plain_cell_is_interrupted_as_ever(k: Kernel, cell: str) -> None:
     """Jobs go on."""
     k.ok("job = %bg waits_in_thread(7)\nother = %bg waits(8)")
@@ -123,7 +130,9 @@ def test_a_plain_cell_is_interrupted_as_ever(k: Kernel, cell: str) -> None:
 
 def test_interrupts_never_hit_a_job_that_is_nearly_always_in_a_step(k: Kernel) -> None:
     """Of any kind of foreground; one after the other."""
-    k.ok("b = %bg busy()\nt = %bg -t busy()\nw = %bg waits_in_thread(3)")
+    # The one in a thread does pause: a thread that lets the interpreter lock go and takes it back
+    # again and again can keep all others from it for seconds.
+    k.ok("b = %bg busy()\nt = %bg -t busy(0.001)\nw = %bg waits_in_thread(3)")
     for cell in [
         "await asyncio.sleep(1000)",
         "%fg b",
@@ -154,9 +163,8 @@ def test_cancel_that_waits_can_be_interrupted_and_reports(k: Kernel) -> None:
     k.ok("%config BgTasks.cancel_wait = 100")
     k.ok("lock = threading.Lock(); lock.acquire()\ndef stuck():\n    lock.acquire()")
     k.ok("job = %bg stuck()")
-    pending = k.start("%cancel job")
-    k.until(lambda: pending.reply.contents("execute_input"))
-    k.ask("kernel_info_request", {}, "control")
+    pending = k.start("soon()\n%cancel job")
+    k.until(lambda: "begun" in pending.reply.stdout)
     k.interrupt()
     reply = pending.wait()
     assert reply.status == "error"

@@ -122,17 +122,21 @@ def test_an_interrupt_detaches_at_once_on_a_quiet_loop(loaded: Terminal) -> None
 def test_an_interrupt_of_any_cell_spares_the_jobs(loaded: Terminal) -> None:
     """A job that is nearly always in a step, while plain and await cells are interrupted."""
     loaded.run(
-        "async def busy():\n"
+        "async def busy(pause=0):\n"
         "    total = 0\n"
         "    while not gate.is_set():\n"
         "        for i in range(10_000): total += 1\n"
-        "        await asyncio.sleep(0)\n"
+        "        await asyncio.sleep(pause)\n"
         "    return total % 10_000"
     )
     loaded.run("b = %bg busy()")
-    loaded.run("t = %bg -t busy()")
+    # This one does pause: a thread that lets the interpreter lock go and takes it back again and
+    # again can keep all others from it for seconds.
+    loaded.run("t = %bg -t busy(0.001)")
+    # Not one long sleep: a signal that comes just before a system call does not end it.
+    naps = "while True: time.sleep(0.01)"
     for number, cell in enumerate(
-        ["await asyncio.Event().wait()", "while True: pass", "await b", "%fg t", "time.sleep(99)"]
+        ["await asyncio.Event().wait()", "while True: pass", "await b", "%fg t", naps]
     ):
         loaded.start(f"print('be' 'gun {number}')\n{cell}")
         loaded.expect(f"begun {number}")
