@@ -50,7 +50,8 @@ class TerminalScreen(Screen):
         self._flush: Callable[[], Any] = sys.stdout.flush
         #: How to write beside the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
-        self._held: list[str] | None = []
+        #: News of jobs that have ended, until the next prompt; None while one waits.
+        self._held: list[tuple[str, Job | None]] | None = []
         #: Whether the foreground has begun a line, and what waits for its end.
         self._begun = False
         self._waiting: list[str] = []
@@ -111,8 +112,8 @@ class TerminalScreen(Screen):
         for name, stream in beside.items():
             # In one step: a thread that prints meanwhile finds either the one or the other.
             setattr(sys, name, stream)
-        for line in held:
-            self._put(line)
+        if held:
+            self._put("".join(self._news(*news) for news in held))
         try:
             yield above.begun
         finally:
@@ -204,16 +205,18 @@ class TerminalScreen(Screen):
         told = self._is_reported(job)
         if self._leaving or self._is_followed(job, _TERMINAL):
             return
-        lines = ""
+        failure = ""
         if outcome.state is JobState.FAILED and not job.quiet:
-            lines = "\n".join(formatted(self.shell, outcome)) + "\n"
-        if not told:
-            lines += self._notice(job) + "\n"
+            failure = "\n".join(formatted(self.shell, outcome)) + "\n"
+        news = failure, None if told else job
         with self._lock:
             if self._held is not None:
-                self._held.append(lines)
+                self._held.append(news)
                 return
-        self._put(lines)
+        self._put(self._news(*news))
+
+    def _news(self, failure: str, job: Job | None) -> str:
+        return failure if job is None else f"{failure}{self._notice(job)}\n"
 
     def follow(self, job: Job, *, everything: bool) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
