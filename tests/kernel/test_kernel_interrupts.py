@@ -21,12 +21,14 @@ def soon(turns=5):
     # Some turns of the loop later, whoever called this waits.
     call = (lambda: print('begun')) if turns == 0 else (lambda: soon(turns - 1))
     asyncio.get_running_loop().call_soon(call)
-async def busy(pause=0):
+async def busy():
     total = 0
     while not gate.is_set():
-        for i in range(10_000): total += 1
-        await asyncio.sleep(pause)
-    return total % 10_000
+        for i in range(40_000): total += 1
+        # It does pause: a thread that lets the interpreter lock go and takes it back at once,
+        # again and again, keeps the others of a kernel from it for seconds.
+        await asyncio.sleep(0.0005)
+    return total % 40_000
 """
 
 # What an interrupt may take at most: generous, since it counts the formatting of a traceback on a
@@ -130,9 +132,7 @@ def test_a_plain_cell_is_interrupted_as_ever(k: Kernel, cell: str) -> None:
 
 def test_interrupts_never_hit_a_job_that_is_nearly_always_in_a_step(k: Kernel) -> None:
     """Of any kind of foreground; one after the other."""
-    # The one in a thread does pause: a thread that lets the interpreter lock go and takes it back
-    # again and again can keep all others from it for seconds.
-    k.ok("b = %bg busy()\nt = %bg -t busy(0.001)\nw = %bg waits_in_thread(3)")
+    k.ok("b = %bg busy()\nt = %bg -t busy()\nw = %bg waits_in_thread(3)")
     for cell in [
         "await asyncio.sleep(1000)",
         "%fg b",

@@ -21,7 +21,7 @@ def test_the_kernel_survives_redirections_while_threads_print(kernel: Kernel) ->
     for _ in range(3):
         kernel.ok("%bg -q lines();")
     kernel.ok(
-        "for i in range(400):\n"
+        "for i in range(200):\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as ours:\n"
         "        print('mine'); time.sleep(0.0001)\n"
         "    assert ours.getvalue() == 'mine\\n'",
