@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     )
     from ipy_bgtasks.errors import BadInput, BgTasksError, Detached, WouldBlock
     from ipy_bgtasks.job import Job, current_job
-    from ipy_bgtasks.outcome import JobState
-    from ipy_bgtasks.progress import track
+    from ipy_bgtasks.job.outcome import JobState
+    from ipy_bgtasks.job.progress import track
     from ipy_bgtasks.views.collection import jobs
 
 __all__ = [
@@ -43,14 +43,14 @@ _HOMES = {
     "BgTasksError": "errors",
     "Detached": "errors",
     "Job": "job",
-    "JobState": "outcome",
+    "JobState": "job.outcome",
     "WouldBlock": "errors",
     "call_in_background": "background",
     "current_job": "job",
     "jobs": "views.collection",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",
-    "track": "progress",
+    "track": "job.progress",
 }
 
 

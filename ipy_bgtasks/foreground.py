@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.interrupts import run_interruptible, sigint_handled
 from ipy_bgtasks.job import current_job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -14,8 +14,8 @@ from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import job as _job
 from ipy_bgtasks.interrupts import run_interruptible
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.turns import SHORT
 
 if TYPE_CHECKING:

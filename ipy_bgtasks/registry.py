@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks import specs
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.outcome import JobState
-from ipy_bgtasks.shielding import Shielded
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.shielding import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ipy_bgtasks.host import Host
+    from ipy_bgtasks.job.host import Host
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.places import Cells, doing, innermost, no_cells, place
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import job as _job
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.places import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.runners.where import running_stack
 

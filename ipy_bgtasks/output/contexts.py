@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import _current
+from ipy_bgtasks.job.job import _current
 
 if TYPE_CHECKING:
     from collections.abc import Callable

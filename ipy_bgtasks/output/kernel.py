@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import current_job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.output.cards import Cards, MakeWidget
 from ipy_bgtasks.output.displays import route_displays
 from ipy_bgtasks.output.figures import Figures
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.log import Piece
+    from ipy_bgtasks.job.log import Piece
 
 #: Characters of text after which a sender waits until the kernel has sent what was before.
 _FLOOD = 500_000

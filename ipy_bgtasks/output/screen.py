@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.log import Log, Piece
+    from ipy_bgtasks.job.log import Log, Piece
     from ipy_bgtasks.output.cards import MakeWidget
 
 #: Characters of the recorded end that are shown again.
@@ -153,7 +153,7 @@ class Screen:
         self, job: Job, place: Any, put: Callable[[list[Piece]], None], *, everything: bool
     ) -> Callable[[], None]:
         """Replay the log's end into *put*, and go on with what comes; returns what ends that."""
-        from ipy_bgtasks.log import Piece  # only now is it needed
+        from ipy_bgtasks.job.log import Piece  # only now is it needed
 
         unfollow = self._follow(job, place)
         replaying = threading.Lock()

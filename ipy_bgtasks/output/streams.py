@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.job import _current
+from ipy_bgtasks.job.job import _current
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.output.above import AbovePrompt, PromptStream
 from ipy_bgtasks.output.redirects import keep_redirections_apart
 from ipy_bgtasks.output.screen import Screen
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.log import Piece
+    from ipy_bgtasks.job.log import Piece
 
 _TERMINAL = "terminal"
 

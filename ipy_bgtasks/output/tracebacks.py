@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.outcome import Outcome
+    from ipy_bgtasks.job.outcome import Outcome
 
 
 def formatted(shell: Any, outcome: Outcome) -> list[str]:

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ipy_bgtasks import job as _job
 from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.answers import ending
 from ipy_bgtasks.runners.engines import engine_for
 from ipy_bgtasks.runners.packing import Packed, pack

@@ -8,9 +8,9 @@ import threading
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import job as _job
 from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.errors import ExitInTask
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.where import await_chain
 
 if TYPE_CHECKING:

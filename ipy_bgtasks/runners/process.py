@@ -14,8 +14,8 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import job as _job
 from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.answers import ending
 
 if TYPE_CHECKING:
@@ -323,6 +323,6 @@ def _end_tracker(slots: list[Slot]) -> None:
 
 
 def _progress(given: Any) -> Any:
-    from ipy_bgtasks.progress import Progress
+    from ipy_bgtasks.job.progress import Progress
 
     return None if given is None else Progress(*given)

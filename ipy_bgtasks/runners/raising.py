@@ -23,7 +23,7 @@ _SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
 #: … and the modules of IPython that do.
 _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPython.core.displayhook")
 #: Parts of this package that only call the user's code and hold nothing that could be torn.
-_OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.progress")
+_OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.progress")
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "selectors", "uvloop")
 

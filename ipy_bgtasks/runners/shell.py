@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks import job as _job
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.pipes import TextPipe, on_exit
 

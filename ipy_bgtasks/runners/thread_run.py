@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import job as _job
+from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.runners.raising import (
     Sent,

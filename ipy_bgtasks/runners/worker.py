@@ -16,10 +16,10 @@ from contextvars import copy_context
 from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, cast
 
-from ipy_bgtasks.job import Job, _current
+from ipy_bgtasks.job.job import Job, _current
+from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
-from ipy_bgtasks.progress import Progress
 from ipy_bgtasks.runners import wire
 from ipy_bgtasks.runners.remote import answer
 from ipy_bgtasks.runners.where import await_chain

@@ -6,8 +6,8 @@ import html
 import time
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.outcome import JobState
-from ipy_bgtasks.progress import progress_of
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import progress_label, summary
 from ipy_bgtasks.views.summary import elapsed_text, one_line, visible

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from traceback import FrameSummary
 from typing import Any, Protocol
 
-from ipy_bgtasks.log import Log
+from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.job.progress import Progress, progress_of
 from ipy_bgtasks.places import Cells, innermost, no_cells, place, source_line
-from ipy_bgtasks.progress import Progress, progress_of
 from ipy_bgtasks.views.summary import (
     bar,
     elapsed_text,

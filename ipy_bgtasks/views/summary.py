@@ -9,7 +9,7 @@ from typing import Any
 
 from wcwidth import wcwidth
 
-from ipy_bgtasks.fold import strip_ansi
+from ipy_bgtasks.job.fold import strip_ansi
 
 # What moves the cursor, hides, reorders or cannot be encoded: controls, the bidirectional
 # controls, line and paragraph separators, tags, lone surrogates.

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipy_bgtasks.host import Host
 from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.process import ProcessRunner
 from ipy_bgtasks.service import ServiceLoop

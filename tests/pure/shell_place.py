@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from processes import TREE_SIZE, pids_in
 
-from ipy_bgtasks.host import Host
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.log import Log
+from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.shell import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor

@@ -16,7 +16,7 @@ from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.job import Job, current_job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner
 

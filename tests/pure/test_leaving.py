@@ -14,8 +14,8 @@ from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.leaving import Leaving
-from ipy_bgtasks.outcome import JobState
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.service import ServiceLoop

@@ -10,9 +10,9 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.feed import Feed
-from ipy_bgtasks.host import Host
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.log import Log
+from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.views.live import Tail
 from ipy_bgtasks.views.panel import Panel

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks import job as job_module
-from ipy_bgtasks.log import Log
-from ipy_bgtasks.progress import Progress, from_line, progress_of, track
+from ipy_bgtasks.job import job as job_module
+from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.job.progress import Progress, from_line, progress_of, track
 
 
 class Recorder:

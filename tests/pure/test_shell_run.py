@@ -14,7 +14,7 @@ from shell_place import LONG, Place, on_service, said
 
 from ipy_bgtasks.errors import WouldBlock
 from ipy_bgtasks.job import Job, current_job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.command import command_work

@@ -15,11 +15,11 @@ import pytest
 from fakes import FakeClock, work
 
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.log import Log
+from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.job.shielding import Shielded
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner
-from ipy_bgtasks.shielding import Shielded
 
 
 @pytest.fixture(autouse=True)

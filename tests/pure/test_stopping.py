@@ -12,7 +12,7 @@ import pytest
 from fakes import work
 
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.thread import ThreadRunner

@@ -17,7 +17,7 @@ import pytest
 from fakes import work
 
 from ipy_bgtasks.job import Job, current_job
-from ipy_bgtasks.outcome import JobState
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.raising import StopThread
@@ -213,8 +213,8 @@ def test_code_of_our_own_is_never_hit(place: Place) -> None:
             raise
 
     # Code of this package, as far as anybody can tell.
-    namespace = {"__name__": "ipy_bgtasks.log", **ours.__globals__, **locals()}
-    namespace["__name__"] = "ipy_bgtasks.log"
+    namespace = {"__name__": "ipy_bgtasks.job.log", **ours.__globals__, **locals()}
+    namespace["__name__"] = "ipy_bgtasks.job.log"
     ours = type(ours)(ours.__code__, namespace, "ours", None, ours.__closure__)
 
     def printing() -> None:

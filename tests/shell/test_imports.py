@@ -10,11 +10,11 @@ import pytest
 
 #: Parts of the package that a session which only loads it does not need.
 _LATER = (
-    "ipy_bgtasks.fold",
+    "ipy_bgtasks.job.fold",
     "ipy_bgtasks.launcher",
-    "ipy_bgtasks.log",
-    "ipy_bgtasks.progress",
-    "ipy_bgtasks.recording",
+    "ipy_bgtasks.job.log",
+    "ipy_bgtasks.job.progress",
+    "ipy_bgtasks.job.recording",
     "ipy_bgtasks.runners.engines",
     "ipy_bgtasks.runners.executor",
     "ipy_bgtasks.runners.packing",

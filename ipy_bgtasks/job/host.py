@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.log import Log
+    from ipy_bgtasks.job.log import Log
 
 
 class Host:
@@ -17,7 +17,7 @@ class Host:
 
     def new_log(self, job: Job) -> Log:
         """Make the log; called when it is first needed."""
-        from ipy_bgtasks.log import Log
+        from ipy_bgtasks.job.log import Log
 
         return Log()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ipy_bgtasks.fold import Fold, strip_ansi
+from ipy_bgtasks.job.fold import Fold, strip_ansi
 
 Stream = Literal["stdout", "stderr"]
 

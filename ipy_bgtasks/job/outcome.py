@@ -6,6 +6,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 class JobState(StrEnum):
     """What a user is told about a job; nothing of a job runs in the last three."""
@@ -38,9 +40,9 @@ RETURNED_NONE = Outcome(JobState.FINISHED)
 def own_traceback(error: BaseException) -> TracebackType | None:
     """The traceback of *error* from the first frame of the user's code on."""
     trace = start = error.__traceback__
-    while trace is not None and (top := _top_package(trace)) in (__package__, "asyncio"):
+    while trace is not None and (top := _top_package(trace)) in (_PACKAGE, "asyncio"):
         trace = trace.tb_next
-        if top == __package__:
+        if top == _PACKAGE:
             start = trace  # asyncio's frames count as machinery only where ours follow
     error.__traceback__ = start
     return start

@@ -15,15 +15,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.host import SILENT, Host
-from ipy_bgtasks.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
-from ipy_bgtasks.shielding import Shielded
+from ipy_bgtasks.job.host import SILENT, Host
+from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
+from ipy_bgtasks.job.shielding import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from ipy_bgtasks.log import Log
-    from ipy_bgtasks.progress import Progress
+    from ipy_bgtasks.job.log import Log
+    from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.views.timeline import Timeline
     from ipy_bgtasks.work import Work
@@ -161,7 +161,7 @@ class Job:
 
     @progress.setter
     def progress(self, value: Progress | float | None) -> None:
-        from ipy_bgtasks.progress import Progress
+        from ipy_bgtasks.job.progress import Progress
 
         if isinstance(value, int | float):
             value = Progress(done=value, total=1)

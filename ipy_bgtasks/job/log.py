@@ -17,9 +17,9 @@ from time import time
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.recording import Entry, Recording, dropped_mark, next_group
-from ipy_bgtasks.shielding import Shielded
-from ipy_bgtasks.sink import FileSink
+from ipy_bgtasks.job.recording import Entry, Recording, dropped_mark, next_group
+from ipy_bgtasks.job.shielding import Shielded
+from ipy_bgtasks.job.sink import FileSink
 
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
-from ipy_bgtasks.fold import strip_ansi
+from ipy_bgtasks.job.fold import strip_ansi
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.log import Log
+    from ipy_bgtasks.job.log import Log
 
 _T = TypeVar("_T")
 
@@ -143,7 +143,7 @@ async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIt
 
 def _reporter(total: float | None) -> Callable[[int], int]:
     """Return what reports how many are done, and returns at how many to do so again."""
-    from ipy_bgtasks.job import current_job
+    from ipy_bgtasks.job.job import current_job
 
     job: _HasProgress | None = current_job()
 
