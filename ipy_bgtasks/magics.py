@@ -17,9 +17,9 @@ from IPython.core.magic import (
 )
 
 from ipy_bgtasks import options as opt
-from ipy_bgtasks import specs
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
+from ipy_bgtasks.registry import specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,7 +7,7 @@ from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.registry import Registry
-from ipy_bgtasks.specs import find, is_spec
+from ipy_bgtasks.registry.specs import find, is_spec
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import specs
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.shielding import Shielded
+from ipy_bgtasks.registry import specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
