@@ -9,18 +9,18 @@ from ipy_bgtasks.completion import completions_for
 from ipy_bgtasks.config import BgTasks
 from ipy_bgtasks.exits import ExitQuestion, watch_exits
 from ipy_bgtasks.foreground import Foreground
+from ipy_bgtasks.foreground.nesting import transforms_a_cell
+from ipy_bgtasks.foreground.rewrite import await_magics
+from ipy_bgtasks.foreground.stop_button import spare_the_kernel
+from ipy_bgtasks.foreground.wakeup import wake_on_signals
 from ipy_bgtasks.helping_threads import HelpingThreads
 from ipy_bgtasks.job import Job
 from ipy_bgtasks.leaving import Leaving
 from ipy_bgtasks.magics import JobMagics
-from ipy_bgtasks.nesting import transforms_a_cell
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
-from ipy_bgtasks.rewrite import await_magics
 from ipy_bgtasks.runners.loop import contain_exits
 from ipy_bgtasks.session import Core, Session
-from ipy_bgtasks.stop_button import spare_the_kernel
-from ipy_bgtasks.wakeup import wake_on_signals
 
 if TYPE_CHECKING:
     import asyncio
@@ -95,8 +95,8 @@ class Loaded:
             if hasattr(kernel, "pre_handler_hook"):
                 self._on_loop(loop, lambda: spare_the_kernel(self.shell))
         elif hasattr(self.shell, "prompt_for_code"):
+            from ipy_bgtasks.foreground.terminal import TerminalLoop
             from ipy_bgtasks.output.terminal import TerminalScreen
-            from ipy_bgtasks.terminal import TerminalLoop
 
             assert isinstance(screen, TerminalScreen)
             terminal = TerminalLoop(self.shell, loop, around_prompt=screen.around_prompt)

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.foreground.rewrite import await_magics, awaits
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.job.sink import FileSink
 from ipy_bgtasks.options import split_specs
-from ipy_bgtasks.rewrite import await_magics, awaits
 from ipy_bgtasks.views.summary import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work

@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.interrupts import run_interruptible
+from ipy_bgtasks.foreground.interrupts import run_interruptible
 from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.turns import SHORT
 

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, Detached
-from ipy_bgtasks.interrupts import run_interruptible, sigint_handled
+from ipy_bgtasks.foreground.interrupts import run_interruptible, sigint_handled
 from ipy_bgtasks.job import current_job
 from ipy_bgtasks.job.outcome import JobState
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from .interrupts import complete, run_interruptible, sigint_for
-from .patching import Attribute
+from ipy_bgtasks.foreground.interrupts import complete, run_interruptible, sigint_for
+from ipy_bgtasks.patching import Attribute
 
 T = TypeVar("T")
 
