@@ -7,8 +7,8 @@ import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.leaving.sigterm import before_sigterm
 from ipy_bgtasks.patching import Attribute
-from ipy_bgtasks.sigterm import before_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
