@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.completion import completions_for
 from ipy_bgtasks.config import BgTasks
 from ipy_bgtasks.foreground import Foreground
 from ipy_bgtasks.foreground.nesting import transforms_a_cell
@@ -16,7 +15,8 @@ from ipy_bgtasks.job import Job
 from ipy_bgtasks.leaving import Leaving
 from ipy_bgtasks.leaving.exits import ExitQuestion, watch_exits
 from ipy_bgtasks.leaving.helping_threads import HelpingThreads
-from ipy_bgtasks.magics import JobMagics
+from ipy_bgtasks.magics.completion import completions_for
+from ipy_bgtasks.magics.magics import JobMagics
 from ipy_bgtasks.output.asking import refuse_questions
 from ipy_bgtasks.output.contexts import carry_jobs
 from ipy_bgtasks.runners.loop import contain_exits

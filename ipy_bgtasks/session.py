@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.foreground import Foreground
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.launcher import Launcher
-    from ipy_bgtasks.options import Options
+    from ipy_bgtasks.magics.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.runners.executor import Executors

@@ -1,0 +1,1 @@
+"""The four magics: their words, their options and what Tab offers."""
