@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ipy_bgtasks.foreground import Foreground
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.launcher import Launcher
+    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.magics.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.runners.executor import Executors
     from ipy_bgtasks.stopping import Stopping
-    from ipy_bgtasks.watching import Watching
 
 #: How many of the jobs that have ended `%jobs` shows.
 _RECENT = 10
@@ -219,7 +219,7 @@ class Session:
 
     def _live_views(self) -> Watching:
         if self._watching is None:
-            from ipy_bgtasks.watching import Watching
+            from ipy_bgtasks.live.watching import Watching
 
             self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
         return self._watching

@@ -166,6 +166,6 @@ def test_without_anywidget_a_table_is_kept_up_to_date(make_kernel: MakeKernel) -
 def test_anywidget_is_not_imported_before_it_is_used(kernel: Kernel) -> None:
     """Nor are ipywidgets; not by short jobs and their cards either."""
     kernel.ok("job = %bg sum([1])")
-    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.views.panel', 'ipy_bgtasks.feed'}"
+    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.panel', 'ipy_bgtasks.live.feed'}"
     found = kernel.ok(f"import sys; sorted({names} & set(sys.modules))")
     assert found.result == "[]"

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from fakes import FakeClock, FakeRunner, work
 
-from ipy_bgtasks.feed import Feed
 from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.live.feed import Feed
+from ipy_bgtasks.live.panel import Panel
+from ipy_bgtasks.live.tail import Tail
 from ipy_bgtasks.registry import Registry
-from ipy_bgtasks.views.live import Tail
-from ipy_bgtasks.views.panel import Panel
 
 
 class FakeScreen:

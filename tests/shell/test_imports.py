@@ -11,10 +11,11 @@ import pytest
 #: Parts of the package that a session which only loads it does not need.
 _LATER = (
     "ipy_bgtasks.job.fold",
-    "ipy_bgtasks.launcher",
     "ipy_bgtasks.job.log",
     "ipy_bgtasks.job.progress",
     "ipy_bgtasks.job.recording",
+    "ipy_bgtasks.launcher",
+    "ipy_bgtasks.live",
     "ipy_bgtasks.runners.engines",
     "ipy_bgtasks.runners.executor",
     "ipy_bgtasks.runners.packing",
@@ -22,7 +23,6 @@ _LATER = (
     "ipy_bgtasks.runners.slot",
     "ipy_bgtasks.stopping",
     "ipy_bgtasks.views",
-    "ipy_bgtasks.watching",
     "ipy_bgtasks.work",
 )
 #: All that is imported beside the package itself, where IPython has not done so already.

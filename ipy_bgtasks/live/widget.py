@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
+from ipy_bgtasks.live.panel import Panel, log_ignored
 from ipy_bgtasks.views.card import card_data
-from ipy_bgtasks.views.panel import Panel, log_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ipy_bgtasks.feed import Feed
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.live.feed import Feed
+    from ipy_bgtasks.live.panel import Actions
     from ipy_bgtasks.registry import Registry
-    from ipy_bgtasks.views.panel import Actions
 
 
 class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]

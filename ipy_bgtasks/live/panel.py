@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.views.live import Tail, live_row
+from ipy_bgtasks.live.tail import Tail, live_row
 from ipy_bgtasks.views.summary import short_repr
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.feed import Feed, News
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.live.feed import Feed, News
     from ipy_bgtasks.registry import Registry
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.feed import Feed
+from ipy_bgtasks.live.feed import Feed
 from ipy_bgtasks.stopping import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.live.panel import Panel
     from ipy_bgtasks.output.cards import CardWidget
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
     from ipy_bgtasks.service import ServiceLoop
-    from ipy_bgtasks.views.panel import Panel
 
 _TABLES = 4  # plain tables that are kept up to date; the newest
 _PANELS = 20  # panels that a table takes the place of in the end; the newest
@@ -120,7 +120,7 @@ class Watching:
             self._tables.pop(0)()
 
     def _show_panel(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
-        from ipy_bgtasks.views.widget import show_panel
+        from ipy_bgtasks.live.widget import show_panel
 
         only = None if chosen is None else frozenset(job.number for job in chosen)
         if only not in self._panels:
@@ -135,7 +135,7 @@ class Watching:
         """A card with a button; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
-        from ipy_bgtasks.views.widget import LiveCard
+        from ipy_bgtasks.live.widget import LiveCard
 
         return LiveCard(job, self, answered)
 
