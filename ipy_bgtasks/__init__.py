@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.errors import BadInput, BgTasksError, Detached, WouldBlock
     from ipy_bgtasks.job import Job, current_job
     from ipy_bgtasks.job.outcome import JobState
-    from ipy_bgtasks.job.progress import track
+    from ipy_bgtasks.job.tracking import track
     from ipy_bgtasks.views.collection import jobs
 
 __all__ = [
@@ -50,7 +50,7 @@ _HOMES = {
     "jobs": "views.collection",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",
-    "track": "job.progress",
+    "track": "job.tracking",
 }
 
 

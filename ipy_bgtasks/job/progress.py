@@ -1,24 +1,18 @@
-"""How far a job is: reported by `track`, or read off a progress bar that it prints."""
+"""How far a job is: what it reported, or what is read off a progress bar that it prints."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Protocol
 
 from ipy_bgtasks.job.fold import strip_ansi
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.log import Log
 
-_T = TypeVar("_T")
-
-# How many reports a loop makes at most, roughly: finer steps are not seen in any bar, and a loop
-# over millions of items must not pay for each.
-_STEPS = 1000
 _BAR_WITHIN = 2000  # characters of a line in which a bar is looked for
 
 # desc:  45%|####      | 45/100 [00:01<00:01, 42.1it/s]
@@ -39,9 +33,9 @@ class Progress:
     text: str = ""
 
     def __post_init__(self) -> None:
-        _check_total(self.total)
+        check_total(self.total)
         if not _is_number(self.done):
-            raise ValueError(f"what is done must be a number, not {_shown(self.done)}")
+            raise ValueError(f"what is done must be a number, not {shown(self.done)}")
 
     @property
     def fraction(self) -> float | None:
@@ -51,10 +45,6 @@ class Progress:
         return min(1.0, max(0.0, float(self.done / self.total)))
 
 
-class _HasProgress(Protocol):
-    progress: Any
-
-
 class _Reports(Protocol):
     """What of a job is looked at here."""
 
@@ -62,32 +52,6 @@ class _Reports(Protocol):
     def progress(self) -> Progress | None: ...
     @property
     def log(self) -> Log: ...
-
-
-@overload
-def track(iterable: Iterable[_T], total: float | None = None) -> Iterator[_T]: ...
-@overload
-def track(iterable: AsyncIterable[_T], total: float | None = None) -> AsyncIterator[_T]: ...
-def track(
-    iterable: Iterable[_T] | AsyncIterable[_T], total: float | None = None
-) -> Iterator[_T] | AsyncIterator[_T]:
-    """Iterate, and report to the current job how far it is; outside a job, only iterate.
-
-    `total` is how many items there will be; by default what `len` says, if it says something.
-    An asynchronous iterable gives an asynchronous iterator. Raises `ValueError` for a total that
-    is not a number of 0 or more, `TypeError` for what cannot be iterated.
-    """
-    _check_total(total)
-    if total is None:
-        total = _length(iterable)
-    if isinstance(iterable, AsyncIterable) and not isinstance(iterable, Iterable):
-        return _track_async(iterable, total)
-    try:
-        items = iter(iterable)  # also of what has only __getitem__
-    except TypeError:
-        message = f"track needs something to iterate over, not {_shown(iterable)}"
-        raise TypeError(message) from None
-    return _track(items, total)
 
 
 def from_line(line: str) -> Progress | None:
@@ -119,45 +83,10 @@ def progress_of(job: _Reports) -> Progress | None:
     return None
 
 
-def _track(items: Iterator[_T], total: float | None) -> Iterator[_T]:
-    report = _reporter(total)
-    done = due = 0
-    for item in items:
-        if done >= due:
-            due = report(done)
-        yield item
-        done += 1
-    report(done)
-
-
-async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIterator[_T]:
-    report = _reporter(total)
-    done = due = 0
-    async for item in items:
-        if done >= due:
-            due = report(done)
-        yield item
-        done += 1
-    report(done)
-
-
-def _reporter(total: float | None) -> Callable[[int], int]:
-    """Return what reports how many are done, and returns at how many to do so again."""
-    from ipy_bgtasks.job.job import current_job
-
-    job: _HasProgress | None = current_job()
-
-    def report(done: int) -> int:
-        if job is not None:
-            job.progress = Progress(done, total)
-        return done + max(1, int(total or done) // _STEPS)
-
-    return report
-
-
-def _check_total(total: object) -> None:
+def check_total(total: object) -> None:
+    """Raise `ValueError` for a total that nothing can have."""
     if total is not None and not (_is_number(total) and total >= 0):  # type: ignore[operator]
-        raise ValueError(f"total must be a number of 0 or more, or None, not {_shown(total)}")
+        raise ValueError(f"total must be a number of 0 or more, or None, not {shown(total)}")
 
 
 def _is_number(value: object) -> bool:
@@ -168,14 +97,8 @@ def _number(text: str) -> float:
     return int(text) if text.isdecimal() else float(text)
 
 
-def _length(iterable: object) -> int | None:
-    try:
-        return len(iterable)  # type: ignore[arg-type]
-    except Exception:  # no `len`, or one that refuses: a data loader over a stream does
-        return None
-
-
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message may show it."""
     from ipy_bgtasks.views.summary import short_repr
 
     return short_repr(value)

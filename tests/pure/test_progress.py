@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.job import job as job_module
+from ipy_bgtasks.job import tracking
 from ipy_bgtasks.job.log import Log
-from ipy_bgtasks.job.progress import Progress, from_line, progress_of, track
+from ipy_bgtasks.job.progress import Progress, from_line, progress_of
+from ipy_bgtasks.job.tracking import track
 
 
 class Recorder:
@@ -34,7 +35,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """The current job."""
     recorder = Recorder()
-    monkeypatch.setattr(job_module, "current_job", lambda: recorder)
+    monkeypatch.setattr(tracking, "current_job", lambda: recorder)
     return recorder
 
 

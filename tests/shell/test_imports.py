@@ -14,6 +14,7 @@ _LATER = (
     "ipy_bgtasks.job.log",
     "ipy_bgtasks.job.progress",
     "ipy_bgtasks.job.recording",
+    "ipy_bgtasks.job.tracking",
     "ipy_bgtasks.launcher",
     "ipy_bgtasks.live",
     "ipy_bgtasks.runners.engines",
