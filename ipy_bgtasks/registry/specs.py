@@ -6,39 +6,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ipy_bgtasks.registry import Registry
+    from collections.abc import Iterator, Mapping
 
 _CURRENT = ("", "+", "%", "%+", "%%")
 _PREVIOUS = ("-", "%-")
 
 
-def find(registry: Registry, spec: str, variables: Mapping[str, Any] | None = None) -> Job:
+class Jobs(Protocol):
+    """What a spec is looked up in."""
+
+    @property
+    def current(self) -> Job | None: ...
+    @property
+    def previous(self) -> Job | None: ...
+    def get(self, number: int) -> Job | None: ...
+    def __iter__(self) -> Iterator[Job]: ...
+
+
+def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Job:
     """The one job that *spec* names; `BadInput` when there is none, or more than one.
 
     *variables* are those of the user, where a spec may be the name of one that holds a job.
     """
     spec = spec.strip()
     if spec in _CURRENT or spec in _PREVIOUS:
-        return _recent(registry, spec)
+        return _recent(jobs, spec)
     bare = spec.removeprefix("%")
     if bare.isdecimal():
-        return _by_number(registry, int(bare))
+        return _by_number(jobs, int(bare))
     if variables is not None and isinstance(job := variables.get(spec), Job):
         return job
     if spec.startswith("?") or spec.startswith("%?"):
         text = bare.removeprefix("?")
-        return _only(registry, spec, [j for j in registry if text in j.name], "contains")
+        return _only(jobs, spec, [j for j in jobs if text in j.name], "contains")
     if spec.startswith("%"):
-        return _only(registry, spec, [j for j in registry if j.name.startswith(bare)], "starts")
-    raise BadInput(f"{spec!r} is no job: {_there_are(registry)}; specs are 3, -, %name or ?text")
+        return _only(jobs, spec, [j for j in jobs if j.name.startswith(bare)], "starts")
+    raise BadInput(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
 def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
@@ -53,34 +62,34 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     )
 
 
-def _recent(registry: Registry, spec: str) -> Job:
-    job = registry.previous if spec in _PREVIOUS else registry.current
+def _recent(jobs: Jobs, spec: str) -> Job:
+    job = jobs.previous if spec in _PREVIOUS else jobs.current
     if job is None:
         which = "previous" if spec in _PREVIOUS else "current"
-        raise BadInput(f"no {which} job: {_there_are(registry)}")
+        raise BadInput(f"no {which} job: {_there_are(jobs)}")
     return job
 
 
-def _by_number(registry: Registry, number: int) -> Job:
-    job = registry.get(number)
+def _by_number(jobs: Jobs, number: int) -> Job:
+    job = jobs.get(number)
     if job is None:
-        raise BadInput(f"no job {number}: {_there_are(registry)}")
+        raise BadInput(f"no job {number}: {_there_are(jobs)}")
     return job
 
 
-def _only(registry: Registry, spec: str, found: list[Job], verb: str) -> Job:
+def _only(jobs: Jobs, spec: str, found: list[Job], verb: str) -> Job:
     if len(found) == 1:
         return found[0]
     if not found:
         how = "contains" if verb == "contains" else "starts with"
-        raise BadInput(f"no job whose name {how} {spec.lstrip('%?')!r}: {_there_are(registry)}")
+        raise BadInput(f"no job whose name {how} {spec.lstrip('%?')!r}: {_there_are(jobs)}")
     listed = ", ".join(f"{job.number} ({job.name})" for job in found[-5:])
     more = f" and {len(found) - 5} older" if len(found) > 5 else ""
     raise BadInput(f"{spec!r} fits more than one job: {listed}{more}")
 
 
-def _there_are(registry: Registry) -> str:
-    numbers = [str(job.number) for job in registry]
+def _there_are(jobs: Jobs) -> str:
+    numbers = [str(job.number) for job in jobs]
     if not numbers:
         return "there are none yet"
     if len(numbers) == 1:
