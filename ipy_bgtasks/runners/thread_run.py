@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from itertools import starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.job import job as _job
 from ipy_bgtasks.runners.loop import CLEAN_UP
@@ -27,13 +27,20 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job import Job
-    from ipy_bgtasks.runners.thread import ThreadRunner
+    from ipy_bgtasks.runners.loop import LoopRunner
     from ipy_bgtasks.service import ServiceLoop
 
 #: Seconds between two tries while the thread is in our own code: from … to, growing.
 _SOON, _LATER = 0.0003, 0.02
 #: Seconds between two looks whether code that was stopped by force has left.
 _REPEAT = 0.05
+
+
+class Pool(Protocol):
+    """What a run needs of the runner whose thread it is in."""
+
+    prepare: Callable[[Job], object] | None
+    loop_runner: LoopRunner
 
 
 class Run:
@@ -82,7 +89,7 @@ class Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked_loop = False  # and it has not turned since
 
-    def execute(self, pool: ThreadRunner) -> None:
+    def execute(self, pool: Pool) -> None:
         """Run the job's code in the calling thread, and end the job."""
         job, work = self.job, self.job.work
         if work is None or not job.begin():
@@ -256,7 +263,7 @@ class Run:
         if self._sent is not None:
             take_back(threading.get_ident())
 
-    def _settle(self, pool: ThreadRunner, values: list[Any], error: BaseException | None) -> None:
+    def _settle(self, pool: Pool, values: list[Any], error: BaseException | None) -> None:
         job = self.job
         if values:
             value = values[0]
