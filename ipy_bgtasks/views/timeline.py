@@ -11,12 +11,9 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ipy_bgtasks.views.summary import columns_of, cut_middle, elapsed_text, one_line
-
-if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
 
 _COLOURS = {
     "running": "#2f80ed",
@@ -39,6 +36,23 @@ _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 
 _NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
+class Timed(Protocol):
+    """What is read of a job here."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def launched(self) -> float: ...
+    @property
+    def started(self) -> float | None: ...
+    @property
+    def ended(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The life of one job up to now; times are seconds since the epoch."""
@@ -54,7 +68,7 @@ class Span:
 class Timeline:
     """A picture of some jobs' times, as they were when it was made."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Timed]) -> None:
         self._now = time.time()
         self.spans = [
             Span(j.number, j.name, str(j.state), j.launched, j.started, j.ended) for j in jobs
