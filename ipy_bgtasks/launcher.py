@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.magics.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
-    from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.runners.executor import Executors
     from ipy_bgtasks.runners.process import ProcessRunner
     from ipy_bgtasks.sources import Sources

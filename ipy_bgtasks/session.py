@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.foreground import Foreground
     from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.launcher import Launcher
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.magics.options import Options
     from ipy_bgtasks.output.screen import Screen
-    from ipy_bgtasks.runners import Runner
     from ipy_bgtasks.runners.executor import Executors
     from ipy_bgtasks.stopping import Stopping
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.job import Job
     from ipy_bgtasks.job.log import Log
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.log import Log
     from ipy_bgtasks.job.progress import Progress
-    from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.views.timeline import Timeline
     from ipy_bgtasks.work import Work
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ipy_bgtasks.job.host import Host
-    from ipy_bgtasks.runners import Runner
+    from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
 

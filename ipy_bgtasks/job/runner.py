@@ -1,0 +1,38 @@
+"""What a job needs of the place where it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.job import Job
+
+
+class Runner(Protocol):
+    """A place where work runs. Every method may be called from any thread."""
+
+    #: The word users see for the place.
+    where: str
+
+    def start(self, job: Job) -> None:
+        """Run the job's work, or queue it; returns without waiting for its end."""
+
+    def stop(self, job: Job, force: bool) -> None:
+        """Ask the job to stop: drop it if it has not started, else interrupt it."""
+
+    def stack(self, job: Job) -> list[FrameSummary]:
+        """Where the job is right now, the innermost entry last; empty if it cannot be told."""
+
+    def needs_this_thread(self) -> bool:
+        """Whether blocking the calling thread would keep this runner's jobs from ending."""
+
+    def make_room(self, job: Job) -> None:
+        """The calling thread is about to block until *job* ends: see that it can start."""
+
+    def leave(self) -> None:
+        """The session ends: start nothing more, stop everything, and return at once.
+
+        Told once. The process ends soon afterwards, whatever is still running here then.
+        """
