@@ -8,13 +8,11 @@ life, and the task is to blame if it is still there, without one, when time is u
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from contextlib import suppress
-from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job import job as _job
+from ipy_bgtasks.job.tasks import job_of
 from ipy_bgtasks.places import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.runners.where import running_stack
 
@@ -146,16 +144,6 @@ class _Suspect:
     def turn(self) -> None:
         """The loop's sign of life."""
         self.loop_turned = True
-
-
-def job_of(task: asyncio.Task[Any]) -> Job | None:
-    """The job that a task belongs to, as the job's own or as one that it started."""
-    get_context = getattr(task, "get_context", None)  # from Python 3.12 on
-    if get_context is not None:
-        context: Context | None = get_context()
-    else:
-        context = next((r for r in gc.get_referents(task) if isinstance(r, Context)), None)
-    return None if context is None else context.get(_job._current)
 
 
 def _processor_time(thread: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -15,7 +14,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreground.interrupts import run_interruptible
-from ipy_bgtasks.job import job as _job
+from ipy_bgtasks.job.tasks import job_of
 from ipy_bgtasks.runners.turns import SHORT
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class Leaving:
             seconds = max(self._deadline - time.monotonic(), _AFTERWARDS)
             await asyncio.wait(others, timeout=seconds)
         for task in asyncio.all_tasks(self._loop):
-            if _job_of(task) is not None:
+            if job_of(task) is not None:
                 _keep(task)
         # What asyncio has to say when the interpreter takes the loop apart helps nobody.
         self._loop.set_exception_handler(lambda _loop, _context: None)
@@ -133,19 +132,13 @@ def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
     return {
         task
         for task in asyncio.all_tasks(loop)
-        if (job := _job_of(task)) is not None and job.handle is not task
+        if (job := job_of(task)) is not None and job.handle is not task
     }
 
 
 def _is_left_behind(task: asyncio.Task[Any]) -> bool:
-    job = _job_of(task)
+    job = job_of(task)
     return job is None or job.done()
-
-
-def _job_of(task: asyncio.Task[Any]) -> Job | None:
-    # `Task.get_context` is new in Python 3.12.
-    contexts = (ref for ref in gc.get_referents(task) if isinstance(ref, Context))
-    return next((context.get(_job._current) for context in contexts), None)
 
 
 def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -14,10 +14,11 @@ import pytest
 from fakes import work
 
 from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.tasks import job_of
 from ipy_bgtasks.registry import Registry
 from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.watchdog import Watchdog, job_of
+from ipy_bgtasks.watchdog import Watchdog
 
 BOUND = 20.0
 LIMIT = 0.1
