@@ -16,7 +16,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job import current_job
-from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.patching import Attribute, ways_to_threads
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,16 +55,12 @@ class HelpingThreads:
             finally:
                 self._submitting.for_job = False
 
-        threading.Thread.start = start_daemon  # type: ignore[method-assign, assignment]
-        ThreadPoolExecutor.submit = submit_noted  # type: ignore[method-assign, assignment]
+        put_back = ways_to_threads(start_daemon, submit_noted)
         own = self._install_executor()
 
         def undo() -> None:
             own()
-            if threading.Thread.start is start_daemon:
-                threading.Thread.start = start  # type: ignore[method-assign]
-            if ThreadPoolExecutor.submit is submit_noted:
-                ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
+            put_back()
 
         return undo
 

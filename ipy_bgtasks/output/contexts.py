@@ -14,6 +14,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.job import _current
+from ipy_bgtasks.patching import ways_to_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +42,4 @@ def carry_jobs() -> Callable[[], None]:
         # In an empty context, because submitting may start a thread that others will use.
         return Context().run(submit, self, call)
 
-    threading.Thread.start = start_in_context  # type: ignore[method-assign]
-    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign, assignment]
-
-    def undo() -> None:
-        if threading.Thread.start is start_in_context:
-            threading.Thread.start = start  # type: ignore[method-assign]
-        if ThreadPoolExecutor.submit is submit_in_context:
-            ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
-
-    return undo
+    return ways_to_threads(start_in_context, submit_in_context)
