@@ -6,7 +6,6 @@ to stop, it ended). The API follows `concurrent.futures.Future`.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import logging
 import threading
@@ -18,6 +17,7 @@ from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
 from ipy_bgtasks.job.shielding import Shielded
+from ipy_bgtasks.job.waiting import in_asyncios_own_task, until_called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -209,40 +209,20 @@ class Job:
         `TimeoutError` if it has not ended in time, and `WouldBlock` at once on a thread whose
         event loop must run for the job to end (there: ``await job`` or ``%fg``).
         """
-        self._wait(timeout)
-        return self._value()
+        return self._wait(timeout).get()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception the job ended with, or None; waits and raises like `result`."""
-        self._wait(timeout)
-        assert self._outcome is not None
-        if self._outcome.state is JobState.CANCELLED:
-            raise self._cancelled()
-        return self._outcome.error
+        return self._wait(timeout).exception()
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._outcome is None:
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
-
-            def come_true() -> None:
-                if not ended.done():
-                    ended.set_result(None)
-
-            def wake(_job: Job) -> None:
-                # The loop may have closed since; then nobody waits any more.
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(come_true)
-
-            self.add_done_callback(wake)
-            try:
-                yield from ended
-            finally:
-                self.remove_done_callback(wake)
+            yield from until_called(self.add_done_callback, self.remove_done_callback)
+            assert self._outcome is not None
         try:
-            return self._value()
+            return self._outcome.get()
         except (SystemExit, KeyboardInterrupt) as error:
-            if _in_asyncios_own_task():
+            if in_asyncios_own_task():
                 raise ExitInTask(f"job {self.number} raised {error!r}") from error
             raise
 
@@ -364,10 +344,10 @@ class Job:
         except BaseException:  # an exit would take the loop along, or a thread of the pool
             logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> Outcome:
         deadline = None if timeout is None else time.monotonic() + timeout
         ended = threading.Event()
-        while not self.done():
+        while (outcome := self._outcome) is None:
             self._prepare_wait(ended)
             left = None if deadline is None else deadline - time.monotonic()
             if not ended.wait(left):
@@ -375,6 +355,7 @@ class Job:
                     self._pokes = [event for event in self._pokes or () if event is not ended]
                 raise TimeoutError(f"job {self.number} has not ended after {timeout:g} s")
             ended.clear()
+        return outcome
 
     def _prepare_wait(self, ended: threading.Event) -> None:
         with self._lock:
@@ -398,23 +379,3 @@ class Job:
             pokes, self._pokes = self._pokes, None
         for event in pokes or ():
             event.set()
-
-    def _value(self) -> Any:
-        outcome = self._outcome
-        assert outcome is not None
-        if outcome.state is JobState.CANCELLED:
-            raise self._cancelled()
-        if outcome.error is not None:
-            raise outcome.error.with_traceback(outcome.traceback)
-        return outcome.value
-
-    def _cancelled(self) -> concurrent.futures.CancelledError:
-        # A fresh one each time: its traceback belongs to whoever asks.
-        assert self._outcome is not None
-        return concurrent.futures.CancelledError(*self._outcome.error.args)  # type: ignore[union-attr]
-
-
-def _in_asyncios_own_task() -> bool:
-    """Whether asyncio made the running task of a bare awaitable, as `gather` does of a job."""
-    task = asyncio.current_task()
-    return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -31,6 +32,21 @@ class Outcome(NamedTuple):
     value: Any = None
     error: BaseException | None = None
     traceback: TracebackType | None = None
+
+    def get(self) -> Any:
+        """Return the value, or raise the error as if for the first time."""
+        error = self.exception()
+        if error is not None:
+            raise error.with_traceback(self.traceback)
+        return self.value
+
+    def exception(self) -> BaseException | None:
+        """Return the error, if any; raises `concurrent.futures.CancelledError` if cancelled."""
+        if self.state is JobState.CANCELLED:
+            assert self.error is not None
+            # A fresh one each time: its traceback belongs to whoever asks.
+            raise concurrent.futures.CancelledError(*self.error.args)
+        return self.error
 
 
 #: The end of most jobs; those that are kept share it.
