@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.config import BgTasks
-    from ipy_bgtasks.leaving import Leaving
+    from ipy_bgtasks.leaving.leaving import Leaving
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
 
