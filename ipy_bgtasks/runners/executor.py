@@ -92,7 +92,7 @@ class ExecutorRunner:
             self._runs.add(run)
         try:
             what = work.call.data if isinstance(work.call, Packed) else lambda: self._call(run)
-            run.future = self.engine.submit(job.number, what)
+            run.future = self._context_to_submit(job).run(self.engine.submit, job.number, what)
         except BaseException:
             self._runs.discard(run)
             raise
@@ -129,6 +129,13 @@ class ExecutorRunner:
         """The executor is the user's, and ends as it would."""
 
     # In a thread of this process
+
+    def _context_to_submit(self, job: Job) -> Context:
+        """Here the job's own: a thread that is busy for a job does not hold up the exit."""
+        context = copy_context()
+        if self.engine.is_local:
+            context.run(_job._current.set, job)
+        return context
 
     def _call(self, run: _Run) -> None:
         run.context.run(self._run_here, run)

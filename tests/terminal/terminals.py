@@ -153,6 +153,8 @@ class Terminal:
         deadline = time.monotonic() + self.timeout
         while self._read(deadline):
             pass
+        if not self._ended:
+            raise AssertionError(f"IPython goes on; it showed:\n{self.text[-3000:]}")
         self._child.wait()
         if self._child.signalstatus is not None:
             return -int(self._child.signalstatus)

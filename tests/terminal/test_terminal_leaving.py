@@ -229,3 +229,15 @@ def test_a_hundred_jobs_hold_nobody_up(loaded: Terminal, tmp_path: Path, way: st
     assert "cancelled" not in shown
     said = {path.name: path.read_text() for path in tmp_path.glob("coroutine-*")}
     assert said == {f"coroutine-{i}": "still here" for i in range(9)}
+
+
+def test_a_job_on_the_users_own_threads_holds_nobody_up(loaded: Terminal) -> None:
+    """Python waits at its end for all threads of executors: not for those started for jobs."""
+    loaded.run("from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor()")
+    loaded.run("begun = threading.Event()")
+    loaded.run("def sleeps():\n    begun.set()\n    time.sleep(1000)")
+    loaded.run("%bg --on pool sleeps()")
+    loaded.run("begun.wait()")
+    loaded.run("exit")
+    loaded.start("exit")
+    assert not NOISE.search(ends(loaded))
