@@ -12,7 +12,7 @@ from ipy_bgtasks.foreground.rewrite import await_magics, awaits
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.job.sink import FileSink
-from ipy_bgtasks.magics.options import split_specs
+from ipy_bgtasks.options import split_specs
 from ipy_bgtasks.views.summary import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.config import BgTasks
     from ipy_bgtasks.job import Job
     from ipy_bgtasks.job.runner import Runner
-    from ipy_bgtasks.magics.options import Options
+    from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.registry import Registry
     from ipy_bgtasks.runners.executor import Executors

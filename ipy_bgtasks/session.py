@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.launcher import Launcher
     from ipy_bgtasks.live.watching import Watching
-    from ipy_bgtasks.magics.options import Options
+    from ipy_bgtasks.options import Options
     from ipy_bgtasks.output.screen import Screen
     from ipy_bgtasks.runners.executor import Executors
     from ipy_bgtasks.stopping import Stopping

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.magics import options as opt
+from ipy_bgtasks import options as opt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ from IPython.core.magic import (
     no_var_expand,
 )
 
+from ipy_bgtasks import options as opt
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job import Job
-from ipy_bgtasks.magics import options as opt
 from ipy_bgtasks.registry import specs
 
 if TYPE_CHECKING:

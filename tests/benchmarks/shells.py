@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.extension import session_of
-from ipy_bgtasks.magics.options import BG, read_options
+from ipy_bgtasks.options import BG, read_options
 from ipy_bgtasks.work import read
 from ipy_bgtasks.work.command import command_in, command_work
 
