@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -117,8 +118,18 @@ class Lab:
 
     def shut_down(self) -> None:
         """End all kernels."""
-        for kernel in self._ask("/api/kernels"):
-            self._ask(f"/api/kernels/{kernel['id']}", "DELETE")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if not (kernels := self._ask("/api/kernels")):
+                    return
+                for kernel in kernels:
+                    self._ask(f"/api/kernels/{kernel['id']}", "DELETE")
+            except urllib.error.HTTPError:
+                # The server answers so when a kernel that it is to list ends at that moment.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def address(self, app: str, name: str) -> str:
         """Where an application shows a notebook, and nothing that was open before."""
