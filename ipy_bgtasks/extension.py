@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.background import wake_on_signals
 from ipy_bgtasks.config import BgTasks
 from ipy_bgtasks.foreground import Foreground
 from ipy_bgtasks.foreground.nesting import transforms_a_cell
 from ipy_bgtasks.foreground.rewrite import await_magics
 from ipy_bgtasks.foreground.stop_button import spare_the_kernel
-from ipy_bgtasks.foreground.wakeup import wake_on_signals
 from ipy_bgtasks.job import Job
 from ipy_bgtasks.leaving import Leaving
 from ipy_bgtasks.leaving.exits import ExitQuestion, watch_exits

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Generic, TypeVar
+
+from ipy_bgtasks.background import woken_by_signals
 
 T = TypeVar("T")
 
@@ -128,47 +129,12 @@ def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> It
 
     previous = signal.signal(signal.SIGINT, sigint)
     try:
-        with _woken_by_signals(loop):
+        with woken_by_signals(loop):
             yield
     finally:
         # Last of all: from here on an interrupt may be raised in the very next line.
         if signal.getsignal(signal.SIGINT) is sigint:
             signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
-
-
-@contextmanager
-def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """A signal ends the loop's select, also one that the system hands to another thread.
-
-    Without a descriptor only a signal that lands in the main thread would. One that is set
-    already stays: it is the loop's own, made by ``add_signal_handler``, whose handlers are
-    called only through it, or there is one because the platform's loop always has it.
-    """
-    receiver, sender = socket.socketpair()
-    with receiver, sender:
-        receiver.setblocking(False)
-        sender.setblocking(False)
-        try:
-            loop.add_reader(receiver, _drain, receiver)
-        except NotImplementedError:
-            yield
-            return
-        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
-        try:
-            yield
-        finally:
-            now = signal.set_wakeup_fd(-1)
-            if now not in (-1, sender.fileno()):
-                signal.set_wakeup_fd(now)
-            if not loop.is_closed():
-                loop.remove_reader(receiver)
-
-
-def _drain(receiver: socket.socket) -> None:
-    with suppress(BlockingIOError, InterruptedError):
-        receiver.recv(4096)
 
 
 class _Foreground(Generic[T]):
