@@ -163,9 +163,7 @@ class Job:
     def progress(self, value: Progress | float | None) -> None:
         from ipy_bgtasks.job.progress import Progress
 
-        if isinstance(value, int | float):
-            value = Progress(done=value, total=1)
-        self._progress = value
+        self._progress = Progress.of(value)
         self._host.changed(self)
 
     @property

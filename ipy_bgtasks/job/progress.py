@@ -37,6 +37,11 @@ class Progress:
         if not _is_number(self.done):
             raise ValueError(f"what is done must be a number, not {shown(self.done)}")
 
+    @classmethod
+    def of(cls, value: Progress | float | None) -> Progress | None:
+        """What was assigned to a job's `progress`, where a number is the part that is done."""
+        return cls(done=value, total=1) if isinstance(value, int | float) else value
+
     @property
     def fraction(self) -> float | None:
         """The part that is done, from 0 to 1; None if that is not known."""

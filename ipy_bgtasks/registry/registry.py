@@ -155,12 +155,7 @@ class Registry(Collection[Job]):
                 prepare(job)
             for fn in self.on_launch:
                 fn(job)
-            with self._lock:
-                overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
-                self._jobs[number] = job
-                self._recent[number] = None
-                if overtaken:  # by a launch in another thread
-                    self._jobs = dict(sorted(self._jobs.items()))
+            self._add(job)
             if timeout is not None:
                 self._timers[number] = self.service.later(timeout, job.time_out, timeout)
             if after:
@@ -168,6 +163,15 @@ class Registry(Collection[Job]):
             else:
                 self._start(runner, job)
             return job
+
+    def _add(self, job: Job) -> None:
+        number = job.number
+        with self._lock:
+            overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
+            self._jobs[number] = job
+            self._recent[number] = None
+            if overtaken:  # by a launch in another thread
+                self._jobs = dict(sorted(self._jobs.items()))
 
     def _start(self, runner: Runner, job: Job) -> None:
         if self._leaving:

@@ -54,10 +54,8 @@ class RemoteJob:
 
     @progress.setter
     def progress(self, value: Progress | float | None) -> None:
-        if isinstance(value, int | float):
-            value = Progress(done=value, total=1)
-        self._progress = value
-        shown = None if value is None else (value.done, value.total, value.text)
+        self._progress = now = Progress.of(value)
+        shown = None if now is None else (now.done, now.total, now.text)
         self.worker.send("progress", self.number, shown)
 
 
