@@ -100,7 +100,7 @@ class Lab:
             try:
                 socket.create_connection(address, timeout=5).close()
             except ConnectionRefusedError:
-                time.sleep(0.1)
+                time.sleep(0.1)  # a server does not say when it begins to listen
                 continue
             self._ask("/api")
             return

@@ -133,7 +133,10 @@ def test_a_job_cleans_up_with_the_help_of_its_tasks(loop: asyncio.AbstractEventL
             await queue.put("end")
             await task
 
+    begun = asyncio.Event()
+
     async def left_behind() -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -144,7 +147,7 @@ def test_a_job_cleans_up_with_the_help_of_its_tasks(loop: asyncio.AbstractEventL
 
     house.run(parent)
     job = house.run(leaves)
-    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.run_until_complete(begun.wait())
     assert job.done()
     house.leaving.finish()
     assert sorted(order) == ["last words", "left behind"]
