@@ -10,48 +10,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.background import (
-        call_in_background,
-        run_in_foreground,
-        schedule_coroutine,
-    )
-    from ipy_bgtasks.errors import BadInput, BgTasksError, Detached, WouldBlock
-    from ipy_bgtasks.job import Job, current_job
-    from ipy_bgtasks.job.outcome import JobState
-    from ipy_bgtasks.job.tracking import track
-    from ipy_bgtasks.views.collection import jobs
+    from ipy_bgtasks.background import call_in_background as call_in_background
+    from ipy_bgtasks.background import run_in_foreground as run_in_foreground
+    from ipy_bgtasks.background import schedule_coroutine as schedule_coroutine
+    from ipy_bgtasks.errors import BadInput as BadInput
+    from ipy_bgtasks.errors import BgTasksError as BgTasksError
+    from ipy_bgtasks.errors import CannotAsk as CannotAsk
+    from ipy_bgtasks.errors import CannotSend as CannotSend
+    from ipy_bgtasks.errors import Detached as Detached
+    from ipy_bgtasks.errors import NoSuchJob as NoSuchJob
+    from ipy_bgtasks.errors import ProcessDied as ProcessDied
+    from ipy_bgtasks.errors import WouldBlock as WouldBlock
+    from ipy_bgtasks.job.handle import Job as Job
+    from ipy_bgtasks.job.handle import current_job as current_job
+    from ipy_bgtasks.job.outcome import JobState as JobState
+    from ipy_bgtasks.job.progress import Progress as Progress
+    from ipy_bgtasks.job.tracking import track as track
+    from ipy_bgtasks.views.collection import jobs as jobs
 
-__all__ = [
-    "BadInput",
-    "BgTasksError",
-    "Detached",
-    "Job",
-    "JobState",
-    "WouldBlock",
-    "call_in_background",
-    "current_job",
-    "jobs",
-    "load_ipython_extension",
-    "run_in_foreground",
-    "schedule_coroutine",
-    "track",
-    "unload_ipython_extension",
-]
-
+#: Each public name, and the module that defines it.
 _HOMES = {
     "BadInput": "errors",
     "BgTasksError": "errors",
+    "CannotAsk": "errors",
+    "CannotSend": "errors",
     "Detached": "errors",
-    "Job": "job",
+    "Job": "job.handle",
     "JobState": "job.outcome",
+    "NoSuchJob": "errors",
+    "ProcessDied": "errors",
+    "Progress": "job.progress",
     "WouldBlock": "errors",
     "call_in_background": "background",
-    "current_job": "job",
+    "current_job": "job.handle",
     "jobs": "views.collection",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",
     "track": "job.tracking",
 }
+
+__all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
 
 
 def __getattr__(name: str) -> Any:
@@ -69,14 +67,14 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """What `%load_ext ipy_bgtasks` calls."""
-    from ipy_bgtasks.extension import load
+    """Load into *shell*: what `%load_ext ipy_bgtasks` calls."""
+    from ipy_bgtasks.ipython.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """What `%unload_ext ipy_bgtasks` calls."""
-    from ipy_bgtasks.extension import unload
+    """Undo what loading did: what `%unload_ext ipy_bgtasks` calls."""
+    from ipy_bgtasks.ipython.extension import unload
 
     unload(shell)

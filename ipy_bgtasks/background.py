@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import reprlib
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +17,8 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
+
+from ipy_bgtasks.sigint import woken_by_signals
 
 T = TypeVar("T")
 
@@ -194,54 +195,6 @@ class _Interrupts:
             self._loop.stop()
         else:
             raise KeyboardInterrupt
-
-
-def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Let every signal end the loop's select, wherever and however shortly before it comes.
-
-    Without a descriptor only a signal that lands in the main thread, and not before the select,
-    would. One that is set already stays: it is the loop's own, made by ``add_signal_handler``,
-    whose handlers are called only through it, or there is one because the platform's loop always
-    has it. Main thread only. Returns what undoes it.
-    """
-    receiver, sender = socket.socketpair()
-    receiver.setblocking(False)
-    sender.setblocking(False)
-    try:
-        loop.add_reader(receiver, _drain, receiver)
-    except NotImplementedError:  # the Proactor loop of Windows has a descriptor already
-        receiver.close()
-        sender.close()
-        return lambda: None
-    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    if before != -1:
-        signal.set_wakeup_fd(before)
-
-    def undo() -> None:
-        now = signal.set_wakeup_fd(-1)
-        if now not in (-1, sender.fileno()):
-            signal.set_wakeup_fd(now)
-        if not loop.is_closed():
-            loop.remove_reader(receiver)
-        receiver.close()
-        sender.close()
-
-    return undo
-
-
-@contextmanager
-def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Inside the block every signal ends the loop's select, as `wake_on_signals` does."""
-    undo = wake_on_signals(loop)
-    try:
-        yield
-    finally:
-        undo()
-
-
-def _drain(receiver: socket.socket) -> None:
-    with suppress(BlockingIOError, InterruptedError):
-        receiver.recv(4096)
 
 
 def _outcome(

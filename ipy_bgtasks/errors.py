@@ -3,6 +3,9 @@
     Exception
     └── BgTasksError          anything this package refuses or reports
         ├── BadInput          what was typed cannot be done; nothing was launched or changed
+        │   │   (also ValueError)
+        │   └── NoSuchJob     a job spec names no job, or more than one (also LookupError)
+        ├── CannotAsk         a job asked for input (also RuntimeError)
         ├── WouldBlock        waiting here would stop the very loop that is waited for
         │   (also RuntimeError)
         ├── ProcessDied       what ran the job is gone (also RuntimeError)
@@ -24,6 +27,14 @@ class BgTasksError(Exception):
 
 class BadInput(BgTasksError, ValueError):
     """Raised when an option, a job spec or CODE cannot be used; nothing was launched or changed."""
+
+
+class NoSuchJob(BadInput, LookupError):
+    """Raised when a job spec names no job, or more than one."""
+
+
+class CannotAsk(BgTasksError, RuntimeError):
+    """Raised in a job that asks for input: nobody would see the question."""
 
 
 class WouldBlock(BgTasksError, RuntimeError):
@@ -87,3 +98,19 @@ def _goes_on(numbers: tuple[int, ...]) -> str:
         return "what was waited for goes on in the background"
     listed = ", ".join(map(str, numbers))
     return f"jobs {listed} go on: %fg all returns to them, %cancel all stops them"
+
+
+# Users see, and import, these by the package's name.
+for _public in (
+    BgTasksError,
+    BadInput,
+    NoSuchJob,
+    CannotAsk,
+    WouldBlock,
+    ProcessDied,
+    CannotSend,
+    RemoteTraceback,
+    ExitInTask,
+    Detached,
+):
+    _public.__module__ = __name__.partition(".")[0]

@@ -20,6 +20,11 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the job runs any more."""
+        return self in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
+
 
 class Outcome(NamedTuple):
     """How a job ended: with a value, or with an error.

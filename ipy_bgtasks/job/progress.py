@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
-from ipy_bgtasks.job.fold import strip_ansi
+from ipy_bgtasks.log.fold import strip_ansi
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job.log import Log
+    from ipy_bgtasks.log.output import Log
 
 _BAR_WITHIN = 2000  # characters of a line in which a bar is looked for
 
@@ -104,6 +104,6 @@ def _number(text: str) -> float:
 
 def shown(value: object) -> str:
     """Return a value as a message may show it."""
-    from ipy_bgtasks.views.summary import short_repr
+    from ipy_bgtasks.text import short_repr
 
     return short_repr(value)

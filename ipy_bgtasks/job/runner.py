@@ -7,7 +7,25 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from traceback import FrameSummary
 
-    from ipy_bgtasks.job.job import Job
+    from ipy_bgtasks.job.record import Record
+
+
+class Run:
+    """What a runner keeps about one job, from its start to its end: its `Record.run`."""
+
+    __slots__ = ()
+
+    @property
+    def note(self) -> str:
+        """What was done to stop it, in the user's words; empty if there is nothing to say."""
+        return ""
+
+    def why_not_stopped(self) -> str:
+        """Why it goes on after it was asked to stop, in one of the words of `session.stopping`."""
+        return ""
+
+    def checkpoint(self) -> None:
+        """Raise in the calling thread what `%cancel` has in store for it."""
 
 
 class Runner(Protocol):
@@ -16,22 +34,22 @@ class Runner(Protocol):
     #: The word users see for the place.
     where: str
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Record) -> None:
         """Run the job's work, or queue it; returns without waiting for its end."""
 
-    def stop(self, job: Job, force: bool) -> None:
+    def stop(self, job: Record, force: bool) -> None:
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
 
-    def stack(self, job: Job) -> list[FrameSummary]:
+    def stack(self, job: Record) -> list[FrameSummary]:
         """Where the job is right now, the innermost entry last; empty if it cannot be told."""
 
     def needs_this_thread(self) -> bool:
         """Whether blocking the calling thread would keep this runner's jobs from ending."""
 
-    def make_room(self, job: Job) -> None:
+    def make_room(self, job: Record) -> None:
         """The calling thread is about to block until *job* ends: see that it can start."""
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """The session ends: start nothing more, stop everything, and return at once.
 
         Told once. The process ends soon afterwards, whatever is still running here then.

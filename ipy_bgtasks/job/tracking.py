@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TypeVar, overload
 
-from ipy_bgtasks.job.job import current_job
+from ipy_bgtasks.context import current
 from ipy_bgtasks.job.progress import Progress, check_total, shown
 
 _T = TypeVar("_T")
@@ -65,7 +65,7 @@ async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIt
 
 def _reporter(total: float | None) -> Callable[[int], int]:
     """Return what reports how many are done, and returns at how many to do so again."""
-    job = current_job()
+    job = current.get()
 
     def report(done: int) -> int:
         if job is not None:

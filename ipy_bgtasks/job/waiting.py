@@ -1,15 +1,82 @@
-"""Waiting on an event loop for what happens on some thread."""
+"""Waiting for a job's end: on a thread, or on whichever event loop runs here."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.errors import ExitInTask, WouldBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from ipy_bgtasks.job.outcome import Outcome
+    from ipy_bgtasks.job.record import Record
 
-def until_called(
+
+def block_until_end(job: Record, timeout: float | None) -> Outcome:
+    """Block the calling thread until *job* has ended, and return how.
+
+    Raises `TimeoutError` after *timeout* seconds, and `WouldBlock` at once where the wait could
+    not end: on a thread whose loop must run for it, or in the job's own code. With a *timeout* of
+    0 nothing blocks: that only asks.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended = threading.Event()
+    while (outcome := job.outcome) is None:
+        if timeout is not None and timeout <= 0:
+            raise _late(job, timeout)
+        if not job.wake_at_end(ended):
+            continue
+        try:
+            _refuse_deadlock(job)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not ended.wait(left):
+                raise _late(job, timeout)
+        finally:
+            job.stop_waking(ended)
+        ended.clear()
+    return outcome
+
+
+def await_end(job: Record) -> Generator[Any, None, Any]:
+    """Wait on the running loop until *job* has ended; return its value or raise its error.
+
+    Who waits does not own: cancelling the wait leaves the job alone.
+    """
+    if job.outcome is None:
+        yield from _until_called(job.add_done_callback, job.remove_done_callback)
+    outcome = job.outcome
+    assert outcome is not None
+    try:
+        return outcome.get()
+    except (SystemExit, KeyboardInterrupt) as error:
+        if _in_asyncios_own_task():
+            raise ExitInTask(f"job {job.number} raised {error!r}") from error
+        raise
+
+
+def _refuse_deadlock(job: Record) -> None:
+    if (runner := job.runner) is None:
+        return  # it ends just now
+    n = job.number
+    if current.get() is job and job.thread == threading.get_ident():
+        raise WouldBlock(f"job {n} cannot wait for its own end")
+    if runner.needs_this_thread():
+        raise WouldBlock(
+            f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
+        )
+    runner.make_room(job)
+
+
+def _late(job: Record, timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"job {job.number} has not ended after {timeout:g} s")
+
+
+def _until_called(
     add: Callable[[Callable[[object], object]], object],
     remove: Callable[[Callable[[object], object]], object],
 ) -> Generator[Any, None, None]:
@@ -20,14 +87,14 @@ def until_called(
     loop = asyncio.get_running_loop()
     called: asyncio.Future[None] = loop.create_future()
 
-    def come_true() -> None:
+    def resolve() -> None:
         if not called.done():
             called.set_result(None)
 
     def wake(_: object) -> None:
         # The loop may have closed since; then nobody waits any more.
         if not loop.is_closed():
-            loop.call_soon_threadsafe(come_true)
+            loop.call_soon_threadsafe(resolve)
 
     add(wake)
     try:
@@ -36,7 +103,7 @@ def until_called(
         remove(wake)
 
 
-def in_asyncios_own_task() -> bool:
+def _in_asyncios_own_task() -> bool:
     """Whether asyncio made the running task of a bare awaitable, as `gather` does of a job."""
     task = asyncio.current_task()
     return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"

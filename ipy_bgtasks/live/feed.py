@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.job import Job
-    from ipy_bgtasks.output.screen import Screen
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
 
 _INTERVAL = 0.5  # seconds between two batches, at least
 _SOON = 0.03  # seconds until the first one after a while in which nothing changed
@@ -22,7 +22,7 @@ _SOON = 0.03  # seconds until the first one after a while in which nothing chang
 class News:
     """Jobs about which something is new, and numbers of jobs that were forgotten."""
 
-    jobs: list[Job]
+    jobs: list[Record]
     gone: list[int]
 
 
@@ -44,7 +44,7 @@ class Feed:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[News], None]] = []
         # Filled by any thread and emptied by one, item by item: no lock on the way of a print.
-        self._changed: dict[int, Job] = {}
+        self._changed: dict[int, Record] = {}
         self._gone: dict[int, None] = {}
         self._armed = False
         self._sent = 0.0
@@ -67,24 +67,20 @@ class Feed:
 
     def _connect(self) -> None:
         registry = self._registry
-        registry.on_launch.append(self._note)
-        registry.on_end.append(self._note)
-        registry.on_forget.append(self._note_gone)
+        registry.on_discard.append(self._note_gone)
         self._screen.watcher = self._note
 
     def _disconnect(self) -> None:
         registry = self._registry
-        registry.on_launch.remove(self._note)
-        registry.on_end.remove(self._note)
-        registry.on_forget.remove(self._note_gone)
+        registry.on_discard.remove(self._note_gone)
         self._screen.watcher = None
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: Record) -> None:
         self._changed[job.number] = job
         if not self._armed:
             self._arm()
 
-    def _note_gone(self, job: Job) -> None:
+    def _note_gone(self, job: Record) -> None:
         self._gone[job.number] = None
         if not self._armed:
             self._arm()
@@ -96,7 +92,7 @@ class Feed:
     def _tell(self) -> None:
         self._armed = False  # first: what comes from here on arms again
         self._sent = time.monotonic()
-        changed: dict[int, Job] = {}
+        changed: dict[int, Record] = {}
         gone: list[int] = []
         while self._changed:
             number, job = self._changed.popitem()

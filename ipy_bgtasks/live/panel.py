@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.live.tail import Tail, live_row
-from ipy_bgtasks.views.summary import short_repr
+from ipy_bgtasks.text import short_repr
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed, News
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.registry.collection import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that n
 class Actions(Protocol):
     """What the buttons do. Each returns at once, and *say* is called with what came of it."""
 
-    def cancel(self, job: Job, force: bool, say: Callable[[str], None]) -> None:
+    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
         """Ask the job to stop."""
 
-    def forget(self, job: Job, say: Callable[[str], None]) -> None:
+    def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget a job that has ended."""
 
 
@@ -109,11 +109,11 @@ class Panel:
                 ):
                     self._actions.cancel(job, force, self._say)
                 case {"kind": "forget", "job": number} if job := self._job(number):
-                    self._actions.forget(job, self._say)
+                    self._actions.discard(job, self._say)
                 case _:
                     log_ignored("panel", content)
 
-    def _job(self, number: object) -> Job | None:
+    def _job(self, number: object) -> Record | None:
         if not _is_int(number) or (self._only is not None and number not in self._only):
             return None
         return self._registry.get(number)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ class Panel:
         self._clients[client] = jobs
         self._tell([job for n in jobs & self._stale.keys() if (job := self._job(n))])
 
-    def _show_log(self, client: str, job: Job, wanted: bool) -> None:
+    def _show_log(self, client: str, job: Record, wanted: bool) -> None:
         if not wanted:
             self._close_log(client, job.number)
             return
@@ -193,7 +193,7 @@ class Panel:
 
     def _tell(
         self,
-        jobs: Iterable[Job],
+        jobs: Iterable[Record],
         *,
         gone: Iterable[int] = (),
         logs: Iterable[int] = (),
@@ -211,7 +211,7 @@ class Panel:
         message = {"kind": "news", "now": time.time(), "rows": rows, "gone": gone, "logs": tails}
         self._send({**message, "reset": reset, "current": marks[0], "previous": marks[1]})
 
-    def _new_row(self, job: Job, in_sight: bool) -> dict[str, Any] | None:
+    def _new_row(self, job: Record, in_sight: bool) -> dict[str, Any] | None:
         sent = self._sent.get(job.number)
         if sent is not None and not in_sight and not _is_news(job, sent):
             self._stale[job.number] = None
@@ -228,7 +228,7 @@ class Panel:
             if self._clients:
                 self._send({"kind": "said", "text": text})
 
-    def _jobs(self) -> list[Job]:
+    def _jobs(self) -> list[Record]:
         only = self._only
         found = [job for job in self._registry if only is None or job.number in only]
         return found[::-1]
@@ -251,9 +251,9 @@ def _is_int(value: object) -> bool:
     return type(value) is int
 
 
-def _number(job: Job | None) -> int | None:
+def _number(job: Record | None) -> int | None:
     return None if job is None else job.number
 
 
-def _is_news(job: Job, sent: dict[str, Any]) -> bool:
+def _is_news(job: Record, sent: dict[str, Any]) -> bool:
     return any(getattr(job, fact) != sent[fact] for fact in _FACTS)

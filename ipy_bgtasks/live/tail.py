@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
-from ipy_bgtasks.views.summary import visible
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
 
 _TAIL = 20_000  # characters of a log that are shown
 _PROBE = 400  # characters by which the end of what was shown is found again
@@ -18,7 +18,7 @@ _PROBE = 400  # characters by which the end of what was shown is found again
 Segments = list[tuple[str, str]]
 
 
-def live_row(job: Job) -> dict[str, Any]:
+def live_row(job: Record) -> dict[str, Any]:
     """One job: texts are text, times are seconds since the epoch or None."""
     seen = row(job)
     return {
@@ -38,7 +38,7 @@ def live_row(job: Job) -> dict[str, Any]:
 class Tail:
     """The end of one job's log, as somebody sees it who is told the changes only."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Record) -> None:
         self._job = job
         self._shown: str | None = None
 
@@ -67,7 +67,7 @@ def _overlap(shown: str, text: str) -> int:
     return known if at > 0 and shown.endswith(text[:known]) else 0
 
 
-def _segments(job: Job) -> Segments:
+def _segments(job: Record) -> Segments:
     entries = job.log.tail(_TAIL)
     texts = [
         (e.stream, visible(e.text) + "\n" * (e.bundle is not None and e.text[-1:] != "\n"))

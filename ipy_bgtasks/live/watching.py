@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
-from ipy_bgtasks.stopping import Stopping
+from ipy_bgtasks.session.stopping import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.config import BgTasks
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.frontends.kernel.cards import CardWidget
+    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.panel import Panel
-    from ipy_bgtasks.output.cards import CardWidget
-    from ipy_bgtasks.output.screen import Screen
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.session.settings import BgTasks
 
 _TABLES = 4  # plain tables that are kept up to date; the newest
 _PANELS = 20  # panels that a table takes the place of in the end; the newest
@@ -58,7 +58,7 @@ class Watching:
         while self._shown:
             self._shown.pop()()
 
-    def show(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
+    def show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
         """Display jobs live in a notebook; comes back at once.
 
         *chosen* are the jobs to show, None for all; *visible* tells which a plain table shows.
@@ -68,7 +68,7 @@ class Watching:
         else:
             self._show_panel(chosen, visible)
 
-    async def follow(self, visible: Callable[[], list[Job]]) -> None:
+    async def follow(self, visible: Callable[[], list[Record]]) -> None:
         """Keep the table at the bottom of a terminal until Ctrl-C, which ends it quietly.
 
         Where lines cannot be replaced, print it once.
@@ -98,14 +98,14 @@ class Watching:
             unlisten()
             self._screen.footer(None)
 
-    def _terminal_table(self, jobs: list[Job]) -> str:
+    def _terminal_table(self, jobs: list[Record]) -> str:
         lines = table(self._registry, jobs)["text/plain"].split("\n")
         room = max(1, shutil.get_terminal_size().lines - 3)
         if len(lines) > room:
             lines = [f"… {len(lines) - room:,} more above", *lines[-room:]]
         return "\n".join([*lines, "Ctrl-C returns to the prompt"])
 
-    def _show_table(self, visible: Callable[[], list[Job]]) -> None:
+    def _show_table(self, visible: Callable[[], list[Record]]) -> None:
         shown = live_table(self._registry, visible())
         update = self._screen.show_live(shown)
 
@@ -119,7 +119,9 @@ class Watching:
         while len(self._tables) > _TABLES:
             self._tables.pop(0)()
 
-    def _show_panel(self, chosen: Sequence[Job] | None, visible: Callable[[], list[Job]]) -> None:
+    def _show_panel(
+        self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]
+    ) -> None:
         from ipy_bgtasks.live.widget import show_panel
 
         only = None if chosen is None else frozenset(job.number for job in chosen)
@@ -131,7 +133,7 @@ class Watching:
         self._shown.append(lambda: update(table(self._registry, visible())))
         del self._shown[:-_PANELS]
 
-    def card(self, job: Job, answered: Callable[[], None]) -> CardWidget | None:
+    def card(self, job: Record, answered: Callable[[], None]) -> CardWidget | None:
         """A card with a button; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
@@ -141,7 +143,7 @@ class Watching:
 
     # The buttons
 
-    def cancel(self, job: Job, force: bool, say: Callable[[str], None]) -> None:
+    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
         """Ask the job to stop; what became of it is said a moment later."""
         stopping = Stopping([job], self._screen, force=force)
 
@@ -151,10 +153,10 @@ class Watching:
 
         self._service.submit(report())
 
-    def forget(self, job: Job, say: Callable[[str], None]) -> None:
+    def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget the job, if it has ended."""
         try:
-            self._registry.forget(job)
+            self._registry.discard(job)
         except BadInput as error:
             say(str(error))
         else:

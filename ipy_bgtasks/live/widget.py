@@ -14,10 +14,10 @@ from ipy_bgtasks.views.card import card_data
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed
     from ipy_bgtasks.live.panel import Actions
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.registry.collection import Registry
 
 
 class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
@@ -41,7 +41,7 @@ class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
 class LiveCard:
     """One job's card in the browser. *answered* is called when a page has taken it in."""
 
-    def __init__(self, job: Job, actions: Actions, answered: Callable[[], None]) -> None:
+    def __init__(self, job: Record, actions: Actions, answered: Callable[[], None]) -> None:
         self._job = job
         self._actions = actions
         self._answered: Callable[[], None] | None = answered

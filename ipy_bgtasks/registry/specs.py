@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Job
+from ipy_bgtasks.errors import NoSuchJob
+from ipy_bgtasks.job.handle import Job, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from ipy_bgtasks.job.record import Record
 
 _CURRENT = ("", "+", "%", "%+", "%%")
 _PREVIOUS = ("-", "%-")
@@ -22,15 +24,15 @@ class Jobs(Protocol):
     """What a spec is looked up in."""
 
     @property
-    def current(self) -> Job | None: ...
+    def current(self) -> Record | None: ...
     @property
-    def previous(self) -> Job | None: ...
-    def get(self, number: int) -> Job | None: ...
-    def __iter__(self) -> Iterator[Job]: ...
+    def previous(self) -> Record | None: ...
+    def get(self, number: int) -> Record | None: ...
+    def __iter__(self) -> Iterator[Record]: ...
 
 
-def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Job:
-    """The one job that *spec* names; `BadInput` when there is none, or more than one.
+def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
+    """The one job that *spec* names; `NoSuchJob` when there is none, or more than one.
 
     *variables* are those of the user, where a spec may be the name of one that holds a job.
     """
@@ -41,13 +43,13 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> J
     if bare.isdecimal():
         return _by_number(jobs, int(bare))
     if variables is not None and isinstance(job := variables.get(spec), Job):
-        return job
+        return record_of(job)
     if spec.startswith("?") or spec.startswith("%?"):
         text = bare.removeprefix("?")
         return _only(jobs, spec, [j for j in jobs if text in j.name], "contains")
     if spec.startswith("%"):
         return _only(jobs, spec, [j for j in jobs if j.name.startswith(bare)], "starts")
-    raise BadInput(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
+    raise NoSuchJob(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
 def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
@@ -62,30 +64,30 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     )
 
 
-def _recent(jobs: Jobs, spec: str) -> Job:
+def _recent(jobs: Jobs, spec: str) -> Record:
     job = jobs.previous if spec in _PREVIOUS else jobs.current
     if job is None:
         which = "previous" if spec in _PREVIOUS else "current"
-        raise BadInput(f"no {which} job: {_there_are(jobs)}")
+        raise NoSuchJob(f"no {which} job: {_there_are(jobs)}")
     return job
 
 
-def _by_number(jobs: Jobs, number: int) -> Job:
+def _by_number(jobs: Jobs, number: int) -> Record:
     job = jobs.get(number)
     if job is None:
-        raise BadInput(f"no job {number}: {_there_are(jobs)}")
+        raise NoSuchJob(f"no job {number}: {_there_are(jobs)}")
     return job
 
 
-def _only(jobs: Jobs, spec: str, found: list[Job], verb: str) -> Job:
+def _only(jobs: Jobs, spec: str, found: list[Record], verb: str) -> Record:
     if len(found) == 1:
         return found[0]
     if not found:
         how = "contains" if verb == "contains" else "starts with"
-        raise BadInput(f"no job whose name {how} {spec.lstrip('%?')!r}: {_there_are(jobs)}")
+        raise NoSuchJob(f"no job whose name {how} {spec.lstrip('%?')!r}: {_there_are(jobs)}")
     listed = ", ".join(f"{job.number} ({job.name})" for job in found[-5:])
     more = f" and {len(found) - 5} older" if len(found) > 5 else ""
-    raise BadInput(f"{spec!r} fits more than one job: {listed}{more}")
+    raise NoSuchJob(f"{spec!r} fits more than one job: {listed}{more}")
 
 
 def _there_are(jobs: Jobs) -> str:

@@ -1,1 +1,1 @@
-"""Places where work runs, one file a place."""
+"""Places where work runs, a file or a folder each."""

@@ -9,20 +9,30 @@ from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.background import schedule_coroutine
+from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
-from ipy_bgtasks.job import job as _job
-from ipy_bgtasks.runners.where import await_chain
+from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.stacks import await_chain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from contextvars import Context
     from traceback import FrameSummary
 
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
 
 
 #: Seconds for which code that was stopped by force may clean up before it is told again.
 CLEAN_UP = 0.5
+
+
+class _Run(Run):
+    """The task of one job."""
+
+    __slots__ = ("task",)
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
 
 
 class LoopRunner:
@@ -40,27 +50,27 @@ class LoopRunner:
         self.active = 0
         #: … and what is called, on the loop's thread, when that is no longer none.
         self.on_active: Callable[[], object] | None = None
-        self._leaving = False
+        self._shut_down = False
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Record) -> None:
         """Make the task: at once on the loop's own thread, else when the loop next turns."""
         if threading.get_ident() == self.thread:
             self._begin(job)
         else:
             self.loop.call_soon_threadsafe(self._begin, job)
 
-    def adopt(self, job: Job, awaitable: Awaitable[Any], context: Context) -> None:
+    def adopt(self, job: Record, awaitable: Awaitable[Any], context: Context) -> None:
         """Let a running job go on here, awaiting what its first part returned."""
-        if self._leaving:  # the loop may not turn again, and nobody would await it
+        if self._shut_down:  # the loop may not turn again, and nobody would await it
             _close(awaitable)
             job.end_cancelled()
             return
-        job.handle = None
+        job.run = None
         job.move(self)
         coro = self._live(job, lambda: awaitable, awaitable)
         self.loop.call_soon_threadsafe(self._make_task, job, coro, context=context)
 
-    def stop(self, job: Job, force: bool) -> None:
+    def stop(self, job: Record, force: bool) -> None:
         """Cancel the task, in one turn of the loop; a job without a task ends at once.
 
         With *force* it is cancelled again and again if its code goes on.
@@ -70,30 +80,36 @@ class LoopRunner:
         else:
             self.loop.call_soon_threadsafe(self._cancel, job, force)
 
-    def stack(self, job: Job) -> list[FrameSummary]:
+    def stack(self, job: Record) -> list[FrameSummary]:
         """The whole await chain of the task."""
-        return await_chain(job.handle, self.thread, self.loop)
+        return await_chain(self.task_of(job), self.thread, self.loop)
+
+    @staticmethod
+    def task_of(job: Record) -> asyncio.Task[Any] | None:
+        """Return the task in which *job* runs; None where there is none (yet, or any more)."""
+        return job.run.task if isinstance(job.run, _Run) else None
 
     def needs_this_thread(self) -> bool:
         """Blocking the loop's own thread would stop the loop."""
         return threading.get_ident() == self.thread
 
-    def make_room(self, job: Job) -> None:
+    def make_room(self, job: Record) -> None:
         """Nothing queues here."""
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """The registry cancels the tasks; what a thread still hands over is turned away."""
-        self._leaving = True
+        self._shut_down = True
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Record) -> None:
         work = job.work
         if work is None or not job.begin():
             return
         self._make_task(job, self._live(job, work.call))
 
-    def _make_task(self, job: Job, coro: Coroutine[Any, Any, Any]) -> None:
+    def _make_task(self, job: Record, coro: Coroutine[Any, Any, Any]) -> None:
         coro.send(None)  # up to where it has begun
-        job.handle = task = schedule_coroutine(coro, loop=self.loop)
+        task = schedule_coroutine(coro, loop=self.loop)
+        job.run = _Run(task)
         self.active += 1
         if self.active == 1 and self.on_active is not None:
             self.on_active()
@@ -101,7 +117,7 @@ class LoopRunner:
             task.cancel()
 
     async def _live(
-        self, job: Job, call: Callable[[], Any], awaitable: Awaitable[Any] | None = None
+        self, job: Record, call: Callable[[], Any], awaitable: Awaitable[Any] | None = None
     ) -> None:
         """A job's task: it ends the job itself, in its last step, which spares the loop a turn.
 
@@ -110,7 +126,7 @@ class LoopRunner:
         """
         try:
             await _begun()
-            _job._current.set(job)  # in the task's own context
+            job.enter()  # in the task's own context
             value = call()
             if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
@@ -131,9 +147,8 @@ class LoopRunner:
             # The frame of a failed call leads to this one, and must not hold on to anything.
             job = call = awaitable = value = None  # type: ignore[assignment]
 
-    def _cancel(self, job: Job, force: bool) -> None:
-        task = job.handle
-        if isinstance(task, asyncio.Task):
+    def _cancel(self, job: Record, force: bool) -> None:
+        if (task := self.task_of(job)) is not None:
             task.cancel()
             if force:
                 self.loop.call_later(CLEAN_UP, self._insist, task)
@@ -192,7 +207,7 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
         if (
-            _job._current.get() is not None
+            current.get() is not None
             and getattr(coro, "cr_code", None) not in contained
             and asyncio.iscoroutine(coro)
         ):

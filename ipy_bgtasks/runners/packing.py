@@ -1,4 +1,4 @@
-"""Work as bytes, to be run in another process.
+"""Work as bytes, to be run in another process, and the end of a job from what came back.
 
 What a job needs is copied at launch. Functions and classes of the notebook travel by value,
 those of modules by name.
@@ -21,12 +21,14 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.work import calls, frames, static
 from ipy_bgtasks.work.calls import Cell
 
 if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.runners.remote import Answer
     from ipy_bgtasks.work import Work
 
 #: How far to follow what functions use when looking for what cannot be sent.
@@ -240,3 +242,24 @@ def _bound(call: Any) -> dict[str, Any]:
 def _type(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def ending(job: Record, answer: Answer) -> Callable[[], None]:
+    """What ends the job as the answer says. Reading the result may run code of its type."""
+    kind, data, trace = answer
+    if kind == "unsendable":
+        return partial(job.fail, _caused(CannotSend(data), trace))
+    try:
+        value = pickle.loads(data)
+    except BaseException as error:
+        unreadable = CannotSend(f"what came back from the process cannot be read: {error!r}")
+        return partial(job.fail, _caused(unreadable, trace))
+    if kind == "value":
+        return partial(job.finish, value)
+    return partial(job.fail, _caused(value, trace))
+
+
+def _caused(error: BaseException, trace: str) -> BaseException:
+    if trace:
+        error.__cause__ = RemoteTraceback(trace)
+    return error

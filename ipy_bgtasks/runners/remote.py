@@ -56,7 +56,7 @@ def value_of(
     if not inspect.isawaitable(value):
         return value
     # A job is a result, not something more to wait for: it may be this one.
-    is_job = type(value).__module__ == "ipy_bgtasks.job.job"
+    is_job = type(value).__module__ == "ipy_bgtasks"
     return value if is_job else run_async(lambda: value)
 
 

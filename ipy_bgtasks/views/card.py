@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
+from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import progress_label, summary
-from ipy_bgtasks.views.summary import elapsed_text, one_line, visible
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
 
 _NAME = 80
 _RESULT = 100
@@ -43,12 +43,12 @@ _TRACK = (
 _FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
 
 
-def card(job: Job) -> dict[str, str]:
+def card(job: Record) -> dict[str, str]:
     """State, name, start, progress; at the end elapsed time and result, as a MIME bundle."""
     return {"text/plain": card_text(job), "text/html": card_html(job)}
 
 
-def card_data(job: Job) -> dict[str, Any]:
+def card_data(job: Record) -> dict[str, Any]:
     """The same facts for a card that draws itself."""
     progress = None if job.done() else progress_of(job)
     return {
@@ -65,7 +65,7 @@ def card_data(job: Job) -> dict[str, Any]:
     }
 
 
-def card_text(job: Job) -> str:
+def card_text(job: Record) -> str:
     """The same facts in plain text."""
     parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
     progress = None if job.done() else progress_of(job)
@@ -74,7 +74,7 @@ def card_text(job: Job) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def card_html(job: Job) -> str:
+def card_html(job: Record) -> str:
     """The card as HTML that follows the notebook's theme.
 
     Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
@@ -91,7 +91,7 @@ def card_html(job: Job) -> str:
     )
 
 
-def _bar(job: Job) -> str:
+def _bar(job: Record) -> str:
     progress = progress_of(job)
     if progress is None:
         return ""
@@ -105,7 +105,7 @@ def _bar(job: Job) -> str:
     )
 
 
-def _facts(job: Job) -> list[str]:
+def _facts(job: Record) -> list[str]:
     if job.started is None:
         return [] if job.done() else ["waiting to start"]
     if not job.done():

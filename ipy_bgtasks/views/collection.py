@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BgTasksError
-from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.handle import Job
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.views.timeline import Timeline
 
 
@@ -26,17 +26,27 @@ class Jobs(Collection[Job]):
         return len(self._registry)
 
     def __iter__(self) -> Iterator[Job]:
-        return iter(self._registry)
+        return (record.job for record in self._registry)
 
     def __contains__(self, job: object) -> bool:
-        return job in self._registry
+        """Whether a job, or one with that number, is kept."""
+        if isinstance(job, int):
+            return self._registry.get(job) is not None
+        return (
+            isinstance(job, Job)
+            and (kept := self._registry.get(job.number)) is not None
+            and (kept.job is job)
+        )
 
     def __getitem__(self, spec: int | str) -> Job:
-        """The job with that number, or that a spec names; `BadInput` if there is none."""
-        return self._registry.find(str(spec))
+        """Return the job with that number, or that a spec names.
+
+        Raises `NoSuchJob`, which is a `LookupError`, if there is none.
+        """
+        return self._registry.find(str(spec)).job
 
     def plot(self, last: int = 30) -> Timeline:
-        """When the *last* launched jobs were queued and ran, as a picture for a notebook."""
+        """Return when the *last* launched jobs were queued and ran, as a picture for a notebook."""
         from ipy_bgtasks.views.timeline import Timeline
 
         return Timeline(list(self._registry)[-max(last, 1) :])
@@ -54,7 +64,7 @@ class Jobs(Collection[Job]):
 
 
 def jobs() -> Jobs:
-    """The jobs of the IPython shell this runs in. Any thread may call it.
+    """Return the jobs of the IPython shell this runs in. Any thread may call it.
 
     Raises `BgTasksError` where the extension is not loaded.
     """

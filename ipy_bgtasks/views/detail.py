@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from traceback import FrameSummary
 
-from ipy_bgtasks.places import Cells, innermost, no_cells
+from ipy_bgtasks.stacks import Cells, innermost, no_cells
+from ipy_bgtasks.text import error_line, message_of, one_line, short_repr, visible
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
 from ipy_bgtasks.views.rows import JobView, frame_line, row, stack_now
-from ipy_bgtasks.views.summary import error_line, message_of, one_line, short_repr, visible
 
 _CODE = 10_000  # characters of code that are shown
 _TAIL = 8_000  # characters of the log in which the last lines are looked for

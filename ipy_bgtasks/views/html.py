@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from ipy_bgtasks.text import one_line, visible
 from ipy_bgtasks.views.rows import Row
-from ipy_bgtasks.views.summary import one_line, visible
 from ipy_bgtasks.views.text import NO_JOBS
 
 _LONGEST = 120  # characters of a name or a last line that are shown

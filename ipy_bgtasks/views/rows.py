@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from traceback import FrameSummary
 from typing import Any, Protocol
 
-from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, progress_of
-from ipy_bgtasks.places import Cells, innermost, no_cells, place, source_line
-from ipy_bgtasks.views.summary import (
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
+from ipy_bgtasks.text import (
     bar,
     elapsed_text,
     error_line,
@@ -43,6 +44,8 @@ class JobView(Protocol):
     @property
     def where(self) -> str: ...
     @property
+    def pid(self) -> int | None: ...
+    @property
     def started(self) -> float | None: ...
     @property
     def elapsed(self) -> float: ...
@@ -73,7 +76,7 @@ class Row:
     @property
     def ended(self) -> bool:
         """Whether the job had ended."""
-        return self.state in _ENDED
+        return JobState(self.state).ended
 
 
 def rows(
@@ -98,7 +101,8 @@ def rows(
 def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
     state = str(job.state)  # first: what is read later may be newer, and then says more
-    progress = None if state in _ENDED or state == "queued" else progress_of(job)
+    ended = JobState(state).ended
+    progress = None if ended or state == "queued" else progress_of(job)
     fraction = None if progress is None else progress.fraction
     label = "" if progress is None else one_line(progress_label(progress), _LAST)
     if fraction is not None:
@@ -109,13 +113,13 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
         number=job.number,
         mark=mark,
         state=state,
-        where=str(job.where),
+        where=job.where if job.pid is None else f"{job.where} {job.pid}",
         name=one_line(job.name, 500),
         elapsed="" if job.started is None else elapsed_text(job.elapsed),
         last=last,
         fraction=fraction,
         label=label,
-        at=line_now(job, cells) if where_now and state not in _ENDED else "",
+        at=line_now(job, cells) if where_now and not ended else "",
     )
 
 
@@ -163,6 +167,3 @@ def frame_line(frame: FrameSummary | None, cells: Cells = no_cells) -> str:
     inside = f" in {frame.name}" if not frame.name.startswith("<") else ""
     line = source_line(frame)
     return one_line(f"{place(frame, cells)}{inside}: {line}".rstrip(": "), _LAST)
-
-
-_ENDED = ("finished", "failed", "cancelled")

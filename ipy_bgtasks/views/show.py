@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.places import Cells, no_cells
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.views.detail import detail_html, detail_text
 from ipy_bgtasks.views.html import html_note, html_table
 from ipy_bgtasks.views.rows import rows
@@ -16,14 +16,14 @@ from ipy_bgtasks.views.text import text_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ipy_bgtasks.job import Job
-    from ipy_bgtasks.registry import Registry
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
 
 _MOST = 100  # rows of a live table
 
 
 def table(
-    registry: Registry, jobs: Sequence[Job], *, verbose: bool = False, cells: Cells = no_cells
+    registry: Registry, jobs: Sequence[Record], *, verbose: bool = False, cells: Cells = no_cells
 ) -> dict[str, str]:
     """The table of some jobs; with *verbose* also where each running one is.
 
@@ -41,7 +41,7 @@ def table(
     return bundle
 
 
-def live_table(registry: Registry, jobs: Sequence[Job]) -> dict[str, str]:
+def live_table(registry: Registry, jobs: Sequence[Record]) -> dict[str, str]:
     """The same for a display that changes only when something happens, so without a clock."""
     found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
     still = [
@@ -59,6 +59,6 @@ def live_table(registry: Registry, jobs: Sequence[Job]) -> dict[str, str]:
     }
 
 
-def detail(job: Job, *, cells: Cells = no_cells) -> dict[str, str]:
+def detail(job: Record, *, cells: Cells = no_cells) -> dict[str, str]:
     """One job in full, with the stack of one that runs."""
     return {"text/plain": detail_text(job, cells), "text/html": detail_html(job, cells)}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from ipy_bgtasks.text import bar, columns_of, cut_end, cut_middle, elapsed_text, one_line
 from ipy_bgtasks.views.rows import Row
-from ipy_bgtasks.views.summary import bar, columns_of, cut_end, cut_middle, one_line
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
 
 _GAP = "  "
 _LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
@@ -78,3 +82,10 @@ def _share(room: int, name: int, last: int) -> tuple[int, int]:
 def _padded(text: str, width: int, *, right: bool = False) -> str:
     blanks = " " * (width - columns_of(text))
     return blanks + text if right else text + blanks
+
+
+def notice(job: Record, current: Record | None, previous: Record | None) -> str:
+    """Number, mark, state, name, time: ``[3]+ finished  fetch(u)  1.2s``."""
+    mark = "+" if job is current else "-" if job is previous else " "
+    took = "" if job.started is None else elapsed_text(job.elapsed)
+    return f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()

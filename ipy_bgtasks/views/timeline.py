@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ipy_bgtasks.views.summary import columns_of, cut_middle, elapsed_text, one_line
+from ipy_bgtasks.text import columns_of, cut_middle, elapsed_text, one_line
 
 _COLOURS = {
     "running": "#2f80ed",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
-from .labels import label_of
 from .model import Work
+from .text import label_of
 
 if TYPE_CHECKING:
     import subprocess

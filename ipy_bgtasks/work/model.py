@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .labels import name_source
+from .text import name_source
 
 __all__ = ["Scope", "Work"]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
-from .labels import LABEL_WIDTH
 from .names import parameters
 from .static import UNKNOWN, Kind, is_a, is_awaitable, is_job, kind_of, resolve
+from .text import LABEL_WIDTH
 
 __all__ = ["Plan", "plan_for"]
 

@@ -11,11 +11,10 @@ from typing import Any
 from ..errors import BadInput
 from .calls import Cell, called, settled
 from .compile import cell_codes, expression_call, storing
-from .labels import label_of
 from .model import Scope, Work
 from .names import Names, assigned, bind, names_in
 from .plan import Plan, plan_for
-from .text import Text, parse
+from .text import Text, label_of, parse
 
 __all__ = ["read"]
 

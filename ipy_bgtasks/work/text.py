@@ -1,17 +1,19 @@
-"""The text of CODE: from characters to a syntax tree."""
+"""The text of CODE: what it is called, and from characters to a syntax tree."""
 
 from __future__ import annotations
 
 import ast
+import linecache
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
-from .labels import label_of
 
 if TYPE_CHECKING:
     from .model import Scope
 
-__all__ = ["Text", "parse"]
+__all__ = ["LABEL_WIDTH", "Text", "label_of", "name_source", "parse"]
+
+LABEL_WIDTH = 60
 
 
 class Text:
@@ -99,3 +101,28 @@ def _completed(error: SyntaxError, shown: str, name: str) -> SyntaxError:
     if error.text is None and error.lineno is not None and 0 < error.lineno <= len(lines):
         error.text = lines[error.lineno - 1]
     return error
+
+
+def label_of(code: str) -> str:
+    """The code on one line, shortened to 60 characters."""
+    line = code.strip()
+    if "\n" in line:
+        line = " ".join(line.split())
+    return line if len(line) <= LABEL_WIDTH else line[: LABEL_WIDTH - 1].rstrip() + "…"
+
+
+def name_source(text: str) -> str:
+    """Make the text known to tracebacks and return the file name that finds it.
+
+    The same text gets the same name. May be called from any thread.
+    """
+    lines = [line + "\n" for line in text.split("\n")]
+    label = label_of(text)
+    name, count = f"<%bg {label}>", 1
+    # No modification time, so that linecache never looks for such a file on the disk.
+    entry = (len(text), None, lines, name)
+    while linecache.cache.setdefault(name, entry)[2:3] != (lines,):
+        count += 1
+        name = f"<%bg {label} #{count}>"
+        entry = (len(text), None, lines, name)
+    return name

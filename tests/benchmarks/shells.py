@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.extension import session_of
-from ipy_bgtasks.options import BG, read_options
+from ipy_bgtasks.ipython.extension import session_of
+from ipy_bgtasks.ipython.options import BG, read_options
 from ipy_bgtasks.work import read
 from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job import Job
+    from ipy_bgtasks.job.record import Record
     from tests.kernel.kernels import Kernel
 
 EXTENSION = "ipy_bgtasks"
@@ -69,7 +69,7 @@ def loaded(shell: Any) -> Iterator[Any]:
         shell.extension_manager.unload_extension(EXTENSION)
 
 
-def launch_of(session: Any, line: str) -> Callable[[], Job]:
+def launch_of(session: Any, line: str) -> Callable[[], Record]:
     """What `%bg LINE` calls once LINE is read, which happens here."""
     launcher = session.launcher
     options, code = read_options(line, BG, "%bg")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.host import Host
-from ipy_bgtasks.registry import Registry
-from ipy_bgtasks.runners.process import ProcessRunner
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.runners.processes.pool import ProcessRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work import Scope, read
 
@@ -29,7 +29,7 @@ class House(Host):
         self.states: dict[int, list[str]] = {}
         self._changed = threading.Condition()
 
-    def launch(self, runner: Any, code: str, *, cell: bool = False, **options: Any) -> Job:
+    def launch(self, runner: Any, code: str, *, cell: bool = False, **options: Any) -> Record:
         """Launch CODE on a runner."""
         after = options.get("after", ())
         late = frozenset().union(*(job.assigns for job in after))
@@ -38,13 +38,13 @@ class House(Host):
             work = runner.accept(work)
         return self.registry.launch(work, where=runner, host=self, **options)
 
-    def changed(self, job: Job) -> None:
+    def changed(self, job: Record) -> None:
         """What the jobs tell."""
         with self._changed:
             self.states.setdefault(job.number, []).append(str(job.state))
             self._changed.notify_all()
 
-    def write(self, job: Job, stream: str, text: str) -> None:
+    def write(self, job: Record, stream: str, text: str) -> None:
         """What runners hand on of a job's output."""
         job.log.write(stream, text)
         self.changed(job)
@@ -54,7 +54,7 @@ class House(Host):
         with self._changed:
             assert self._changed.wait_for(predicate, PATIENCE), "it never came true"
 
-    def running(self, job: Job) -> Job:
+    def running(self, job: Record) -> Record:
         """Wait until a job has begun."""
         job.add_done_callback(self.changed)
         self.until(lambda: job.started is not None or job.done())

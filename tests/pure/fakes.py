@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.work import Work
 
 
@@ -29,18 +29,18 @@ class FakeRunner:
 
     def __init__(self, *, capacity: int | None = None) -> None:
         self.capacity = capacity
-        self.queued: list[Job] = []
-        self.running: list[Job] = []
-        self.stopped: list[tuple[Job, bool]] = []
+        self.queued: list[Record] = []
+        self.running: list[Record] = []
+        self.stopped: list[tuple[Record, bool]] = []
         self.blocks = False
-        self.rooms: list[Job] = []
+        self.rooms: list[Record] = []
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Record) -> None:
         """Begin it, or queue it where all places are taken."""
         self.queued.append(job)
         self._fill()
 
-    def stop(self, job: Job, force: bool) -> None:
+    def stop(self, job: Record, force: bool) -> None:
         """Drop what has not begun; note the wish for what has."""
         self.stopped.append((job, force))
         if job.started is None:
@@ -48,7 +48,7 @@ class FakeRunner:
                 self.queued.remove(job)
             job.end_cancelled()
 
-    def stack(self, job: Job) -> list[Any]:
+    def stack(self, job: Record) -> list[Any]:
         """Nobody knows."""
         return []
 
@@ -56,32 +56,32 @@ class FakeRunner:
         """As the test says."""
         return self.blocks
 
-    def make_room(self, job: Job) -> None:
+    def make_room(self, job: Record) -> None:
         """Note that somebody waits."""
         self.rooms.append(job)
 
     def leave(self) -> None:
         """Nothing is here that would go on by itself."""
 
-    def finish(self, job: Job, value: Any = None) -> None:
+    def finish(self, job: Record, value: Any = None) -> None:
         """The job's code returned."""
         self._leave(job)
         job.finish(value)
         self._fill()
 
-    def fail(self, job: Job, error: BaseException) -> None:
+    def fail(self, job: Record, error: BaseException) -> None:
         """The job's code raised."""
         self._leave(job)
         job.fail(error)
         self._fill()
 
-    def obey(self, job: Job) -> None:
+    def obey(self, job: Record) -> None:
         """The job's code has ended because it was asked to."""
         self._leave(job)
         job.end_cancelled()
         self._fill()
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: Record) -> None:
         self.running.remove(job)
 
     def _fill(self) -> None:

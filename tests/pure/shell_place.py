@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from processes import TREE_SIZE, pids_in
 
-from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.host import Host
-from ipy_bgtasks.job.log import Log
-from ipy_bgtasks.registry import Registry
-from ipy_bgtasks.runners.shell import ShellRunner
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.command import command_work
@@ -25,7 +25,7 @@ class Limited(Host):
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
-    def new_log(self, job: Job) -> Log:
+    def new_log(self, job: Record) -> Log:
         return Log(self._limit)
 
 
@@ -39,24 +39,24 @@ class Place:
         self.written = threading.Condition()
         self.runner.write = self._write
 
-    def _write(self, job: Job, name: str, text: str) -> None:
+    def _write(self, job: Record, name: str, text: str) -> None:
         with self.written:
             job.log.write(name, text)
             self.written.notify_all()
 
-    def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Job:
+    def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Record:
         work = command_work(command, f"!{command}")
         return self.registry.launch(work, where="shell", timeout=timeout, host=Limited(limit))
 
 
-def said(place: Place, job: Job, text: str, stream: str = "stdout") -> None:
+def said(place: Place, job: Record, text: str, stream: str = "stdout") -> None:
     """Wait until the job has written *text*."""
     with place.written:
         there = place.written.wait_for(lambda: text in getattr(job.log, stream), LONG)
     assert there, f"only {job.log.text!r}"
 
 
-def tree_of(place: Place, job: Job) -> list[int]:
+def tree_of(place: Place, job: Record) -> list[int]:
     """The processes of a tree, when all of them run."""
     with place.written:
         assert place.written.wait_for(lambda: len(pids_in(job.log.stdout)) == TREE_SIZE, LONG)

@@ -16,8 +16,8 @@ import pytest
 from elsewhere import PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, CannotSend
-from ipy_bgtasks.job import current_job
-from ipy_bgtasks.runners.executor import Executors
+from ipy_bgtasks.job.handle import current_job
+from ipy_bgtasks.runners.executors.runner import Executors
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipy_bgtasks.job.fold import Fold, strip_ansi
+from ipy_bgtasks.log.fold import Fold, strip_ansi
 
 
 def folded(*pieces: str) -> str:

@@ -12,8 +12,8 @@ import pytest
 from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput, Detached
-from ipy_bgtasks.foreground import Foreground
-from ipy_bgtasks.job import Job
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.session.foreground import Foreground
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ async def foreground() -> Foreground:
     return Foreground(asyncio.get_running_loop(), lambda _: lambda: None)
 
 
-def running(number: int = 1) -> Job:
+def running(number: int = 1) -> Record:
     """A job that is running."""
     fake = FakeRunner()
-    job = Job(number, work(), fake)
+    job = Record(number, work(), fake)
     fake.start(job)
     return job
 
@@ -115,7 +115,7 @@ async def test_abandoning_the_wait_puts_everything_back(
     """Handler, callbacks, and what followed the output."""
     followed: list[str] = []
 
-    def follow(_: Job) -> Any:
+    def follow(_: Record) -> Any:
         followed.append("begun")
         return lambda: followed.append("ended")
 

@@ -15,10 +15,11 @@ import pytest
 from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.job import Job, current_job
+from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
 
 BOUND = 10.0
 
@@ -43,9 +44,9 @@ async def threads(loop_runner: LoopRunner) -> AsyncIterator[ThreadRunner]:
     runner.leave()
 
 
-def launched(runner: Any, call: Any, number: int = 1, **options: Any) -> Job:
+def launched(runner: Any, call: Any, number: int = 1, **options: Any) -> Record:
     """A job that was handed to a real runner."""
-    job = Job(number, work(call, **options), runner)
+    job = Record(number, work(call, **options), runner)
     runner.start(job)
     return job
 
@@ -69,7 +70,7 @@ def in_thread(call: Any) -> concurrent.futures.Future[Any]:
 
 def test_a_job_goes_from_queued_to_running_to_finished(fake: FakeRunner) -> None:
     """Times and outcome come with the states."""
-    job = Job(1, work(label="train()"), fake)
+    job = Record(1, work(label="train()"), fake)
     assert (job.state, job.started, job.elapsed, job.done()) == ("queued", None, 0.0, False)
     before = time.time()
     fake.start(job)
@@ -80,13 +81,13 @@ def test_a_job_goes_from_queued_to_running_to_finished(fake: FakeRunner) -> None
     assert (job.state, job.done(), job.result()) == ("finished", True, 42)
     elapsed = job.elapsed
     assert elapsed == job.elapsed >= 0
-    assert str(job) == "<Job 1: train(), finished (fake)>"
+    assert str(job) == "<Record 1: train(), finished (fake)>"
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "obey"])
 def test_cancelling_is_over_only_when_the_code_has_ended(fake: FakeRunner, end: str) -> None:
     """And it may end in any way; what is reported is the outcome."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     assert job.cancel(force=True)
     assert fake.stopped == [(job, True)]
@@ -103,7 +104,7 @@ def test_cancelling_is_over_only_when_the_code_has_ended(fake: FakeRunner, end: 
 
 def test_an_ended_job_cannot_be_cancelled_nor_end_again(fake: FakeRunner) -> None:
     """What happened first remains."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     fake.finish(job, 1)
     assert not job.cancel()
@@ -117,7 +118,7 @@ def test_an_ended_job_cannot_be_cancelled_nor_end_again(fake: FakeRunner) -> Non
 
 def test_a_queued_job_that_is_cancelled_never_begins(fake: FakeRunner) -> None:
     """It is cancelled at once."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     job.cancel()
     assert job.state is JobState.CANCELLED
     assert job.begin() is False
@@ -126,7 +127,7 @@ def test_a_queued_job_that_is_cancelled_never_begins(fake: FakeRunner) -> None:
 
 def test_a_job_whose_time_is_up_fails_with_timeout_error(fake: FakeRunner) -> None:
     """Until its code has ended it is cancelling."""
-    job = Job(7, work(), fake)
+    job = Record(7, work(), fake)
     fake.start(job)
     job.time_out(2.5)
     assert job.state is JobState.CANCELLING
@@ -140,7 +141,7 @@ def test_a_job_that_was_being_cancelled_ends_cancelled_though_its_time_is_up(
     fake: FakeRunner,
 ) -> None:
     """It ends because of whoever asked first."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     job.cancel()
     job.time_out(1)
@@ -151,7 +152,7 @@ def test_a_job_that_was_being_cancelled_ends_cancelled_though_its_time_is_up(
 def test_storing_the_value_is_part_of_the_job(fake: FakeRunner) -> None:
     """The job fails where the assignment does, and nobody else is hit, not even by an exit."""
     stored: list[Any] = []
-    job = Job(1, work(store=stored.append), fake)
+    job = Record(1, work(store=stored.append), fake)
     fake.start(job)
     fake.finish(job, 3)
     assert (stored, job.state) == ([3], "finished")
@@ -159,7 +160,7 @@ def test_storing_the_value_is_part_of_the_job(fake: FakeRunner) -> None:
     def refuse(_: object) -> None:
         raise SystemExit(4)
 
-    job = Job(2, work(store=refuse), fake)
+    job = Record(2, work(store=refuse), fake)
     fake.start(job)
     fake.finish(job, 3)
     assert job.state == "failed"
@@ -168,11 +169,11 @@ def test_storing_the_value_is_part_of_the_job(fake: FakeRunner) -> None:
 
 def test_an_ended_job_holds_its_result_only(fake: FakeRunner) -> None:
     """Neither work nor runner nor whatever the runner noted."""
-    job = Job(1, work(), fake)
-    job.handle = object()
+    job = Record(1, work(), fake)
+    job.run = object()
     fake.start(job)
     fake.finish(job)
-    assert (job.work, job.handle, job._runner) == (None, None, None)
+    assert (job.work, job.run, job._runner) == (None, None, None)
 
 
 # Outcome
@@ -183,7 +184,7 @@ def test_an_ended_job_holds_its_result_only(fake: FakeRunner) -> None:
 )
 def test_result_raises_the_jobs_own_exception(fake: FakeRunner, error: BaseException) -> None:
     """Whatever it is; `exception` returns it."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     fake.fail(job, error)
     assert job.exception() is error
@@ -240,7 +241,7 @@ async def test_a_cancelled_job_raises_what_concurrent_futures_raises(
 
 def test_result_and_exception_wait_no_longer_than_asked(fake: FakeRunner) -> None:
     """And leave nothing behind in the job."""
-    job = Job(5, work(), fake)
+    job = Record(5, work(), fake)
     fake.start(job)
     for ask in (job.result, job.exception):
         with pytest.raises(TimeoutError, match=r"job 5 has not ended after 0\.01 s"):
@@ -253,7 +254,7 @@ def test_result_and_exception_wait_no_longer_than_asked(fake: FakeRunner) -> Non
 
 def test_result_waits_for_the_end_from_any_thread(fake: FakeRunner) -> None:
     """All who wait get it."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     waiting = [in_thread(job.result) for _ in range(5)]
     asking = in_thread(job.exception)
@@ -348,7 +349,7 @@ async def test_the_end_of_a_thread_job_needs_no_loop(threads: ThreadRunner) -> N
 async def test_a_pool_thread_that_waits_for_a_queued_job_makes_room(threads: ThreadRunner) -> None:
     """However deep: each waits for the next, in a pool of one thread."""
     threads.max_threads = 1
-    jobs: dict[int, Job] = {}
+    jobs: dict[int, Record] = {}
 
     def waits(number: int) -> int:
         if number == 20:
@@ -382,11 +383,11 @@ async def test_a_job_that_waits_for_itself_is_told_at_once(threads: ThreadRunner
 
 def test_callbacks_are_called_once_with_the_job(fake: FakeRunner) -> None:
     """At the end, or at once if it has ended; a removed one is not called."""
-    job = Job(1, work(), fake)
+    job = Record(1, work(), fake)
     fake.start(job)
     called: list[Any] = []
 
-    def unwanted(_: Job) -> None:
+    def unwanted(_: Record) -> None:
         called.append("unwanted")
 
     job.add_done_callback(called.append)
@@ -404,11 +405,11 @@ def test_what_a_callback_raises_goes_no_further(
     fake: FakeRunner, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exit included: the callback runs on the loop, or in a thread of the pool."""
-    job = Job(8, work(), fake)
+    job = Record(8, work(), fake)
     fake.start(job)
-    called: list[Job] = []
+    called: list[Record] = []
 
-    def raises(_: Job) -> None:
+    def raises(_: Record) -> None:
         raise error("callback")
 
     job.add_done_callback(raises)
@@ -424,7 +425,7 @@ async def test_current_job_is_the_one_whose_code_asks(
 ) -> None:
     """In threads, coroutines, their tasks and `to_thread`; None elsewhere."""
 
-    async def asks() -> list[Job | None]:
+    async def asks() -> list[Record | None]:
         child = asyncio.create_task(_current())
         return [current_job(), await child, await asyncio.to_thread(current_job)]
 
@@ -451,18 +452,18 @@ async def test_a_forgotten_task_of_a_job_is_not_collected(loop_runner: LoopRunne
     assert await asyncio.wait_for(job, BOUND) == "kept"
 
 
-async def _await(job: Job) -> Any:
+async def _await(job: Record) -> Any:
     return await job
 
 
-async def _ended(job: Job) -> None:
+async def _ended(job: Record) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     job.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
     await ended.wait()
 
 
-async def _current() -> Job | None:
+async def _current() -> Record | None:
     return current_job()
 
 

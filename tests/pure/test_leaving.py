@@ -13,12 +13,12 @@ import pytest
 from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.leaving import Leaving
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.session.leaving import Leaving
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,11 @@ class House:
         self.registry = Registry({"loop": LoopRunner(loop), "fake": self.fake}, ServiceLoop())
         self.leaving = Leaving(self.registry, loop, lambda: grace)
 
-    def launch(self, call: Any = lambda: None, **options: Any) -> Job:
+    def launch(self, call: Any = lambda: None, **options: Any) -> Record:
         """Launch at the fake place."""
         return self.registry.launch(work(call), where="fake", **options)
 
-    def run(self, coro_function: Any) -> Job:
+    def run(self, coro_function: Any) -> Record:
         """Launch on the loop and let it begin."""
         job = self.registry.launch(work(coro_function, is_async=True))
         self.loop.run_until_complete(asyncio.sleep(0))

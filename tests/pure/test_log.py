@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job.log import Entry, Log, Piece, dropped_mark
+from ipy_bgtasks.log.output import Entry, Log, Piece, dropped_mark
 
 
 def raw(pieces: list[Piece]) -> list[tuple[str, str]]:

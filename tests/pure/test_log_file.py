@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job.log import FileSink, Log
+from ipy_bgtasks.log.output import FileSink, Log
 
 
 def test_output_is_appended_as_it_comes(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_what_was_written_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "job.log"
     code = (
         "import os, signal, sys\n"
-        "from ipy_bgtasks.job.log import FileSink, Log\n"
+        "from ipy_bgtasks.log.output import FileSink, Log\n"
         "log = Log(); log.attach_file(FileSink(sys.argv[1]))\n"
         "for n in range(100): log.write('stdout', f'{n}\\n')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

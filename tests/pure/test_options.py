@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.options import BG, CANCEL, FG, JOBS, read_all, read_options
+from ipy_bgtasks.ipython.options import BG, CANCEL, FG, JOBS, read_all, read_options
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from fakes import FakeClock, FakeRunner, work
 
-from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.host import Host
-from ipy_bgtasks.job.log import Log
+from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.live.feed import Feed
 from ipy_bgtasks.live.panel import Panel
 from ipy_bgtasks.live.tail import Tail
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.registry.collection import Registry
 
 
 class FakeScreen:
     """Notes changes as a screen does."""
 
-    watcher: Callable[[Job], object] | None = None
+    watcher: Callable[[Record], object] | None = None
 
-    def note(self, job: Job) -> None:
+    def note(self, job: Record) -> None:
         """Something about the job is new."""
         if self.watcher is not None:
             self.watcher(job)
@@ -49,20 +49,20 @@ class House:
         feed = Feed(self.registry, self.screen, self.clock.later)  # type: ignore[arg-type]
         self.panel = Panel(self.registry, feed, self, self.sent.append, only)
 
-    def cancel(self, job: Job, force: bool, say: Callable[[str], None]) -> None:
+    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
         """What the button does."""
         self.done.append(("cancel", job.number, force))
         say("asked")
 
-    def forget(self, job: Job, say: Callable[[str], None]) -> None:
+    def forget(self, job: Record, say: Callable[[str], None]) -> None:
         """What the button does."""
         self.done.append(("forget", job.number))
 
-    def launch(self, name: str = "f()") -> Job:
+    def launch(self, name: str = "f()") -> Record:
         """One more job."""
         return self.registry.launch(work(label=name), host=FakeHost(self.screen))
 
-    def print(self, job: Job, text: str) -> None:
+    def print(self, job: Record, text: str) -> None:
         """The job prints."""
         job.log.write("stdout", text)
         self.screen.note(job)
@@ -180,7 +180,7 @@ def test_what_is_forgotten_goes(house: House) -> None:
     job = house.launch()
     house.runner.finish(job)
     house.later()
-    house.registry.forget(job)
+    house.registry.discard(job)
     (message,) = house.later()
     assert message["gone"] == [job.number]
     assert message["rows"] == []

@@ -16,7 +16,7 @@ import pytest
 from elsewhere import PATIENCE, Gate, House, stop
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
-from ipy_bgtasks.runners.process import ProcessRunner
+from ipy_bgtasks.runners.processes.pool import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 
@@ -309,7 +309,7 @@ def test_nothing_of_a_job_is_kept_when_it_is_forgotten(
     house: House, processes: ProcessRunner
 ) -> None:
     """Neither here nor in threads of workers."""
-    house.registry.on_forget.append(processes.forget)
+    house.registry.on_discard.append(processes.forget)
     house.launch(processes, "add(1)").result(PATIENCE)
     house.until(lambda: not house.registry.alive())
     house.registry.prune()

@@ -15,8 +15,8 @@ import pytest
 from elsewhere import PATIENCE, Gate, House, stop
 
 from ipy_bgtasks.errors import ProcessDied
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.runners.process import ProcessRunner
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.runners.processes.pool import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and FIFOs")
 
@@ -52,7 +52,7 @@ def processes(house: House) -> Iterator[ProcessRunner]:
     stop(runner)
 
 
-def said(house: House, job: Job, text: str) -> Job:
+def said(house: House, job: Record, text: str) -> Record:
     """Wait until the job has written something."""
     house.until(lambda: text in job.log.text)
     return job
@@ -197,7 +197,7 @@ def test_lowering_the_limit_ends_workers_that_are_too_many(
         house.namespace["path"] = gate.path
         jobs.append(said(house, house.launch(processes, "wait(path)"), "waiting"))
     processes.max_processes = 1
-    first, second = (job.handle.slot for job in jobs)
+    first, second = (job.run.slot for job in jobs)
     for gate, job in zip(gates, jobs, strict=True):
         gate.open()
         assert job.result(PATIENCE) == "went on"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ipy_bgtasks.job import tracking
-from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.job.tracking import track
+from ipy_bgtasks.log.output import Log
 
 
 class Recorder:

@@ -165,4 +165,4 @@ def test_loading_imports_nothing_that_a_session_may_never_use(tmp_path: Path) ->
         added = modules_after(code, tmp_path) - stock
         assert [name for name in added if name in foreign] == []
         assert "ipy_bgtasks.views.html" not in added
-        assert "ipy_bgtasks.foreground.terminal" not in added
+        assert "ipy_bgtasks.frontends.terminal.loop" not in added

@@ -12,10 +12,10 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
 
 BOUND = 20.0
 
@@ -38,7 +38,7 @@ def registry(fake: FakeRunner, clock: FakeClock) -> Registry:
     return Registry({"loop": fake, "thread": fake}, clock)  # type: ignore[arg-type]
 
 
-def launch(registry: Registry, name: str = "f()", **options: Any) -> Job:
+def launch(registry: Registry, name: str = "f()", **options: Any) -> Record:
     """A job of that name."""
     return registry.launch(work(label=name), **options)
 
@@ -85,7 +85,7 @@ def test_the_oldest_ended_jobs_are_forgotten(registry: Registry, fake: FakeRunne
     """In the order in which they ended; what has not ended is kept in any case."""
     registry.max_finished = 2
     forgotten: list[int] = []
-    registry.on_forget.append(lambda job: forgotten.append(job.number))
+    registry.on_discard.append(lambda job: forgotten.append(job.number))
     jobs = [launch(registry) for _ in range(6)]
     for number in (5, 2, 1, 6):
         fake.finish(jobs[number - 1])
@@ -112,10 +112,10 @@ def test_one_job_can_be_forgotten_if_it_has_ended(registry: Registry, fake: Fake
     """Otherwise the error says what would end it."""
     job = launch(registry)
     with pytest.raises(BadInput, match="job 1 is running: %cancel 1 stops it"):
-        registry.forget(job)
+        registry.discard(job)
     fake.finish(job)
-    registry.forget(job)
-    registry.forget(job)
+    registry.discard(job)
+    registry.discard(job)
     assert job not in registry
 
 
@@ -132,7 +132,7 @@ def test_who_shall_know_is_told_of_launches_and_ends(registry: Registry, fake: F
 def test_what_cannot_be_prepared_is_not_launched(registry: Registry, fake: FakeRunner) -> None:
     """The registry is as it was."""
 
-    def refuse(_: Job) -> None:
+    def refuse(_: Record) -> None:
         raise BadInput("no")
 
     with pytest.raises(BadInput):
@@ -147,7 +147,7 @@ def test_what_cannot_be_started_fails(
 ) -> None:
     """No more threads, a closed loop: the job says so, and does not stay queued forever."""
 
-    def start(_: Job) -> None:
+    def start(_: Record) -> None:
         raise RuntimeError("can't start new thread")
 
     one = launch(registry)
@@ -276,7 +276,7 @@ def test_a_chain_whose_jobs_end_as_they_start_is_no_stack(clock: FakeClock) -> N
     """A place that runs work in the launch itself must not deepen the stack either."""
 
     class Immediate(FakeRunner):
-        def start(self, job: Job) -> None:
+        def start(self, job: Record) -> None:
             super().start(job)
             if job.work is not None:
                 self.finish(job)
@@ -306,7 +306,7 @@ async def test_a_chain_of_a_thousand_runs_on_the_real_places() -> None:
         await (gate.wait() if i == 0 else asyncio.sleep(0))
         order.append(i)
 
-    chain: list[Job] = []
+    chain: list[Record] = []
     for i in range(1000):
         task = work(lambda i=i: on_loop(i), is_async=True)
         if i % 2:
@@ -321,7 +321,7 @@ def test_a_display_that_fails_holds_nobody_up(registry: Registry, fake: FakeRunn
     """What waits for the job starts all the same, and others are told."""
     told: list[int] = []
 
-    def broken(_: Job) -> None:
+    def broken(_: Record) -> None:
         raise BrokenPipeError
 
     registry.on_end += [broken, lambda job: told.append(job.number)]
@@ -349,9 +349,9 @@ def test_any_thread_may_launch_look_and_forget() -> None:
     ended = threading.Semaphore(0)
     registry.on_end.append(lambda _: ended.release())
 
-    def use(i: int) -> list[Job]:
+    def use(i: int) -> list[Record]:
         begin.wait(BOUND)
-        mine: list[Job] = []
+        mine: list[Record] = []
         for k in range(100):
             mine.append(registry.launch(work(lambda: i), after=mine[-1:] if k % 5 else ()))
             numbers = [job.number for job in registry]
@@ -375,6 +375,6 @@ def test_any_thread_may_launch_look_and_forget() -> None:
     assert registry._after == {}
 
 
-def _error(job: Job) -> BaseException | None:
+def _error(job: Record) -> BaseException | None:
     assert job.outcome is not None
     return job.outcome.error

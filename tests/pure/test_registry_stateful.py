@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 )
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 
 KEPT = 4
 PLACES = 2
@@ -52,7 +52,7 @@ class Registered(RuleBasedStateMachine):
         self.clock = FakeClock()
         places = {"loop": self.runner, "thread": self.runner}
         self.registry = Registry(places, self.clock, max_finished=KEPT)  # type: ignore[arg-type]
-        self.handles: dict[int, Job] = {}
+        self.handles: dict[int, Record] = {}
         self.models: dict[int, Model] = {}
         self.recent: list[int] = []  # the current one last
         self.in_order: list[int] = []  # kept and ended, the oldest first
@@ -156,13 +156,13 @@ class Registered(RuleBasedStateMachine):
     def forget(self, number: int) -> None:
         """Forgets one job; refused while it lives."""
         if self.models[number].state in ENDED:
-            self.registry.forget(self.handles[number])
+            self.registry.discard(self.handles[number])
             if number in self.in_order:
                 self.in_order.remove(number)
                 self.recent.remove(number)
             return
         with pytest.raises(BadInput, match="stops it"):
-            self.registry.forget(self.handles[number])
+            self.registry.discard(self.handles[number])
 
     @rule(spec=st.sampled_from(SPECS))
     def find(self, spec: str) -> None:

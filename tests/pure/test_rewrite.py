@@ -7,7 +7,7 @@ import ast
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ipy_bgtasks.foreground.rewrite import await_magics, awaits
+from ipy_bgtasks.session.rewriting import await_magics, awaits
 
 
 def rewritten(cell: str, **options: bool) -> str:

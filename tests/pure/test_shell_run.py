@@ -13,8 +13,9 @@ from processes import pids_in, still_alive, zombies_of
 from shell_place import LONG, Place, on_service, said
 
 from ipy_bgtasks.errors import WouldBlock
-from ipy_bgtasks.job import Job, current_job
+from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.command import command_work
@@ -121,7 +122,7 @@ def test_output_is_written_in_the_context_of_the_job(place: Place) -> None:
 def test_trouble_with_showing_is_not_the_command_s(place: Place) -> None:
     """It runs on to its own end."""
 
-    def broken(job: Job, name: str, text: str) -> None:
+    def broken(job: Record, name: str, text: str) -> None:
         raise OSError(text)
 
     place.runner.write = broken

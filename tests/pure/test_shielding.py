@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from fakes import FakeClock, work
 
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.job.log import Log
-from ipy_bgtasks.job.shielding import Shielded
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.sigint import Shielded
 
 
 @pytest.fixture(autouse=True)
@@ -158,5 +158,5 @@ def test_what_was_launched_ends_wherever_the_launch_is_interrupted(where: str, a
         loop.close()
 
 
-async def _await(job: Job) -> Any:
+async def _await(job: Record) -> Any:
     return await job

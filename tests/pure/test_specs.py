@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.specs import find, is_spec
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fakes import work
 
-from ipy_bgtasks.job import Job
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.stopping import Stopping
+from ipy_bgtasks.session.stopping import Stopping
 
 
 class Screen:
@@ -26,7 +26,7 @@ class Screen:
     def __init__(self) -> None:
         self.known: dict[int, bool] = {}
 
-    def reported(self, job: Job, yes: bool = True) -> None:
+    def reported(self, job: Record, yes: bool = True) -> None:
         """Somebody tells the user of its end."""
         self.known[job.number] = yes
 
@@ -46,19 +46,19 @@ def screen() -> Screen:
     return Screen()
 
 
-def coroutine(registry: Registry, call: Callable[[], Any], **options: Any) -> Job:
+def coroutine(registry: Registry, call: Callable[[], Any], **options: Any) -> Record:
     """A job on the loop."""
     return registry.launch(work(call, is_async=True), **options)
 
 
-async def stop(screen: Any, *jobs: Job, force: bool = False, seconds: float = 10) -> list[str]:
+async def stop(screen: Any, *jobs: Record, force: bool = False, seconds: float = 10) -> list[str]:
     """Ask, wait, report."""
     stopping = Stopping(jobs, screen, force=force, cells=lambda name: 7)
     await stopping.wait(seconds)
     return stopping.report()
 
 
-async def running(job: Job) -> None:
+async def running(job: Record) -> None:
     """Let its code begin."""
     while job.started is None:
         await asyncio.sleep(0)

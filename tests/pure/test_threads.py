@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from fakes import work
 
-from ipy_bgtasks.job import Job, current_job
+from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.raising import StopThread
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads.raising import StopThread
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0
@@ -42,7 +43,7 @@ class Place:
         runners = {"loop": self.threads.loop_runner, "thread": self.threads}
         self.registry = Registry(runners, service)
 
-    def launch(self, call: Callable[[], Any], **options: Any) -> Job:
+    def launch(self, call: Callable[[], Any], **options: Any) -> Record:
         """Run *call* in a thread."""
         return self.registry.launch(work(call, **options), where="thread")
 
@@ -64,7 +65,7 @@ def place() -> Iterator[Place]:
     place.close()
 
 
-def ended(job: Job) -> JobState:
+def ended(job: Record) -> JobState:
     """The state of a job that has ended; waits for it."""
     try:
         job.result(BOUND)
@@ -115,7 +116,7 @@ def test_what_waits_in_c_is_cancelling_until_that_returns(place: Place) -> None:
     job = place.launch(wait)
     waiting.wait(BOUND)
     job.cancel(force=True)
-    until(lambda: job.handle.why_not_stopped() == "waiting")
+    until(lambda: job.run.why_not_stopped() == "waiting")
     assert job.state is JobState.CANCELLING
     assert job.stack()[-1].line == "lock.acquire()"
     lock.release()
@@ -141,7 +142,7 @@ def test_without_force_it_is_raised_once(place: Place) -> None:
     job = place.launch(stubborn)
     ready.wait(BOUND)
     job.cancel()
-    until(lambda: job.handle.why_not_stopped() == "caught")
+    until(lambda: job.run.why_not_stopped() == "caught")
     assert job.state is JobState.CANCELLING
     go_on.set()
     assert job.result(BOUND) == 7
@@ -192,7 +193,7 @@ def test_force_leaves_time_to_clean_up(place: Place) -> None:
     job = place.launch(tidy)
     ready.wait(BOUND)
     job.cancel(force=True)
-    until(lambda: job.done() or job.handle.why_not_stopped() == "cleaning")
+    until(lambda: job.done() or job.run.why_not_stopped() == "cleaning")
     assert ended(job) is JobState.CANCELLED
     assert cleaned == [True]
 
@@ -213,8 +214,8 @@ def test_code_of_our_own_is_never_hit(place: Place) -> None:
             raise
 
     # Code of this package, as far as anybody can tell.
-    namespace = {"__name__": "ipy_bgtasks.job.log", **ours.__globals__, **locals()}
-    namespace["__name__"] = "ipy_bgtasks.job.log"
+    namespace = {"__name__": "ipy_bgtasks.log.output", **ours.__globals__, **locals()}
+    namespace["__name__"] = "ipy_bgtasks.log.output"
     ours = type(ours)(ours.__code__, namespace, "ours", None, ours.__closure__)
 
     def printing() -> None:
@@ -225,7 +226,7 @@ def test_code_of_our_own_is_never_hit(place: Place) -> None:
     job = place.launch(printing)
     inside.wait(BOUND)
     job.cancel()
-    until(lambda: job.handle.why_not_stopped() == "waiting")
+    until(lambda: job.run.why_not_stopped() == "waiting")
     leave.set()
     assert ended(job) is JobState.CANCELLED
     assert outcome == ["whole"]
@@ -233,7 +234,7 @@ def test_code_of_our_own_is_never_hit(place: Place) -> None:
 
 def test_a_checkpoint_stops_what_is_hardly_ever_in_its_own_code(place: Place) -> None:
     """Printing is one; a thread that the job started is not meant."""
-    job_in: list[Job] = []
+    job_in: list[Record] = []
     ready = threading.Event()
 
     def checks() -> None:
@@ -246,7 +247,7 @@ def test_a_checkpoint_stops_what_is_hardly_ever_in_its_own_code(place: Place) ->
 
     job = place.launch(checks)
     ready.wait(BOUND)
-    job.handle._due = True
+    job.run._due = True
     job.checkpoint()  # this thread is not the job's
     assert ended(job) is JobState.CANCELLED
 
@@ -351,7 +352,7 @@ def test_a_coroutine_that_blocks_its_own_loop_needs_force(place: Place, as_child
     job = place.launch(group if as_child else spin, is_async=True)
     ready.wait(BOUND)
     job.cancel()
-    until(lambda: job.handle.why_not_stopped() == "blocked")
+    until(lambda: job.run.why_not_stopped() == "blocked")
     assert job.state is JobState.CANCELLING
     job.cancel(force=True)
     assert ended(job) is JobState.CANCELLED
@@ -369,7 +370,7 @@ def test_a_job_that_moves_to_the_loop_is_cancelled_there(place: Place) -> None:
 def test_a_prepare_that_fails_fails_the_job_alone(place: Place) -> None:
     """Whoever launches is not left waiting, and the thread goes on."""
 
-    def prepare(_job: Job) -> None:
+    def prepare(_job: Record) -> None:
         raise OSError("no screen")
 
     place.threads.prepare = prepare
@@ -383,7 +384,7 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
     """Neither its context, thread and code, nor, if it failed, the frames of ours around it."""
     import gc
 
-    from ipy_bgtasks.runners.thread_run import Run
+    from ipy_bgtasks.runners.threads.run import Run
 
     def fail() -> None:
         raise ValueError("x")
@@ -391,7 +392,7 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
     jobs = [place.launch(call) for call in (fail, lambda: 1)]
     for job in jobs:
         ended(job)
-        assert job.handle is None
+        assert job.run is None
         assert job.work is None
     until(lambda: not place.threads.busy())
     gc.collect()
@@ -400,4 +401,4 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
     frame = jobs[0].outcome.traceback.tb_frame
     while frame.f_back is not None:
         frame = frame.f_back
-        assert not [v for v in frame.f_locals.values() if isinstance(v, Job)]
+        assert not [v for v in frame.f_locals.values() if isinstance(v, Record)]

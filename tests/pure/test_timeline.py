@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from fakes import FakeClock, FakeRunner, work
 
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.views.collection import Jobs
 from ipy_bgtasks.views.timeline import Span, timeline_svg, timeline_text
 

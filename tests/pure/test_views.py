@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.job.log import Log
 from ipy_bgtasks.job.progress import Progress
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.text import columns_of
 from ipy_bgtasks.views.detail import detail_html, detail_text
 from ipy_bgtasks.views.html import html_table
 from ipy_bgtasks.views.rows import Row, frame_line, innermost, rows
-from ipy_bgtasks.views.summary import columns_of
 from ipy_bgtasks.views.text import text_table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.views.summary import (
+from ipy_bgtasks.text import (
     bar,
     columns_of,
     cut_end,

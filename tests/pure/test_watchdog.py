@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from fakes import work
 
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.job.tasks import job_of
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.context import job_of
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
+from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.watchdog import Watchdog
 
 BOUND = 20.0
 LIMIT = 0.1
@@ -30,7 +30,7 @@ class Watched:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run)
-        self.notices: queue.Queue[tuple[Job, str]] = queue.Queue()
+        self.notices: queue.Queue[tuple[Record, str]] = queue.Queue()
         self.thread.start()
         service = ServiceLoop()
         self.runner = LoopRunner(self.loop, self.thread.ident)
@@ -43,11 +43,11 @@ class Watched:
         contain_exits(self.loop)
         self.loop.run_forever()
 
-    def tell(self, job: Job, line: str) -> None:
+    def tell(self, job: Record, line: str) -> None:
         """A notice came."""
         self.notices.put((job, line))
 
-    def launch(self, call: Any) -> Job:
+    def launch(self, call: Any) -> Record:
         """A coroutine job."""
         return self.registry.launch(work(call, is_async=True))
 
@@ -177,7 +177,7 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends a while after the last one, and begins with the next."""
-    monkeypatch.setattr("ipy_bgtasks.watchdog._IDLE_LOOKS", 1)
+    monkeypatch.setattr("ipy_bgtasks.runners.watchdog._IDLE_LOOKS", 1)
     watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
     deadline = time.monotonic() + BOUND
     while watched.dog._looking:

@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.places import doing, innermost, is_library, place
-from ipy_bgtasks.runners.where import await_chain, running_stack, thread_stack
+from ipy_bgtasks.stacks import (
+    await_chain,
+    doing,
+    innermost,
+    is_library,
+    place,
+    running_stack,
+    thread_stack,
+)
 
 Start = Callable[[asyncio.Event], Coroutine[Any, Any, Any]]
 

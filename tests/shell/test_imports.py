@@ -10,19 +10,19 @@ import pytest
 
 #: Parts of the package that a session which only loads it does not need.
 _LATER = (
-    "ipy_bgtasks.job.fold",
-    "ipy_bgtasks.job.log",
+    "ipy_bgtasks.log.fold",
+    "ipy_bgtasks.log.output",
     "ipy_bgtasks.job.progress",
-    "ipy_bgtasks.job.recording",
+    "ipy_bgtasks.log.transcript",
     "ipy_bgtasks.job.tracking",
-    "ipy_bgtasks.launcher",
+    "ipy_bgtasks.session.launching",
     "ipy_bgtasks.live",
-    "ipy_bgtasks.runners.engines",
-    "ipy_bgtasks.runners.executor",
+    "ipy_bgtasks.runners.executors.engines",
+    "ipy_bgtasks.runners.executors.runner",
     "ipy_bgtasks.runners.packing",
     "ipy_bgtasks.runners.remote",
-    "ipy_bgtasks.runners.slot",
-    "ipy_bgtasks.stopping",
+    "ipy_bgtasks.runners.processes.worker",
+    "ipy_bgtasks.session.stopping",
     "ipy_bgtasks.views",
     "ipy_bgtasks.work",
 )
@@ -53,7 +53,7 @@ print(sorted(set(sys.modules) - before))
 
 @pytest.mark.parametrize(
     ("kernel", "screen"),
-    [("", ""), ("import ipykernel.ipkernel\n", "import ipy_bgtasks.output.kernel")],
+    [("", ""), ("import ipykernel.ipkernel\n", "import ipy_bgtasks.frontends.kernel.screen")],
     ids=["terminal", "kernel"],
 )
 def test_loading_imports_only_what_every_session_uses(kernel: str, screen: str) -> None:

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pure"))
 
 from fakes import work
 
-from ipy_bgtasks.job import Job
-from ipy_bgtasks.registry import Registry
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.thread import ThreadRunner
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 
 
@@ -93,7 +93,7 @@ def thread_job(registry: Registry) -> Callable[[], Awaitable[float]]:
     return measure
 
 
-async def stopped(job: Job) -> float:
+async def stopped(job: Record) -> float:
     """Seconds until it has ended."""
     ended = asyncio.get_running_loop().create_future()
     job.add_done_callback(lambda _: ended.set_result(None))

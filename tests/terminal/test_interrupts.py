@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ipy_bgtasks.foreground.interrupts import complete, run_interruptible
+from ipy_bgtasks.sigint import complete, run_interruptible
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends itself SIGINT")
 

@@ -13,7 +13,7 @@ from terminals import CTRL_C, CTRL_D, ENTER, Terminal
 INSTALL = """\
 import asyncio, signal, sys, time
 from IPython.core.async_helpers import get_asyncio_loop
-from ipy_bgtasks.foreground.terminal import TerminalLoop
+from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
 shell, loop = get_ipython(), get_asyncio_loop()
 terminal_loop = TerminalLoop(shell, loop)
 line = terminal_loop.install()

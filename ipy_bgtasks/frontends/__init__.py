@@ -1,0 +1,1 @@
+"""What touches IPython, ipykernel and prompt_toolkit: whose output it is, and where it shows."""

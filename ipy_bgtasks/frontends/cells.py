@@ -1,0 +1,110 @@
+"""What IPython knows of cells: the names of their source text, and whether a text is one.
+
+A text that IPython transforms may be part of a cell whose top level cannot await: `%time`,
+`%prun` and other magics have a line or body transformed, and then compile it as they please;
+`%%capture` and `%run` run a cell inside the cell. IPython tells a transformer nothing of that, so
+we look who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import sys
+import threading
+from collections import Counter
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
+
+_SHELL = "IPython.core.interactiveshell"
+
+
+class Sources:
+    """Names for the source text of jobs, under which tracebacks find it.
+
+    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added for
+    jobs alone goes again when the last job that was compiled from it is forgotten. A cell may
+    have defined functions that live on: its text stays, as that of every cell does.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+        self._own: set[str] = set()
+
+    def name(self, text: str, caller: str) -> str:
+        """The file name for *text*, which stands in the cell with the file name *caller*."""
+        shell = self._shell
+        number = self.cell(caller)
+        if number is None:
+            number = max(shell.execution_count - 1, 0)
+        # The empty lines before the code count: the same call on another line is another text.
+        name = shell.compile.get_code_name(text, text, number)
+        if name not in linecache.cache:
+            with self._lock:
+                self._own.add(name)
+        return str(shell.compile.cache(text, number, raw_code=text))
+
+    def cell(self, name: str) -> int | None:
+        """The number of the cell that is known under the file name *name*."""
+        number = self._shell.compile._filename_map.get(name)
+        return None if number is None else int(number)
+
+    def hold(self, name: str) -> None:
+        """One more job was compiled under *name*."""
+        with self._lock:
+            self._held[name] += 1
+
+    def release(self, job: Record) -> None:
+        """A job is forgotten."""
+        name = job.source
+        if name is None:
+            return
+        with self._lock:
+            self._held[name] -= 1
+            if self._held[name] > 0:
+                return
+            del self._held[name]
+            if name not in self._own or "def " in job.code or "lambda" in job.code:
+                return
+            self._own.discard(name)
+        linecache.cache.pop(name, None)
+        self._shell.compile._filename_map.pop(name, None)
+
+
+def transforms_a_cell() -> bool:
+    """Whether the top level of what is being transformed now will be run where it may `await`.
+
+    To be called from a transformer, in the thread that transforms.
+    """
+    asks = _outside(sys._getframe(1))
+    if asks is None or not _within(asks):
+        return True
+    # A cell inside a cell may await where it can run the loop itself; a magic's text may not.
+    return asks.f_globals.get("__name__") == _SHELL and asyncio._get_running_loop() is None
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    """Who called the shell's own `transform_cell`."""
+    while frame is not None:
+        if _is_shells(frame, "transform_cell"):
+            return frame.f_back
+        frame = frame.f_back
+    return None
+
+
+def _within(frame: FrameType | None) -> bool:
+    """Whether code of a cell or a magic is running, on whose behalf somebody asks."""
+    while frame is not None:
+        if _is_shells(frame, "run_code", "run_line_magic", "run_cell_magic"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_shells(frame: FrameType, *names: str) -> bool:
+    return frame.f_code.co_name in names and frame.f_globals.get("__name__") == _SHELL

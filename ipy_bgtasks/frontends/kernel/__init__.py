@@ -1,0 +1,1 @@
+"""A Jupyter kernel as a front end."""

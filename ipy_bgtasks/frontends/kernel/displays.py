@@ -1,0 +1,65 @@
+"""Routing of what is displayed: a job's goes to the job, all else where it went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.context import current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+
+
+class JobDisplays(Protocol):
+    """Takes what jobs display."""
+
+    def display(self, job: Record, data: Any, metadata: Any = None, **options: Any) -> None:
+        """A job displayed a MIME bundle, or updated one."""
+
+    def clear(self, job: Record, wait: bool) -> None:
+        """A job cleared its output."""
+
+
+def route_displays(
+    publisher: Any, owner: Record | None, displays: JobDisplays, shells_own: Any
+) -> Callable[[], None]:
+    """Let *publisher* have what its owner displays (None: the foreground), and nothing else.
+
+    What jobs display goes to *displays*. Under `%%capture` the publisher is one that captures;
+    what is neither its owner's nor a job's then goes to the shell's own. Returns what undoes it.
+    """
+    publish, clear_output = publisher.publish, publisher.clear_output
+
+    def publish_routed(data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
+        job = current.get()
+        if job is owner:
+            publish(data, metadata, *args, **kwargs)
+        elif job is None:
+            shells_own.publish(data, metadata, *args, **kwargs)
+        else:
+            displays.display(job, data, metadata, **kwargs)
+
+    def clear_routed(wait: bool = False) -> None:
+        job = current.get()
+        if job is owner:
+            clear_output(wait)
+        elif job is None:
+            shells_own.clear_output(wait)
+        else:
+            displays.clear(job, wait)
+
+    return _replace(publisher, publish=publish_routed, clear_output=clear_routed)
+
+
+def _replace(publisher: Any, **functions: Callable[..., None]) -> Callable[[], None]:
+    for name, function in functions.items():
+        setattr(publisher, name, function)
+
+    def undo() -> None:
+        for name, function in functions.items():
+            if vars(publisher).get(name) is function:
+                delattr(publisher, name)
+
+    return undo

@@ -1,0 +1,276 @@
+"""Output in a Jupyter kernel: under the cell that launched the job, whichever runs meanwhile.
+
+Each message names the request it belongs to, its parent. For text ipykernel finds the parent in
+the context, which a job inherits from its cell; for all else, where versions differ, we send
+the message ourselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
+from ipy_bgtasks.frontends.kernel.displays import route_displays
+from ipy_bgtasks.frontends.kernel.figures import Figures
+from ipy_bgtasks.frontends.kernel.lines import WholeLines
+from ipy_bgtasks.frontends.redirects import keep_redirections_apart
+from ipy_bgtasks.frontends.screen import Screen
+from ipy_bgtasks.frontends.streams import route_in_place
+from ipy_bgtasks.frontends.tracebacks import formatted
+from ipy_bgtasks.job.outcome import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Piece
+
+#: Characters of text after which a sender waits until the kernel has sent what was before.
+_FLOOD = 500_000
+
+
+class KernelScreen(Screen):
+    """The front ends of a kernel."""
+
+    live = True
+
+    def __init__(self, shell: Any, later: Callable[..., object]) -> None:
+        super().__init__(shell, later)
+        # The shell's own: under %%capture another one stands in its place.
+        self._publisher = shell.display_pub
+        self._written: dict[int, int] = {}
+        self._own_writes: dict[str, Callable[[str], Any]] = {}
+        self._lines = WholeLines(self._pin)
+        self._figures = Figures(shell)
+        self._cards = Cards(self._send_card, later)
+
+    def install(self) -> Callable[[], None]:
+        """Route the kernel's streams and its display publisher."""
+        streams = [
+            (name, stream)
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+            if hasattr(stream, "pub_thread")
+        ]
+        self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
+        undo = [route_in_place(stream, name, self) for name, stream in streams]
+        undo.append(self._route_displays(self._publisher, None))
+        undo.append(keep_redirections_apart(self._route_displays))
+        undo.append(self._lines.release_all)
+        undo.append(self._figures.install())
+
+        def undo_all() -> None:
+            while undo:
+                undo.pop()()
+
+        return undo_all
+
+    def here(self) -> Any:
+        """The header of the message that the caller's cell came with."""
+        job = current.get()
+        return self._parent_here() if job is None else job.origin
+
+    def entering(self, job: Record) -> None:
+        """Pin the cell in the calling context, where this ipykernel offers it."""
+        self._lines.start()
+        self._pin(job)
+
+    def _pin(self, job: Record) -> None:
+        pin = getattr(self.shell, "set_thread_parent", None)
+        if pin is not None and job.origin:
+            pin({"header": job.origin})
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Display under the caller's cell."""
+        self.shell.display_pub.publish(mimebundle)
+
+    def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """Display under the caller's cell; returns what puts news there."""
+        parent, display_id = self.here(), uuid.uuid4().hex
+        self._send_card(parent, mimebundle, display_id, update=False)
+        return lambda news: self._send_card(parent, news, display_id, update=True)
+
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give the cards of jobs that go on for a while a button."""
+        self._cards.make_widget = make
+        return self._cards.close
+
+    def show_job(self, job: Record) -> None:
+        """Show the job's card under the caller's cell."""
+        self._cards.show(job, self.here())
+
+    def changed(self, job: Record) -> None:
+        """Bring the job's cards up to date, soon."""
+        super().changed(job)
+        self._cards.changed(job)
+
+    def closing(self, job: Record) -> None:
+        """Show the figures that the job left open, under its own cell."""
+        self._figures.show_left_open(job)
+
+    def tell(self, job: Record, line: str) -> None:
+        """Send one line on stderr under the job's cell."""
+        self._send(job.origin, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
+
+    def ended(self, job: Record) -> None:
+        """Show a failed job's traceback under its cell, unless that cell raises it itself."""
+        self._lines.release(job)
+        self._written.pop(job.number, None)
+        self._cards.ended(job)
+        outcome = job.outcome
+        assert outcome is not None
+        if outcome.state is not JobState.FAILED or self._is_followed(job, _key(job.origin)):
+            return
+        assert outcome.error is not None
+        if job.quiet or self._shut_down:  # the time is short
+            from ipy_bgtasks.text import error_line
+
+            line = f"job {job.number} failed: {error_line(outcome.error)}\n"
+            self._send(job.origin, "stream", {"name": "stderr", "text": line})
+            return
+        content = {
+            "ename": type(outcome.error).__name__,
+            "evalue": _text(outcome.error),
+            "traceback": formatted(self.shell, outcome),
+        }
+        self._flush()
+        self._send(job.origin, "error", content)
+
+    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+        """Send the job's output under the caller's cell too, from the recorded end on."""
+        parent = self.here()
+        place = _key(parent)
+        if place == _key(job.origin) and not job.quiet and not everything:
+            return self._follow(job, place)  # this very cell shows it already
+        if job.done() and not job.has_output:
+            return self._follow(job, place)
+
+        def send(pieces: list[Piece]) -> None:
+            for piece in pieces:
+                self._send_piece(parent, piece)
+
+        return self._follow_log(job, place, send, everything=everything)
+
+    def take(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and let the kernel send it."""
+        job.log.write(name, text)
+        if self.watcher is not None:
+            self.watcher(job)
+        if "\r" in text:
+            self._cards.changed(job)  # most likely a progress bar
+        if job.quiet:
+            return
+        self._lines.write(job, name, text, write)
+        written = self._written.get(job.number, 0) + len(text)
+        if written > _FLOOD:
+            written = 0
+            self._flush()
+        self._written[job.number] = written
+
+    def write(self, job: Record, name: str, text: str) -> None:
+        """Take it as if the job had written it here."""
+        self.take(job, name, text, self._own_writes.get(name) or getattr(sys, name).write)
+
+    def flush(self, job: Record) -> None:
+        """Write the lines that a job has begun."""
+        self._lines.release(job)
+
+    def display(
+        self,
+        job: Record,
+        data: Any,
+        metadata: Any = None,
+        *,
+        transient: Any = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        """Record what a job displays, and show it in the job's place."""
+        transient = transient or {}
+        shown_as = transient.get("display_id")
+        if update:
+            job.log.display(data, metadata, update_of=shown_as)
+        else:
+            job.log.display(data, metadata, display_id=shown_as)
+        if self.watcher is not None:
+            self.watcher(job)
+        if job.quiet:
+            return
+        self._lines.release(job)
+        self._flush()
+        self._send_display(job.origin, data, metadata, transient, update)
+
+    def clear(self, job: Record, wait: bool) -> None:
+        """Clear what the job displayed."""
+        job.log.clear(wait=wait)
+        if not job.quiet:
+            self._lines.release(job)
+            self._flush()
+            self._send(job.origin, "clear_output", {"wait": wait})
+
+    # Inside
+
+    def _route_displays(self, publisher: Any, owner: Record | None) -> Callable[[], None]:
+        return route_displays(publisher, owner, self, self._publisher)
+
+    def _send_piece(self, parent: Any, piece: Piece) -> None:
+        if piece.kind in ("stdout", "stderr"):
+            self._send(parent, "stream", {"name": piece.kind, "text": _clean(piece.text)})
+        elif piece.kind == "clear":
+            self._send(parent, "clear_output", {"wait": piece.wait})
+        elif piece.kind == "display":
+            self._send_display(parent, piece.bundle or {}, piece.metadata, {}, False)
+
+    def _send_display(
+        self, parent: Any, data: Any, metadata: Any, transient: Any, update: bool
+    ) -> None:
+        from ipykernel.jsonutil import encode_images, json_clean
+
+        content = {"data": encode_images(data), "metadata": metadata or {}, "transient": transient}  # type: ignore[no-untyped-call]
+        kind = "update_display_data" if update else "display_data"
+        self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
+
+    def _send_card(
+        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
+    ) -> None:
+        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        self._send(parent, "update_display_data" if update else "display_data", content)
+
+    def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
+        publisher = self._publisher
+        session = publisher.session
+        message = session.msg(kind, content, parent=parent)
+        for hook in list(publisher._hooks):
+            message = hook(message)
+            if message is None:
+                return
+        session.send(publisher.pub_socket, message, ident=publisher.topic)
+
+    def _flush(self) -> None:
+        """Let what was written so far go first; on the kernel's own sending thread it is."""
+        for stream in (sys.stdout, sys.stderr):
+            thread = getattr(stream, "pub_thread", None)
+            if thread is not None and thread.thread is not threading.current_thread():
+                stream.flush()
+
+    def _parent_here(self) -> Any:
+        return (self.shell.get_parent() or {}).get("header") or {}
+
+
+def _key(header: Any) -> Any:
+    return header.get("msg_id") if isinstance(header, dict) else None
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which no message can carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _clean(str(error))
+    except Exception:
+        return ""

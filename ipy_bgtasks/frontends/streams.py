@@ -1,0 +1,156 @@
+"""Routing of Python's output streams: a job's text goes to the job, all else stays as it was.
+
+Whoever prints, job or foreground, calls ``sys.stdout.write``. Ours looks at the current job
+first. IPython puts a function of its own over that attribute for the time of a plain cell, to
+keep everything printed in its output history; here that becomes the way of the foreground
+only, so that what a job prints is kept once, and bounded, in its log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.context import current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+
+    Write = Callable[[str], Any]
+
+
+class JobOutput(Protocol):
+    """Takes what jobs write."""
+
+    def take(self, job: Record, name: str, text: str, write: Write) -> None:
+        """A job wrote *text* to the stream *name*, whose own function is *write*."""
+
+    def flush(self, job: Record) -> None:
+        """A job flushed a stream."""
+
+
+class _Route:
+    """Makes the `write` that a routed stream answers with."""
+
+    def __init__(self, name: str, output: JobOutput, own_write: Write) -> None:
+        self.name = name
+        self.output = output
+        self.own_write = own_write
+
+    def writer(self, foreground: Write) -> Write:
+        """A `write` that takes a job's text and leaves the rest to *foreground*."""
+        name, take, own, current_job = self.name, self.output.take, self.own_write, current.get
+
+        def write(text: str) -> Any:
+            job = current_job()
+            if job is None:
+                return foreground(text)
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            take(job, name, text, own)
+            # A thread that does little but print is hard to stop anywhere else. `print` writes
+            # the end of its line apart, also an empty one.
+            if job.asked and text[-1:] in ("", "\n", "\r"):
+                job.checkpoint()
+            return len(text)
+
+        write.routed = foreground  # type: ignore[attr-defined]
+        return write
+
+
+class RoutedStream:
+    """Stands in for a text stream and routes what is written; everything else is the stream's own.
+
+    Attributes can be set, as IPython and others do with `write`. What is not a job's goes to
+    *foreground*, by default the stream's own `write`.
+    """
+
+    def __init__(
+        self, stream: Any, name: str, output: JobOutput, foreground: Write | None = None
+    ) -> None:
+        route = _Route(name, output, stream.write)
+        write = route.writer(foreground or stream.write)
+        self.__dict__.update(_stream=stream, _route=route, write=write)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "write":
+            self.__dict__["write"] = _routed(self.__dict__["_route"], value)
+        else:
+            setattr(self.__dict__["_stream"], name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stream"], name)
+
+    def __iter__(self) -> Any:
+        return iter(self.__dict__["_stream"])
+
+    def __enter__(self) -> RoutedStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def writelines(self, lines: Any) -> None:
+        """Write each line."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flush, the caller's job first."""
+        if (job := current.get()) is not None:
+            self.__dict__["_route"].output.flush(job)
+        self.__dict__["_stream"].flush()
+
+
+def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], None]:
+    """Route a stream without replacing the object; returns what undoes it.
+
+    For streams whose class is written in Python, such as ipykernel's: a logging handler that
+    holds the stream since long before is routed, too.
+    """
+    cls = type(stream)
+    route = _Route(name, output, cls.write.__get__(stream))
+    route_write = route.writer(route.own_write)
+
+    def write(self: Any, text: str) -> Any:
+        return route_write(text)
+
+    def set_attribute(self: Any, attribute: str, value: Any) -> None:
+        if attribute == "write":
+            value = _routed(route, value)
+        object.__setattr__(self, attribute, value)
+
+    def flush(self: Any) -> None:
+        if (job := current.get()) is not None:
+            output.flush(job)
+        cls.flush(self)
+
+    members = {
+        "write": write,
+        "flush": flush,
+        "__setattr__": set_attribute,
+        "__module__": cls.__module__,
+    }
+    pinned = vars(stream).get("write")
+    stream.__class__ = type(cls.__name__, (cls,), members)
+    if pinned is not None:
+        stream.write = pinned
+
+    def undo() -> None:
+        stream.__class__ = cls
+        pinned = vars(stream).pop("write", None)
+        unrouted = getattr(pinned, "routed", pinned)
+        if unrouted is not None and _is_foreign(unrouted):
+            stream.write = unrouted
+
+    return undo
+
+
+def _routed(route: _Route, write: Write) -> Write:
+    return write if hasattr(write, "routed") else route.writer(write)
+
+
+def _is_foreign(write: Any) -> bool:
+    """Whether somebody else's function is pinned, not the stream's own method."""
+    return not hasattr(write, "__self__")

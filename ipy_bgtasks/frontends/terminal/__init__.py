@@ -1,0 +1,1 @@
+"""IPython in a terminal as a front end."""

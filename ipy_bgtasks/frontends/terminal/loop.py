@@ -1,0 +1,180 @@
+"""The prompt and the await cells of terminal IPython on one event loop.
+
+Tasks then run on while the prompt waits, and SIGINT ends the prompt or the cell but never
+lands in a task. This module knows IPython's terminal shell and prompt_toolkit, and nothing of
+jobs. `IPython.terminal.interactiveshell` is the code whose parts it replaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.sigint import complete, run_interruptible, sigint_for
+
+T = TypeVar("T")
+
+Begun = Callable[[], None] | None
+
+_ALONE = (
+    "coroutine jobs advance only while %fg or an await cell runs: {why}; "
+    "%bg --thread is not affected"
+)
+
+
+def _above_prompt() -> AbstractContextManager[None]:
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    return patch_stdout(raw=True)
+
+
+class TerminalLoop:
+    """Makes the prompt and the await cells of `shell` run on `loop`, and interrupts safe.
+
+    `shell` is a ``TerminalInteractiveShell``. `around_prompt` makes a context in which each
+    prompt waits, which may give a function to call when the prompt has begun; the default is
+    prompt_toolkit's ``patch_stdout``. All methods are for the main thread.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        around_prompt: Callable[[], AbstractContextManager[Begun]] | None = None,
+    ) -> None:
+        self._shell = shell
+        self._loop = loop
+        self._around_prompt = around_prompt or _above_prompt
+        self._runner = _LoopRunner(self.run)
+        self._installed = False
+        self._attributes: list[Attribute] = []
+        self._told = False
+
+    def install(self) -> str | None:
+        """Put ours in the shell's place; return a line for the user if the prompt cannot share.
+
+        That is so with ``--simple-prompt``, and while a ``%gui`` loop runs the prompt.
+        """
+        self._installed = True
+        runners = self._shell.loop_runner_map
+        self._replace("loop_runner_map", {**runners, "asyncio": (self._runner, True)})
+        # Any other runner (trio's, say) is the user's choice; `%autoawait asyncio` finds ours.
+        if self._shell.loop_runner is runners["asyncio"][0]:
+            self._shell.loop_runner = self._runner
+        if self._shell.pt_app is None:
+            why = "this prompt (--simple-prompt) cannot share the event loop"
+            return _ALONE.format(why=why)
+        self._replace("prompt_for_code", self._prompt_for_code)
+        return self._new_obstacle()
+
+    def uninstall(self) -> None:
+        """Put back what `install` changed; what somebody has replaced since stays theirs."""
+        self._installed = False
+        while self._attributes:
+            self._attributes.pop().restore()
+        if self._shell.loop_runner is self._runner:
+            self._shell.loop_runner = self._shell.loop_runner_map["asyncio"][0]
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run `coro` on the loop until it is done, as `run_interruptible` does."""
+        return run_interruptible(self._loop, coro)
+
+    def _replace(self, name: str, value: object) -> None:
+        self._attributes.append(Attribute(self._shell, name, value))
+
+    def _prompt_for_code(self) -> str:
+        """What the shell calls for the next input; EOFError means that the user leaves."""
+        if not self._installed:
+            # Somebody who wrapped ours still calls it.
+            return str(type(self._shell).prompt_for_code(self._shell))
+        if self._loop.is_closed() or self._gui() is not None:
+            if line := self._new_obstacle():
+                print(line)
+            return self._separate_prompt()
+        return self._shared_prompt()
+
+    def _gui(self) -> str | None:
+        """The GUI whose event loop runs the prompt at the moment."""
+        name = self._shell.active_eventloop
+        # asyncio's input hook does nothing: it is IPython's name for the sharing we do.
+        return None if self._shell._inputhook is None or name == "asyncio" else str(name)
+
+    def _new_obstacle(self) -> str | None:
+        gui = self._gui()
+        if gui is None or self._told:
+            return None
+        self._told = True
+        return _ALONE.format(why=f"%gui {gui} runs the prompt on a loop of its own")
+
+    def _prompt_options(self) -> dict[str, Any]:
+        default = self._shell.rl_next_input or ""
+        if default:
+            self._shell.rl_next_input = None
+        return {"default": default, **self._shell._extra_prompt_options()}
+
+    def _separate_prompt(self) -> str:
+        with self._around_prompt() as begun:
+            options = self._prompt_options()
+            hook = self._shell._inputhook
+            return str(self._shell.pt_app.prompt(inputhook=hook, pre_run=begun, **options))
+
+    def _shared_prompt(self) -> str:
+        interrupt = _PromptInterrupt(self._loop)
+        # The handler is there before and after anything else changes, so that no interrupt
+        # leaves the prompt's stream in `sys.stdout`.
+        with sigint_for(self._loop, interrupt), self._around_prompt() as begun:
+            # An exception of some task is asyncio's to log. prompt_toolkit's own handler
+            # would stop everything and ask for ENTER.
+            prompt = self._shell.pt_app.prompt_async(
+                handle_sigint=False,
+                set_exception_handler=False,
+                pre_run=begun,
+                **self._prompt_options(),
+            )
+            interrupt.task = self._loop.create_task(prompt)
+            try:
+                code = str(complete(self._loop, interrupt.task))
+            except asyncio.CancelledError:
+                return ""
+        return "" if interrupt.seen else code
+
+
+class _PromptInterrupt:
+    """A SIGINT handler that gives up the prompt at its await, once.
+
+    prompt_toolkit must end in good order, or the terminal stays in raw mode: nothing is
+    raised in its code, and nothing disturbs it while it ends.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task: asyncio.Task[Any] | None = None
+        self.seen = False
+
+    def __call__(self, _: object) -> bool:
+        if not self.seen:
+            self.seen = True
+            self._loop.call_soon_threadsafe(self._cancel)
+        return False
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+class _LoopRunner:
+    """What IPython takes for a loop runner; `%autoawait` shows its name."""
+
+    def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._run = run
+
+    def __call__(self, coro: Coroutine[Any, Any, T]) -> T:
+        result: T = self._run(coro)
+        return result
+
+    def __str__(self) -> str:
+        return "asyncio"

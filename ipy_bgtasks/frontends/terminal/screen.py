@@ -1,0 +1,282 @@
+"""Output in a terminal: whole lines above the prompt, and notices when jobs end.
+
+Lines of a job are shown when they are complete, so that neither another job nor the foreground
+tears them. Notices wait for the prompt, as in bash.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.frontends.redirects import keep_redirections_apart
+from ipy_bgtasks.frontends.screen import Screen
+from ipy_bgtasks.frontends.streams import RoutedStream
+from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
+from ipy_bgtasks.frontends.tracebacks import formatted
+from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.job.outcome import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Piece
+
+_TERMINAL = "terminal"
+
+#: Seconds that jobs wait for the end of a line that the foreground has begun.
+_BEGUN = 0.25
+
+
+def _nothing() -> None:
+    """Nothing needs to be flushed."""
+
+
+class TerminalScreen(Screen):
+    """A terminal, which is one place for everybody.
+
+    *notice* gives the line that says that a job has ended.
+    """
+
+    def __init__(
+        self, shell: Any, later: Callable[..., object], notice: Callable[[Record], str]
+    ) -> None:
+        super().__init__(shell, later)
+        self._notice = notice
+        self._partial: dict[int, str] = {}
+        self._write: Callable[[str], Any] = sys.stdout.write
+        self._flush: Callable[[], Any] = sys.stdout.flush
+        #: How to write beside the prompt, while that waits.
+        self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
+        #: News of jobs that have ended, until the next prompt; None while one waits.
+        self._held: list[tuple[str, Record | None]] | None = []
+        #: Whether the foreground has begun a line, and what waits for its end.
+        self._begun = False
+        self._waiting: list[str] = []
+        self._ours: tuple[RoutedStream, RoutedStream] | None = None
+        self._above_prompt: AbovePrompt | None = None
+        self._besides: dict[str, tuple[Any, RoutedStream]] = {}
+        self._footer: str | None = None
+
+    def install(self) -> Callable[[], None]:
+        """Put ours over both streams."""
+        before = sys.stdout, sys.stderr
+        self._write, self._flush = sys.stdout.write, sys.stdout.flush
+        ours = (
+            RoutedStream(sys.stdout, "stdout", self, self._spare_begun_lines(sys.stdout.write)),
+            RoutedStream(sys.stderr, "stderr", self, self._spare_begun_lines(sys.stderr.write)),
+        )
+        # Kept also after that: who prints at that moment holds no reference (see `_beside`).
+        sys.stdout, sys.stderr = self._ours = ours
+        together = keep_redirections_apart(lambda _publisher, _owner: None)
+        hook = self.shell.displayhook
+        write_out = hook.write_output_prompt
+
+        def write_output_prompt() -> None:
+            # ``Out[3]: `` goes to the terminal past Python's streams, and the value follows.
+            with self._lock:
+                write_out()
+                self._begun = True
+
+        shown = Attribute(hook, "write_output_prompt", write_output_prompt)
+
+        def undo() -> None:
+            together()
+            shown.restore()
+            self._end_begun_line()
+            if sys.stdout is ours[0]:
+                sys.stdout = before[0]
+            if sys.stderr is ours[1]:
+                sys.stderr = before[1]
+
+        return undo
+
+    @contextmanager
+    def around_prompt(self) -> Iterator[Callable[[], None]]:
+        """While the prompt waits, everything goes above it.
+
+        Gives what is to be called when the prompt has begun. Main thread only.
+        """
+        self._end_begun_line()
+        above = self._above()
+        before = {"stdout": sys.stdout, "stderr": sys.stderr}
+        beside = {name: self._beside(name, stream, above) for name, stream in before.items()}
+        outside = self._write, self._flush
+        above.open(self.shell.pt_app.app)
+        with self._lock:
+            self._outside = outside
+            self._write, self._flush = above.put, _nothing
+            held, self._held = self._held or [], None
+        for name, stream in beside.items():
+            # In one step: a thread that prints meanwhile finds either the one or the other.
+            setattr(sys, name, stream)
+        if held:
+            self._put("".join(self._news(*news) for news in held))
+        try:
+            yield above.begun
+        finally:
+            for name, ended in beside.items():
+                setattr(sys, name, before[name])
+                ended.flush()
+            with self._lock:
+                above.close()
+                self._write, self._flush = outside
+                self._outside = None
+                self._held = []
+
+    def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
+        """The foreground's way to a stream: lines of jobs wait until its own line is whole."""
+
+        def spare(text: str) -> Any:
+            with self._lock:
+                count = write(text)
+                if text:
+                    self._begun = not text.endswith("\n")
+                if self._waiting and not self._begun:
+                    self._end_begun_line()
+            return count
+
+        return spare
+
+    def _end_begun_line(self, only: list[str] | None = None) -> None:
+        """Show what has waited, on a line of its own; not if something else than *only* waits."""
+        with self._lock:
+            if only is not None and only is not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, []
+            begun, self._begun = self._begun, False
+            if waiting:
+                self._put("".join(["\n" * begun, *waiting]))
+
+    def _above(self) -> AbovePrompt:
+        if self._above_prompt is None:
+            self._above_prompt = AbovePrompt(self._write, self._flush)
+        return self._above_prompt
+
+    def _beside(self, name: str, stream: Any, above: AbovePrompt) -> RoutedStream:
+        """What stands in for *stream* while a prompt waits: the same object each time.
+
+        `print` holds no reference of its own to ``sys.stdout`` (before Python 3.14): if the
+        object went away with the prompt while a thread prints, the process would crash.
+        """
+        replaced, beside = self._besides.get(name, (None, None))
+        if beside is None or replaced is not stream:
+            beside = RoutedStream(PromptStream(stream, above), name, self)
+            self._besides[name] = stream, beside
+        return beside
+
+    def here(self) -> Any:
+        """There is one place."""
+        return _TERMINAL
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Print the plain text."""
+        print(mimebundle.get("text/plain", ""))
+
+    def tell(self, job: Record, line: str) -> None:
+        """Print one line, at once: where the prompt is, if that cannot move as its loop stands."""
+        app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
+        with self._lock:
+            outside, loop = self._outside, None if app is None else app.loop
+            if outside is None or loop is None:
+                self._put(line + "\n")
+                return
+            write, flush = outside
+            write(f"\r\x1b[J{line}\r\n")
+            flush()
+
+        def redraw() -> None:
+            if app.is_running:
+                app.renderer.reset()
+                app.invalidate()
+
+        loop.call_soon_threadsafe(redraw)
+
+    def ended(self, job: Record) -> None:
+        """Show the rest of a line, a failed job's traceback, and the notice."""
+        with self._lock:
+            rest = self._partial.pop(job.number, "")
+        if rest:
+            self._put(rest + "\n")
+        outcome = job.outcome
+        assert outcome is not None
+        told = self._is_reported(job)
+        if self._shut_down or self._is_followed(job, _TERMINAL):
+            return
+        failure = ""
+        if outcome.state is JobState.FAILED and not job.quiet:
+            failure = "\n".join(formatted(self.shell, outcome)) + "\n"
+        news = failure, None if told else job
+        with self._lock:
+            if self._held is not None:
+                self._held.append(news)
+                return
+        self._put(self._news(*news))
+
+    def _news(self, failure: str, job: Record | None) -> str:
+        return failure if job is None else f"{failure}{self._notice(job)}\n"
+
+    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+        """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
+        if not (job.quiet or everything) or (job.done() and not job.has_output):
+            return self._follow(job, _TERMINAL)
+
+        def put(pieces: list[Piece]) -> None:
+            self._put("".join(piece.text for piece in pieces))
+
+        end = self._follow_log(job, _TERMINAL, put, everything=everything)
+        if job.quiet:
+            return end
+        end()  # what comes now is shown anyway
+        return self._follow(job, _TERMINAL)
+
+    def take(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and show the lines that are whole."""
+        job.log.write(name, text)
+        if self.watcher is not None:
+            self.watcher(job)
+        if job.quiet:
+            return
+        with self._lock:
+            text = self._partial.pop(job.number, "") + text
+            lines, newline, rest = text.rpartition("\n")
+            if rest:
+                self._partial[job.number] = rest
+            if newline:  # still within the lock, or another thread's next line overtakes it
+                self._put(lines + newline)
+
+    def write(self, job: Record, name: str, text: str) -> None:
+        """Take it as if the job had written it here."""
+        self.take(job, name, text, self._write)
+
+    def flush(self, job: Record) -> None:
+        """A begun line stays held: it would tear what stands there."""
+
+    def footer(self, text: str | None) -> None:
+        """Keep *text* at the bottom, where it is replaced by the next; None leaves it there."""
+        with self._lock:
+            if text == self._footer:
+                return
+            erase, self._footer = self._erase_footer(), text
+            if text is not None:
+                self._write(f"{erase}{text}\n")
+                self._flush()
+
+    def _erase_footer(self) -> str:
+        return "" if self._footer is None else f"\x1b[{self._footer.count(chr(10)) + 1}A\r\x1b[J"
+
+    def _put(self, text: str) -> None:
+        with self._lock:
+            if self._begun:
+                if not self._waiting:
+                    waiting = self._waiting
+                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
+                self._waiting.append(text)
+                return
+            if self._footer is not None:
+                end = "" if text.endswith("\n") else "\n"
+                text = f"{self._erase_footer()}{text}{end}{self._footer}\n"
+            self._write(text)
+            self._flush()

@@ -1,0 +1,67 @@
+"""A background job cannot ask: `input`, `getpass` and `breakpoint` in one raise at once."""
+
+from __future__ import annotations
+
+import builtins
+import getpass
+import sys
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.errors import CannotAsk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def refuse_questions(kernel: Any = None) -> Callable[[], None]:
+    """Begin to refuse; returns what ends it.
+
+    *kernel* is ipykernel's, which puts its own `input` in place for each cell and takes it away
+    afterwards, so that both it and what it puts back must be covered.
+    """
+    originals: dict[Callable[..., Any], Callable[..., Any]] = {}
+    for holder, name, what in _places(kernel):
+        original = getattr(holder, name)
+        ask = _guarded(original, what)
+        originals[ask] = original
+        setattr(holder, name, ask)
+
+    def undo() -> None:
+        # The kernel moves functions about: one of ours may be elsewhere than where it was put.
+        for holder, name, _ in _places(kernel):
+            if (original := originals.get(getattr(holder, name))) is None:
+                continue
+            setattr(holder, name, original)
+            if holder is kernel and not name.startswith("_"):
+                delattr(holder, name)  # there it hid the class's method
+
+    return undo
+
+
+def _places(kernel: Any) -> Iterator[tuple[Any, str, str]]:
+    yield builtins, "input", "input"
+    yield getpass, "getpass", "getpass"
+    yield sys, "breakpointhook", "breakpoint"
+    if kernel is not None:
+        yield kernel, "raw_input", "input"
+        yield kernel, "getpass", "getpass"
+        if hasattr(kernel, "_sys_raw_input"):
+            yield kernel, "_sys_raw_input", "input"
+        if hasattr(kernel, "_save_getpass"):
+            yield kernel, "_save_getpass", "getpass"
+
+
+def _guarded(original: Callable[..., Any], what: str) -> Callable[..., Any]:
+    @wraps(original)
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        job = current.get()
+        if job is None:
+            return original(*args, **kwargs)
+        raise CannotAsk(
+            f"{what}() in job {job.number}: a background job cannot ask; "
+            "hand it what it needs as an argument"
+        )
+
+    return ask

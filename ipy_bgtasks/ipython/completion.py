@@ -1,0 +1,91 @@
+"""Tab completion of options and job specs on the lines of our magics."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.ipython import options as opt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.registry.collection import Registry
+
+_LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
+_TABLES = {
+    "%%bg": opt.BG,
+    "bg": opt.BG,
+    "%%fg": opt.FG_CELL,
+    "fg": opt.FG,
+    "jobs": opt.JOBS,
+    "cancel": opt.CANCEL,
+}
+
+
+def completions_for(registry: Registry) -> Callable[[Any], Any]:
+    """A matcher for IPython's completer."""
+    from IPython.core.completer import SimpleCompletion, context_matcher
+
+    @context_matcher()  # type: ignore[untyped-decorator, unused-ignore]
+    def ipy_bgtasks_matcher(context: Any) -> Any:
+        found = [
+            SimpleCompletion(text, type=kind)
+            for text, kind in candidates(registry, context.text_until_cursor, context.token)
+        ]
+        return {"completions": found, "suppress": bool(found), "ordered": True}
+
+    return ipy_bgtasks_matcher  # type: ignore[no-any-return, unused-ignore]
+
+
+def candidates(registry: Registry, line: str, token: str) -> list[tuple[str, str]]:
+    """What the last word of *line* may become, each with a word on what it is.
+
+    *token* is the part that IPython will replace: it splits words at some characters.
+    """
+    match = _LINE.match(line)
+    if match is None:
+        return []
+    percents, magic, rest = match.groups()
+    word = re.split(r"[\s,]", rest)[-1]
+    found = _options(percents, magic, word) if word.startswith("-") else []
+    if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
+        found = _specs(registry, magic, word)
+    kept = len(word) - len(token) if word.endswith(token) else 0
+    return [(text[kept:], kind) for text, kind in found]
+
+
+def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
+    table = (
+        _TABLES["%%" + magic] if percents == "%%" and f"%%{magic}" in _TABLES else _TABLES[magic]
+    )
+    return [
+        (text, f"option {option.takes or ''}".strip())
+        for option in table
+        if option is not opt.AWAITED
+        for text in option.words
+        if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
+    ] or [(o.words[-1], "option") for o in table if o is not opt.AWAITED and word == "-"]
+
+
+def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
+    percent = "%" if word.startswith("%") else ""
+    bare = word.removeprefix("%")
+    jobs = registry.alive() if magic == "cancel" else list(registry)
+    found = [
+        (f"{percent}{job.number}", f"{job.state}: {job.name}")
+        for job in jobs
+        if str(job.number).startswith(bare)
+    ]
+    if percent:
+        # A name with a blank or a comma would be read as several specs.
+        names = Counter(job.name for job in jobs if not re.search(r"[\s,]", job.name))
+        found += [
+            (f"%{job.name}", f"{job.state}: job {job.number}")
+            for job in jobs
+            if job.name.startswith(bare) and names[job.name] == 1
+        ]
+    elif "all".startswith(word) and magic in ("fg", "cancel") and jobs:
+        found.append(("all", f"{len(jobs)} jobs"))
+    return found

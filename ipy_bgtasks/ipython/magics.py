@@ -1,0 +1,248 @@
+"""The four magics: parse, call, show. Everything they do is done elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.registry import specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ipy_bgtasks.job.handle import Job
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.session.core import Session
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
+    """Turn our one-line errors into the one that IPython shows as one line.
+
+    A syntax error is shown as IPython shows those: the user's text and where, no stack.
+    """
+
+    @functools.wraps(magic)
+    def with_usage_errors(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return magic(*args, **kwargs)
+        except BadInput as error:
+            raise UsageError(str(error)) from None
+        except SyntaxError as error:
+            raise _Refused(error) from None
+
+    return with_usage_errors
+
+
+@magics_class
+class JobMagics(Magics):
+    """`%bg`, `%fg`, `%jobs`, `%cancel`."""
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        super().__init__(shell)
+        self._session = session
+
+    @no_var_expand
+    @needs_local_scope
+    @line_cell_magic
+    @usage_errors
+    def bg(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Launch CODE in the background and return its Job.
+
+        %bg  [options] CODE            a call, a coroutine, a name, an assignment, a statement
+        %bg  [options] !COMMAND        a shell command; its input is empty, its result the status
+        %%bg [options]                 the whole cell
+
+          -l, --loop      run on the kernel's event loop (default for what can be awaited)
+          -t, --thread    run in a thread (default for all else); a coroutine gets an event
+                          loop of its own there, which goes on while a cell is busy
+          -p, --process   run a copy in a worker process, which can always be killed
+          --on EXPR       run on an executor of your own: a concurrent.futures.Executor, a Dask
+                          Client, an ipyparallel Client or view
+          -n, --name NAME the job's name; default: the code
+          -q, --quiet     record output, do not show it
+          --timeout S     stop it after S seconds: it ends failed, with TimeoutError
+          --after JOB,…   start when those have finished
+          --log FILE      append output to FILE as well, as it comes
+          --              ends the options
+
+        Examples:
+          job = %bg train(model)       a thread; names are looked up now, not later
+          %bg fetch(url)               async def fetch: a task on the event loop
+          %bg model = train(data)      binds `model` when it is done
+          %bg -n nightly --timeout 60 load()
+          %bg !make -j{n}              a shell command, with variables as after any !
+          %bg fetch(url);              no card under the cell
+
+        %jobs lists jobs, %fg waits for one, %cancel stops one.
+
+        """
+        options, code = opt.read_options(line, opt.BG, "%bg" if cell is None else "%%bg")
+        if cell is not None and code:
+            raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
+        job = self._session.launcher.launch(
+            code if cell is None else cell,
+            options,
+            local=local_ns,
+            cell=cell is not None,
+            timeout=options.timeout,
+        )
+        if (code if cell is None else cell).rstrip().endswith(";"):
+            self._session.screen.mute(job)
+        return job.job
+
+    @no_var_expand
+    @needs_local_scope
+    @line_cell_magic
+    @usage_errors
+    def fg(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Bring a job to the foreground: show its output, wait, return its result.
+
+        %fg [-a] [--timeout S] [JOB|CODE]
+        %%fg [options of %%bg]         run the cell as a job, attached
+
+          JOB             3, %name, ?text, - (the previous one), a variable that holds a job;
+                          nothing: the current one; all: every job that was not here yet
+          CODE            is launched, as by %bg, and brought to the foreground
+          -a, --all       show all of the recorded output, not only the end
+          --timeout S     wait S seconds at most; the job goes on
+
+        Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
+        background. A failed job raises its exception here.
+
+        Examples:
+          %fg                          the current job
+          x = %fg 3                    the result of job 3
+          results = %fg all
+          %fg asyncio.sleep(5)
+
+        """
+        if cell is not None:
+            options, rest = opt.read_options(line, opt.FG_CELL, "%%fg")
+            if rest:
+                raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
+            jobs, every = [self._session.launch_attached(cell, options, local_ns, True)], False
+        else:
+            line = line.rstrip()
+            if not line.endswith("\\;"):  # which a shell command may need
+                line = line.removesuffix(";")
+            options, rest = opt.read_options(line, opt.FG, "%fg")
+            jobs, every = self._foreground_jobs(rest, options, local_ns)
+        return self._session.attach(
+            jobs,
+            every=every,
+            timeout=options.timeout,
+            all_output=options.all,
+            awaited=options.awaited,
+        )
+
+    @no_var_expand
+    @needs_local_scope
+    @line_magic
+    @usage_errors
+    def jobs(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+        """List the jobs that have not ended and the ten that ended last.
+
+        %jobs [JOB…] [-a] [-v] [-w] [--prune]
+
+          JOB…            only these; a single one is shown in full
+          -a, --all       all that are kept
+          -v, --verbose   also where each running job is right now
+          -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
+                          in a terminal a table until Ctrl-C
+          --prune         forget the jobs that have ended
+        """
+        options, words = opt.read_all(line, opt.JOBS, "%jobs")
+        if options.prune:
+            self._session.prune()
+        chosen = self._session.launcher.jobs(words, local_ns) if words else None
+        if options.watch:
+            return self._session.watch_jobs(chosen, every=options.all, awaited=options.awaited)
+        self._session.show_jobs(chosen, every=options.all, verbose=options.verbose)
+        return None
+
+    @no_var_expand
+    @needs_local_scope
+    @line_magic
+    @usage_errors
+    def cancel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+        """Stop jobs, and say what really became of them.
+
+        %cancel JOB… | all [-f]
+
+          -f, --force     insist: no grace period, and again if the code refuses
+
+        A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
+        exception at its next step in Python; while it is inside C code it stays `cancelling`.
+        """
+        from ipy_bgtasks.session.stopping import Stopping
+
+        options, words = opt.read_all(line, opt.CANCEL, "%cancel")
+        if not words:
+            raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
+        if words == ["all"]:
+            jobs = self._session.registry.alive()
+        else:
+            jobs = self._session.launcher.jobs(words, local_ns)
+        cells = self._session.core.sources.cell
+        stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
+        return self._session.report(stopping, awaited=options.awaited)
+
+    def _foreground_jobs(
+        self, rest: str, given: opt.Options, local_ns: Mapping[str, Any] | None
+    ) -> tuple[list[Record], bool]:
+        session = self._session
+        variables = session.launcher.variables(local_ns)
+        if rest == "all":
+            return [job for job in session.registry if not (job.done() and job.seen)], True
+        if specs.is_spec(rest, variables):
+            return [session.registry.find(rest, variables)], False
+        if rest.isidentifier() and not inspect.isawaitable(variables.get(rest)):
+            raise BadInput(
+                f"{rest!r} is no job and nothing that can be awaited: "
+                f"%fg {rest}() launches a call, %fg ?{rest} finds a job by name"
+            )
+        options = opt.Options(opt.FG_CELL)
+        options.give("awaited", given.awaited)
+        return [session.launch_attached(rest, options, local_ns, False)], False
+
+
+class _Refused(Exception):
+    """A syntax error in CODE, shown as IPython shows one in a cell: without the stack.
+
+    Not a `SyntaxError` itself, because of those IPython shows the stack that led to us.
+    """
+
+    def __init__(self, error: SyntaxError) -> None:
+        super().__init__(str(error))
+        self._error = error
+
+    def _render_traceback_(self) -> list[str]:
+        from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
+
+        shell = get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
+        lines: list[str] = shell.SyntaxTB.structured_traceback(SyntaxError, self._error, [])
+        return lines
+
+
+# It is shown under the name that everybody knows.
+_Refused.__name__ = _Refused.__qualname__ = "SyntaxError"

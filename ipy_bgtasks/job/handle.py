@@ -1,0 +1,224 @@
+"""The handle to a job: all that users see of one."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ipy_bgtasks.context import current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.outcome import JobState
+    from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.views.timeline import Timeline
+
+
+def current_job() -> Job | None:
+    """Return the job whose code is asking, or None in the foreground. Any thread may call this."""
+    record = current.get()
+    return None if record is None else record.job
+
+
+class Job:
+    """A handle to work in the background, as `%bg` returns it. Any thread may use it.
+
+    Its methods are those of a `concurrent.futures.Future`; it can also be awaited, on any loop.
+    """
+
+    __slots__ = ("__weakref__", "_record")
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __repr__(self) -> str:
+        job = self._record
+        return f"<Job {job.number}: {job.name}, {job.state} ({job.where})>"
+
+    def __copy__(self) -> Job:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Job:
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError(
+            f"job {self.number} cannot be pickled: it belongs to this session; "
+            "send its result() instead"
+        )
+
+    @property
+    def number(self) -> int:
+        """Its number, by which `%fg` and the others know it."""
+        return self._record.number
+
+    @property
+    def name(self) -> str:
+        """Its name: what `--name` said, else the code, shortened."""
+        return self._record.name
+
+    @property
+    def code(self) -> str:
+        """The code, as it was typed."""
+        return self._record.code
+
+    @property
+    def state(self) -> JobState:
+        """Its state; nothing of it runs any more when that is finished, failed or cancelled."""
+        return self._record.state
+
+    @property
+    def where(self) -> str:
+        """Where it runs, or ran: "loop", "thread", "process", "shell", …."""
+        return self._record.where
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process it runs in, while that is one of its own; else None."""
+        return self._record.pid
+
+    @property
+    def started(self) -> float | None:
+        """When it started, in seconds since the epoch; None if it has not."""
+        return self._record.started
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds for which it has run, or ran; 0.0 if it never started."""
+        return self._record.elapsed
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, as `track` or its own code reported; None if nobody did.
+
+        Set it to a number from 0 to 1, or to a `Progress`; anything else raises `TypeError`, and
+        a number that is none, such as NaN, `ValueError`.
+        """
+        return self._record.progress
+
+    @progress.setter
+    def progress(self, value: Progress | float | None) -> None:
+        self._record.progress = value
+
+    @property
+    def log(self) -> Log:
+        """The recorded output."""
+        return self._record.log
+
+    @property
+    def future(self) -> concurrent.futures.Future[Any]:
+        """A future that ends as the job does, for code that insists on a real one.
+
+        Its `cancel` is the job's.
+        """
+        return self._record.future
+
+    def running(self) -> bool:
+        """Return whether its code runs now: it has started and has not ended."""
+        return self._record.started is not None and not self._record.done()
+
+    def done(self) -> bool:
+        """Return whether the job has ended, in whatever way."""
+        return self._record.done()
+
+    def cancelled(self) -> bool:
+        """Return whether the job ended because it was cancelled."""
+        from ipy_bgtasks.job.outcome import JobState
+
+        return self._record.state is JobState.CANCELLED
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the job's value; wait for it up to *timeout* seconds.
+
+        Raises the job's own exception, `concurrent.futures.CancelledError` if it was cancelled,
+        `TimeoutError` if it has not ended in time, and `WouldBlock` at once on a thread whose
+        event loop must run for the job to end (there: ``await job`` or ``%fg``).
+        """
+        return self._record.result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception the job ended with, or None; wait and raise like `result`."""
+        return self._record.exception(timeout)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._record.__await__()
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """Ask the job to stop; return False if it has ended in another way already.
+
+        Returns at once: `state` tells what became of it, and is `cancelling` until the job has
+        really left its code. *force* skips the grace period where there is one.
+        """
+        return self._record.cancel(force) or self.cancelled()
+
+    def add_done_callback(self, fn: Callable[[Job], object], *, context: Any = None) -> None:
+        """Call ``fn(job)`` when the job ends, on the thread that ends it; now if it has ended.
+
+        What *fn* raises is logged and goes no further. What asyncio itself adds, as
+        ``asyncio.wait`` does, is called on the loop that runs here. *context* is for asyncio.
+        """
+        self._record.add_done_callback(_Callback(fn, self, context))
+
+    def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
+        """Forget *fn*, if it is still waiting to be called; return how often it was added."""
+        return self._record.remove_done_callback(_Callback(fn, self, None))
+
+    def stack(self) -> list[FrameSummary]:
+        """Return where it is right now, the innermost entry last. Costs the job nothing.
+
+        Empty when the job does not run, or when its place cannot tell.
+        """
+        return self._record.stack()
+
+    def plot(self) -> Timeline:
+        """Return when it was queued and when it ran, up to now, as a picture for a notebook."""
+        from ipy_bgtasks.views.timeline import Timeline
+
+        return Timeline([self._record])
+
+    def __dir__(self) -> list[str]:
+        hidden = ("remove_done_callback",)  # only `asyncio.wait` asks for it
+        return [name for name in super().__dir__() if name not in hidden]
+
+
+def record_of(job: Job) -> Record:
+    """Return what this package works with, for a handle that came from a user."""
+    return job._record
+
+
+# What users see in a repr, in `help` and in tracebacks is the name they import.
+Job.__module__ = "ipy_bgtasks"
+
+
+class _Callback:
+    """A function that a user's code wants to be called at the end, with the handle."""
+
+    __slots__ = ("_context", "_fn", "_job", "_loop")
+
+    def __init__(self, fn: Callable[[Job], object], job: Job, context: Any) -> None:
+        self._fn = fn
+        self._job = job
+        self._context = context
+        # asyncio's combinators take a job for one of their own loop's futures.
+        theirs = str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio"
+        self._loop = asyncio._get_running_loop() if theirs else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Callback) and other._fn == self._fn
+
+    def __hash__(self) -> int:
+        return hash(self._fn)
+
+    def __call__(self, _record: Record) -> None:
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._fn, self._job, context=self._context)
+        elif self._context is not None:
+            self._context.run(self._fn, self._job)
+        else:
+            self._fn(self._job)

@@ -1,0 +1,365 @@
+"""The record of a job: what happened to it, and what runners and the registry do to it.
+
+The state of a job is never stored: it is derived from what happened (it started, it was asked
+to stop, it ended). Users hold a `Job`, which shows less of it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.job.host import SILENT, Host
+from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
+from ipy_bgtasks.job.waiting import await_end, block_until_end
+from ipy_bgtasks.sigint import Shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.future import JobFuture
+    from ipy_bgtasks.job.handle import Job
+    from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.job.runner import Run, Runner
+    from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.work import Work
+
+#: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
+_EPOCH = time.time() - time.monotonic()
+
+
+class Record:
+    """What is known of one job. Any thread may use it; `Registry.launch` makes it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_callbacks",
+        "_ended",
+        "_future",
+        "_handle",
+        "_host",
+        "_lock",
+        "_log",
+        "_outcome",
+        "_pokes",
+        "_progress",
+        "_timed_out",
+        "asked",
+        "assigns",
+        "code",
+        "launched",
+        "name",
+        "number",
+        "origin",
+        "pid",
+        "quiet",
+        "run",
+        "runner",
+        "seen",
+        "source",
+        "thread",
+        "where",
+        "work",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        work: Work,
+        runner: Runner,
+        *,
+        name: str | None = None,
+        origin: object = None,
+        quiet: bool = False,
+        host: Host | None = None,
+        on_end: tuple[Callable[[Record], object], ...] = (),
+    ) -> None:
+        self.number = number
+        self.name = work.label if name is None else name
+        self.code = work.code
+        self.assigns = work.assigns
+        self.source = work.source
+        #: The work, until the job has ended.
+        self.work: Work | None = work
+        #: Where it runs: "loop", "thread", ….
+        self.where = runner.where
+        #: The place itself, until the job has ended …
+        self.runner: Runner | None = runner
+        #: … and what that keeps about the job.
+        self.run: Run | None = None
+        #: The process it runs in, while it does, where it has one of its own.
+        self.pid: int | None = None
+        #: The identifier of the thread in which it began.
+        self.thread: int | None = None
+        #: What the front end must know of the place of launch.
+        self.origin = origin
+        self.quiet = quiet
+        #: Whether it was asked to stop.
+        self.asked = False
+        #: Whether its end was brought to the foreground.
+        self.seen = False
+        #: When it was launched, in seconds since the epoch.
+        self.launched = time.monotonic() + _EPOCH
+        self._lock = threading.Lock()
+        self._callbacks = on_end
+        self._pokes: list[threading.Event] | None = None
+        self._log: Log | None = None
+        self._host = SILENT if host is None else host
+        self._progress: Progress | None = None
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._timed_out: float | None = None
+        self._outcome: Outcome | None = None
+        self._handle: ref[Job] | None = None
+        self._future: JobFuture | None = None
+
+    def __repr__(self) -> str:
+        return f"<Record {self.number}: {self.name}, {self.state} ({self.where})>"
+
+    @property
+    def job(self) -> Job:
+        """The handle for users: the same one as long as anybody holds it."""
+        handle = None if self._handle is None else self._handle()
+        if handle is None:
+            from ipy_bgtasks.job.handle import Job
+
+            with self._lock:
+                handle = None if self._handle is None else self._handle()
+                if handle is None:
+                    handle = Job(self)
+                    self._handle = ref(handle)
+        return handle
+
+    @property
+    def future(self) -> JobFuture:
+        """The one future that ends as the job does."""
+        from ipy_bgtasks.job.future import JobFuture
+
+        if self._future is None:
+            future = JobFuture(self)
+            with self._lock:
+                self._future = self._future or future
+        return self._future
+
+    # What happened so far
+
+    @property
+    def state(self) -> JobState:
+        """The job's state, derived from what happened."""
+        if self._outcome is not None:
+            return self._outcome.state
+        if self._began is None:
+            return JobState.QUEUED
+        return JobState.CANCELLING if self.asked else JobState.RUNNING
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it has not."""
+        return self._outcome
+
+    @property
+    def started(self) -> float | None:
+        """When it started, in seconds since the epoch; None if it has not."""
+        return None if self._began is None else self._began + _EPOCH
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None if it has not."""
+        return None if self._ended is None else self._ended + _EPOCH
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds for which it has run, or ran; 0.0 if it never started."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, as `track` or its own code reported; None if nobody did."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: Progress | float | None) -> None:
+        from ipy_bgtasks.job.progress import Progress
+
+        self._progress = Progress.of(value)
+        self._host.changed(self)
+
+    @property
+    def log(self) -> Log:
+        """The recorded output."""
+        if self._log is None:
+            with self._lock:
+                if self._log is None:
+                    self._log = self._host.new_log(self)
+        return self._log
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was ever recorded; asking makes no log."""
+        return self._log is not None
+
+    def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self._outcome is not None
+
+    def stack(self) -> list[FrameSummary]:
+        """Where it is right now, the innermost entry last; empty when nobody can tell."""
+        runner = self.runner
+        return [] if runner is None or self.done() else runner.stack(self)
+
+    # Waiting
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait up to *timeout* seconds, and return the value or raise as `Job.result` does."""
+        return block_until_end(self, timeout).get()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait up to *timeout* seconds, and return the exception the job ended with, or None."""
+        return block_until_end(self, timeout).exception()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return await_end(self)
+
+    def add_done_callback(self, fn: Callable[[Record], object]) -> None:
+        """Call ``fn(record)`` when the job ends, on the thread that ends it; now if it has ended.
+
+        What *fn* raises is logged and goes no further.
+        """
+        with self._lock:
+            if self._outcome is None:
+                self._callbacks += (fn,)
+                return
+        self.notify(fn)
+
+    def remove_done_callback(self, fn: Callable[[Record], object]) -> int:
+        """Forget *fn* where it still waits to be called; return how many times it did."""
+        with self._lock:
+            before = len(self._callbacks)
+            self._callbacks = tuple(each for each in self._callbacks if each != fn)
+            return before - len(self._callbacks)
+
+    def notify(self, fn: Callable[[Record], object]) -> None:
+        """Call ``fn(record)``; what it raises is logged and goes no further."""
+        try:
+            fn(self)
+        except BaseException:  # an exit would take the loop along, or a thread of the pool
+            logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
+
+    def wake_at_end(self, event: threading.Event) -> bool:
+        """Set *event* when the job ends, or moves to another place; False if it has ended."""
+        with self._lock:
+            if self._outcome is not None:
+                return False
+            self._pokes = [*(self._pokes or ()), event]
+            return True
+
+    def stop_waking(self, event: threading.Event) -> None:
+        """Nobody waits for *event* any more."""
+        with self._lock:
+            self._pokes = [each for each in self._pokes or () if each is not event]
+
+    # Stopping
+
+    def cancel(self, force: bool = False) -> bool:
+        """Ask the job to stop; return whether there was anything left to ask.
+
+        Returns at once: `state` tells what became of it, and is `cancelling` until the job has
+        really left its code. *force* skips the grace period where there is one.
+        """
+        runner = self.runner
+        if runner is None or self.done():
+            return False
+        with Shielded():
+            self.asked = True
+            self._host.changed(self)
+            runner.stop(self, force)
+        return True
+
+    def time_out(self, seconds: float) -> None:
+        """Ask the job to stop because its time is up: it ends failed, with `TimeoutError`."""
+        if not self.done():
+            if not self.asked:  # else it ends because of whoever asked first
+                self._timed_out = seconds
+            self.cancel()
+
+    # For runners: each is called on the thread where it happens
+
+    def enter(self) -> None:
+        """Make the calling context the job's: the job's code is about to run in it."""
+        current.set(self)
+        self._host.entering(self)
+
+    def checkpoint(self) -> None:
+        """Raise here what `cancel` has in store; for a thread on its way to the job's code."""
+        if (run := self.run) is not None:
+            run.checkpoint()
+
+    def begin(self) -> bool:
+        """Note that the code starts now; False if the job was cancelled before."""
+        with self._lock:
+            if self._outcome is not None:
+                return False
+            if self._began is None:
+                self._began = time.monotonic()
+                self.thread = threading.get_ident()
+        self._host.changed(self)
+        return True
+
+    def move(self, runner: Runner) -> None:
+        """Go on at another runner, as when a thread's value turns out to be awaitable."""
+        self.runner, self.where = runner, runner.where
+        with self._lock:  # whoever waits on a thread that the new runner needs must know
+            pokes, self._pokes = self._pokes, None
+        for event in pokes or ():
+            event.set()
+
+    def write(self, stream: str, text: str) -> None:
+        """Take what its code wrote to "stdout" or "stderr" in another process."""
+        self._host.write(self, stream, text)
+
+    def finish(self, value: Any = None) -> None:
+        """End with *value*, which is bound to the target of an assignment form first."""
+        work = self.work
+        if work is not None and work.store is not None:
+            try:
+                work.store(value)
+            except BaseException as error:
+                return self.fail(error)
+        self._end(RETURNED_NONE if value is None else Outcome(JobState.FINISHED, value))
+
+    def fail(self, error: BaseException) -> None:
+        """End with *error*, which keeps its traceback without the frames of this package."""
+        self._end(Outcome(JobState.FAILED, None, error, own_traceback(error)))
+
+    def end_cancelled(self, reason: str = "") -> None:
+        """End as cancelled, or as failed with `TimeoutError` where time was up."""
+        if self._timed_out is not None:
+            error = TimeoutError(f"job {self.number} took longer than {self._timed_out:g} s")
+            return self.fail(error)
+        reason = reason or f"job {self.number} was cancelled"
+        self._end(Outcome(JobState.CANCELLED, error=concurrent.futures.CancelledError(reason)))
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._began is not None and self._outcome is None:
+            self._host.closing(self)
+        with self._lock:
+            if self._outcome is not None:
+                return
+            self._ended = time.monotonic()
+            self._outcome = outcome
+            callbacks, self._callbacks = self._callbacks, ()
+            pokes, self._pokes = self._pokes, None
+            self.runner = self.work = self.run = self.pid = None
+        for event in pokes or ():
+            event.set()
+        for fn in callbacks:
+            self.notify(fn)

@@ -1,0 +1,336 @@
+"""A job's recorded output: written from any thread at next to no cost, read from any thread.
+
+Writing only queues. `Log.drain` does the rest, later and for many pieces at once: it records
+them, folded and bounded, and hands the raw pieces to whoever follows the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from itertools import groupby, repeat, starmap
+from time import time
+from typing import Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.log.file import FileSink
+from ipy_bgtasks.log.transcript import Entry, Recording, dropped_mark, next_group
+from ipy_bgtasks.sigint import Shielded
+
+__all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
+
+_DRAIN_AT = 256 * 1024  # characters; with more than these waiting the writer drains itself
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Output as the job produced it, nothing folded, for those who follow it live.
+
+    `kind` is ``"stdout"``, ``"stderr"``, ``"display"``, ``"update"`` (of the displays with
+    `display_id`) or ``"clear"`` (with `wait`: when the next output comes).
+    """
+
+    kind: str
+    time: float
+    text: str = ""
+    bundle: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    display_id: str | None = None
+    wait: bool = False
+
+
+class _Subscriber:
+    """Somebody who follows, in the context in which they asked for it."""
+
+    __slots__ = ("alive", "call", "context")
+
+    def __init__(self, call: Callable[[list[Piece]], None]) -> None:
+        self.call = call
+        self.context: Context = copy_context()
+        self.alive = True
+
+
+class Log:
+    """A job's output: entries of stream, time and text or rich bundle, in order.
+
+    `limit` bounds what is kept, in characters (a rich output counts with its whole bundle); the
+    oldest goes first, and `text` begins with a mark that says how much went. Carriage returns,
+    backspaces and erasures are folded as a terminal would, each stream for itself, so that a
+    progress bar is one line.
+
+    Everything may be called from any thread.
+    """
+
+    def __init__(
+        self, limit: int = 1_000_000, pending: Callable[[Log], None] | None = None
+    ) -> None:
+        if limit < 0:
+            raise BadInput(f"a log keeps 0 characters or more, not {limit}")
+        self._recording = Recording(limit)
+        self._queue: deque[tuple[str, float, str | Piece]] = deque()
+        self._pending = 0  # characters in the queue, roughly: threads may lose an addition
+        self._asked = False  # whether a drain was asked for since the last one
+        self._pending_hook = pending
+        self._sink: FileSink | None = None
+        self._lock = threading.RLock()  # the recording, the batch, the subscribers
+        self._batch: list[tuple[str, float, str | Piece]] = []
+        self._storing = False
+        self._subscribers: tuple[_Subscriber, ...] = ()
+        self._outbox: deque[tuple[tuple[_Subscriber, ...], Piece]] = deque()
+        self._delivering = threading.RLock()
+        self._deliverer: int | None = None  # the thread that holds it
+
+    def write(self, stream: str, text: str) -> None:
+        """Record what was written to ``"stdout"`` or ``"stderr"``. Takes no lock."""
+        if type(text) is not str:
+            text = str.__str__(text)  # a subclass may answer `len` with anything
+        self._queue.append((stream, time(), text))
+        if self._sink is not None:
+            self._sink.write(text)
+        self._pending += len(text)
+        if self._pending > _DRAIN_AT:
+            self.drain()
+        elif not self._asked:
+            self._ask()
+
+    def display(
+        self,
+        data: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        display_id: str | None = None,
+        update_of: str | None = None,
+    ) -> None:
+        """Record a rich output, a MIME bundle.
+
+        With `update_of` it replaces the outputs that were recorded under that display id; where
+        there is none (any more) it is recorded as a new one.
+        """
+        bundle = dict(data)
+        kind, known_as = ("display", display_id) if update_of is None else ("update", update_of)
+        text = bundle.get("text/plain", "")
+        text = text if isinstance(text, str) else ""
+        self._add(Piece(kind, time(), text, bundle, dict(metadata or {}), known_as))
+        if self._sink is not None and text:
+            self._sink.write(text + "\n")
+
+    def clear(self, *, wait: bool = False) -> None:
+        """Forget what is recorded; with `wait`, when the next output comes."""
+        self._add(Piece("clear", time(), wait=wait))
+
+    def drain(self) -> None:
+        """Record what was written so far and hand it to the subscribers.
+
+        When it returns, all that was written before has been handed over; only where a subscriber
+        calls it, that is left for when this subscriber returns.
+        """
+        self._asked = False
+        self._store()
+        self._deliver()
+
+    def subscribe(self, call: Callable[[list[Piece]], None]) -> Callable[[], None]:
+        """Have `call` get each new piece, raw and in order; return what ends that.
+
+        `call` runs in the context of who subscribed, in whichever thread drains: the writing one
+        included, so it must not wait for another thread. One that raises is dropped. What ends the
+        subscription hands over first what was written before.
+        """
+        return self.follow(call, 0)[1]
+
+    def follow(
+        self, call: Callable[[list[Piece]], None], chars: int
+    ) -> tuple[list[Entry], Callable[[], None]]:
+        """Return the log's tail and subscribe, with nothing lost or doubled in between.
+
+        Where the last line is to be overwritten next, a last entry moves the cursor there.
+        """
+        subscriber = _Subscriber(call)
+        with self._lock:
+            self._store()
+            entries = self._recording.tail(chars)
+            if entries and (resume := self._recording.resume()):
+                entries.append(resume)
+            self._subscribers += (subscriber,)
+
+        def unsubscribe() -> None:
+            if subscriber.alive:
+                self.drain()
+            self._drop(subscriber)
+
+        return entries, unsubscribe
+
+    def attach_file(self, sink: FileSink) -> None:
+        """Have everything written from now on go to `sink` as well, at once."""
+        self._sink = sink
+
+    def on_pending(self, hook: Callable[[Log], None] | None) -> None:
+        """Have `hook` called, by the writing thread, when there is something to drain again."""
+        self._pending_hook = hook
+        self._asked = False  # whoever was asked before, it was not this one
+        if self._queue or self._outbox:
+            self._ask()
+
+    @property
+    def text(self) -> str:
+        """Everything kept, displays by their plain text; what was dropped is marked in front."""
+        with self._stored() as recording:
+            mark = dropped_mark(recording.dropped) if recording.dropped else ""
+            return mark + recording.text()
+
+    @property
+    def stdout(self) -> str:
+        """What is kept of standard output."""
+        with self._stored() as recording:
+            return recording.text("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """What is kept of standard error."""
+        with self._stored() as recording:
+            return recording.text("stderr")
+
+    @property
+    def last_line(self) -> str:
+        """The last line that is not blank, without colours; empty if there is none."""
+        with self._stored() as recording:
+            return recording.last_line()
+
+    @property
+    def dropped(self) -> int:
+        """How many characters are not kept any more."""
+        with self._stored() as recording:
+            return recording.dropped
+
+    @property
+    def size(self) -> int:
+        """How many characters are kept, rich outputs counted with their bundles."""
+        with self._stored() as recording:
+            return recording.size
+
+    def unfinished(self, stream: str) -> str:
+        """Return what a stream wrote since its last line feed: a progress bar, as a rule."""
+        with self._stored() as recording:
+            return recording.unfinished(stream)
+
+    def tail(self, chars: int) -> list[Entry]:
+        """Return the last entries, up to `chars` characters, the oldest of them cut to fit."""
+        with self._stored() as recording:
+            return recording.tail(chars)
+
+    def __iter__(self) -> Iterator[Entry]:
+        with self._stored() as recording:
+            return iter(recording.entries())
+
+    def __len__(self) -> int:
+        with self._stored() as recording:
+            return recording.count()
+
+    def __bool__(self) -> bool:
+        return True  # an empty log is a log
+
+    def _add(self, piece: Piece) -> None:
+        self._queue.append((piece.kind, piece.time, piece))
+        self._pending += 1024 + len(piece.text)
+        if self._pending > _DRAIN_AT:
+            self.drain()
+        elif not self._asked:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked = True
+        if self._pending_hook is not None:
+            with contextlib.suppress(Exception):  # the display's trouble is not the job's
+                self._pending_hook(self)
+
+    @contextlib.contextmanager
+    def _stored(self) -> Iterator[Recording]:
+        # A reader records but does not hand over: it must not run somebody's subscriber.
+        with self._lock:
+            self._store()
+            yield self._recording
+
+    def _store(self) -> None:
+        with Shielded(), self._lock:
+            if self._storing:  # a signal handler or a finalizer wrote in the middle of it
+                return
+            self._storing = True
+            done = 0
+            try:
+                self._pending = 0
+                # In C from end to end, so that an exception sent to this thread, which may be
+                # a job that is being cancelled, cannot come between taking and keeping.
+                taken = repeat((), len(self._queue))
+                self._batch.extend(starmap(self._queue.popleft, taken))
+                while done < len(self._batch):
+                    done = self._record(done)
+            finally:
+                del self._batch[:done]
+                self._storing = False
+
+    def _record(self, start: int) -> int:
+        """Record the piece at `start` of the batch, and what goes with it; return what is next."""
+        kind, began, piece = self._batch[start]
+        end = start + 1
+        if isinstance(piece, str):
+            end, text = next_group(self._batch, start)
+            self._recording.write(kind, began, text)
+            if self._subscribers:
+                piece = Piece(kind, began, text)
+        elif kind == "clear":
+            self._recording.clear(piece.wait)
+        else:
+            self._recording.display(
+                began, piece.bundle or {}, piece.metadata, piece.display_id, kind == "update"
+            )
+        if isinstance(piece, Piece) and self._subscribers:
+            self._outbox.append((self._subscribers, piece))
+        return end
+
+    def _deliver(self) -> None:
+        nothing_to_do = not self._outbox and self._deliverer is None
+        if nothing_to_do or self._deliverer == threading.get_ident():
+            return
+        # Never under the lock of the recording: a subscriber may take locks of its own. And by
+        # `with`: an exception sent to this thread must not come between taking and releasing.
+        with self._delivering:
+            try:
+                self._deliverer = threading.get_ident()
+                self._deliver_all()
+            finally:
+                self._deliverer = None
+
+    def _deliver_all(self) -> None:
+        while self._outbox:
+            batch: list[tuple[tuple[_Subscriber, ...], Piece]] = []
+            batch.extend(starmap(self._outbox.popleft, repeat((), len(self._outbox))))
+            for subscribers, addressed in groupby(batch, key=lambda item: item[0]):
+                pieces = _joined([piece for _, piece in addressed])
+                for subscriber in subscribers:
+                    if subscriber.alive:
+                        self._call(subscriber, list(pieces))
+
+    def _call(self, subscriber: _Subscriber, pieces: list[Piece]) -> None:
+        try:
+            subscriber.context.run(subscriber.call, pieces)
+        except Exception:
+            self._drop(subscriber)
+
+    def _drop(self, subscriber: _Subscriber) -> None:
+        subscriber.alive = False
+        with self._lock:
+            self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Join neighbours that are text of the same stream."""
+    out: list[Piece] = []
+    for kind, run in groupby(pieces, key=lambda piece: piece.kind):
+        same = list(run)
+        if kind in ("stdout", "stderr") and len(same) > 1:
+            same = [Piece(kind, same[0].time, "".join([piece.text for piece in same]))]
+        out += same
+    return out

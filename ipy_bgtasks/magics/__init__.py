@@ -1,1 +1,0 @@
-"""The four magics: their words, their options and what Tab offers."""

@@ -1,0 +1,294 @@
+"""The registry: the jobs of one shell, bound to one event loop."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job.host import HostSwitch
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry import specs
+from ipy_bgtasks.sigint import Shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ipy_bgtasks.job.runner import Runner
+    from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.work import Work
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A job that starts when others have ended."""
+
+    job: Record
+    runner: Runner
+    left: int
+    context: Context
+
+
+class Registry(Collection[Record]):
+    """Numbers jobs, launches them, finds them, and forgets the oldest that have ended.
+
+    A `Collection` of the jobs it keeps, in order of number. What has not ended is kept in any
+    case; of what has, the *max_finished* that ended last. Any thread may call any method.
+    """
+
+    def __init__(
+        self, runners: Mapping[str, Runner], service: ServiceLoop, *, max_finished: int = 200
+    ) -> None:
+        self.runners = dict(runners)
+        self.service = service
+        self.max_finished = max_finished
+        #: Who is told about the jobs.
+        self.host = HostSwitch()
+        #: Called with each job that is no longer kept.
+        self.on_discard: list[Callable[[Record], object]] = []
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, Record] = {}
+        self._recent: dict[int, None] = {}
+        self._ended: OrderedDict[int, None] = OrderedDict()  # a dict is slow to give its first
+        self._at_end = (self._note_end,)  # one for all jobs
+        self._after: dict[int, list[_Waiting]] = {}
+        self._timers: dict[int, Callable[[], None]] = {}
+        self._cascade: deque[Record] = deque()
+        self._cascading = False
+        self._shut_down = False
+
+    # A collection of jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Record]:
+        with self._lock:
+            return iter(list(self._jobs.values()))
+
+    def __contains__(self, job: object) -> bool:
+        return isinstance(job, Record) and self._jobs.get(job.number) is job
+
+    def get(self, number: int) -> Record | None:
+        """The job with that number, if it is kept."""
+        return self._jobs.get(number)
+
+    def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
+        """The job that a spec names; `BadInput` if none does, or several do."""
+        return specs.find(self, spec, variables)
+
+    @property
+    def current(self) -> Record | None:
+        """The job last launched or foregrounded, ended or not."""
+        return self._nth_recent(0)
+
+    @property
+    def previous(self) -> Record | None:
+        """The one that was current before."""
+        return self._nth_recent(1)
+
+    def alive(self) -> list[Record]:
+        """The jobs that have not ended."""
+        with self._lock:
+            return [job for n, job in self._jobs.items() if n not in self._ended]
+
+    def ended(self) -> list[Record]:
+        """The jobs that have, in the order in which they ended."""
+        with self._lock:
+            return [self._jobs[n] for n in self._ended]
+
+    def touch(self, job: Record) -> None:
+        """Make *job* the current one, as launching and foregrounding do."""
+        with self._lock:
+            if job.number in self._jobs:
+                self._recent.pop(job.number, None)
+                self._recent[job.number] = None
+
+    # Launching
+
+    def launch(
+        self,
+        work: Work,
+        *,
+        where: str | Runner | None = None,
+        name: str | None = None,
+        timeout: float | None = None,
+        after: Iterable[Record] = (),
+        origin: object = None,
+        quiet: bool = False,
+        prepare: Callable[[Record], object] | None = None,
+    ) -> Record:
+        """Turn *work* into a job and start it; returns the job.
+
+        *where* is a runner, or the name of one; by default async work goes to the loop and anything
+        else to a thread. *timeout* is in seconds from now. With *after* it starts when those
+        have finished, and is cancelled if one does not finish well. *prepare* is called with
+        the job before it can start. *origin* and *quiet* are handed to the job.
+        """
+        if self._shut_down:
+            raise BadInput("the session is ending: nothing is launched any more")
+        where = where or ("loop" if work.is_async else "thread")
+        runner = self.runners[where] if isinstance(where, str) else where
+        with Shielded():  # a number taken is a job that starts
+            number = next(self._numbers)
+            job = Record(
+                number,
+                work,
+                runner,
+                name=name,
+                origin=origin,
+                quiet=quiet,
+                host=self.host,
+                on_end=self._at_end,
+            )
+            if prepare is not None:
+                prepare(job)
+            self._add(job)
+            self.host.changed(job)
+            if timeout is not None:
+                self._timers[number] = self.service.later(timeout, job.time_out, timeout)
+            if after:
+                self._start_after(job, runner, list(after))
+            else:
+                self._start(runner, job)
+            return job
+
+    def _add(self, job: Record) -> None:
+        number = job.number
+        with self._lock:
+            overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
+            self._jobs[number] = job
+            self._recent[number] = None
+            if overtaken:  # by a launch in another thread
+                self._jobs = dict(sorted(self._jobs.items()))
+
+    def _start(self, runner: Runner, job: Record) -> None:
+        if self._shut_down:
+            job.end_cancelled(f"job {job.number} never started: the session ended")
+            return
+        try:
+            runner.start(job)
+        except Exception as error:  # no more threads, a closed loop: not queued forever
+            job.fail(error)
+
+    def _start_after(self, job: Record, runner: Runner, others: list[Record]) -> None:
+        waiting = _Waiting(job, runner, len(others) + 1, copy_context())
+        for other in others:
+            with self._lock:
+                if not other.done():
+                    self._after.setdefault(other.number, []).append(waiting)
+                    continue
+            self._advance(waiting, other)
+        self._advance(waiting, None)
+
+    def _advance(self, waiting: _Waiting, ended: Record | None) -> None:
+        """One of what *waiting* waits for has ended, or, with None, all of it is known."""
+        job = waiting.job
+        if ended is not None and ended.state is not JobState.FINISHED:
+            job.end_cancelled(
+                f"job {job.number} never started: job {ended.number} ({ended.name}) {ended.state}"
+            )
+            return
+        with self._lock:
+            waiting.left -= 1
+            ready = waiting.left == 0
+        if ready and not job.done():
+            # Where it was launched, not in the context of the job that happened to end last.
+            waiting.context.run(self._start, waiting.runner, job)
+
+    # Ending
+
+    def shutdown(self) -> list[Record]:
+        """The session ends: launch nothing more, and stop everything, all at once.
+
+        Returns the jobs that have not ended yet.
+        """
+        with self._lock:
+            self._shut_down, told = True, self._shut_down
+        if not told:
+            alive = self.alive()
+            # The loop is the first, and can turn while threads without number are being told.
+            own = (job.runner for job in alive if job.runner is not None)
+            for runner in dict.fromkeys([*self.runners.values(), *own]):
+                with suppress(Exception):  # the others must hear of it all the same
+                    runner.shutdown()
+                for job in alive:
+                    if job.runner is runner:
+                        _end(job)
+        return self.alive()
+
+    def prune(self) -> int:
+        """Forget all jobs that have ended; returns how many."""
+        return self._discard_beyond(0)
+
+    def discard(self, job: Record) -> None:
+        """Forget one job that has ended; `BadInput` if it has not."""
+        if not job.done():
+            raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
+        with self._lock:
+            self._drop(job.number)
+
+    def _note_end(self, job: Record) -> None:
+        if self._timers and (call_off := self._timers.pop(job.number, None)) is not None:
+            call_off()
+        with self._lock:
+            self._ended[job.number] = None
+            self._discard_beyond(self.max_finished)
+        job.notify(self.host.ended)
+        if self._after:
+            self._start_dependents(job)
+
+    def _start_dependents(self, ended: Record) -> None:
+        # Ending a dependent calls this again: a chain of thousands must not become a stack.
+        with self._lock:
+            self._cascade.append(ended)
+            if self._cascading:
+                return
+            self._cascading = True
+        while True:
+            with self._lock:
+                if not self._cascade:
+                    self._cascading = False
+                    return
+                ended = self._cascade.popleft()
+                waiting = self._after.pop(ended.number, [])
+            for one in waiting:
+                self._advance(one, ended)
+
+    def _discard_beyond(self, keep: int) -> int:
+        with self._lock:
+            surplus = len(self._ended) - keep
+            if surplus <= 0:
+                return 0
+            for number in list(itertools.islice(self._ended, surplus)):
+                self._drop(number)
+            return surplus
+
+    def _drop(self, number: int) -> None:
+        job = self._jobs.pop(number, None)
+        self._ended.pop(number, None)
+        self._recent.pop(number, None)
+        if job is not None:
+            for fn in self.on_discard:
+                fn(job)
+
+    def _nth_recent(self, n: int) -> Record | None:
+        with self._lock:
+            number = next(itertools.islice(reversed(self._recent), n, None), None)
+            return None if number is None else self._jobs.get(number)
+
+
+def _end(job: Record) -> None:
+    if job.started is None:
+        job.end_cancelled(f"job {job.number} never started: the session ended")
+    elif not job.asked:  # whoever was asked may be cleaning up
+        with suppress(Exception):
+            job.cancel()

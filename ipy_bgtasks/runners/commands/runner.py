@@ -1,0 +1,273 @@
+"""Child processes as a place: each job is a shell command in a session of its own.
+
+A session, so that neither the interrupt of the foreground nor a Ctrl-C in the terminal reaches
+it, and so that everything a command started can be found and stopped with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.commands.pipes import TextPipe, on_exit
+
+if TYPE_CHECKING:
+    import asyncio
+    import subprocess
+    from contextvars import Context
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.runners.supervisor import Supervisor
+    from ipy_bgtasks.service import ServiceLoop
+    from ipy_bgtasks.work.command import Command
+
+#: Seconds for which output still comes after a command has ended. What the command itself wrote
+#: is in the pipe by then; this is for a `tee` behind it, and bounds a child that goes on writing.
+_AFTERWARDS = 0.2
+#: Seconds between two looks at what is left of a session that was asked to stop, and the most.
+_PAUSE, _PAUSE_MOST = 0.01, 0.2
+#: Seconds after which the supervisor hears of commands that have ended.
+_TELLING = 0.1
+
+
+class ShellRunner:
+    """Runs shell commands; their output is read on the service loop.
+
+    So it flows while a cell blocks the user's loop. A command has *grace* seconds between
+    SIGTERM and SIGKILL.
+    """
+
+    where = "shell"
+
+    def __init__(
+        self,
+        service: ServiceLoop,
+        supervisor: Supervisor,
+        grace: float = 2.0,
+    ) -> None:
+        self.service = service
+        self.supervisor = supervisor
+        self.grace = grace
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._ended: list[int] = []
+        self.runs: set[_Run] = set()
+
+    def start(self, job: Record) -> None:
+        """Start the command; when this returns it runs, or the job has failed."""
+        work = job.work
+        with self._lock:
+            if work is None or not job.begin():
+                return
+        command: Command = work.call  # type: ignore[assignment]
+        self.supervisor.start()
+        ticket = self.supervisor.ticket()
+        try:
+            process = command({sessions.TICKET: ticket})
+        except Exception as error:  # no such directory, no more processes, a NUL in the text
+            job.fail(error)
+            return
+        self.supervisor.watch(process.pid, ticket)
+        job.pid = process.pid
+        run = job.run = _Run(self, job, process, command.context)
+        self.runs.add(run)
+        self.service.loop.call_soon_threadsafe(run.attach)
+        if job.asked:
+            run.stop(False)
+
+    def stop(self, job: Record, force: bool) -> None:
+        """SIGTERM to all of the session and, after the grace period or with *force*, SIGKILL."""
+        with self._lock:
+            if job.started is None:
+                job.end_cancelled()
+                return
+        run = job.run
+        if isinstance(run, _Run):
+            run.stop(force)
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """Where a command is cannot be told."""
+        return []
+
+    def needs_this_thread(self) -> bool:
+        """The service loop ends these jobs."""
+        return threading.get_ident() == self.service.thread
+
+    def make_room(self, job: Record) -> None:
+        """Nothing queues here."""
+
+    def has_ended(self, process: int) -> None:
+        """Tell the supervisor, soon: each telling wakes it. For the service loop's thread."""
+        self._ended.append(process)
+        if len(self._ended) == 1:
+            self.service.loop.call_later(_TELLING, self._tell_ended)
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        self.supervisor.unwatch(*ended)
+
+    def shutdown(self) -> None:
+        """The session ends: stop all commands, without waiting."""
+        if os.getpid() != self._owner:
+            return
+        runs = list(self.runs)
+        for run in runs:
+            run.abandon()
+        if not self.supervisor.close():
+            for run in runs:
+                run.kill()
+
+
+class _Run(Run):
+    """One command. Unless said otherwise, a method is for the service loop's thread."""
+
+    def __init__(
+        self,
+        runner: ShellRunner,
+        job: Record,
+        process: subprocess.Popen[bytes],
+        context: Context,
+    ) -> None:
+        self.job = job
+        self._runner = runner
+        self._loop = runner.service.loop
+        self._process = process
+        self._context = context.copy()  # one command may have been launched several times
+        self._pipes: list[TextPipe] = []
+        self._exited = False
+        self._stopping = False
+        self._kill_at: float | None = None
+        self._pause = _PAUSE
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending = False
+        self._over = False
+
+    @property
+    def note(self) -> str:
+        """What has been done to stop it, in the user's words. Any thread may ask."""
+        if self._kill_at is None:
+            return ""
+        if (left := self._kill_at - self._loop.time()) > 0:
+            return f"it was sent SIGTERM; SIGKILL follows in {left:.1f} s, or at once with -f"
+        return "it was sent SIGKILL; what is left of it cannot be killed"
+
+    def stop(self, force: bool) -> None:
+        """Ask it to stop, or insist. Any thread may call."""
+        self._loop.call_soon_threadsafe(self._stop, force)
+
+    def abandon(self) -> None:
+        """Somebody else stops it now: it ends cancelled. Any thread may call."""
+        self._stopping = True
+
+    def kill(self) -> None:
+        """Kill what can be reached at once. Any thread may call."""
+        if not self._exited:
+            _kill(self._process)
+
+    def attach(self) -> None:
+        """Begin to listen."""
+        self._context.run(self.job.enter)
+        for name in ("stdout", "stderr"):
+            pipe = getattr(self._process, name)
+            take = partial(self._take, name)
+            self._pipes.append(TextPipe(self._loop, pipe, take, self._closed))
+        on_exit(self._loop, self._process, self._ended)
+
+    def _take(self, name: str, text: str) -> None:
+        with contextlib.suppress(Exception):  # the display's trouble is not the command's
+            self._context.run(self.job.write, name, text)
+
+    # The end: of the command, of its output, and, if it was asked to stop, of all it started
+
+    def _ended(self) -> None:
+        self._process.wait()
+        self._exited = True
+        self._runner.has_ended(self._process.pid)
+        if self._stopping:
+            self._look()
+        else:
+            self._finish_soon()
+
+    def _stop(self, force: bool) -> None:
+        if self._over or (self._exited and not self._stopping):
+            return  # it has finished by itself
+        if self._process.poll() is not None and not self._stopping:
+            return  # likewise; we hear of it in a moment
+        begins, self._stopping = not self._stopping, True
+        if force or self._runner.grace <= 0:
+            self._kill_at = self._loop.time()
+        elif begins:
+            self._kill_at = self._loop.time() + self._runner.grace
+            _terminate(self._process)
+        if begins or force:
+            self._look()
+
+    def _look(self) -> None:
+        """See what is left of a session that was asked to stop, and insist when it is time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        late = self._kill_at is not None and self._loop.time() >= self._kill_at
+        left = _kill(self._process) if late else _is_left(self._process)
+        if self._exited and not left:
+            self._finish_soon()
+            return
+        self._timer = self._loop.call_later(self._pause, self._look)
+        self._pause = min(self._pause * 1.5, _PAUSE_MOST)
+
+    def _finish_soon(self) -> None:
+        """Finish when all output is read, or a moment later if something keeps a pipe open."""
+        self._ending = True
+        self._closed()
+        if not self._over:
+            self._loop.call_later(_AFTERWARDS, self._finish)
+
+    def _closed(self) -> None:
+        if self._ending and not any(pipe.is_open for pipe in self._pipes):
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._runner.runs.discard(self)
+        job, process = self.job, self._process
+        if self._stopping:
+            job.end_cancelled()
+        elif process.returncode:
+            from subprocess import CalledProcessError
+
+            job.fail(CalledProcessError(process.returncode, process.args))
+        else:
+            job.finish(0)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "nt":
+        process.terminate()
+    else:
+        sessions.terminate({process.pid})
+
+
+def _kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kill all of its session; returns whether there was anything left of it."""
+    if os.name != "nt":
+        import signal
+
+        return sessions.send({process.pid}, signal.SIGKILL)
+    if process.poll() is not None:
+        return False
+    import subprocess
+
+    command = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
+    subprocess.run(command, capture_output=True, check=False)
+    return True
+
+
+def _is_left(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None if os.name == "nt" else sessions.send({process.pid}, 0)

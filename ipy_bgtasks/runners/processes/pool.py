@@ -1,0 +1,312 @@
+"""Worker processes as a place: copies of what a job needs go there, its result comes back.
+
+A worker can always be killed, also where it is in C code, and takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+from collections import deque
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.runners.packing import ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.runners.processes.worker import Slot
+    from ipy_bgtasks.runners.supervisor import Supervisor
+    from ipy_bgtasks.work import Work
+
+#: How often a job is given to another worker when one died before the job began.
+_ATTEMPTS = 3
+
+
+class ProcessRunner:
+    """Runs work in at most *max_processes* worker processes, the rest in order of launch.
+
+    What a worker writes is read by a thread of its own, also while a cell blocks the loop.
+    *supervisor* ends the workers when this process is killed.
+    """
+
+    where = "process"
+
+    def __init__(
+        self,
+        supervisor: Supervisor | None = None,
+        max_processes: int | None = None,
+    ) -> None:
+        self.supervisor = supervisor
+        self.max_processes = max_processes or os.cpu_count() or 1
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[Slot] = []
+        self._slots: set[Slot] = set()
+        self._starting = 0
+        self._queue: deque[_Run] = deque()
+        self._runs: dict[int, _Run] = {}
+        self._tracker_is_ours = False
+        self._left = False
+
+    def accept(self, work: Work) -> Work:
+        """The work with all it needs copied; `BadInput` if something cannot be sent."""
+        from importlib.util import find_spec
+
+        if not all(name in sys.modules or find_spec(name) for name in ("cloudpickle", "pebble")):
+            raise BadInput(
+                '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
+            )
+        from ipy_bgtasks.runners.packing import pack
+
+        return dataclasses.replace(work, call=pack(work))
+
+    def start(self, job: Record) -> None:
+        """Hand the job to a worker, or queue it if all are busy."""
+        from ipy_bgtasks.runners.packing import Packed
+
+        work = job.work
+        if work is None:
+            return
+        if not isinstance(work.call, Packed):  # it waited for jobs whose results it uses
+            work = self.accept(work)
+        assert isinstance(work.call, Packed)
+        run = job.run = _Run(job, work.call.data, copy_context())
+        self._runs[job.number] = run
+        self._launch(run)
+
+    def stop(self, job: Record, force: bool) -> None:
+        """Drop it from the queue, or kill its worker."""
+        run = job.run
+        if not isinstance(run, _Run):
+            job.end_cancelled()  # it still waits for other jobs
+            return
+        with self._lock:
+            slot = run.slot
+            queued = run in self._queue
+            if queued:
+                self._queue.remove(run)
+        if queued:
+            job.end_cancelled()
+        elif slot is not None:
+            slot.kill()
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """The stack as the worker tells it; empty while C code keeps it from answering."""
+        run = job.run
+        slot = run.slot if isinstance(run, _Run) else None
+        return [] if slot is None or job.started is None else slot.stack()
+
+    def needs_this_thread(self) -> bool:
+        """Each worker has a thread here that ends its jobs."""
+        return False
+
+    def make_room(self, job: Record) -> None:
+        """Who waits here takes no worker's place."""
+
+    def discard(self, job: Record) -> None:
+        """The job is not kept any longer: what its threads may still write is nobody's."""
+        self._runs.pop(job.number, None)
+
+    def shutdown(self) -> None:
+        """The session ends: kill all workers, without waiting."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._left = True
+            self._queue.clear()
+            slots = list(self._slots)
+        for slot in slots:
+            slot.kill()
+        if slots and self._tracker_is_ours:
+            threading.Thread(target=_end_tracker, args=(slots,), daemon=True).start()
+
+    # From launch to worker
+
+    def _launch(self, run: _Run) -> None:
+        with self._lock:
+            slot = self._idle.pop() if self._idle and not self._left else None
+            if slot is None and not self._left:
+                if len(self._slots) + self._starting >= self.max_processes:
+                    self._queue.append(run)
+                    return
+                self._starting += 1
+        if self._left:
+            run.job.end_cancelled()
+            return
+        if slot is None:
+            slot = self._new_slot(run)
+        if slot is not None:
+            self._give(slot, run)
+
+    def _new_slot(self, run: _Run) -> Slot | None:
+        from ipy_bgtasks.runners.processes.worker import Slot
+
+        try:
+            if self.supervisor is not None:
+                self.supervisor.start()
+            self._tracker_is_ours |= not _tracker_runs()
+            slot = Slot(self, self.supervisor)
+        except Exception as error:
+            with self._lock:
+                self._starting -= 1
+            run.job.fail(ProcessDied(f"no worker process could be started: {error}"))
+            return None
+        with self._lock:
+            self._starting -= 1
+            self._slots.add(slot)
+            left = self._left
+        if left:  # meanwhile
+            slot.kill()
+        return slot
+
+    def _give(self, slot: Slot, run: _Run) -> None:
+        run.slot = slot
+        slot.run = run
+        run.attempts += 1
+        job = run.job
+        slot.submit(job.number, job.name, run.data)
+        if slot.dead and slot.take_run() is not None:  # too late for `gone` to see the job
+            self._lost(run, None)
+        elif job.asked:  # by somebody who found no worker yet
+            slot.kill()
+
+    def _next(self, slot: Slot) -> None:
+        """A worker has done its job: give it another one, or let it wait."""
+        with self._lock:
+            if not slot.usable:
+                return
+            if len(self._slots) > self.max_processes:
+                self._slots.discard(slot)
+                run = None
+            elif self._queue:
+                run = self._queue.popleft()
+            else:
+                self._idle.append(slot)
+                return
+        if run is None:
+            slot.kill()
+        else:
+            self._give(slot, run)
+
+    def _refill(self) -> None:
+        """A worker is gone: those who wait may need another one."""
+        with self._lock:
+            if not self._queue or len(self._slots) + self._starting >= self.max_processes:
+                return
+            run = self._queue.popleft()
+        self._launch(run)
+
+    # From worker to end
+
+    def said(self, slot: Slot, message: tuple[Any, ...]) -> None:
+        """A worker sent a message."""
+        kind, number, *rest = message
+        run = self._runs.get(number)
+        if run is None:
+            return
+        with contextlib.suppress(Exception):  # the display's trouble is not the job's
+            if kind == "text":
+                run.context.run(run.job.write, *rest)
+            elif kind == "progress":
+                run.job.progress = _progress(rest[0])
+            elif kind == "begin":
+                run.context.run(self._begin, run.job, slot)
+        if kind == "end" and slot.take_run() is not None:
+            self._end(run, ending(run.job, *rest))
+            self._next(slot)
+
+    def gone(self, slot: Slot, exitcode: int | None) -> None:
+        """A worker is dead."""
+        with self._lock:
+            self._slots.discard(slot)
+            if slot in self._idle:
+                self._idle.remove(slot)
+        run = slot.take_run()
+        if run is not None:
+            self._lost(run, exitcode)
+        self._refill()
+
+    def _lost(self, run: _Run, exitcode: int | None) -> None:
+        """The worker of a job is dead, and all it said was heard."""
+        if run.job.asked or self._left:
+            self._end(run, run.job.end_cancelled)
+        elif run.job.started is None and run.attempts < _ATTEMPTS:
+            self._launch(run)
+        else:
+            error = ProcessDied(_how(exitcode, run.job.started is not None))
+            self._end(run, lambda: run.job.fail(error))
+
+    def _begin(self, job: Record, slot: Slot) -> None:
+        job.enter()
+        job.pid = slot.pid
+        job.begin()
+
+    def _end(self, run: _Run, end: Callable[[], None]) -> None:
+        """End the job, in its own context: what it has to show belongs there."""
+        run.slot = None
+        run.context.copy().run(end)
+
+
+class _Run(Run):
+    """One job on its way through a worker."""
+
+    def __init__(self, job: Record, data: bytes, context: Context) -> None:
+        self.job = job
+        self.data = data
+        self.context = context
+        self.slot: Slot | None = None
+        self.attempts = 0
+
+
+def _how(exitcode: int | None, begun: bool) -> str:
+    """How a worker died, in a sentence."""
+    when = "" if begun else " before it could begin"
+    if exitcode is None:
+        return f"the worker process ended{when}"
+    if exitcode >= 0:
+        return f"the worker process exited with code {exitcode}{when}"
+    import signal
+
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hints = {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a crash in C code)"}
+    return f"the worker process was killed by {name}{hints.get(name, '')}{when}"
+
+
+# Pebble's workers make Python start a helper, the resource tracker, which ignores SIGTERM and
+# would hold up the end of a kernel. Nobody but us can end it early; there is no public name.
+
+
+def _tracker_runs() -> bool:
+    from multiprocessing import resource_tracker
+
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    return getattr(tracker, "_fd", None) is not None
+
+
+def _end_tracker(slots: list[Slot]) -> None:
+    from multiprocessing import resource_tracker
+
+    for slot in slots:
+        slot.closed.wait()
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    with contextlib.suppress(Exception):
+        tracker._stop()  # type: ignore[union-attr]
+
+
+def _progress(given: Any) -> Any:
+    from ipy_bgtasks.job.progress import Progress
+
+    return None if given is None else Progress(*given)

@@ -1,0 +1,1 @@
+"""Worker threads as a place."""

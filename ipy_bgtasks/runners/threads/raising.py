@@ -1,0 +1,118 @@
+"""Raising an exception in another thread, and only where the user's code runs there.
+
+An exception that is sent to a thread is raised at that thread's next step in Python, whatever
+code that belongs to. In our own, a line of output might be lost or a lock be left held. So the
+thread's stack is looked at first, and looking and sending are one step.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from itertools import compress
+from operator import call, is_
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.stacks import is_library
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+#: Packages that hand a job's output to the front end …
+_SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
+#: … and the modules of IPython that do.
+_SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPython.core.displayhook")
+#: Parts of this package that only call the user's code and hold nothing that could be torn.
+_OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.tracking")
+#: The machinery of a loop, in which a future may be half done.
+_LOOPS = ("asyncio", "selectors", "uvloop")
+
+
+class StopThread(BaseException):
+    """Raised by `%cancel` in the thread of a job, and nowhere else."""
+
+
+class Sent:
+    """One `StopThread` on its way, to be raised once."""
+
+    __slots__ = ("_pending", "exception")
+
+    def __init__(self) -> None:
+        pending = [self]
+        self._pending = pending
+        # Raising it makes an instance, and so, without a line of Python, empties the list.
+        members = {"__init__": pending.clear, "__module__": __name__}
+        self.exception: type[StopThread] = type("StopThread", (StopThread,), members)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the thread has not come round to raising it yet."""
+        return bool(self._pending)
+
+
+def raise_in_user_code(
+    thread: int, exception: type[BaseException], start: CodeType, *, own_loop: bool = False
+) -> bool:
+    """Raise *exception* in *thread* at its next step, if it is in the user's code right now.
+
+    *start* is the code that calls the user's; with *own_loop* an event loop of ours is in
+    between. Returns whether it was sent: where not, try again in a moment.
+    """
+    frame = sys._current_frames().get(thread)
+    if frame is None or not _is_open(frame, start, own_loop):
+        return False
+    # From here on in C from end to end: the interpreter does not change threads between the
+    # look and the sending. A thread that is not running raises right where it stands, or, if
+    # it is in a C function, where that returns to.
+    now = map(dict.get, map(call, (sys._current_frames,)), (thread,))
+    unmoved = map(is_, now, (frame,))
+    set_async_exc, c_ulong, py_object = _python_api()
+    target, what = c_ulong(thread), py_object(exception)
+    return any(map(set_async_exc, compress((target,), unmoved), (what,)))
+
+
+def take_back(thread: int) -> None:
+    """Forget what was sent to *thread*, the calling one, and not raised yet."""
+    set_async_exc, c_ulong, py_object = _python_api()
+    set_async_exc(c_ulong(thread), py_object())
+
+
+def is_handling_stop(thread: int) -> bool:
+    """Whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
+    handled: Any = sys._current_exceptions().get(thread)
+    error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, StopThread):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
+    """Whether what runs is the user's code, or a library's on its behalf."""
+    frame: FrameType | None = innermost
+    while frame is not None:
+        if frame.f_code is start:
+            return frame is not innermost
+        module = str(frame.f_globals.get("__name__"))
+        top = module.partition(".")[0]
+        if top == "ipy_bgtasks":
+            return module.startswith(_OPEN) and not (frame is innermost and "tracking" in module)
+        if top in _SENDING or module in _SHOWING or (own_loop and top in _LOOPS):
+            return False
+        if not is_library(frame.f_code.co_filename):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
+def _python_api() -> tuple[Any, Any, Any]:
+    """What raises in a thread, and the types it takes. Most sessions never stop a thread."""
+    import ctypes
+
+    # A function object of our own: others may have set argument types on the shared one.
+    set_async_exc = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
+    return set_async_exc, ctypes.c_ulong, ctypes.py_object

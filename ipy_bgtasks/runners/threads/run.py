@@ -1,0 +1,297 @@
+"""One job in one thread, and the careful part: stopping it there and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from contextlib import suppress
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.job import runner
+from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.runners.loop import CLEAN_UP
+from ipy_bgtasks.runners.threads.raising import (
+    Sent,
+    StopThread,
+    is_handling_stop,
+    raise_in_user_code,
+    take_back,
+)
+from ipy_bgtasks.stacks import await_chain, thread_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+    from traceback import FrameSummary
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.runners.loop import LoopRunner
+    from ipy_bgtasks.service import ServiceLoop
+
+#: Seconds between two tries while the thread is in our own code: from … to, growing.
+_SOON, _LATER = 0.0003, 0.02
+#: Seconds between two looks whether code that was stopped by force has left.
+_REPEAT = 0.05
+
+
+class Pool(Protocol):
+    """What a run needs of the runner whose thread it is in."""
+
+    loop_runner: LoopRunner
+
+
+class Run(runner.Run):
+    """One job in one thread.
+
+    `StopThread` is sent only while `_target` names the thread, which it does exactly while the
+    job's code runs. The thread ends that by clearing `_target`, passing the lock (a sender that
+    saw the old value is done then) and taking back what was sent and not yet raised.
+    """
+
+    __slots__ = (
+        "_asked_loop",
+        "_due",
+        "_insist",
+        "_is_async",
+        "_lock",
+        "_loop",
+        "_pause",
+        "_pursued",
+        "_sent",
+        "_sent_at",
+        "_service",
+        "_target",
+        "_task",
+        "begun",
+        "context",
+        "job",
+    )
+
+    def __init__(self, job: Record, context: Context, service: ServiceLoop) -> None:
+        self.job = job
+        self.context = context
+        #: Released when the job's code begins, if somebody waits for that.
+        self.begun: threading.Lock | None = None
+        self._service = service
+        self._lock = threading.Lock()
+        self._target: int | None = None
+        self._due = False  # a StopThread is to be raised as soon as that is safe
+        self._insist = False  # and again, until the thread has left
+        self._pursued = False  # the service loop sees to it
+        self._pause = _SOON
+        self._sent: Sent | None = None
+        self._sent_at = 0.0
+        self._is_async = job.work is not None and job.work.is_async
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_loop = False  # and it has not turned since
+
+    def execute(self, pool: Pool) -> None:
+        """Run the job's code in the calling thread, and end the job."""
+        job, work = self.job, self.job.work
+        if work is None or not job.begin():
+            self._release_launcher()
+            return
+        values: list[Any] = []
+        error: BaseException | None = None
+        call = self._run_loop if work.is_async else work.call
+        try:
+            try:
+                job.enter()
+            finally:
+                self._release_launcher()
+            self._target = threading.get_ident()
+            if job.asked:  # by someone who found no target yet
+                raise StopThread
+            # Called and stored by C code, so that no StopThread fits between the return of the
+            # user's function and the storing: what has finished stays finished.
+            values.extend(starmap(call, ((),)))
+        except BaseException as caught:
+            error = caught
+        try:
+            self._leave()
+        except StopThread:
+            self._leave()
+        self._settle(pool, values, error)
+        # The frame of a failed call leads to this one, and must not hold on to anything.
+        self.job = self.context = error = job = work = call = values = pool = None  # type: ignore[assignment]
+
+    # Stopping; any thread may call these
+
+    def stop(self, force: bool = False) -> None:
+        """Raise `StopThread`, or cancel the coroutine; with *force* until the thread has left."""
+        self._insist = self._insist or force
+        if self._is_async:
+            self._ask_loop()
+        else:
+            self._due = True
+            if self._deliver() and not force:
+                return
+        if force or not self._is_async:
+            self._begin_pursuit()
+
+    def checkpoint(self) -> None:
+        """Raise here what is due, if this is the job's own thread about to go back to its code."""
+        if self._due and self._target == threading.get_ident():
+            with self._lock:
+                due, self._due = self._due, False
+            if due:
+                self._sent_at = time.monotonic()
+                raise StopThread
+
+    def why_not_stopped(self) -> str:
+        """``waiting`` to raise it, ``cleaning`` up after it, or ``caught`` it and went on.
+
+        A coroutine whose loop has not turned since it was asked is ``blocked``.
+        """
+        target, sent = self._target, self._sent
+        if target is None:
+            return ""
+        if self._is_async:
+            return "blocked" if self._asked_loop else ""
+        if self._due or (sent is not None and sent.pending):
+            return "waiting"
+        return "cleaning" if is_handling_stop(target) else "caught"
+
+    def stack(self) -> list[FrameSummary]:
+        """Where it is right now."""
+        target, task, loop = self._target, self._task, self._loop
+        if task is not None and loop is not None and target is not None:
+            return await_chain(task, target, loop)
+        return [] if target is None else thread_stack(target)
+
+    # Inside
+
+    def _deliver(self) -> bool:
+        """Send what is due; False if that must wait for a better moment."""
+        with self._lock:
+            target = self._target
+            if target is None or not self._due:
+                return True
+            sent = Sent()
+            before, self._sent = self._sent, sent
+            if raise_in_user_code(
+                target, sent.exception, Run.execute.__code__, own_loop=self._is_async
+            ):
+                self._due = False
+                self._sent_at = time.monotonic()
+                return True
+            self._sent = before
+            return False
+
+    def _ask_loop(self) -> None:
+        loop, task = self._loop, self._task
+        if loop is None or task is None:
+            return  # the thread will see that the job was asked to stop
+
+        def cancel() -> None:
+            self._asked_loop = False
+            task.cancel()
+
+        self._asked_loop = True
+        self._sent_at = time.monotonic()
+        with suppress(RuntimeError):  # the loop closes when the coroutine has ended
+            loop.call_soon_threadsafe(cancel)
+
+    def _begin_pursuit(self) -> None:
+        with self._lock:
+            self._pause = _SOON
+            if self._pursued or self._target is None:
+                return
+            self._pursued = True
+        pause = _REPEAT if self._is_async or not self._due else _SOON
+        loop = self._service.loop
+        loop.call_soon_threadsafe(loop.call_later, pause, self._pursue)
+
+    def _pursue(self) -> None:
+        """On the service loop, again and again until nothing is left to do."""
+        pause = self._round()
+        with self._lock:
+            if self._target is None or (pause is None and not self._due):
+                self._pursued = False
+                return
+        self._service.loop.call_later(_SOON if pause is None else pause, self._pursue)
+
+    def _round(self) -> float | None:
+        """One step of the pursuit; returns the seconds until the next, None for the end."""
+        if self._is_async:
+            if not self._asked_loop and self._has_had_time():
+                self._ask_loop()
+            self._due = self._due or self._asked_loop  # it blocks its loop
+        elif self._insist and not self._due:
+            self._due = self._has_had_time() or not self._is_cleaning_up()
+        if self._due and not self._deliver():
+            self._pause = min(self._pause * 1.5, _LATER)
+            return self._pause
+        self._pause = _SOON
+        return _REPEAT if self._insist else None
+
+    def _has_had_time(self) -> bool:
+        return time.monotonic() - self._sent_at > CLEAN_UP
+
+    def _is_cleaning_up(self) -> bool:
+        target, sent = self._target, self._sent
+        if target is None or (sent is not None and sent.pending):
+            return True
+        return is_handling_stop(target)
+
+    def _run_loop(self) -> Any:
+        work = self.job.work
+        assert work is not None
+        call: Callable[[], Awaitable[Any]] = work.call
+
+        async def main() -> Any:
+            return await call()
+
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            self._task = loop.create_task(main())
+            self._loop = loop
+            if self.job.asked:
+                self._task.cancel()
+            return loop.run_until_complete(self._task)
+
+    def _leave(self) -> None:
+        self._target = None
+        with self._lock:
+            pass
+        if self._sent is not None:
+            take_back(threading.get_ident())
+
+    def _settle(self, pool: Pool, values: list[Any], error: BaseException | None) -> None:
+        job = self.job
+        if values:
+            value = values[0]
+            if inspect.isawaitable(value) and not _is_result(value):
+                pool.loop_runner.adopt(job, value, self.context.copy())
+            else:
+                job.finish(value)
+        elif error is None or _is_stop(error):
+            job.end_cancelled()
+        else:
+            _suggest_loop(error)
+            job.fail(error)
+
+    def _release_launcher(self) -> None:
+        if self.begun is not None:
+            self.begun.release()
+
+
+def _is_result(value: Any) -> bool:
+    """A job that a call returns is its result, not something more to wait for."""
+    return isinstance(value, Job)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether the job ended because it was stopped; a task group wraps what it is told."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_stop(one) for one in error.exceptions)
+    return isinstance(error, StopThread | asyncio.CancelledError)
+
+
+def _suggest_loop(error: BaseException) -> None:
+    if isinstance(error, RuntimeError) and "no running event loop" in str(error):
+        error.add_note("no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")

@@ -1,0 +1,1 @@
+"""What the magics call: launching, waiting, stopping, leaving."""

@@ -1,0 +1,244 @@
+"""One shell's job control, put together: what the magics call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.frontends.cells import Sources
+from ipy_bgtasks.job.host import Absence
+from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.runners.commands.runner import ShellRunner
+from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
+from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.watchdog import Watchdog
+from ipy_bgtasks.service import ServiceLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.ipython.options import Options
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.job.runner import Runner
+    from ipy_bgtasks.live.watching import Watching
+    from ipy_bgtasks.runners.executors.runner import Executors
+    from ipy_bgtasks.session.foreground import Foreground
+    from ipy_bgtasks.session.launching import Launcher
+    from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.session.stopping import Stopping
+
+#: How many of the jobs that have ended `%jobs` shows.
+_RECENT = 10
+
+
+class Core:
+    """What stays with the shell when the extension is unloaded: the jobs and what runs them."""
+
+    def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.service = ServiceLoop(substitute=loop)
+        self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
+        self.thread_runner = ThreadRunner(self.loop_runner, service=self.service)
+        self.supervisor = Supervisor()
+        self.shell_runner = ShellRunner(self.service, self.supervisor)
+        runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
+        runners["shell"] = self.shell_runner
+        self.process_runner = ProcessRunner(self.supervisor)
+        runners["process"] = self.process_runner
+        self.registry = Registry(runners, self.service)
+        self.sources = Sources(shell)
+        self.registry.on_discard.append(self.sources.release)
+        self.registry.on_discard.append(self.process_runner.discard)
+        #: The front end, made at the first loading: jobs that run over a reload keep their cards.
+        self.screen: Screen | None = None
+
+    @cached_property
+    def executors(self) -> Executors:
+        """The user's own executors as places, imported when one is first named."""
+        from ipy_bgtasks.runners.executors.runner import Executors
+
+        return Executors()
+
+
+class Session:
+    """Job control of one shell, from loading to unloading. Any thread may call."""
+
+    def __init__(
+        self, shell: Any, core: Core, settings: BgTasks, screen: Screen, foreground: Foreground
+    ) -> None:
+        self.shell = shell
+        self.core = core
+        self.settings = settings
+        self.screen = screen
+        self.foreground = foreground
+        self.registry = core.registry
+        self._watching: Watching | None = None
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What turns CODE into jobs; the reading of CODE is not imported before the first."""
+        from ipy_bgtasks.session.launching import Launcher
+
+        core = self.core
+        return Launcher(
+            self.shell,
+            core.registry,
+            self.screen,
+            self.settings,
+            core.sources,
+            core.process_runner,
+            lambda: core.executors,
+        )
+
+    def start(self) -> Callable[[], None]:
+        """Connect the registry to the screen and the settings; returns what undoes it."""
+        core, settings = self.core, self.settings
+        watchdog = Watchdog(
+            core.loop_runner, core.service, self.screen.tell, cells=core.sources.cell
+        )
+        core.loop_runner.on_active = watchdog.wake
+
+        def apply(_change: object = None) -> None:
+            core.thread_runner.max_threads = settings.max_threads
+            core.shell_runner.grace = settings.cancel_grace
+            core.process_runner.max_processes = settings.max_processes
+            core.registry.max_finished = settings.max_finished
+            self.screen.log_limit = settings.log_limit
+            watchdog.limit = settings.watchdog
+            if core.loop_runner.active:
+                watchdog.wake()
+
+        apply()
+        settings.observe(apply)
+        core.registry.host.exchange(self.screen)
+        no_buttons = self.screen.use_buttons(lambda job, ready: self._live_views().card(job, ready))
+
+        def undo() -> None:
+            no_buttons()
+            self.close_views()
+            settings.unobserve(apply)
+            core.loop_runner.on_active = None
+            watchdog.limit = 0
+            core.registry.host.exchange(Absence())
+
+        return undo
+
+    def close_views(self) -> None:
+        """Leave every live view as it is now."""
+        if self._watching is not None:
+            self._watching.close()
+
+    def launch_attached(
+        self, code: str, options: Options, local: Mapping[str, Any] | None, cell: bool
+    ) -> Record:
+        """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
+        if not options.awaited:
+            self.foreground.refuse_to_block()
+        return self.launcher.launch(code, options, local=local, cell=cell)
+
+    def attach(
+        self,
+        jobs: Sequence[Record],
+        *,
+        every: bool,
+        timeout: float | None,
+        all_output: bool,
+        awaited: bool,
+    ) -> Any:
+        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
+        for job in jobs:
+            self.registry.touch(job)
+
+        def follow(job: Record) -> Callable[[], None]:
+            return self.screen.follow(job, everything=all_output)
+
+        if not awaited:
+            return self.foreground.block(jobs, every=every, timeout=timeout, follow=follow)
+        if threading.current_thread() is not threading.main_thread():
+            self.screen.say("this wait cannot be interrupted: it is in a subshell")
+        return self.foreground.attach(jobs, every=every, timeout=timeout, follow=follow)
+
+    def report(self, stopping: Stopping, *, awaited: bool) -> Any:
+        """Wait a moment where that is possible, then say what became of the jobs."""
+
+        async def wait_and_say() -> None:
+            try:
+                await stopping.wait(self.settings.cancel_wait)
+            finally:
+                self._say(stopping)
+
+        return self._wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
+
+    def prune(self) -> None:
+        """Forget the jobs that have ended."""
+        count = self.registry.prune()
+        self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
+
+    def show_jobs(self, chosen: list[Record] | None, *, every: bool, verbose: bool) -> None:
+        """Display the table, or a single job in full."""
+        from ipy_bgtasks.views.show import detail, table
+
+        cells = self.core.sources.cell
+        if chosen is not None and len(chosen) == 1:
+            self.screen.show(detail(chosen[0], cells=cells))
+            return
+        jobs = self._visible(every) if chosen is None else chosen
+        self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
+
+    def watch_jobs(self, chosen: list[Record] | None, *, every: bool, awaited: bool) -> Any:
+        """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C."""
+        from ipy_bgtasks.views.show import table
+
+        watching = self._live_views()
+
+        def jobs() -> list[Record]:
+            return self._visible(every) if chosen is None else chosen
+
+        if self.screen.live:
+            watching.show(chosen, jobs)
+            return _nothing() if awaited else None
+        return self._wait(
+            watching.follow(jobs),
+            awaited,
+            instead=lambda: self.screen.show(table(self.registry, jobs())),
+        )
+
+    def _live_views(self) -> Watching:
+        if self._watching is None:
+            from ipy_bgtasks.live.watching import Watching
+
+            self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
+        return self._watching
+
+    def _visible(self, every: bool) -> list[Record]:
+        if every:
+            return list(self.registry)
+        recent = {job.number for job in self.registry.ended()[-_RECENT:]}
+        return [job for job in self.registry if not job.done() or job.number in recent]
+
+    def _wait(
+        self,
+        coro: Coroutine[Any, Any, Any],
+        awaited: bool,
+        instead: Callable[[], None],
+    ) -> Any:
+        if awaited:
+            return coro
+        if asyncio._get_running_loop() is not None:
+            coro.close()
+            instead()
+            return None
+        return self.foreground.run(coro)
+
+    def _say(self, stopping: Stopping) -> None:
+        lines = stopping.report()
+        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+
+
+async def _nothing() -> None:
+    """What a cell awaits that need not wait."""

@@ -1,0 +1,223 @@
+"""Bringing jobs to the foreground: follow, wait, and let go at an interrupt.
+
+Who waits does not own: whatever ends the wait, the jobs go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.errors import BadInput, Detached
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.sigint import run_interruptible, sigint_handled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from contextlib import AbstractContextManager
+
+    from ipy_bgtasks.job.record import Record
+
+    #: Begins to show a job's output; returns what ends that.
+    Follow = Callable[[Record], Callable[[], None]]
+
+
+class Foreground:
+    """Waits for jobs on one loop, which runs in the main thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, follow: Follow) -> None:
+        self._loop = loop
+        self._follow = follow
+        self._waits: set[_Wait] = set()
+        self._handling: AbstractContextManager[None] | None = None
+        self._interrupted = False  # and no wait has taken it yet
+
+    def interruptible(self) -> bool:
+        """Whether a wait that begins here and now can be interrupted.
+
+        Signals reach the main thread only; and what a job waits for is the job's affair.
+        """
+        return threading.current_thread() is threading.main_thread() and current.get() is None
+
+    def attach(
+        self,
+        jobs: Sequence[Record],
+        *,
+        timeout: float | None = None,
+        every: bool = False,
+        follow: Follow | None = None,
+    ) -> asyncio.Future[Any]:
+        """A future of the running loop with the job's result, or, with *every*, all results.
+
+        Awaiting it shows the jobs' output and raises a job's own exception with its own
+        traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
+        over; the jobs then go on. Cancelling it only ends the wait.
+        """
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, timeout)
+        wait.begin(follow or self._follow)
+        return wait.future
+
+    def block(
+        self,
+        jobs: Sequence[Record],
+        *,
+        timeout: float | None = None,
+        every: bool = False,
+        follow: Follow | None = None,
+    ) -> Any:
+        """The same for a thread in which no loop runs: blocks, and runs the loop if need be.
+
+        Raises `BadInput` where a loop runs in this thread.
+        """
+        self.refuse_to_block()
+
+        async def wait() -> Any:
+            return await self.attach(jobs, timeout=timeout, every=every, follow=follow)
+
+        return self.run(wait())
+
+    def run(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        """Run *coro* to its end in a thread in which no loop runs: on our loop if it is idle."""
+        if threading.current_thread() is not threading.main_thread() or self._loop.is_running():
+            return asyncio.run(coro)
+        return run_interruptible(self._loop, coro)
+
+    def refuse_to_block(self) -> None:
+        """Raise `BadInput` where a loop runs in this thread: it could not go on."""
+        if asyncio._get_running_loop() is not None:
+            raise BadInput(
+                "%fg cannot wait here, where it cannot be awaited (a plain function, another "
+                "magic, autoawait off): the event loop would stop; use it at the top level of a "
+                "cell or in `async def`, or `await job`"
+            )
+
+    def begun(self, wait: _Wait) -> None:
+        """Handle SIGINT from the first wait that can be interrupted …"""
+        self._waits.add(wait)
+        if self._handling is None:
+            self._handling = sigint_handled(self._loop, self._on_sigint)
+            self._handling.__enter__()
+
+    def over(self, wait: _Wait) -> None:
+        """… to the last."""
+        self._waits.discard(wait)
+        if not self._waits and self._handling is not None:
+            handling, self._handling = self._handling, None
+            handling.__exit__(None, None, None)
+            if self._interrupted:  # in the moment between a wait's end and the code after it
+                self._interrupted = False
+                signal.raise_signal(signal.SIGINT)
+
+    def _on_sigint(self, _frame: object) -> bool:
+        self._interrupted = True
+        self._loop.call_soon_threadsafe(self._interrupt)
+        return False  # nothing is to be raised where the signal happened to land
+
+    def _interrupt(self) -> None:
+        if self._interrupted:
+            taken = [wait.interrupt() for wait in list(self._waits)]
+            self._interrupted = not any(taken)
+
+
+class _Wait:
+    """One wait: a future, what makes it come true, and what must be undone then."""
+
+    def __init__(
+        self,
+        foreground: Foreground,
+        loop: asyncio.AbstractEventLoop,
+        jobs: Sequence[Record],
+        every: bool,
+        timeout: float | None,
+    ) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._foreground = foreground
+        self._loop = loop
+        self._jobs = jobs
+        self._every = every
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfollow: list[Callable[[], None]] = []
+
+    def begin(self, follow: Follow) -> None:
+        self.future.add_done_callback(self._over)
+        if self._foreground.interruptible():
+            self._foreground.begun(self)  # before anybody sees that it waits
+        self._unfollow = [follow(job) for job in self._jobs]
+        if self._timeout is not None:
+            self._timer = self._loop.call_later(self._timeout, self._time_out)
+        for job in self._jobs:
+            job.add_done_callback(self._job_ended)
+        self._check()
+
+    def interrupt(self) -> bool:
+        """Detach; whether there was anything left to detach from."""
+        left = [job.number for job in self._jobs if not job.done()]
+        if not left or self.future.done():
+            return False
+        self._raise(Detached(*left))
+        return True
+
+    def _time_out(self) -> None:
+        left = [job.number for job in self._jobs if not job.done()]
+        if not left:
+            return  # `_check` is on its way
+        which = f"job {left[0]} goes" if len(left) == 1 else f"jobs {', '.join(map(str, left))} go"
+        self._raise(TimeoutError(f"not ended after {self._timeout:g} s; {which} on"))
+
+    def _job_ended(self, _job: Record) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._check)
+
+    def _check(self) -> None:
+        if self.future.done() or not all(job.done() for job in self._jobs):
+            return
+        self._stop_following()  # what was written last comes before the result
+        for job in self._jobs:
+            job.seen = True
+        errors = [error for job in self._jobs if (error := _error(job)) is not None]
+        if not errors:
+            values = [job.outcome.value for job in self._jobs if job.outcome is not None]
+            self.future.set_result(values if self._every else values[0])
+        elif len(errors) == 1:
+            self._raise(errors[0])
+        else:
+            message = f"{len(errors)} of {len(self._jobs)} jobs failed"
+            self._raise(BaseExceptionGroup(message, errors))
+
+    def _raise(self, error: BaseException) -> None:
+        if self.future.done():
+            return
+        self._stop_following()
+        if isinstance(error, StopIteration):  # no future can hold it
+            error, cause = RuntimeError(f"the job raised {error!r}"), error
+            error.__cause__ = cause
+        self.future.set_exception(error)
+        self.future.exception()  # if nobody awaits it any more, asyncio need not complain
+
+    def _over(self, _future: asyncio.Future[Any]) -> None:
+        self._stop_following()
+        if self._timer is not None:
+            self._timer.cancel()
+        for job in self._jobs:
+            job.remove_done_callback(self._job_ended)
+        self._foreground.over(self)
+
+    def _stop_following(self) -> None:
+        while self._unfollow:
+            self._unfollow.pop()()
+
+
+def _error(job: Record) -> BaseException | None:
+    """What waiting for an ended job raises, with the job's own traceback."""
+    outcome = job.outcome
+    assert outcome is not None
+    if outcome.error is None:
+        return None
+    if outcome.state is JobState.CANCELLED:
+        return concurrent.futures.CancelledError(*outcome.error.args)
+    return outcome.error.with_traceback(outcome.traceback)

@@ -1,0 +1,182 @@
+"""From what was typed to a running job: what `%bg`, `%%bg`, `%fg CODE` and `%%fg` share."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.ipython.options import split_specs
+from ipy_bgtasks.log.file import FileSink
+from ipy_bgtasks.session.rewriting import await_magics, awaits
+from ipy_bgtasks.text import error_line
+from ipy_bgtasks.work import Scope, read
+from ipy_bgtasks.work.command import command_in, command_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ipy_bgtasks.frontends.cells import Sources
+    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.ipython.options import Options
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.job.runner import Runner
+    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.runners.executors.runner import Executors
+    from ipy_bgtasks.runners.processes.pool import ProcessRunner
+    from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Launches CODE of one shell's user into one registry. Any thread may call."""
+
+    shell: Any
+    registry: Registry
+    screen: Screen
+    settings: BgTasks
+    sources: Sources
+    process_runner: ProcessRunner
+    executors: Callable[[], Executors]
+
+    def launch(
+        self,
+        code: str,
+        options: Options,
+        *,
+        local: Mapping[str, Any] | None = None,
+        cell: bool = False,
+        timeout: float | None = None,
+    ) -> Record:
+        """Launch CODE, typed on a magic's line or, with *cell*, as its body.
+
+        Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
+        nothing is launched then.
+        """
+        command = None if cell else command_in(code.strip())
+        if not cell and command is None:
+            code = code.strip().removesuffix(";").rstrip()
+        where = self._place(options, local) if command is None else _place_of_command(options)
+        after = self._after(options.after, local) if options.after else []
+        late = frozenset().union(*(job.assigns for job in after))
+        if command is None:
+            work = read(code, self._scope(local, cell), cell=cell, late=late)
+        else:
+            work = command_work(command, code.strip(), lambda text: self._expand(text, local))
+        return self.start(work, options, where=where, timeout=timeout, after=after)
+
+    def start(
+        self,
+        work: Work,
+        options: Options,
+        *,
+        where: str | Runner | None = None,
+        timeout: float | None = None,
+        after: Sequence[Record] = (),
+    ) -> Record:
+        """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
+        accept = getattr(where, "accept", None)
+        if accept is not None and not after:
+            work = accept(work)  # copied now; else when it starts
+        sink = FileSink(options.log) if options.log else None
+        if work.source is not None:
+            self.sources.hold(work.source)
+        return self.registry.launch(
+            work,
+            where=where,
+            name=options.name,
+            timeout=timeout,
+            after=after,
+            origin=self.screen.here(),
+            quiet=options.quiet,
+            prepare=None if sink is None else _attach_file(sink),
+        )
+
+    def _after(self, given: str, local: Mapping[str, Any] | None) -> list[Record]:
+        if not (specs := split_specs(given)):
+            raise BadInput(f"--after takes job specs, such as 3,%load, not {given!r}")
+        return self.jobs(specs, local)
+
+    def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
+        """The jobs that the specs name, each once; `BadInput` if one names none or several."""
+        variables = self.variables(local)
+        found = {(job := self.registry.find(spec, variables)).number: job for spec in specs}
+        return list(found.values())
+
+    def variables(self, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """The user's variables as the caller of a magic sees them."""
+        namespace: dict[str, Any] = self.shell.user_ns
+        if local is None or local is namespace:
+            return namespace
+        return {**namespace, **local}
+
+    def _place(self, options: Options, local: Mapping[str, Any] | None) -> str | Runner | None:
+        """Where to run: what was asked for, None for the default."""
+        chosen = [name for name in ("loop", "thread", "process", "on") if getattr(options, name)]
+        if len(chosen) > 1:
+            raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
+        if chosen == ["on"]:
+            return self.executors().runner_for(self._evaluate(options.on, local), options.on)
+        return self.process_runner if chosen == ["process"] else chosen[0] if chosen else None
+
+    def _evaluate(self, expression: str, local: Mapping[str, Any] | None) -> Any:
+        try:
+            return eval(expression, dict(self.variables(local)))
+        except Exception as error:
+            raise BadInput(f"--on {expression}: {error_line(error)}") from None
+
+    def _expand(self, command: str, local: Mapping[str, Any] | None) -> str:
+        """The command with `{expressions}` and `$names` replaced, as IPython does after `!`."""
+        from IPython.utils.text import DollarFormatter
+
+        try:
+            return DollarFormatter().vformat(command, [], dict(self.variables(local)))
+        except Exception:  # braces and dollars that are the shell's own: left as they are
+            return command
+
+    def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
+        shell = self.shell
+        line, file = _place_of_call()
+        return Scope(
+            namespace=shell.user_ns,
+            local=None if local is shell.user_ns or cell else local,
+            transform=self._transform,
+            transform_ast=shell.transform_ast,
+            name_source=partial(self.sources.name, caller=file),
+            first_line=line + 1 if cell else line,
+        )
+
+    def _transform(self, text: str) -> str:
+        """IPython syntax to Python. Where the body itself awaits, its magics may, too."""
+        lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
+        return "".join(await_magics(lines, top_level=awaits("".join(lines))))
+
+
+def _attach_file(sink: FileSink) -> Callable[[Record], None]:
+    def attach(job: Record) -> None:
+        job.log.attach_file(sink)
+        job.add_done_callback(lambda _: sink.close())
+
+    return attach
+
+
+def _place_of_command(options: Options) -> str:
+    for name in ("loop", "thread", "process", "on"):
+        if getattr(options, name, None):
+            raise BadInput(f"a !command is a process of its own: it takes no --{name}")
+    return "shell"
+
+
+def _place_of_call() -> tuple[int, str]:
+    """The line on which the magic stands, and the file name of its cell."""
+    frame = sys._getframe(1)
+    while True:
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module not in ("IPython", "ipy_bgtasks", "functools"):
+            return frame.f_lineno or 1, frame.f_code.co_filename
+        if frame.f_back is None:
+            return 1, ""
+        frame = frame.f_back

@@ -1,0 +1,175 @@
+"""The end of a session: everybody is told at once, may clean up, and nothing is said any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import job_of
+from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.threads.pool import SHORT
+from ipy_bgtasks.sigint import run_interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
+
+#: Seconds for the tasks that jobs have started and left behind, after the jobs' own.
+_AFTERWARDS = 0.05
+
+
+class Leaving:
+    """Ends the jobs of one registry, once, when its session ends.
+
+    *loop* is the registry's loop; *grace* says for how many seconds jobs may clean up. Does
+    nothing in a forked child. Unless said otherwise any thread may call any method.
+    """
+
+    def __init__(
+        self, registry: Registry, loop: asyncio.AbstractEventLoop, grace: Callable[[], float]
+    ) -> None:
+        self._registry = registry
+        self._loop = loop
+        self._grace = grace
+        #: Called, in any thread, before the jobs are told, and when they had their time.
+        self.on_begin: list[Callable[[], object]] = []
+        self.on_end: list[Callable[[], object]] = []
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._deadline: float | None = None
+        self._over: Future[None] = Future()
+
+    def tell(self) -> None:
+        """Stop all jobs; returns at once. Nothing is launched any more."""
+        with self._lock:
+            if self._deadline is not None or os.getpid() != self._owner:
+                return
+            grace = self._grace()
+            self._deadline = time.monotonic() + grace
+        _call_all(self.on_begin)
+        left = self._registry.shutdown()
+        # Telling many can take its time where they compute.
+        self._deadline = max(self._deadline, time.monotonic() + grace / 2)
+        self._over.add_done_callback(lambda _: _call_all(self.on_end))
+        sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
+        ended = _all_ended(left)
+        if self._loop.is_closed():
+            ended.add_done_callback(lambda _: self._over.set_result(None))
+        else:
+            # In no job's context, even if it is a job that ends the session.
+            self._loop.call_soon_threadsafe(self._begin_winding_up, ended, context=Context())
+
+    def wait(self) -> None:
+        """Block until all is over, but not longer than it may take; not on the loop's thread."""
+        with suppress(TimeoutError):
+            self._over.result(self._left())
+
+    async def ended(self) -> None:
+        """The same on any loop."""
+        await asyncio.wait([asyncio.wrap_future(self._over)], timeout=self._left())
+
+    def finish(self) -> None:
+        """Tell, and run the loop until all is over. For the loop's thread, as its last act."""
+        if os.getpid() != self._owner:
+            return
+        self.tell()
+        if self._over.done() or self._loop.is_closed() or self._loop.is_running():
+            return
+        # An interrupt ends the wait: whoever leaves may be in a hurry.
+        with suppress(KeyboardInterrupt, RuntimeError):
+            run_interruptible(self._loop, self.ended())
+        _call_all(self.on_end)
+
+    def _left(self) -> float:
+        if self._deadline is None:
+            return 0.0
+        return max(self._deadline + 2 * _AFTERWARDS - time.monotonic(), 0.0)
+
+    # On the loop
+
+    def _begin_winding_up(self, ended: Future[None]) -> None:
+        _keep(self._loop.create_task(self._wind_up(ended)))
+
+    async def _wind_up(self, ended: Future[None]) -> None:
+        assert self._deadline is not None
+        # What a job started and left behind ends now; what a job that has not ended started
+        # comes last, since the job may clean up with its help.
+        left_behind = {task for task in _helpers(self._loop) if _is_left_behind(task)}
+        _cancel(left_behind)
+        jobs: asyncio.Future[Any] = asyncio.wrap_future(ended)
+        await asyncio.wait([jobs, *left_behind], timeout=self._deadline - time.monotonic())
+        if others := _helpers(self._loop) - left_behind:
+            _cancel(others)
+            seconds = max(self._deadline - time.monotonic(), _AFTERWARDS)
+            await asyncio.wait(others, timeout=seconds)
+        for task in asyncio.all_tasks(self._loop):
+            if job_of(task) is not None:
+                _keep(task)
+        # What asyncio has to say when the interpreter takes the loop apart helps nobody.
+        self._loop.set_exception_handler(lambda _loop, _context: None)
+        self._over.set_result(None)
+
+
+def _call_all(functions: Sequence[Callable[[], object]]) -> None:
+    for function in functions:
+        try:
+            function()
+        except Exception:  # a session must be able to end
+            logging.getLogger(__name__).exception("at the end of the session")
+
+
+def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    """The tasks of *loop* that jobs have started, not those that jobs run in."""
+    return {
+        task
+        for task in asyncio.all_tasks(loop)
+        if (job := job_of(task)) is not None and LoopRunner.task_of(job) is not task
+    }
+
+
+def _is_left_behind(task: asyncio.Task[Any]) -> bool:
+    job = job_of(task)
+    return job is None or job.done()
+
+
+def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+def _all_ended(jobs: Sequence[Record]) -> Future[None]:
+    """Comes true when the last of *jobs* has ended."""
+    future: Future[None] = Future()
+    lock = threading.Lock()
+    left = len(jobs)
+
+    def one_ended(_job: object) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last:
+            future.set_result(None)
+
+    for job in jobs:
+        job.add_done_callback(one_ended)
+    if not jobs:
+        future.set_result(None)
+    return future
+
+
+def _keep(task: asyncio.Task[Any]) -> None:
+    """Never collect *task*: its coroutine would go on, and asyncio complain, in a dying process."""
+    import ctypes
+
+    ctypes.pythonapi["Py_IncRef"](ctypes.py_object(task))

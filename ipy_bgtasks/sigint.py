@@ -1,0 +1,330 @@
+"""SIGINT: it reaches the foreground and nothing else, at once, and never tears our own books.
+
+Python raises ``KeyboardInterrupt`` wherever the main thread happens to be; while an event loop
+runs that is often a step of some background task, or the loop's own code. Here the handler
+raises only where the foreground's own code runs, and otherwise cancels the foreground at its
+await, as `asyncio.Runner` does. Plain asyncio: nothing in this module knows IPython.
+
+`wake_on_signals` makes a quiet loop notice; `run_interruptible` runs a loop for one coroutine;
+`Shielded` makes an interrupt wait where books must not be left half written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+
+# The public functions turn handlers into enums and back, at thirty times the cost.
+from _signal import getsignal as _get  # type: ignore[import-not-found, unused-ignore]
+from _signal import signal as _set  # type: ignore[import-not-found, unused-ignore]
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+SigintHandler = Callable[[FrameType | None], bool]
+"""Is given the frame that SIGINT interrupted; whether to raise KeyboardInterrupt right there."""
+
+
+class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
+    """A ``KeyboardInterrupt`` at an await.
+
+    It is a ``CancelledError`` as well, because what lies between the user's code and the await
+    tidies up for that one only: an ``asyncio.TaskGroup`` would leave its tasks behind, a
+    ``Lock`` or ``Semaphore`` would lose a wake-up that a background task waits for.
+    """
+
+
+# What a user sees in a traceback is the exception they know.
+Interrupted.__name__ = Interrupted.__qualname__ = "KeyboardInterrupt"
+Interrupted.__module__ = "builtins"
+
+
+def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
+    """Run `coro` on `loop` until it is done and return its result; SIGINT interrupts it alone.
+
+    While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once also when the
+    loop is quiet; while its code runs, right there. Other tasks and callbacks are never hit. If
+    the code ends in the same instant, ``KeyboardInterrupt`` is raised here.
+
+    Any thread may call it; SIGINT is handled in the main thread, and only if it has Python's
+    default handler, since any other was somebody's choice. Raises ``RuntimeError`` if the
+    loop is closed, or if a loop runs in this thread already; `coro` is closed then.
+    """
+    foreground = _Foreground(loop, coro)
+    try:
+        refuse_unless_idle(loop)
+        with sigint_for(loop, foreground.interrupt):
+            result = foreground.run()
+        if foreground.pending:
+            raise KeyboardInterrupt
+        return result
+    finally:
+        coro.close()
+
+
+def complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
+    """Run `loop` until `task` is done, whoever else stops the loop; return the task's result.
+
+    ``KeyboardInterrupt`` or ``SystemExit`` out of another task or a signal handler cancels the
+    task and, once that has ended in good order, is raised here.
+    """
+    waiting = True
+
+    def stop(_: asyncio.Task[T]) -> None:
+        # Not `loop.stop` itself: one that runs late would end somebody's next run.
+        if waiting:
+            loop.stop()
+
+    task.add_done_callback(stop)
+    stray: BaseException | None = None
+    try:
+        while not task.done():
+            try:
+                loop.run_forever()
+            except (KeyboardInterrupt, SystemExit) as error:
+                stray = error
+                task.cancel()
+    finally:
+        waiting = False
+    if stray is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen: asyncio need not complain that nobody looked
+    raise stray
+
+
+def refuse_unless_idle(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise the ``RuntimeError`` with which asyncio refuses to run `loop` in this thread now."""
+    if loop.is_closed():
+        raise RuntimeError("Event loop is closed")
+    if loop.is_running():
+        raise RuntimeError("This event loop is already running")
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("Cannot run the event loop while another loop is running")
+
+
+def sigint_for(
+    loop: asyncio.AbstractEventLoop, handle: SigintHandler
+) -> AbstractContextManager[None]:
+    """`sigint_handled` where that is ours to do: in the main thread, over Python's default."""
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext()
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return nullcontext()
+    return sigint_handled(loop, handle)
+
+
+@contextmanager
+def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> Iterator[None]:
+    """Inside the block SIGINT asks `handle` what to do, and wakes `loop`.
+
+    Main thread only. Whatever handler was there comes back afterwards, unless somebody has
+    replaced ours by then.
+    """
+
+    def sigint(_: int, frame: FrameType | None) -> None:
+        # Raised in this frame, since the user sees it at the end of the traceback.
+        if handle(frame):
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, sigint)
+    try:
+        with woken_by_signals(loop):
+            yield
+    finally:
+        # Last of all: from here on an interrupt may be raised in the very next line.
+        if signal.getsignal(signal.SIGINT) is sigint:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+
+
+class _Foreground(Generic[T]):
+    """One coroutine, driven step by step so that an interrupt can be put in at its await."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coro = coro
+        self._task: asyncio.Task[T] | None = None
+        self._driver: FrameType | None = None
+        self._cancels = 0
+        self._exit: BaseException | None = None
+        self.pending = False
+        """Whether there was a SIGINT that the coroutine has not seen yet."""
+
+    def run(self) -> T:
+        self._task = self._loop.create_task(self._main())
+        try:
+            result = complete(self._loop, self._task)
+        except asyncio.CancelledError:
+            if not self.pending:
+                raise
+            self.pending = False  # it came before the first step
+            raise KeyboardInterrupt from None
+        if self._exit is not None:
+            raise self._exit
+        return result
+
+    async def _main(self) -> T:
+        try:
+            return await _Steps(self._drive())
+        except (KeyboardInterrupt, SystemExit) as error:
+            # asyncio would let these through the loop, past whatever else is due in this turn.
+            self._exit = error
+            return None  # type: ignore[return-value]  # `run` raises instead
+
+    def _drive(self) -> Generator[Any, None, T]:
+        self._driver = sys._getframe()
+        error: BaseException | None = None
+        try:
+            while True:
+                if self.pending:
+                    error = self._delivered()
+                try:
+                    waits_for = self._coro.send(None) if error is None else self._coro.throw(error)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                error = None
+                try:
+                    yield waits_for
+                except BaseException as thrown:
+                    error = thrown
+                    if thrown.__traceback__ is not None:  # begins here, which helps nobody
+                        thrown.__traceback__ = thrown.__traceback__.tb_next
+        finally:
+            self._driver = None
+
+    def _delivered(self) -> Interrupted:
+        self.pending = False
+        while self._cancels and self._task is not None:
+            self._cancels -= 1
+            self._task.uncancel()
+        return Interrupted()
+
+    def interrupt(self, frame: FrameType | None) -> bool:
+        """A `SigintHandler`: called between any two bytecodes of the main thread."""
+        self.pending = not self._runs_code(frame)
+        if self.pending:
+            self._loop.call_soon_threadsafe(self._cancel)
+        return not self.pending
+
+    def _cancel(self) -> None:
+        if self.pending and self._task is not None and not self._task.done():
+            self._cancels += 1
+            self._task.cancel()
+
+    def _runs_code(self, frame: FrameType | None) -> bool:
+        """Whether `frame` is the coroutine's code, and not asyncio's or ours around it.
+
+        Within asyncio, even on behalf of the coroutine, a future may be half done and its
+        callbacks not scheduled: a task that waits for it would wait forever.
+        """
+        if frame is None or self._driver is None or self._task is None:
+            return False
+        if asyncio.current_task(self._loop) is not self._task:
+            return False
+        module = str(frame.f_globals.get("__name__", ""))
+        if frame is self._driver or module.partition(".")[0] == "asyncio":
+            return False
+        outer: FrameType | None = frame
+        while outer is not None and outer is not self._driver:
+            outer = outer.f_back
+        return outer is not None
+
+
+class _Steps(Generic[T]):
+    """An awaitable out of a generator."""
+
+    def __init__(self, steps: Generator[Any, None, T]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._steps
+
+
+def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Let every signal end the loop's select, wherever and however shortly before it comes.
+
+    Without a descriptor only a signal that lands in the main thread, and not before the select,
+    would. One that is set already stays: it is the loop's own, made by ``add_signal_handler``,
+    whose handlers are called only through it, or there is one because the platform's loop always
+    has it. Main thread only. Returns what undoes it.
+    """
+    receiver, sender = socket.socketpair()
+    receiver.setblocking(False)
+    sender.setblocking(False)
+    try:
+        loop.add_reader(receiver, _drain, receiver)
+    except NotImplementedError:  # the Proactor loop of Windows has a descriptor already
+        receiver.close()
+        sender.close()
+        return lambda: None
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+
+    def undo() -> None:
+        now = signal.set_wakeup_fd(-1)
+        if now not in (-1, sender.fileno()):
+            signal.set_wakeup_fd(now)
+        if not loop.is_closed():
+            loop.remove_reader(receiver)
+        receiver.close()
+        sender.close()
+
+    return undo
+
+
+@contextmanager
+def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Inside the block every signal ends the loop's select, as `wake_on_signals` does."""
+    undo = wake_on_signals(loop)
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _drain(receiver: socket.socket) -> None:
+    with suppress(BlockingIOError, InterruptedError):
+        receiver.recv(4096)
+
+
+_SIGINT = int(signal.SIGINT)
+
+
+class Shielded:
+    """``with Shielded():`` lets SIGINT wait until the end of the block. Any thread may use it.
+
+    Between a job's number and its start an interrupt would leave a job that never ends; in the
+    middle of recording output it would lose a line.
+
+    Only the main thread is ever interrupted; elsewhere it does nothing. For short moments in
+    which nothing of the user's runs; a second interrupt is raised at once, should that fail.
+    """
+
+    __slots__ = ("_before", "_seen")
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        self._seen = 0
+        if threading.get_ident() == threading.main_thread().ident:
+            self._before = _get(_SIGINT)
+            if self._before is not None:  # else it is no Python function, and raises nothing
+                _set(_SIGINT, self._sigint)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            _set(_SIGINT, self._before)
+            if self._seen:
+                signal.raise_signal(signal.SIGINT)
+
+    def _sigint(self, _: int, __: FrameType | None) -> None:
+        self._seen += 1
+        if self._seen > 1:
+            raise KeyboardInterrupt

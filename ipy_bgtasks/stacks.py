@@ -1,0 +1,282 @@
+"""Where running code is right now: the stack of a thread, the await chain of a task.
+
+Asked from outside, from any thread: what is looked at is not stopped and pays nothing. Frames are
+told as `traceback.FrameSummary`; which of them are the user's, and how to call them, is here, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import functools
+import gc
+import linecache
+import sys
+from itertools import islice
+from pathlib import PurePath
+from traceback import FrameSummary
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: Machinery that stands between a thread's or a loop's start and the user's code …
+_OUTSIDE = ("ipy_bgtasks", "threading", "asyncio", "contextlib", "concurrent", "IPython", "uvloop")
+#: … and what is left out wherever it stands.
+_HIDDEN = ("ipy_bgtasks", "IPython", "ipykernel")
+
+_LINKS = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
+
+#: The number of the cell that a file name stands for; None if it stands for none.
+Cells: TypeAlias = "Callable[[str], int | None]"
+
+_LONG = 60  # characters of an expression that is named
+
+
+def thread_stack(thread: int) -> list[FrameSummary]:
+    """The stack of the thread with identifier *thread*, from the user's first frame on."""
+    return _summaries(_users(_outermost_first(sys._current_frames().get(thread))))
+
+
+def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameSummary]:
+    """Where *task* of *loop*, which runs in *thread*, is: all awaits down to the innermost.
+
+    The task's own `get_stack` gives the outermost frame only. Where a task waits for several,
+    the one that runs now is followed, else the first that has not ended.
+    """
+    if not isinstance(task, asyncio.Task) or task.done():
+        return []
+    return _summaries(_users(list(_frames(task, thread, loop))))
+
+
+def running_stack(
+    task: asyncio.Task[Any] | None, thread: int, loop: asyncio.AbstractEventLoop
+) -> list[FrameSummary]:
+    """The stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
+    if task is None or not _is_current(task, loop):
+        return []
+    return _summaries(_users(_step_of(task, thread)))
+
+
+def _frames(
+    task: asyncio.Task[Any], thread: int, loop: asyncio.AbstractEventLoop
+) -> Iterator[FrameType]:
+    seen: set[int] = set()
+    link: object = task
+    frame: FrameType | None = None
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, asyncio.Task):
+            if _is_current(link, loop):
+                yield from _step_of(link, thread)
+                return
+            link = None if link.done() else link.get_coro()
+        elif isinstance(link, asyncio.Future):
+            link = _stands_for(link, frame, loop)
+        else:
+            inner, link = _step(link)
+            if inner is not None:
+                frame = inner
+                yield inner
+
+
+def _step(awaited: object) -> tuple[FrameType | None, object]:
+    """The frame of one link of the chain, and the next link."""
+    if isinstance(awaited, CoroutineType):
+        return awaited.cr_frame, awaited.cr_await
+    if isinstance(awaited, GeneratorType):
+        return awaited.gi_frame, awaited.gi_yieldfrom
+    if isinstance(awaited, AsyncGeneratorType):
+        return awaited.ag_frame, awaited.ag_await
+    # asend objects, coroutine wrappers and future iterators hide what they wait for from
+    # Python, but not from the garbage collector.
+    return None, next((r for r in gc.get_referents(awaited) if isinstance(r, _LINKS)), None)
+
+
+def _stands_for(
+    future: asyncio.Future[Any], frame: FrameType | None, loop: asyncio.AbstractEventLoop
+) -> asyncio.Future[Any] | None:
+    """What is behind a future on which *frame* waits: of a gather, a group, a wait, a shield."""
+    local = frame.f_locals if frame is not None and _package(frame) == "asyncio" else {}
+    for candidates in (
+        getattr(future, "_children", ()),
+        _futures_in(_shielded(future)),
+        _futures_in(local.values()),
+    ):
+        others = [one for one in candidates if one is not future and not one.done()]
+        if others:
+            tasks = [one for one in others if isinstance(one, asyncio.Task)]
+            return next((one for one in tasks if _is_current(one, loop)), (tasks or others)[0])
+    return None
+
+
+def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:
+    """The tasks and futures among the local variables of asyncio's own functions."""
+    for value in values:
+        group = getattr(value, "_tasks", None) if _is_group(value) else value
+        if isinstance(group, asyncio.Future):
+            yield group
+        elif isinstance(group, set | frozenset):
+            found = (one for one in islice(group, 10_000) if isinstance(one, asyncio.Future))
+            yield from sorted(found, key=_age)
+
+
+def _age(future: asyncio.Future[Any]) -> tuple[int, str]:
+    """A set knows no order, but tasks are numbered as they are made."""
+    name = future.get_name() if isinstance(future, asyncio.Task) else ""
+    return len(name), name
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, asyncio.TaskGroup)
+
+
+def _shielded(future: asyncio.Future[Any]) -> Iterator[object]:
+    """What asyncio's own callbacks of the future hold: for `shield` the inner task."""
+    for entry in getattr(future, "_callbacks", None) or ():
+        callback = entry[0] if isinstance(entry, tuple) else entry
+        if getattr(callback, "__module__", "") != "asyncio.tasks":
+            continue
+        for cell in getattr(callback, "__closure__", None) or ():
+            yield cell.cell_contents
+
+
+def _is_current(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> bool:
+    return asyncio.current_task(loop) is task
+
+
+def _step_of(task: asyncio.Task[Any], thread: int) -> list[FrameType]:
+    """The frames of the step that the task is in the middle of."""
+    frames = _outermost_first(sys._current_frames().get(thread))
+    outermost = getattr(task.get_coro(), "cr_frame", None)
+    for i, frame in enumerate(frames):
+        if frame is outermost:
+            return frames[i:]
+    # No coroutine written in Python: what is below the loop's innermost callback.
+    for i in range(len(frames) - 1, -1, -1):
+        if frames[i].f_code.co_name == "_run" and _module(frames[i]) == "asyncio.events":
+            return frames[i + 1 :]
+    return []
+
+
+def _outermost_first(frame: FrameType | None) -> list[FrameType]:
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
+def _users(frames: list[FrameType]) -> list[FrameType]:
+    """From the user's outermost frame on, without what is ours and IPython's."""
+    for i, frame in enumerate(frames):
+        if _package(frame) not in _OUTSIDE:
+            return [one for one in frames[i:] if _package(one) not in _HIDDEN]
+    return []
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _package(frame: FrameType) -> str:
+    return _module(frame).partition(".")[0]
+
+
+def _summaries(frames: Iterable[FrameType]) -> list[FrameSummary]:
+    return [_summary(frame) for frame in frames]
+
+
+def _summary(frame: FrameType) -> FrameSummary:
+    code = frame.f_code
+    line, last, start, end = _position(code, frame.f_lasti)
+    return FrameSummary(
+        code.co_filename,
+        line or frame.f_lineno or code.co_firstlineno,
+        code.co_name,
+        lookup_line=False,
+        end_lineno=last,
+        colno=start,
+        end_colno=end,
+    )
+
+
+def _position(code: CodeType, at: int) -> tuple[int | None, int | None, int | None, int | None]:
+    """Line, last line, column and last column of the expression that the instruction is for."""
+    nothing = (None, None, None, None)
+    return next(islice(code.co_positions(), at // 2, None), nothing) if at >= 0 else nothing
+
+
+def no_cells(filename: str) -> int | None:
+    """For where there are none."""
+    return None
+
+
+def is_library(filename: str) -> bool:
+    """Whether a source file is Python's own, an installed package's or this package's."""
+    return filename.startswith(_libraries()) or filename.startswith("<frozen")
+
+
+def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
+    """The innermost frame of the user's own code; if all are libraries', the innermost."""
+    for frame in reversed(stack):
+        if not is_library(frame.filename):
+            return frame
+    return stack[-1] if stack else None
+
+
+def place(frame: FrameSummary, cells: Cells = no_cells) -> str:
+    """Where a frame is: ``cell 7, line 2`` or ``train.py:12``."""
+    number = cells(frame.filename)
+    if number is not None:
+        return f"cell {number}, line {frame.lineno}"
+    # The name under which a cell was compiled tells a reader nothing.
+    if "ipykernel_" in frame.filename or frame.filename.startswith("<"):
+        return f"line {frame.lineno}"
+    return f"{PurePath(frame.filename).name}:{frame.lineno}"
+
+
+def doing(frame: FrameSummary) -> str:
+    """What a frame is doing: the call it is in, as ``time.sleep``, else its expression or line."""
+    text = _expression(frame)
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body if text else None
+    except (SyntaxError, ValueError):
+        tree = None
+    call = tree.value if isinstance(tree, ast.Await) else tree
+    if isinstance(call, ast.Call):
+        text = ast.unparse(call.func)
+    elif not isinstance(tree, ast.BinOp | ast.Compare | ast.Subscript | ast.Await):
+        text = source_line(frame)  # of a statement the first line says enough
+    text = " ".join((text or frame.name).split())
+    return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
+
+
+def source_line(frame: FrameSummary) -> str:
+    """The line of source, without the blanks around it; empty if there is none."""
+    return frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+
+
+def _expression(frame: FrameSummary) -> str:
+    """The source of the expression that the frame evaluates; empty if it cannot be told."""
+    first, last = frame.lineno, getattr(frame, "end_lineno", None)
+    start, end = getattr(frame, "colno", None), getattr(frame, "end_colno", None)
+    if first is None or last is None or start is None or end is None:
+        return ""
+    lines = [linecache.getline(frame.filename, n).encode() for n in range(first, last + 1)]
+    if not all(lines):
+        return ""
+    lines[-1] = lines[-1][:end]  # columns are counted in bytes of UTF-8
+    lines[0] = lines[0][start:]
+    return b"".join(lines).decode(errors="replace")
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    import site
+    import sysconfig
+
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    ours = str(PurePath(__file__).parent)
+    return tuple(path for path in {*paths, *site.getsitepackages(), ours} if path)
