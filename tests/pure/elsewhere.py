@@ -26,6 +26,7 @@ class House(Host):
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
         exec(source, self.namespace)
         self.registry = Registry({}, ServiceLoop())
+        self.registry.host.exchange(self)
         self.states: dict[int, list[str]] = {}
         self._changed = threading.Condition()
 
@@ -36,7 +37,7 @@ class House(Host):
         work = read(code, Scope(self.namespace), cell=cell, late=late)
         if not after:
             work = runner.accept(work)
-        return self.registry.launch(work, where=runner, host=self, **options)
+        return self.registry.launch(work, where=runner, **options)
 
     def changed(self, job: Record) -> None:
         """What the jobs tell."""

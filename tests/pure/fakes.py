@@ -60,7 +60,7 @@ class FakeRunner:
         """Note that somebody waits."""
         self.rooms.append(job)
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Nothing is here that would go on by itself."""
 
     def finish(self, job: Record, value: Any = None) -> None:

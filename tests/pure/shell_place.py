@@ -19,34 +19,30 @@ from ipy_bgtasks.work.command import command_work
 LONG = 10
 
 
-class Limited(Host):
-    """Makes logs that keep so many characters."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def new_log(self, job: Record) -> Log:
-        return Log(self._limit)
-
-
-class Place:
-    """A registry whose only place is the shell."""
+class Place(Host):
+    """A registry whose only place is the shell; hears what its commands write."""
 
     def __init__(self, service: ServiceLoop) -> None:
         self.supervisor = Supervisor()
         self.runner = ShellRunner(service, self.supervisor, grace=LONG)
         self.registry = Registry({"shell": self.runner}, service)
         self.written = threading.Condition()
-        self.runner.write = self._write
+        self.limit = 1_000_000
+        self.registry.host.exchange(self)
 
-    def _write(self, job: Record, name: str, text: str) -> None:
+    def new_log(self, job: Record) -> Log:
+        """Make one that keeps so many characters."""
+        return Log(self.limit)
+
+    def write(self, job: Record, name: str, text: str) -> None:
         with self.written:
             job.log.write(name, text)
             self.written.notify_all()
 
     def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Record:
         work = command_work(command, f"!{command}")
-        return self.registry.launch(work, where="shell", timeout=timeout, host=Limited(limit))
+        self.limit = limit
+        return self.registry.launch(work, where="shell", timeout=timeout)
 
 
 def said(place: Place, job: Record, text: str, stream: str = "stdout") -> None:

@@ -135,7 +135,7 @@ def test_what_has_begun_is_told_from_what_waits(
     waiting[-1].cancel()
     held[0].cancel()
     assert str(held[0].state) == "cancelling"
-    assert "still running there" in held[0].handle.note
+    assert "still running there" in held[0].run.note
     if runner.where == "dask":
         with pytest.raises(CancelledError):
             waiting[-1].result(PATIENCE)

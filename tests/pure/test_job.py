@@ -15,7 +15,7 @@ import pytest
 from fakes import FakeRunner, work
 
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.job.handle import current_job
+from ipy_bgtasks.job.handle import Job, current_job
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -41,7 +41,7 @@ async def threads(loop_runner: LoopRunner) -> AsyncIterator[ThreadRunner]:
     """A pool of threads; what is left in it is told to end."""
     runner = ThreadRunner(loop_runner)
     yield runner
-    runner.leave()
+    runner.shutdown()
 
 
 def launched(runner: Any, call: Any, number: int = 1, **options: Any) -> Record:
@@ -173,7 +173,7 @@ def test_an_ended_job_holds_its_result_only(fake: FakeRunner) -> None:
     job.run = object()
     fake.start(job)
     fake.finish(job)
-    assert (job.work, job.run, job._runner) == (None, None, None)
+    assert (job.work, job.run, job.runner) == (None, None, None)
 
 
 # Outcome
@@ -425,16 +425,16 @@ async def test_current_job_is_the_one_whose_code_asks(
 ) -> None:
     """In threads, coroutines, their tasks and `to_thread`; None elsewhere."""
 
-    async def asks() -> list[Record | None]:
+    async def asks() -> list[Job | None]:
         child = asyncio.create_task(_current())
         return [current_job(), await child, await asyncio.to_thread(current_job)]
 
     on_loop = launched(loop_runner, asks, 1, is_async=True)
     in_pool = launched(threads, current_job, 2)
     assert current_job() is None
-    assert await on_loop == [on_loop] * 3
+    assert await on_loop == [on_loop.job] * 3
     # A job that a call returns is its value, not something more to wait for.
-    assert await in_pool is in_pool
+    assert await in_pool is in_pool.job
     assert current_job() is None
 
 
@@ -463,7 +463,7 @@ async def _ended(job: Record) -> None:
     await ended.wait()
 
 
-async def _current() -> Record | None:
+async def _current() -> Job | None:
     return current_job()
 
 

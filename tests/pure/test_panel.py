@@ -18,22 +18,17 @@ from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
 
 
-class FakeScreen:
+class FakeScreen(Host):
     """Notes changes as a screen does."""
 
     watcher: Callable[[Record], object] | None = None
 
-    def note(self, job: Record) -> None:
+    def changed(self, job: Record) -> None:
         """Something about the job is new."""
         if self.watcher is not None:
             self.watcher(job)
 
-
-class FakeHost(Host):
-    """Hands the changes of jobs to a screen."""
-
-    def __init__(self, screen: FakeScreen) -> None:
-        self.changed = screen.note  # type: ignore[method-assign]
+    ended = changed
 
 
 class House:
@@ -44,6 +39,7 @@ class House:
         self.runner = FakeRunner()
         self.screen = FakeScreen()
         self.registry = Registry({"thread": self.runner}, self.clock)  # type: ignore[arg-type]
+        self.registry.host.exchange(self.screen)
         self.sent: list[dict[str, Any]] = []
         self.done: list[tuple[object, ...]] = []
         feed = Feed(self.registry, self.screen, self.clock.later)  # type: ignore[arg-type]
@@ -54,18 +50,18 @@ class House:
         self.done.append(("cancel", job.number, force))
         say("asked")
 
-    def forget(self, job: Record, say: Callable[[str], None]) -> None:
+    def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """What the button does."""
         self.done.append(("forget", job.number))
 
     def launch(self, name: str = "f()") -> Record:
         """One more job."""
-        return self.registry.launch(work(label=name), host=FakeHost(self.screen))
+        return self.registry.launch(work(label=name))
 
     def print(self, job: Record, text: str) -> None:
         """The job prints."""
         job.log.write("stdout", text)
-        self.screen.note(job)
+        self.screen.changed(job)
 
     def receive(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
         """The page sends something; returns what was sent because of it."""

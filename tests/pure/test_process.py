@@ -67,7 +67,7 @@ def house() -> House:
 @pytest.fixture(scope="module")
 def processes(house: House) -> Iterator[ProcessRunner]:
     """Two workers for all tests of this file."""
-    runner = ProcessRunner(max_processes=2, write=house.write)
+    runner = ProcessRunner(max_processes=2)
     yield runner
     stop(runner)
 
@@ -201,10 +201,10 @@ def test_output_comes_while_the_job_runs(
     house.namespace["path"] = gate.path
     job = house.running(house.launch(processes, "wait(path)"))
     house.until(lambda: "waiting" in job.log.text)
-    where = job.where
+    pid = job.pid
     gate.open()
-    assert where == f"process {job.result(PATIENCE)}"
-    assert job.where == "process"
+    assert pid == job.result(PATIENCE)
+    assert (job.where, job.pid) == ("process", None)
 
 
 def test_what_forked_children_and_late_threads_write_breaks_nothing(
@@ -309,7 +309,7 @@ def test_nothing_of_a_job_is_kept_when_it_is_forgotten(
     house: House, processes: ProcessRunner
 ) -> None:
     """Neither here nor in threads of workers."""
-    house.registry.on_discard.append(processes.forget)
+    house.registry.on_discard.append(processes.discard)
     house.launch(processes, "add(1)").result(PATIENCE)
     house.until(lambda: not house.registry.alive())
     house.registry.prune()

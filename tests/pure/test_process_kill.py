@@ -47,7 +47,7 @@ def house() -> House:
 @pytest.fixture
 def processes(house: House) -> Iterator[ProcessRunner]:
     """Two workers at most, none yet."""
-    runner = ProcessRunner(max_processes=2, write=house.write)
+    runner = ProcessRunner(max_processes=2)
     yield runner
     stop(runner)
 
@@ -121,7 +121,7 @@ def test_what_a_job_started_dies_with_it(house: House, processes: ProcessRunner)
     job = house.launch(processes, "with_child()")
     house.until(lambda: job.log.text.endswith("\n"))
     child = int(job.log.text)
-    assert os.getsid(child) == int(job.where.removeprefix("process "))
+    assert os.getsid(child) == job.pid
     job.cancel()
     with pytest.raises(CancelledError):
         job.result(PATIENCE)
@@ -149,7 +149,7 @@ def test_interrupts_do_not_reach_workers(
     gate = Gate(tmp_path / "gate")
     house.namespace["path"] = gate.path
     job = said(house, house.launch(processes, "wait(path)"), "waiting")
-    worker = int(job.where.removeprefix("process "))
+    worker = job.pid
     assert os.getpgid(worker) == worker != os.getpgrp()
     os.kill(worker, signal.SIGINT)
     gate.open()
@@ -207,13 +207,13 @@ def test_lowering_the_limit_ends_workers_that_are_too_many(
 
 def test_leaving_kills_all_workers_and_returns_at_once(house: House) -> None:
     """Nothing of the pools is left, busy or not."""
-    runner = ProcessRunner(max_processes=2, write=house.write)
+    runner = ProcessRunner(max_processes=2)
     jobs = [said(house, house.launch(runner, "in_c()"), "in C") for _ in range(2)]
-    pids = [int(job.where.removeprefix("process ")) for job in jobs]
+    pids = [job.pid for job in jobs]
     slots = list(runner._slots)
     runner._tracker_is_ours = False  # this session goes on, and needs it
     began = time.monotonic()
-    runner.leave()
+    runner.shutdown()
     assert time.monotonic() - began < 0.2
     for slot in slots:
         assert slot.closed.wait(PATIENCE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.job import tracking
+from ipy_bgtasks.context import current
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.job.tracking import track
 from ipy_bgtasks.log.output import Log
@@ -32,11 +32,12 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def recorder() -> Iterator[Recorder]:
     """The current job."""
     recorder = Recorder()
-    monkeypatch.setattr(tracking, "current_job", lambda: recorder)
-    return recorder
+    token = current.set(recorder)
+    yield recorder
+    current.reset(token)
 
 
 @pytest.mark.parametrize(

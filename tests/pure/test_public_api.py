@@ -26,12 +26,13 @@ SIGNATURES = {
 }
 
 JOB = {
-    "add_done_callback": "(self, fn: 'Callable[[Job], object]') -> 'None'",
-    "cancel": "(self, force: 'bool' = False) -> 'bool'",
+    "add_done_callback": "(self, fn: 'Callable[[Job], object]', *, "
+    "context: 'Any' = None) -> 'None'",
+    "cancel": "(self, *, force: 'bool' = False) -> 'bool'",
     "done": "(self) -> 'bool'",
     "exception": "(self, timeout: 'float | None' = None) -> 'BaseException | None'",
     "result": "(self, timeout: 'float | None' = None) -> 'Any'",
-    "stack": "(self) -> 'list[Any]'",
+    "stack": "(self) -> 'list[FrameSummary]'",
 }
 
 
@@ -40,17 +41,22 @@ def test_the_public_names_are_these() -> None:
     assert ipy_bgtasks.__all__ == [
         "BadInput",
         "BgTasksError",
+        "CannotAsk",
+        "CannotSend",
         "Detached",
         "Job",
         "JobState",
+        "NoSuchJob",
+        "ProcessDied",
+        "Progress",
         "WouldBlock",
         "call_in_background",
         "current_job",
         "jobs",
-        "load_ipython_extension",
         "run_in_foreground",
         "schedule_coroutine",
         "track",
+        "load_ipython_extension",
         "unload_ipython_extension",
     ]
     assert set(ipy_bgtasks.__all__) <= set(dir(ipy_bgtasks))
@@ -126,7 +132,8 @@ def test_the_helpers_need_no_ipython(tmp_path: Path) -> None:
     loaded = modules_after("from ipy_bgtasks import schedule_coroutine", tmp_path)
     assert "IPython" not in loaded
     assert {name for name in loaded if name.startswith("ipy_bgtasks.")} == {
-        "ipy_bgtasks.background"
+        "ipy_bgtasks.background",
+        "ipy_bgtasks.sigint",
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -122,11 +123,25 @@ def test_one_job_can_be_forgotten_if_it_has_ended(registry: Registry, fake: Fake
 def test_who_shall_know_is_told_of_launches_and_ends(registry: Registry, fake: FakeRunner) -> None:
     """A launch before it starts, an end after it."""
     told: list[tuple[str, str]] = []
-    registry.on_launch.append(lambda job: told.append(("launch", str(job.state))))
-    registry.on_end.append(lambda job: told.append(("end", str(job.state))))
+
+    class Told(Host):
+        """Notes what it hears."""
+
+        def changed(self, job: Record) -> None:
+            told.append(("changed", str(job.state)))
+
+        def ended(self, job: Record) -> None:
+            told.append(("end", str(job.state)))
+
+    registry.host.exchange(Told())
     job = launch(registry, prepare=lambda job: told.append(("prepare", str(job.state))))
     fake.fail(job, ValueError())
-    assert sorted(told) == [("end", "failed"), ("launch", "queued"), ("prepare", "queued")]
+    assert told == [
+        ("prepare", "queued"),
+        ("changed", "queued"),
+        ("changed", "running"),
+        ("end", "failed"),
+    ]
 
 
 def test_what_cannot_be_prepared_is_not_launched(registry: Registry, fake: FakeRunner) -> None:
@@ -324,8 +339,11 @@ def test_a_display_that_fails_holds_nobody_up(registry: Registry, fake: FakeRunn
     def broken(_: Record) -> None:
         raise BrokenPipeError
 
-    registry.on_end += [broken, lambda job: told.append(job.number)]
+    host = Host()
+    host.ended = broken  # type: ignore[method-assign]
+    registry.host.exchange(host)
     one = launch(registry)
+    one.add_done_callback(lambda job: told.append(job.number))
     two = launch(registry, after=[one])
     fake.finish(one)
     assert two.state == "running"
@@ -347,7 +365,9 @@ def test_any_thread_may_launch_look_and_forget() -> None:
     )
     begin = threading.Barrier(6)
     ended = threading.Semaphore(0)
-    registry.on_end.append(lambda _: ended.release())
+    host = Host()
+    host.ended = lambda job: ended.release()  # type: ignore[method-assign]
+    registry.host.exchange(host)
 
     def use(i: int) -> list[Record]:
         begin.wait(BOUND)

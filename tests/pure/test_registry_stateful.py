@@ -167,7 +167,7 @@ class Registered(RuleBasedStateMachine):
     @rule(spec=st.sampled_from(SPECS))
     def find(self, spec: str) -> None:
         """A spec names one job, or the error says why not, in one line."""
-        variables = {"j": self.handles[max(self.handles)]} if self.handles else {}
+        variables = {"j": self.handles[max(self.handles)].job} if self.handles else {}
         wanted = self._named(spec)
         if len(wanted) == 1:
             assert [self.registry.find(spec, variables).number] == wanted

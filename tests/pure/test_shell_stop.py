@@ -70,7 +70,7 @@ def test_what_has_finished_is_not_cancelled(place: Place, gate: Path) -> None:
     """Asked between the end of the command and of its output."""
     job = place.launch(f"(read x < {gate}) & echo up")
     said(place, job, "up")
-    still_alive([int(job.where.split()[1])] if " " in job.where else [], LONG)
+    still_alive([] if job.pid is None else [job.pid], LONG)
     job.cancel()
     assert job.result(LONG) == 0
     gate.write_text("\n")
@@ -122,7 +122,7 @@ def test_leaving_ends_all_commands_at_once(place: Place) -> None:
     jobs = [place.launch(TREE) for _ in range(3)]
     pids = [pid for job in jobs for pid in tree_of(place, job)]
     began = time.monotonic()
-    place.runner.leave()
+    place.runner.shutdown()
     assert time.monotonic() - began < 0.1
     assert still_alive(pids, 3) == []
     for job in jobs:

@@ -42,7 +42,7 @@ def registry() -> Registry:
 )
 def test_a_spec_names_one_job(registry: Registry, spec: str, number: int) -> None:
     """By number, mark, start or part of its name, or by a variable that holds it."""
-    variables = {"mine": registry.get(2), "train": print}
+    variables = {"mine": registry.get(2).job, "train": print}
     assert find(registry, spec, variables).number == number
     assert is_spec(spec, variables)
 
@@ -96,7 +96,7 @@ def test_candidates_are_bounded() -> None:
 
 def test_code_is_no_spec(registry: Registry) -> None:
     """What could be launched is not taken for a job."""
-    variables = {"f": print, "job": registry.get(1)}
+    variables = {"f": print, "job": registry.get(1).job}
     for text in ("f()", "f", "asyncio.sleep(3)", "job.result()", "3 + 4", "-x"):
         assert not is_spec(text, variables)
     assert is_spec("job", variables)

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from fakes import work
 
+from ipy_bgtasks.context import current
 from ipy_bgtasks.job.handle import current_job
+from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
@@ -238,8 +240,7 @@ def test_a_checkpoint_stops_what_is_hardly_ever_in_its_own_code(place: Place) ->
     ready = threading.Event()
 
     def checks() -> None:
-        job = current_job()
-        assert job is not None
+        job = current.get()
         job_in.append(job)
         ready.set()
         while True:
@@ -367,16 +368,19 @@ def test_a_job_that_moves_to_the_loop_is_cancelled_there(place: Place) -> None:
         assert ended(job) is JobState.CANCELLED
 
 
-def test_a_prepare_that_fails_fails_the_job_alone(place: Place) -> None:
+def test_a_front_end_that_fails_fails_the_job_alone(place: Place) -> None:
     """Whoever launches is not left waiting, and the thread goes on."""
 
-    def prepare(_job: Record) -> None:
-        raise OSError("no screen")
+    class Broken(Host):
+        """A front end that cannot show anything."""
 
-    place.threads.prepare = prepare
+        def entering(self, job: Record) -> None:
+            raise OSError("no screen")
+
+    place.registry.host.exchange(Broken())
     job = place.launch(lambda: 1)
     assert ended(job) is JobState.FAILED
-    place.threads.prepare = None
+    place.registry.host.exchange(Host())
     assert place.launch(lambda: 2).result(BOUND) == 2
 
 

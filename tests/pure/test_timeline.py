@@ -89,5 +89,5 @@ def test_jobs_plot_the_last_of_them() -> None:
     bundle = picture._repr_mimebundle_()
     assert "running" in words(bundle["image/svg+xml"])
     assert "f4()" in bundle["text/plain"]
-    assert [span.number for span in jobs[0].plot().spans] == [1]
-    assert "finished" in repr(jobs[4].plot())
+    assert [span.number for span in jobs[0].job.plot().spans] == [1]
+    assert "finished" in repr(jobs[4].job.plot())

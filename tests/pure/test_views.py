@@ -34,6 +34,7 @@ class FakeJob:
     name: str = "f(x)"
     state: str = "running"
     where: str = "loop"
+    pid: int | None = None
     started: float | None = 1.7e9
     elapsed: float = 1.23
     progress: Progress | None = None

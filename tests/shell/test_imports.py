@@ -10,21 +10,22 @@ import pytest
 
 #: Parts of the package that a session which only loads it does not need.
 _LATER = (
+    "ipy_bgtasks.job.future",
+    "ipy_bgtasks.job.progress",
+    "ipy_bgtasks.job.tracking",
+    "ipy_bgtasks.live",
+    "ipy_bgtasks.log.file",
     "ipy_bgtasks.log.fold",
     "ipy_bgtasks.log.output",
-    "ipy_bgtasks.job.progress",
     "ipy_bgtasks.log.transcript",
-    "ipy_bgtasks.job.tracking",
-    "ipy_bgtasks.session.launching",
-    "ipy_bgtasks.live",
-    "ipy_bgtasks.runners.executors.engines",
-    "ipy_bgtasks.runners.executors.runner",
+    "ipy_bgtasks.runners.executors.",
     "ipy_bgtasks.runners.packing",
-    "ipy_bgtasks.runners.remote",
     "ipy_bgtasks.runners.processes.worker",
+    "ipy_bgtasks.runners.remote",
+    "ipy_bgtasks.session.launching",
     "ipy_bgtasks.session.stopping",
-    "ipy_bgtasks.views",
-    "ipy_bgtasks.work",
+    "ipy_bgtasks.views.",
+    "ipy_bgtasks.work.",
 )
 #: All that is imported beside the package itself, where IPython has not done so already.
 _OTHERS = {

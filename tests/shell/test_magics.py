@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import Job, jobs
+from ipy_bgtasks.job.handle import record_of
 
 BOUND = 10.0
 
@@ -303,7 +304,7 @@ async def test_options_are_honoured(cells: Any, tmp_path: Any) -> None:
     path = tmp_path / "job.log"
     job = await cells(f"%bg -q -n 'my job' --log {str(path)!r} print('hello')")
     await job
-    assert (job.name, job.quiet, job.log.text) == ("my job", True, "hello\n")
+    assert (job.name, record_of(job).quiet, job.log.text) == ("my job", True, "hello\n")
     assert path.read_text() == "hello\n"
     job = await cells("%bg --timeout 0.01 waits()")
     with pytest.raises(TimeoutError, match=r"took longer than 0\.01 s"):

@@ -49,6 +49,11 @@ class RemoteJob:
         return f"<job {self.number}: {self.name}, in process {self.worker.pid}>"
 
     @property
+    def job(self) -> RemoteJob:
+        """What users get: it shows them no more than this."""
+        return self
+
+    @property
     def progress(self) -> Progress | None:
         """How far the job is; what is set here is shown in the session."""
         return self._progress

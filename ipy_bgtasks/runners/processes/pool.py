@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.job.runner import Run
-from ipy_bgtasks.runners.packing import ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,6 +221,8 @@ class ProcessRunner:
             elif kind == "begin":
                 run.context.run(self._begin, run.job, slot)
         if kind == "end" and slot.take_run() is not None:
+            from ipy_bgtasks.runners.packing import ending
+
             self._end(run, ending(run.job, *rest))
             self._next(slot)
 
