@@ -118,6 +118,14 @@ class Screen(Host):
         raise NotImplementedError
 
     def ended(self, job: Record) -> None:
+        """Show the job's end, and tell who watches."""
+        try:
+            self.show_end(job)
+        finally:
+            if self.watcher is not None:
+                self.watcher(job)
+
+    def show_end(self, job: Record) -> None:
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError
 

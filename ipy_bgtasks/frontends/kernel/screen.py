@@ -115,7 +115,7 @@ class KernelScreen(Screen):
         """Send one line on stderr under the job's cell."""
         self._send(job.origin, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
 
-    def ended(self, job: Record) -> None:
+    def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self._lines.release(job)
         self._written.pop(job.number, None)

@@ -194,7 +194,7 @@ class TerminalScreen(Screen):
 
         loop.call_soon_threadsafe(redraw)
 
-    def ended(self, job: Record) -> None:
+    def show_end(self, job: Record) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""
         with self._lock:
             rest = self._partial.pop(job.number, "")
