@@ -9,8 +9,10 @@ from typing import Any
 
 from wcwidth import wcwidth
 
-from ipy_bgtasks.log.fold import strip_ansi
-
+#: Escape sequences of terminals: those that act, and those that carry a string.
+CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
+OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+_ESCAPE = re.compile(rf"{OSC}|{CSI}|\x1b[@-_]?")
 # What moves the cursor, hides, reorders or cannot be encoded: controls, the bidirectional
 # controls, line and paragraph separators, tags, lone surrogates.
 _HIDDEN = re.compile(
@@ -21,6 +23,11 @@ _FEW = 6  # items shown of a list or a dict
 _DEEP = 3  # levels of collections in collections
 _MANY = 1000  # items; a collection of another type with more is not asked for its repr
 _LONG_INT = 1000  # bits
+
+
+def strip_ansi(text: str) -> str:
+    """Return `text` without escape sequences."""
+    return _ESCAPE.sub("", text) if "\x1b" in text else text
 
 
 def visible(text: str) -> str:

@@ -17,6 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ipy_bgtasks.job.record import Record
 
 _SHELL = "IPython.core.interactiveshell"
@@ -51,8 +53,12 @@ class Sources:
 
     def cell(self, name: str) -> int | None:
         """The number of the cell that is known under the file name *name*."""
-        number = self._shell.compile._filename_map.get(name)
+        number = self._numbers().get(name)
         return None if number is None else int(number)
+
+    def _numbers(self) -> dict[str, int]:
+        """IPython's own table of cells by file name; empty where it keeps none."""
+        return getattr(self._shell.compile, "_filename_map", None) or {}
 
     def hold(self, name: str) -> None:
         """One more job was compiled under *name*."""
@@ -73,7 +79,17 @@ class Sources:
                 return
             self._own.discard(name)
         linecache.cache.pop(name, None)
-        self._shell.compile._filename_map.pop(name, None)
+        self._numbers().pop(name, None)
+
+
+def expanded(text: str, variables: Mapping[str, Any]) -> str:
+    """Return *text* with `{expressions}` and `$names` replaced, as IPython does after `!`.
+
+    Raises whatever an expression raises.
+    """
+    from IPython.utils.text import DollarFormatter
+
+    return str(DollarFormatter().vformat(text, [], dict(variables)))
 
 
 def transforms_a_cell() -> bool:

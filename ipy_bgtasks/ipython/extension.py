@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
-from ipy_bgtasks.frontends.exits import ExitQuestion, watch_exits
-from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
-from ipy_bgtasks.hooks.asking import refuse_questions
+from ipy_bgtasks.frontends.exits import watch_process
+from ipy_bgtasks.frontends.installing import Installation
 from ipy_bgtasks.hooks.threads import carry_jobs
 from ipy_bgtasks.ipython.completion import completions_for
 from ipy_bgtasks.ipython.magics import JobMagics
@@ -20,13 +18,15 @@ from ipy_bgtasks.session.helping_threads import HelpingThreads
 from ipy_bgtasks.session.leaving import Leaving
 from ipy_bgtasks.session.rewriting import await_magics
 from ipy_bgtasks.session.settings import BgTasks
-from ipy_bgtasks.sigint import wake_on_signals
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.exits import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.live.watching import Watching
 
 #: The attribute of the shell under which its jobs outlive an unloading.
 _CORE = "_ipy_bgtasks_core"
@@ -38,8 +38,9 @@ class Loaded:
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
-        self._undo: list[Callable[[], None]] = []
         self.session: Session | None = None
+        self._changes = Installation()
+        self._watching: Watching | None = None
 
     def load(self) -> None:
         """Install everything; a failure on the way undoes what was done."""
@@ -51,32 +52,51 @@ class Loaded:
 
     def unload(self) -> None:
         """Undo everything, the last first."""
-        while self._undo:
-            self._undo.pop()()
+        self._changes.undo()
+
+    def live_views(self) -> Watching:
+        """Return what shows jobs live; it is made, and imported, when it is first needed."""
+        if self._watching is None:
+            from ipy_bgtasks.live.watching import Watching
+
+            assert self.session is not None
+            self._watching = Watching(self.session)
+        return self._watching
+
+    def _close_views(self) -> None:
+        if self._watching is not None:
+            self._watching.close()
 
     def _load(self) -> None:
-        shell = self.shell
+        shell, changes = self.shell, self._changes
         core: Core | None = getattr(shell, _CORE, None)
         if core is None:
             core = Core(shell, _loop_of(shell))
+            core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
+        front_end, loop = core.front_end, core.loop
+        assert front_end is not None
+        screen = front_end.screen
         settings = BgTasks(parent=shell)
-        self._append(shell.configurables, settings)
-        screen = core.screen = core.screen or _screen_of(shell, core)
-        foreground = Foreground(core.loop, lambda job: screen.follow(job, everything=False))
+        changes.append(shell.configurables, settings)
+        foreground = Foreground(loop, lambda job: screen.follow(job, everything=False))
         session = self.session = Session(shell, core, settings, screen, foreground)
-        self._undo.append(session.start())
-        self._undo.append(screen.install())
-        self._undo.append(carry_jobs())
-        self._undo.append(refuse_questions(getattr(shell, "kernel", None)))
-        self._on_loop(core.loop, lambda: contain_exits(core.loop))
-        self._append(shell.input_transformers_post, self._await_magics)
-        if (completer := getattr(shell, "Completer", None)) is not None:
-            self._append(completer.custom_matchers, completions_for(core.registry))
+        changes.add(session.start())
+        changes.add(self._close_views)
+        changes.add(screen.use_buttons(lambda job, ready: self.live_views().card(job, ready)))
+        front_end.install(changes)
+        changes.step("threads", carry_jobs)
+        changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
+        changes.step("rewriting", self._rewrite)
+        changes.step("completion", lambda: self._complete(session))
+        changes.step("display", lambda: self._display_jobs(screen))
         self._register(session)
-        self._display_jobs(screen)
-        self._share_loop(core.loop, screen)
         self._watch_exits(session)
+        if line := changes.report():
+            screen.say(line)
+
+    def _rewrite(self) -> None:
+        self._changes.append(self.shell.input_transformers_post, self._await_magics)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
         return await_magics(lines, enabled=self._cells_await, top_level=transforms_a_cell())
@@ -89,49 +109,12 @@ class Loaded:
             and not getattr(shell, "trio_runner", None)
         )
 
-    def _share_loop(self, loop: asyncio.AbstractEventLoop, screen: Screen) -> None:
-        if (kernel := getattr(self.shell, "kernel", None)) is not None:
-            self._on_loop(loop, lambda: wake_on_signals(loop))
-            if hasattr(kernel, "pre_handler_hook"):
-                self._on_loop(loop, lambda: spare_the_kernel(self.shell))
-        elif hasattr(self.shell, "prompt_for_code"):
-            from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
-            from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
+    def _complete(self, session: Session) -> None:
+        completer = getattr(self.shell, "Completer", None)
+        if completer is not None:  # else nobody completes here
+            self._changes.append(completer.custom_matchers, completions_for(session.registry))
 
-            assert isinstance(screen, TerminalScreen)
-            terminal = TerminalLoop(self.shell, loop, around_prompt=screen.around_prompt)
-            if line := terminal.install():
-                screen.say(f"ipy_bgtasks: {line}")
-            self._undo.append(terminal.uninstall)
-
-    def _watch_exits(self, session: Session) -> None:
-        registry, settings = session.registry, session.settings
-        helping = HelpingThreads(session.core.loop)
-        self._undo.append(helping.install())
-        leaving = Leaving(registry, session.core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.screen.shutdown, helping.let_go]
-        leaving.on_end += [helping.let_go, session.close_views]
-        self._undo.append(watch_exits(self.shell, leaving))
-        if hasattr(self.shell, "prompt_for_code") and not hasattr(self.shell, "embedded_active"):
-            question = ExitQuestion(self.shell, registry, settings, session.screen)
-            self._undo.append(question.install())
-
-    def _on_loop(
-        self, loop: asyncio.AbstractEventLoop, install: Callable[[], Callable[[], None]]
-    ) -> None:
-        """Install something that belongs to the loop's thread, from whichever thread loads."""
-        if threading.current_thread() is threading.main_thread():
-            self._undo.append(install())
-            return
-        done: list[Callable[[], None]] = []
-        loop.call_soon_threadsafe(lambda: done.append(install()))
-
-        def undo() -> None:
-            loop.call_soon_threadsafe(lambda: done.pop()() if done else None)
-
-        self._undo.append(undo)
-
-    def _display_jobs(self, screen: Screen) -> None:
+    def _display_jobs(self, screen: Screen) -> Callable[[], None]:
         formatter = self.shell.display_formatter.ipython_display_formatter
         before = formatter.for_type(Job, lambda job: screen.display_job(record_of(job)))
 
@@ -140,22 +123,24 @@ class Loaded:
             if before is not None:
                 formatter.for_type(Job, before)
 
-        self._undo.append(undo)
+        return undo
 
-    def _append(self, items: list[Any], item: Any) -> None:
-        items.append(item)
-
-        def undo() -> None:
-            if item in items:
-                items.remove(item)
-
-        self._undo.append(undo)
+    def _watch_exits(self, session: Session) -> None:
+        core, settings, changes = session.core, session.settings, self._changes
+        assert core.front_end is not None
+        helping = HelpingThreads(core.loop)
+        changes.step("threads", helping.install)
+        leaving = Leaving(session.registry, core.loop, lambda: settings.exit_grace)
+        leaving.on_begin += [session.screen.shutdown, helping.let_go]
+        leaving.on_end += [helping.let_go, self._close_views]
+        changes.add(watch_process(leaving))
+        core.front_end.watch_exits(changes, leaving)
 
     def _register(self, session: Session) -> None:
         shell, manager = self.shell, self.shell.magics_manager
-        ours = JobMagics(shell, session)
+        ours = JobMagics(shell, session, self.live_views)
         shell.configurables.remove(ours)  # where it has filed itself
-        self._append(shell.configurables, ours)
+        self._changes.append(shell.configurables, ours)
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
         before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
         if taken := [where for where in names if before[where] is not None]:
@@ -175,7 +160,7 @@ class Loaded:
             if not registered:
                 manager.registry.pop(type(ours).__name__, None)
 
-        self._undo.append(undo)
+        self._changes.add(undo)
 
 
 def _were_anothers(names: list[tuple[str, str]]) -> str:
@@ -223,16 +208,23 @@ def _loop_of(shell: Any) -> asyncio.AbstractEventLoop:
     return io_loop.asyncio_loop  # type: ignore[no-any-return]
 
 
-def _screen_of(shell: Any, core: Core) -> Screen:
+def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     if getattr(shell, "kernel", None) is not None:
-        from ipy_bgtasks.frontends.kernel.screen import KernelScreen
+        from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
 
-        return KernelScreen(shell, core.service.later)
-    from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
+        return KernelFrontEnd(shell, core.loop, core.service.later)
+    from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
 
-    def notice(job: Any) -> str:
+    registry = core.registry
+
+    def notice(job: Record) -> str:
         from ipy_bgtasks.views.text import notice
 
-        return notice(job, core.registry.current, core.registry.previous)
+        return notice(job, registry.current, registry.previous)
 
-    return TerminalScreen(shell, core.service.later, notice)
+    def running() -> int:
+        session = session_of(shell)
+        asks = session is not None and session.settings.confirm_exit
+        return len(registry.alive()) if asks else 0
+
+    return TerminalFrontEnd(shell, core.loop, core.service.later, notice=notice, running=running)

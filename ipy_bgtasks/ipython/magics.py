@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.session.core import Session
 
 P = ParamSpec("P")
@@ -53,9 +54,10 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
 class JobMagics(Magics):
     """`%bg`, `%fg`, `%jobs`, `%cancel`."""
 
-    def __init__(self, shell: Any, session: Session) -> None:
+    def __init__(self, shell: Any, session: Session, live: Callable[[], Watching]) -> None:
         super().__init__(shell)
         self._session = session
+        self._live = live
 
     @no_var_expand
     @needs_local_scope
@@ -99,7 +101,7 @@ class JobMagics(Magics):
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
         job = self._session.launcher.launch(
             code if cell is None else cell,
-            options,
+            options.launch(),
             local=local_ns,
             cell=cell is not None,
             timeout=options.timeout,
@@ -140,7 +142,10 @@ class JobMagics(Magics):
             options, rest = opt.read_options(line, opt.FG_CELL, "%%fg")
             if rest:
                 raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
-            jobs, every = [self._session.launch_attached(cell, options, local_ns, True)], False
+            job = self._session.launch_attached(
+                cell, options.launch(), local=local_ns, cell=True, awaited=options.awaited
+            )
+            jobs, every = [job], False
         else:
             line = line.rstrip()
             if not line.endswith("\\;"):  # which a shell command may need
@@ -176,7 +181,7 @@ class JobMagics(Magics):
             self._session.prune()
         chosen = self._session.launcher.jobs(words, local_ns) if words else None
         if options.watch:
-            return self._session.watch_jobs(chosen, every=options.all, awaited=options.awaited)
+            return self._live().watch(chosen, every=options.all, awaited=options.awaited)
         self._session.show_jobs(chosen, every=options.all, verbose=options.verbose)
         return None
 
@@ -221,9 +226,11 @@ class JobMagics(Magics):
                 f"{rest!r} is no job and nothing that can be awaited: "
                 f"%fg {rest}() launches a call, %fg ?{rest} finds a job by name"
             )
-        options = opt.Options(opt.FG_CELL)
-        options.give("awaited", given.awaited)
-        return [session.launch_attached(rest, options, local_ns, False)], False
+        launch = opt.Options(opt.FG_CELL).launch()
+        job = session.launch_attached(
+            rest, launch, local=local_ns, cell=False, awaited=given.awaited
+        )
+        return [job], False
 
 
 class _Refused(Exception):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.session.requests import LaunchOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,10 @@ def seconds(text: str) -> float:
 
 
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
+_ON = Option("on", None, "EXPR")
 _LAUNCH = (
     *_PLACES,
-    Option("on", None, "EXPR"),
+    _ON,
     Option("name", "n", "NAME"),
     Option("quiet", "q"),
     Option("timeout", None, "S", seconds),
@@ -76,6 +78,19 @@ class Options:
     def give(self, name: str, value: Any) -> None:
         """Set one value."""
         setattr(self, name, value)
+
+    def launch(self) -> LaunchOptions:
+        """Return those that say how to launch; `BadInput` where they contradict each other."""
+        places = [option.name for option in (*_PLACES, _ON) if getattr(self, option.name)]
+        if len(places) > 1:
+            raise BadInput(f"a job runs in one place: give one of --{' and --'.join(places)}")
+        after = () if self.after is None else tuple(split_specs(self.after))
+        if self.after is not None and not after:
+            raise BadInput(f"--after takes job specs, such as 3,%load, not {self.after!r}")
+        place = places[0] if places and places[0] != "on" else None
+        return LaunchOptions(
+            place=place, on=self.on, name=self.name, quiet=self.quiet, after=after, log=self.log
+        )
 
 
 def read_options(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, str]:

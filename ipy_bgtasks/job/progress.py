@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
-from ipy_bgtasks.log.fold import strip_ansi
+from ipy_bgtasks.text import strip_ansi
 
 if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Log

@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ipy_bgtasks.frontends.kernel.cards import CardWidget
-    from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.panel import Panel
-    from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.service import ServiceLoop
-    from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.session.core import Session
 
 _TABLES = 4  # plain tables that are kept up to date; the newest
 _PANELS = 20  # panels that a table takes the place of in the end; the newest
@@ -33,17 +30,34 @@ _PANELS = 20  # panels that a table takes the place of in the end; the newest
 class Watching:
     """The live views of one session, until it is closed. Any thread may call."""
 
-    def __init__(
-        self, registry: Registry, screen: Screen, service: ServiceLoop, settings: BgTasks
-    ) -> None:
-        self._registry = registry
-        self._screen = screen
-        self._service = service
-        self._settings = settings
-        self.feed = Feed(registry, screen, service.later)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._registry = session.registry
+        self._screen = session.screen
+        self._service = session.core.service
+        self.feed = Feed(self._registry, self._screen, self._service.later)
         self._tables: list[Callable[[], None]] = []
         self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
         self._shown: list[Callable[[], None]] = []
+
+    def watch(self, chosen: list[Record] | None, *, every: bool, awaited: bool) -> Any:
+        """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C.
+
+        *chosen* are the jobs to show; None for those that `%jobs` shows, or with *every* all.
+        Returns what a cell that was rewritten awaits.
+        """
+
+        def jobs() -> list[Record]:
+            return self._session.visible(every) if chosen is None else chosen
+
+        if self._screen.live:
+            self.show(chosen, jobs)
+            return _nothing() if awaited else None
+        return self._session.wait(
+            self.follow(jobs),
+            awaited,
+            instead=lambda: self._screen.show(table(self._registry, jobs())),
+        )
 
     def close(self) -> None:
         """Bring nothing up to date any more.
@@ -148,7 +162,7 @@ class Watching:
         stopping = Stopping([job], self._screen, force=force)
 
         async def report() -> None:
-            await stopping.wait(self._settings.cancel_wait)
+            await stopping.wait(self._session.settings.cancel_wait)
             say("\n".join(stopping.report()))
 
         self._service.submit(report())
@@ -161,3 +175,7 @@ class Watching:
             say(str(error))
         else:
             say(f"job {job.number} ({job.name}) is forgotten")
+
+
+async def _nothing() -> None:
+    """Be awaited by a cell that need not wait."""

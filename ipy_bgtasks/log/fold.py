@@ -11,6 +11,8 @@ import re
 
 from wcwidth import wcwidth
 
+from ipy_bgtasks.text import CSI, OSC, strip_ansi
+
 # A terminal wraps, and a carriage return goes back to the start of the last row only. Beyond
 # this many characters of one line the older part is as good as wrapped; it bounds the work.
 _LONGEST_LINE = 10_000
@@ -19,9 +21,7 @@ _LONGEST_LINE = 10_000
 _LAST_REWRITES = 64
 _LONGEST_PEN = 64
 
-_CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
-_OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
-_TOKEN = re.compile(rf"{_CSI}|{_OSC}|[\r\b]|[^\x1b\r\b]+|\x1b[@-_]?")
+_TOKEN = re.compile(rf"{CSI}|{OSC}|[\r\b]|[^\x1b\r\b]+|\x1b[@-_]?")
 _MOVING = re.compile(r"\x1b\[(?:[0-9;]*[CDG]|[12]K)")
 _PEN = re.compile(r"\x1b\[([0-9;:]*)m")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,200}\x1b?)?\Z")
@@ -29,15 +29,9 @@ _ERASED_LINE = re.compile(r"\r\x1b\[(?:0?K|2K)")
 _ERASED_END = re.compile(r"\x1b\[0?K")
 # Anything that may be wider or narrower than one column, or move the cursor.
 _NOT_SIMPLE = re.compile("[^\t\r -~\xa0-\xac\xae-\u02ff\u2010-\u2027\u2190-\u2199\u2500-\u25fc]")
-_ESCAPE = re.compile(rf"{_OSC}|{_CSI}|\x1b[@-_]?")
 
 Cell = tuple[str, str]
 """One column: the characters in it ("" for the right half of a wide one) and their pen."""
-
-
-def strip_ansi(text: str) -> str:
-    """Return `text` without escape sequences."""
-    return _ESCAPE.sub("", text) if "\x1b" in text else text
 
 
 class Fold:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ipy_bgtasks.log.fold import Fold, strip_ansi
+from ipy_bgtasks.log.fold import Fold
+from ipy_bgtasks.text import strip_ansi
 
 Stream = Literal["stdout", "stderr"]
 

@@ -21,14 +21,14 @@ from ipy_bgtasks.service import ServiceLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from ipy_bgtasks.frontends.exits import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
-    from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.job.runner import Runner
-    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.session.foreground import Foreground
     from ipy_bgtasks.session.launching import Launcher
+    from ipy_bgtasks.session.requests import LaunchOptions
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.session.stopping import Stopping
 
@@ -55,7 +55,7 @@ class Core:
         self.registry.on_discard.append(self.sources.release)
         self.registry.on_discard.append(self.process_runner.discard)
         #: The front end, made at the first loading: jobs that run over a reload keep their cards.
-        self.screen: Screen | None = None
+        self.front_end: FrontEnd | None = None
 
     @cached_property
     def executors(self) -> Executors:
@@ -77,7 +77,6 @@ class Session:
         self.screen = screen
         self.foreground = foreground
         self.registry = core.registry
-        self._watching: Watching | None = None
 
     @cached_property
     def launcher(self) -> Launcher:
@@ -116,11 +115,8 @@ class Session:
         apply()
         settings.observe(apply)
         core.registry.host.exchange(self.screen)
-        no_buttons = self.screen.use_buttons(lambda job, ready: self._live_views().card(job, ready))
 
         def undo() -> None:
-            no_buttons()
-            self.close_views()
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
@@ -128,16 +124,17 @@ class Session:
 
         return undo
 
-    def close_views(self) -> None:
-        """Leave every live view as it is now."""
-        if self._watching is not None:
-            self._watching.close()
-
     def launch_attached(
-        self, code: str, options: Options, local: Mapping[str, Any] | None, cell: bool
+        self,
+        code: str,
+        options: LaunchOptions,
+        *,
+        local: Mapping[str, Any] | None,
+        cell: bool,
+        awaited: bool,
     ) -> Record:
         """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
-        if not options.awaited:
+        if not awaited:
             self.foreground.refuse_to_block()
         return self.launcher.launch(code, options, local=local, cell=cell)
 
@@ -172,7 +169,7 @@ class Session:
             finally:
                 self._say(stopping)
 
-        return self._wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
+        return self.wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
 
     def prune(self) -> None:
         """Forget the jobs that have ended."""
@@ -187,46 +184,23 @@ class Session:
         if chosen is not None and len(chosen) == 1:
             self.screen.show(detail(chosen[0], cells=cells))
             return
-        jobs = self._visible(every) if chosen is None else chosen
+        jobs = self.visible(every) if chosen is None else chosen
         self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
 
-    def watch_jobs(self, chosen: list[Record] | None, *, every: bool, awaited: bool) -> Any:
-        """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C."""
-        from ipy_bgtasks.views.show import table
-
-        watching = self._live_views()
-
-        def jobs() -> list[Record]:
-            return self._visible(every) if chosen is None else chosen
-
-        if self.screen.live:
-            watching.show(chosen, jobs)
-            return _nothing() if awaited else None
-        return self._wait(
-            watching.follow(jobs),
-            awaited,
-            instead=lambda: self.screen.show(table(self.registry, jobs())),
-        )
-
-    def _live_views(self) -> Watching:
-        if self._watching is None:
-            from ipy_bgtasks.live.watching import Watching
-
-            self._watching = Watching(self.registry, self.screen, self.core.service, self.settings)
-        return self._watching
-
-    def _visible(self, every: bool) -> list[Record]:
+    def visible(self, every: bool) -> list[Record]:
+        """Return the jobs that `%jobs` shows: with *every* all, else what runs or ended lately."""
         if every:
             return list(self.registry)
         recent = {job.number for job in self.registry.ended()[-_RECENT:]}
         return [job for job in self.registry if not job.done() or job.number in recent]
 
-    def _wait(
+    def wait(
         self,
         coro: Coroutine[Any, Any, Any],
         awaited: bool,
         instead: Callable[[], None],
     ) -> Any:
+        """Return *coro* for a cell that awaits it, else run it; where that cannot be, *instead*."""
         if awaited:
             return coro
         if asyncio._get_running_loop() is not None:
@@ -238,7 +212,3 @@ class Session:
     def _say(self, stopping: Stopping) -> None:
         lines = stopping.report()
         self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
-
-
-async def _nothing() -> None:
-    """What a cell awaits that need not wait."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.ipython.options import split_specs
+from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.session.rewriting import await_magics, awaits
 from ipy_bgtasks.text import error_line
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.cells import Sources
     from ipy_bgtasks.frontends.screen import Screen
-    from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.runners.processes.pool import ProcessRunner
+    from ipy_bgtasks.session.requests import LaunchOptions
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.work import Work
 
@@ -45,7 +45,7 @@ class Launcher:
     def launch(
         self,
         code: str,
-        options: Options,
+        options: LaunchOptions,
         *,
         local: Mapping[str, Any] | None = None,
         cell: bool = False,
@@ -60,7 +60,7 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = self._place(options, local) if command is None else _place_of_command(options)
-        after = self._after(options.after, local) if options.after else []
+        after = self.jobs(list(options.after), local)
         late = frozenset().union(*(job.assigns for job in after))
         if command is None:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
@@ -71,7 +71,7 @@ class Launcher:
     def start(
         self,
         work: Work,
-        options: Options,
+        options: LaunchOptions,
         *,
         where: str | Runner | None = None,
         timeout: float | None = None,
@@ -95,11 +95,6 @@ class Launcher:
             prepare=None if sink is None else _attach_file(sink),
         )
 
-    def _after(self, given: str, local: Mapping[str, Any] | None) -> list[Record]:
-        if not (specs := split_specs(given)):
-            raise BadInput(f"--after takes job specs, such as 3,%load, not {given!r}")
-        return self.jobs(specs, local)
-
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
         """The jobs that the specs name, each once; `BadInput` if one names none or several."""
         variables = self.variables(local)
@@ -113,14 +108,13 @@ class Launcher:
             return namespace
         return {**namespace, **local}
 
-    def _place(self, options: Options, local: Mapping[str, Any] | None) -> str | Runner | None:
+    def _place(
+        self, options: LaunchOptions, local: Mapping[str, Any] | None
+    ) -> str | Runner | None:
         """Where to run: what was asked for, None for the default."""
-        chosen = [name for name in ("loop", "thread", "process", "on") if getattr(options, name)]
-        if len(chosen) > 1:
-            raise BadInput(f"a job runs in one place: give one of --{' and --'.join(chosen)}")
-        if chosen == ["on"]:
+        if options.on is not None:
             return self.executors().runner_for(self._evaluate(options.on, local), options.on)
-        return self.process_runner if chosen == ["process"] else chosen[0] if chosen else None
+        return self.process_runner if options.place == "process" else options.place
 
     def _evaluate(self, expression: str, local: Mapping[str, Any] | None) -> Any:
         try:
@@ -130,10 +124,8 @@ class Launcher:
 
     def _expand(self, command: str, local: Mapping[str, Any] | None) -> str:
         """The command with `{expressions}` and `$names` replaced, as IPython does after `!`."""
-        from IPython.utils.text import DollarFormatter
-
         try:
-            return DollarFormatter().vformat(command, [], dict(self.variables(local)))
+            return expanded(command, self.variables(local))
         except Exception:  # braces and dollars that are the shell's own: left as they are
             return command
 
@@ -163,10 +155,9 @@ def _attach_file(sink: FileSink) -> Callable[[Record], None]:
     return attach
 
 
-def _place_of_command(options: Options) -> str:
-    for name in ("loop", "thread", "process", "on"):
-        if getattr(options, name, None):
-            raise BadInput(f"a !command is a process of its own: it takes no --{name}")
+def _place_of_command(options: LaunchOptions) -> str:
+    if (asked := "on" if options.on is not None else options.place) is not None:
+        raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
     return "shell"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernels import Kernel
 
-from ipy_bgtasks.log.fold import strip_ansi
+from ipy_bgtasks.text import strip_ansi
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and FIFOs")
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipy_bgtasks.log.fold import Fold, strip_ansi
+from ipy_bgtasks.log.fold import Fold
+from ipy_bgtasks.text import strip_ansi
 
 
 def folded(*pieces: str) -> str:

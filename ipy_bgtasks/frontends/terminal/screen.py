@@ -71,20 +71,9 @@ class TerminalScreen(Screen):
         # Kept also after that: who prints at that moment holds no reference (see `_beside`).
         sys.stdout, sys.stderr = self._ours = ours
         together = keep_redirections_apart(lambda _publisher, _owner: None)
-        hook = self.shell.displayhook
-        write_out = hook.write_output_prompt
-
-        def write_output_prompt() -> None:
-            # ``Out[3]: `` goes to the terminal past Python's streams, and the value follows.
-            with self._lock:
-                write_out()
-                self._begun = True
-
-        shown = Attribute(hook, "write_output_prompt", write_output_prompt)
 
         def undo() -> None:
             together()
-            shown.restore()
             self._end_begun_line()
             if sys.stdout is ours[0]:
                 sys.stdout = before[0]
@@ -92,6 +81,21 @@ class TerminalScreen(Screen):
                 sys.stderr = before[1]
 
         return undo
+
+    def spare_values(self) -> Callable[[], None]:
+        """Let lines of jobs wait for the value that follows ``Out[3]: ``; returns what undoes it.
+
+        IPython writes that to the terminal past Python's streams.
+        """
+        hook = self.shell.displayhook
+        write_out = hook.write_output_prompt
+
+        def write_output_prompt() -> None:
+            with self._lock:
+                write_out()
+                self._begun = True
+
+        return Attribute(hook, "write_output_prompt", write_output_prompt).restore
 
     @contextmanager
     def around_prompt(self) -> Iterator[Callable[[], None]]:

@@ -1,0 +1,199 @@
+"""Installing in somebody else's house: step by step, each undone, none of them indispensable.
+
+`TOUCHES` names whatever of IPython, ipykernel, prompt_toolkit and Python itself is used or
+replaced beyond what its documentation promises. A step that does not find what it needs is left
+out, with one line when the extension is loaded; everything else works.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One private or patched thing of somebody else's."""
+
+    owner: str
+    names: str
+    #: The versions in which it was seen.
+    seen: str
+    why: str
+    without: str
+
+
+_IPYTHON = "IPython 8.18 to 9.18"
+_IPYKERNEL = "ipykernel 6.29 to 7.4"
+_PYTHON = "Python 3.11 to 3.13"
+
+#: By the word under which a step is installed.
+TOUCHES = {
+    "cells": Touch(
+        "IPython",
+        "shell.compile._filename_map",
+        _IPYTHON,
+        "tell which cell a traceback's file name stands for",
+        "places are named by file and line, not by cell",
+    ),
+    "rewriting": Touch(
+        "IPython",
+        "input_transformers_post; the frames of transform_cell, run_code and run_*_magic",
+        _IPYTHON,
+        "%fg is awaited, and only where it can be",
+        "%fg works in plain functions and from Python only: use `await job`",
+    ),
+    "completion": Touch(
+        "IPython",
+        "Completer.custom_matchers, context_matcher, SimpleCompletion",
+        _IPYTHON,
+        "Tab knows options and jobs",
+        "Tab does not complete options and jobs",
+    ),
+    "display": Touch(
+        "IPython",
+        "display_formatter.ipython_display_formatter.for_type",
+        _IPYTHON,
+        "a job is displayed as a card",
+        "a job is displayed as its repr",
+    ),
+    "streams": Touch(
+        "ipykernel",
+        "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic",
+        _IPYKERNEL,
+        "what a job writes and displays goes under its own cell",
+        "output of jobs appears under the cell that runs at the moment",
+    ),
+    "questions": Touch(
+        "ipykernel",
+        "kernel.raw_input, getpass, _sys_raw_input, _save_getpass",
+        _IPYKERNEL,
+        "a job cannot ask for input",
+        "a job that asks for input waits for ever",
+    ),
+    "wake-up": Touch(
+        "Python",
+        "signal.set_wakeup_fd",
+        _PYTHON,
+        "an interrupt of an await cell lands at once",
+        "an interrupt of an await cell lands when the event loop is next woken",
+    ),
+    "stop button": Touch(
+        "ipykernel",
+        "kernel.pre_handler_hook, saved_sigint_handler, get_parent",
+        _IPYKERNEL,
+        "an interrupt hits the cell's code, never the kernel's own",
+        "an interrupt that comes between two cells may cost a reply",
+    ),
+    "shutdown": Touch(
+        "ipykernel",
+        "kernel.do_shutdown, shell.ask_exit",
+        _IPYKERNEL,
+        "jobs may clean up before the kernel ends",
+        "jobs are not told when the kernel shuts down",
+    ),
+    "prompt": Touch(
+        "IPython",
+        "shell.prompt_for_code, pt_app, _inputhook, _extra_prompt_options, loop_runner_map",
+        _IPYTHON,
+        "coroutine jobs run while the prompt waits, and Ctrl-C never hits one",
+        "coroutine jobs run only during %fg and await cells",
+    ),
+    "begun lines": Touch(
+        "IPython",
+        "shell.displayhook.write_output_prompt",
+        _IPYTHON,
+        "no job's line tears `Out[3]: ` from its value",
+        "a job's line may come between `Out[3]: ` and its value",
+    ),
+    "exit": Touch(
+        "IPython",
+        "shell._atexit_once, ask_exit",
+        _IPYTHON,
+        "jobs may clean up, and the first exit with jobs running says so",
+        "an exit with jobs running asks nothing, and their clean-up may find names gone",
+    ),
+    "threads": Touch(
+        "Python",
+        "Thread.start, ThreadPoolExecutor.submit, loop.run_in_executor, "
+        "concurrent.futures.thread._threads_queues, threading._register_atexit",
+        _PYTHON,
+        "a thread that a job starts is the job's, and does not hold up the exit",
+        "output of a job's own threads appears under the cell that runs at the moment",
+    ),
+    "exits of tasks": Touch(
+        "asyncio",
+        "loop.set_task_factory",
+        _PYTHON,
+        "sys.exit() in a task of a job ends that job, not the session",
+        "sys.exit() in a task that a job starts ends the session",
+    ),
+}
+
+
+class Installation:
+    """All that one loading changed, and how to change it back. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._undo = ExitStack()
+        #: The words of the steps that were left out.
+        self.missing: list[str] = []
+
+    def add(self, undo: Callable[[], object]) -> None:
+        """Have *undo* called at the end, before what was added earlier."""
+        self._undo.callback(undo)
+
+    def step(self, word: str, install: Callable[[], Callable[[], object] | None]) -> None:
+        """Do one step of `TOUCHES`; *install* returns what undoes it.
+
+        Where what it touches is not there, or not as it was, it is left out.
+        """
+        assert word in TOUCHES
+        try:
+            undo = install()
+        except (AttributeError, ImportError, KeyError, NotImplementedError, OSError, TypeError):
+            self.missing.append(word)
+        else:
+            if undo is not None:
+                self.add(undo)
+
+    def step_on_loop(
+        self,
+        word: str,
+        loop: asyncio.AbstractEventLoop,
+        install: Callable[[], Callable[[], object] | None],
+    ) -> None:
+        """Do a step that belongs to the loop's thread, from whichever thread loads."""
+        if threading.current_thread() is threading.main_thread():
+            self.step(word, install)
+            return
+        inner = Installation()
+        loop.call_soon_threadsafe(inner.step, word, install)
+        self.add(lambda: loop.call_soon_threadsafe(inner.undo))
+
+    def append(self, items: list[Any], item: Any) -> None:
+        """Append to somebody's list, from which it is removed at the end."""
+        items.append(item)
+
+        def undo() -> None:
+            if item in items:
+                items.remove(item)
+
+        self.add(undo)
+
+    def undo(self) -> None:
+        """Take everything back, the last first; what one step raises does not keep the others."""
+        self._undo.close()
+
+    def report(self) -> str:
+        """Return the line that says what does not work here; empty if everything does."""
+        if not self.missing:
+            return ""
+        lacks = "; ".join(f"{TOUCHES[word].without}" for word in self.missing)
+        return f"ipy_bgtasks: not all can be had in this version of IPython or ipykernel: {lacks}"

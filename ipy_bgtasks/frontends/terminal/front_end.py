@@ -1,0 +1,63 @@
+"""IPython in a terminal as a front end: its screen, its prompt and event loop, its exits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
+from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
+from ipy_bgtasks.hooks.asking import refuse_questions
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from ipy_bgtasks.frontends.exits import Leaving
+    from ipy_bgtasks.frontends.installing import Installation
+    from ipy_bgtasks.job.record import Record
+
+
+class TerminalFrontEnd:
+    """One terminal session, or a shell without any terminal, from the first loading on.
+
+    *notice* gives the line that says that a job has ended; *running* tells how many jobs an exit
+    would stop, 0 where nobody is to be asked.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        *,
+        notice: Callable[[Record], str],
+        running: Callable[[], int],
+    ) -> None:
+        self.screen = TerminalScreen(shell, later, notice)
+        self._shell = shell
+        self._loop = loop
+        self._running = running
+        self._prompts = hasattr(shell, "prompt_for_code")
+
+    def install(self, changes: Installation) -> None:
+        """Route output, and let the prompt and await cells share the loop."""
+        changes.add(self.screen.install())
+        changes.step("begun lines", self.screen.spare_values)
+        changes.step("questions", refuse_questions)
+        if self._prompts:
+            changes.step("prompt", self._share_loop)
+
+    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
+        """Let *leaving* come before IPython's own end, and a question before that."""
+        if hasattr(self._shell, "_atexit_once") or self._prompts:
+            changes.step("exit", lambda: before_clean_up(self._shell, leaving))
+        if self._prompts and not hasattr(self._shell, "embedded_active"):
+            question = ExitQuestion(self._shell, self.screen, self._running)
+            changes.step("exit", question.install)
+
+    def _share_loop(self) -> Callable[[], None]:
+        terminal = TerminalLoop(self._shell, self._loop, around_prompt=self.screen.around_prompt)
+        if line := terminal.install():
+            self.screen.say(f"ipy_bgtasks: {line}")
+        return terminal.uninstall

@@ -1,0 +1,26 @@
+"""What a user asks for when launching: the options of `%bg`, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """How to launch CODE; what was not given is None, or empty.
+
+    Made from the words of a magic by `ipython.options`, and by hand in tests.
+    """
+
+    #: The place that was asked for: "loop", "thread" or "process"; None for the default …
+    place: str | None = None
+    #: … or the expression that names an executor, in place of that.
+    on: str | None = None
+    #: The job's name; None for the code, shortened.
+    name: str | None = None
+    #: Whether output is recorded only, and not shown.
+    quiet: bool = False
+    #: The specs of the jobs that must have finished before.
+    after: tuple[str, ...] = ()
+    #: The file to which output is appended as well.
+    log: str | None = None
