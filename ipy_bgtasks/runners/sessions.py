@@ -7,9 +7,9 @@ still runs in them is asked to stop and then killed. A forked child of the paren
 input open, which is why both count.
 
 The parent may be killed after it launched a process and before it could say so. Therefore each
-has a ticket in its environment, PREFIX and a number, which ``+4711 PREFIX1`` hands in: whoever
+has a token in its environment, PREFIX and a number, which ``+4711 PREFIX1`` hands in: whoever
 has one that was not handed in is ours, too. What a watched process sent off to a session of its
-own has a ticket that was, and goes free.
+own has a token that was, and goes free.
 
 Nothing but the standard library is imported here, and little of it, so that it starts fast.
 """
@@ -24,8 +24,8 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
-#: The environment variable that holds the ticket.
-TICKET = "IPY_BGTASKS_TICKET"
+#: The environment variable that holds the token.
+TOKEN = "IPY_BGTASKS_TOKEN"
 
 #: What the program is deaf to.
 IGNORED = {
@@ -79,23 +79,23 @@ def _processes() -> list[int]:
         return []
 
 
-class _Tickets:
+class _Tokens:
     """The numbers that were handed in, which come nearly in order."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix.encode()
-        self._variable = f"{TICKET}={prefix}".encode()
+        self._variable = f"{TOKEN}={prefix}".encode()
         self._all_below = 0
         self._above: set[int] = set()
 
-    def hand_in(self, ticket: bytes) -> None:
-        self._above.add(int(ticket.removeprefix(self._prefix)))
+    def hand_in(self, token: bytes) -> None:
+        self._above.add(int(token.removeprefix(self._prefix)))
         while self._all_below in self._above:
             self._above.discard(self._all_below)
             self._all_below += 1
 
     def strays(self) -> set[int]:
-        """The sessions whose first process has a ticket that was not handed in."""
+        """The sessions whose first process has a token that was not handed in."""
         found = set()
         for pid in _processes():
             with suppress(OSError, ValueError):
@@ -144,7 +144,7 @@ class _Watch:
 
     def __init__(self, parent: int, prefix: str) -> None:
         self._parent = parent
-        self._tickets = _Tickets(prefix)
+        self._tokens = _Tokens(prefix)
         self._input = sys.stdin.fileno()
         self._rest = b""
         self._live: set[int] = set()
@@ -180,10 +180,10 @@ class _Watch:
         return False
 
     def _note(self, line: bytes) -> None:
-        number, _, ticket = line[1:].partition(b" ")
+        number, _, token = line[1:].partition(b" ")
         session = int(number)
-        if ticket:
-            self._tickets.hand_in(ticket)
+        if token:
+            self._tokens.hand_in(token)
         self._live.discard(session)
         self._ended.discard(session)
         (self._live if line[:1] == b"+" else self._ended).add(session)
@@ -202,7 +202,7 @@ class _Watch:
         asked: set[int] = set()
         passed, left = 0.0, True
         while passed < _LINGER or (left and passed < _PATIENCE):
-            sessions |= self._tickets.strays()
+            sessions |= self._tokens.strays()
             terminate(sessions - asked)
             asked = set(sessions)
             left = send(sessions, 0 if passed < _GRACE else signal.SIGKILL)

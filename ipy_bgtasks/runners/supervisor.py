@@ -35,7 +35,7 @@ class Supervisor:
         self._lock = threading.Lock()
         # Of this process alone, also among all that had or will have its number.
         self._prefix = f"{self._owner}-{time.time_ns():x}-"
-        self._tickets = itertools.count()
+        self._tokens = itertools.count()
         self._sessions: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed: list[subprocess.Popen[bytes]] = []
@@ -47,20 +47,20 @@ class Supervisor:
             with self._lock:
                 self._running()
 
-    def ticket(self) -> str:
-        """The value of `sessions.TICKET` in the environment of a process about to be launched.
+    def token(self) -> str:
+        """The value of `sessions.TOKEN` in the environment of a process about to be launched.
 
         By it the process is found if this one is gone before `watch` could be called.
         """
-        return f"{self._prefix}{next(self._tickets)}"
+        return f"{self._prefix}{next(self._tokens)}"
 
-    def watch(self, session: int, ticket: str = "") -> None:
-        """End what runs in *session* when this process is gone; *ticket* is what it was given."""
+    def watch(self, session: int, token: str = "") -> None:
+        """End what runs in *session* when this process is gone; *token* is what it was given."""
         if os.getpid() != self._owner:
             return
         with self._lock:
             self._sessions.add(session)
-            self._tell(f"+{session} {ticket}\n")
+            self._tell(f"+{session} {token}\n")
 
     def unwatch(self, *ended: int) -> None:
         """The first processes of these sessions have ended; what they left is still watched."""

@@ -77,6 +77,6 @@ class Gate:
 
 def stop(runner: ProcessRunner) -> None:
     """End all workers of a runner, and wait until nothing is left of them."""
-    for slot in list(runner._slots):
-        slot.kill()
-        assert slot.closed.wait(PATIENCE)
+    for worker in runner.workers:
+        worker.kill()
+        assert worker.closed.wait(PATIENCE)

@@ -168,7 +168,7 @@ def test_magics_in_a_cell_are_refused(house: House, processes: ProcessRunner) ->
 
 def test_without_the_extra_it_says_what_to_install(house: House) -> None:
     """One line."""
-    hidden = {name: None for name in sys.modules if name.partition(".")[0] == "pebble"}
+    hidden = {name: None for name in sys.modules if name.partition(".")[0] == "cloudpickle"}
     with (
         mock.patch.dict(sys.modules, hidden),
         mock.patch("importlib.util.find_spec", return_value=None),
@@ -177,9 +177,7 @@ def test_without_the_extra_it_says_what_to_install(house: House) -> None:
             del sys.modules[name]
         with pytest.raises(BadInput) as caught:
             house.launch(ProcessRunner(), "add(1)")
-    assert str(caught.value) == (
-        '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
-    )
+    assert str(caught.value) == ('--process needs cloudpickle: pip install "ipy_bgtasks[process]"')
 
 
 def test_output_and_progress_come_in_order_and_before_the_end(

@@ -159,9 +159,9 @@ def test_interrupts_do_not_reach_workers(
 def test_an_idle_worker_that_dies_is_replaced(house: House, processes: ProcessRunner) -> None:
     """Nobody's job is lost."""
     house.launch(processes, "add(1)").result(PATIENCE)
-    (slot,) = processes._slots
-    assert slot.pid is not None
-    os.kill(slot.pid, signal.SIGKILL)
+    (worker,) = processes.workers
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
     assert house.launch(processes, "add(2)").result(PATIENCE) == 42
 
 
@@ -173,10 +173,10 @@ def test_workers_killed_at_any_moment_leave_no_job_behind(
     jobs = []
     for _ in range(8):
         batch = [house.launch(processes, f"add({n})") for n in range(4)]
-        for slot in list(processes._slots):
-            if slot.pid is not None and dice.random() < 0.5:
+        for worker in processes.workers:
+            if worker.pid is not None and dice.random() < 0.5:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(slot.pid, signal.SIGKILL)
+                    os.kill(worker.pid, signal.SIGKILL)
         if dice.random() < 0.5:
             dice.choice(batch).cancel()
         jobs += batch
@@ -197,7 +197,7 @@ def test_lowering_the_limit_ends_workers_that_are_too_many(
         house.namespace["path"] = gate.path
         jobs.append(said(house, house.launch(processes, "wait(path)"), "waiting"))
     processes.max_processes = 1
-    first, second = (job.run.slot for job in jobs)
+    first, second = (job.run.worker for job in jobs)
     for gate, job in zip(gates, jobs, strict=True):
         gate.open()
         assert job.result(PATIENCE) == "went on"
@@ -210,11 +210,11 @@ def test_leaving_kills_all_workers_and_returns_at_once(house: House) -> None:
     runner = ProcessRunner(max_processes=2)
     jobs = [said(house, house.launch(runner, "in_c()"), "in C") for _ in range(2)]
     pids = [job.pid for job in jobs]
-    slots = list(runner._slots)
+    workers = runner.workers
     runner._tracker_is_ours = False  # this session goes on, and needs it
     began = time.monotonic()
     runner.shutdown()
     assert time.monotonic() - began < 0.2
-    for slot in slots:
-        assert slot.closed.wait(PATIENCE)
+    for worker in workers:
+        assert worker.closed.wait(PATIENCE)
     assert all(is_gone(pid) for pid in pids)

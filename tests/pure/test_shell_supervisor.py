@@ -112,23 +112,23 @@ def test_what_a_finished_command_left_running_is_ended_too() -> None:
         assert still_alive([int(launcher.stdout.readline())], 3) == []
 
 
-TICKETS = """
+TOKENS = """
 def launch(command):
-    ticket = supervisor.ticket()
+    token = supervisor.token()
     process = subprocess.Popen(
         command, shell=True, stdout=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "IPY_BGTASKS_TICKET": ticket},
+        env={**os.environ, "IPY_BGTASKS_TOKEN": token},
     )
     print(int(process.stdout.readline()), flush=True)
-    return process, ticket
+    return process, token
 """
 
 
 def test_what_was_launched_at_the_last_moment_is_found() -> None:
     """The launcher was killed before it could tell."""
-    then = TICKETS + (
-        "process, ticket = launch('echo $$')\n"
-        "supervisor.watch(process.pid, ticket)\n"
+    then = TOKENS + (
+        "process, token = launch('echo $$')\n"
+        "supervisor.watch(process.pid, token)\n"
         "launch('sleep 1000 & echo $!; wait'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     launcher, _ = launched(then, 0)
@@ -141,9 +141,9 @@ def test_what_was_launched_at_the_last_moment_is_found() -> None:
 
 def test_what_began_a_session_of_its_own_goes_free() -> None:
     """That is how something is meant to outlive us."""
-    then = TICKETS + (
-        "process, ticket = launch(\"setsid sh -c 'echo $$; exec sleep 1000 >&-' & wait\")\n"
-        "supervisor.watch(process.pid, ticket)\n"
+    then = TOKENS + (
+        "process, token = launch(\"setsid sh -c 'echo $$; exec sleep 1000 >&-' & wait\")\n"
+        "supervisor.watch(process.pid, token)\n"
         "supervisor.close(wait=30); os.kill(os.getpid(), signal.SIGKILL)"
     )
     launcher, _ = launched(then, 0)

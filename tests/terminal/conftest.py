@@ -14,8 +14,8 @@ def spawn_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Start terminals of one's own: ``spawn_terminal(*arguments, term="xterm")``."""
     spawned: list[Terminal] = []
 
-    def spawn(*arguments: str, term: str = "xterm") -> Terminal:
-        spawned.append(Terminal(tmp_path, *arguments, term=term))
+    def spawn(*arguments: str, term: str = "xterm", script: Path | None = None) -> Terminal:
+        spawned.append(Terminal(tmp_path, *arguments, term=term, script=script))
         return spawned[-1]
 
     yield spawn

@@ -16,7 +16,8 @@ to wait for should be spelled differently in the code (``'he' 'llo'``) than in t
 
 Nothing sleeps: every wait ends with what it waits for, or fails after `timeout` seconds and
 shows the end of the screen's text. `spawn_terminal("--simple-prompt")` starts one with other
-arguments, and several in one test; `term="dumb"` has no cursor movements at all.
+arguments, and several in one test; `term="dumb"` has no cursor movements at all, and with
+`script` it is that script that starts IPython.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import pexpect
 
 import ipy_bgtasks
 
-PROMPT = r"In \[(\d+)\]: "
+PROMPT = r"In \[(\d+)\]:(?: |\Z)"
 CTRL_C, CTRL_D, CTRL_U = "\x03", "\x04", "\x15"
 ENTER, EXECUTE = "\r", "\x1b\r"  # EXECUTE (escape, enter) runs also where enter adds a line
 
@@ -46,7 +47,9 @@ _OPEN_ESCAPE = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?|[()])?|
 class Terminal:
     """One ``ipython`` in a terminal of 40 lines of 200 columns, waiting at its first prompt."""
 
-    def __init__(self, directory: Path, *arguments: str, term: str = "xterm") -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, term: str = "xterm", script: Path | None = None
+    ) -> None:
         source = str(Path(ipy_bgtasks.__file__).parents[1])
         environment = {
             **os.environ,
@@ -58,7 +61,8 @@ class Terminal:
             "PROMPT_TOOLKIT_NO_CPR": "1",
             "PYTHONWARNINGS": "default",
         }
-        command = ["-m", "IPython", "--no-banner", "--no-confirm-exit", *arguments]
+        ipython = ["-m", "IPython", "--no-banner", "--no-confirm-exit", *arguments]
+        command = ipython if script is None else [str(script)]
         with warnings.catch_warnings():
             # The child execs at once; that some test left threads here does not matter.
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -67,13 +67,13 @@ class ShellRunner:
                 return
         command: Command = work.call  # type: ignore[assignment]
         self.supervisor.start()
-        ticket = self.supervisor.ticket()
+        token = self.supervisor.token()
         try:
-            process = command({sessions.TICKET: ticket})
+            process = command({sessions.TOKEN: token})
         except Exception as error:  # no such directory, no more processes, a NUL in the text
             job.fail(error)
             return
-        self.supervisor.watch(process.pid, ticket)
+        self.supervisor.watch(process.pid, token)
         job.pid = process.pid
         run = job.run = _Run(self, job, process, command.context)
         self.runs.add(run)

@@ -1,35 +1,32 @@
-"""Inside a worker process: one job at a time; its output and its end go back over the wire.
+"""The program of a worker process: one job at a time; its output and its end are sent back.
 
-Pebble calls `begin` when the process starts, and then `serve`, which runs jobs as they come.
+It starts with as few imports as possible; what a job may never need comes when it is needed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 from contextvars import copy_context
 from itertools import dropwhile
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.threads import carry_jobs
-from ipy_bgtasks.job.progress import Progress
-from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.runners.processes import protocol as wire
-from ipy_bgtasks.runners.remote import answer
-from ipy_bgtasks.stacks import await_chain
+from ipy_bgtasks.runners.processes import protocol
 
 if TYPE_CHECKING:
-    import socket
+    import asyncio
     from collections.abc import Awaitable, Callable
     from types import FrameType
 
+    from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.runners.remote import Answer
 
 #: Characters of one message of output at most: whoever shows it is to get it in portions.
@@ -39,14 +36,14 @@ _PORTION = 1 << 16
 class RemoteJob:
     """Stands for the job in the worker process: what `current.get()` gives there."""
 
-    def __init__(self, worker: Worker, number: int, name: str = "") -> None:
-        self.worker = worker
+    def __init__(self, child: Child, number: int, name: str = "") -> None:
+        self._child = child
         self.number = number
         self.name = name
         self._progress: Progress | None = None
 
     def __repr__(self) -> str:
-        return f"<job {self.number}: {self.name}, in process {self.worker.pid}>"
+        return f"<job {self.number}: {self.name}, in process {self._child.pid}>"
 
     @property
     def job(self) -> RemoteJob:
@@ -60,13 +57,15 @@ class RemoteJob:
 
     @progress.setter
     def progress(self, value: Progress | float | None) -> None:
+        from ipy_bgtasks.job.progress import Progress
+
         self._progress = now = Progress.of(value)
         shown = None if now is None else (now.done, now.total, now.text)
-        self.worker.send("progress", self.number, shown)
+        self._child.send("progress", self.number, shown)
 
 
-class Worker:
-    """One worker process."""
+class Child:
+    """What this process is: a worker."""
 
     def __init__(self, sock: socket.socket, control: socket.socket) -> None:
         self.pid = os.getpid()
@@ -80,7 +79,7 @@ class Worker:
 
     def begin(self) -> None:
         """Get ready for jobs."""
-        current.set(cast(Record, self.job))
+        current.set(self.job)
         for sock in (self._sock, self._control):
             sock.setblocking(True)
             if hasattr(os, "register_at_fork"):
@@ -89,19 +88,18 @@ class Worker:
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
         carry_jobs()
         refuse_questions()
-        threading.Thread(target=self._listen, name="bg-wire", daemon=True).start()
+        threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
         """Send one message; in a forked child there is nobody to send it to."""
         if os.getpid() == self.pid:
-            data = wire.packed(*message)
+            data = protocol.packed(*message)
             with self._lock:
                 self._sock.sendall(data)
 
     def serve(self) -> None:
         """Run jobs as they come."""
-        self.send("hello", self.pid)
-        for messages in wire.received(self._sock):
+        for messages in protocol.received(self._sock):
             for message in messages:
                 self._run(*message)
 
@@ -123,10 +121,14 @@ class Worker:
         self.send("end", number, ending)
 
     def _answer(self, job: RemoteJob, data: bytes) -> Answer:
-        current.set(cast(Record, job))
+        from ipy_bgtasks.runners.remote import answer
+
+        current.set(job)
         return answer(data, self._awaited)
 
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        import asyncio
+
         async def main() -> Any:
             return await call()
 
@@ -143,7 +145,7 @@ class Worker:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for messages in wire.received(self._control):
+            for messages in protocol.received(self._control):
                 for _ in messages:
                     self.send("stack", self._stack())
         # The session is gone, and nobody needs this process any more, nor what it started.
@@ -153,6 +155,8 @@ class Worker:
 
     def _stack(self) -> list[tuple[str, int | None, str]]:
         if self._task is not None:
+            from ipy_bgtasks.stacks import await_chain
+
             loop, task = self._task
             chain = await_chain(task, self._main, loop)
             return [(each.filename, each.lineno, each.name) for each in chain]
@@ -173,8 +177,8 @@ class _Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "replace"
 
-    def __init__(self, worker: Worker, name: str) -> None:
-        self._worker = worker
+    def __init__(self, child: Child, name: str) -> None:
+        self._child = child
         self.name = f"<{name}>"
         self._stream = name
 
@@ -186,12 +190,12 @@ class _Stream(io.TextIOBase):
         """Send it, as the output of the job whose code writes."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        worker = self._worker
-        job = current.get() or worker.job
+        child = self._child
+        job = current.get() or child.job
         for start in range(0, len(text), _PORTION):
             portion = str.__str__(text[start : start + _PORTION])
-            worker.send("text", job.number, self._stream, portion)
-        if os.getpid() != worker.pid:  # a forked child, whose own output still leads somewhere
+            child.send("text", job.number, self._stream, portion)
+        if os.getpid() != child.pid:  # a forked child, whose own output still leads somewhere
             outside = sys.__stdout__ if self._stream == "stdout" else sys.__stderr__
             if outside is not None:
                 outside.write(text)
@@ -203,15 +207,15 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-def begin(ends: Any) -> None:
-    """Make this process a worker; *ends* are its ends of the wire and of the one for questions."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.setsid()  # out of reach of the foreground's interrupts
-    # Pebble's own handler would wait for C code to return.
+def main(jobs: int, questions: int) -> None:
+    """Be a worker: *jobs* and *questions* are the descriptors of its ends of the sockets."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    Worker(*ends).begin()
-
-
-def serve() -> None:
-    """Run jobs in this worker, as they come."""
-    cast(RemoteJob, current.get()).worker.serve()
+    ends = []
+    for fd in (jobs, questions):
+        os.set_inheritable(fd, False)  # what a job starts must not keep it open after us
+        ends.append(socket.socket(fileno=fd))
+    sys.argv = [""]
+    child = Child(*ends)
+    child.begin()
+    child.serve()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.runners.processes.worker import Slot
+    from ipy_bgtasks.runners.processes.worker import Worker
     from ipy_bgtasks.runners.supervisor import Supervisor
     from ipy_bgtasks.work import Work
 
@@ -49,22 +49,21 @@ class ProcessRunner:
         self.max_processes = max_processes or os.cpu_count() or 1
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._idle: list[Slot] = []
-        self._slots: set[Slot] = set()
+        self._idle: list[Worker] = []
+        self._workers: set[Worker] = set()
         self._starting = 0
         self._queue: deque[_Run] = deque()
         self._runs: dict[int, _Run] = {}
-        self._tracker_is_ours = False
-        self._left = False
+        self._shut_down = False
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
         from importlib.util import find_spec
 
-        if not all(name in sys.modules or find_spec(name) for name in ("cloudpickle", "pebble")):
-            raise BadInput(
-                '--process needs cloudpickle and pebble: pip install "ipy_bgtasks[process]"'
-            )
+        if "cloudpickle" not in sys.modules and find_spec("cloudpickle") is None:
+            raise BadInput('--process needs cloudpickle: pip install "ipy_bgtasks[process]"')
+        if os.name == "nt":
+            raise BadInput("--process cannot be had on Windows yet: --on takes an executor")
         from ipy_bgtasks.runners.packing import pack
 
         return dataclasses.replace(work, call=pack(work))
@@ -90,20 +89,20 @@ class ProcessRunner:
             job.end_cancelled()  # it still waits for other jobs
             return
         with self._lock:
-            slot = run.slot
+            worker = run.worker
             queued = run in self._queue
             if queued:
                 self._queue.remove(run)
         if queued:
             job.end_cancelled()
-        elif slot is not None:
-            slot.kill()
+        elif worker is not None:
+            worker.kill()
 
     def stack(self, job: Record) -> list[FrameSummary]:
         """The stack as the worker tells it; empty while C code keeps it from answering."""
         run = job.run
-        slot = run.slot if isinstance(run, _Run) else None
-        return [] if slot is None or job.started is None else slot.stack()
+        worker = run.worker if isinstance(run, _Run) else None
+        return [] if worker is None or job.started is None else worker.stack()
 
     def needs_this_thread(self) -> bool:
         """Each worker has a thread here that ends its jobs."""
@@ -121,40 +120,43 @@ class ProcessRunner:
         if os.getpid() != self._owner:
             return
         with self._lock:
-            self._left = True
+            self._shut_down = True
             self._queue.clear()
-            slots = list(self._slots)
-        for slot in slots:
-            slot.kill()
-        if slots and self._tracker_is_ours:
-            threading.Thread(target=_end_tracker, args=(slots,), daemon=True).start()
+            workers = list(self._workers)
+        for worker in workers:
+            worker.kill()
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The worker processes there are, idle or not."""
+        with self._lock:
+            return list(self._workers)
 
     # From launch to worker
 
     def _launch(self, run: _Run) -> None:
         with self._lock:
-            slot = self._idle.pop() if self._idle and not self._left else None
-            if slot is None and not self._left:
-                if len(self._slots) + self._starting >= self.max_processes:
+            worker = self._idle.pop() if self._idle and not self._shut_down else None
+            if worker is None and not self._shut_down:
+                if len(self._workers) + self._starting >= self.max_processes:
                     self._queue.append(run)
                     return
                 self._starting += 1
-        if self._left:
+        if self._shut_down:
             run.job.end_cancelled()
             return
-        if slot is None:
-            slot = self._new_slot(run)
-        if slot is not None:
-            self._give(slot, run)
+        if worker is None:
+            worker = self._new_worker(run)
+        if worker is not None:
+            self._give(worker, run)
 
-    def _new_slot(self, run: _Run) -> Slot | None:
-        from ipy_bgtasks.runners.processes.worker import Slot
+    def _new_worker(self, run: _Run) -> Worker | None:
+        from ipy_bgtasks.runners.processes.worker import Worker
 
         try:
             if self.supervisor is not None:
                 self.supervisor.start()
-            self._tracker_is_ours |= not _tracker_runs()
-            slot = Slot(self, self.supervisor)
+            worker = Worker(self, self.supervisor)
         except Exception as error:
             with self._lock:
                 self._starting -= 1
@@ -162,52 +164,52 @@ class ProcessRunner:
             return None
         with self._lock:
             self._starting -= 1
-            self._slots.add(slot)
-            left = self._left
-        if left:  # meanwhile
-            slot.kill()
-        return slot
+            self._workers.add(worker)
+            shut_down = self._shut_down
+        if shut_down:  # meanwhile
+            worker.kill()
+        return worker
 
-    def _give(self, slot: Slot, run: _Run) -> None:
-        run.slot = slot
-        slot.run = run
+    def _give(self, worker: Worker, run: _Run) -> None:
+        run.worker = worker
+        worker.run = run
         run.attempts += 1
         job = run.job
-        slot.submit(job.number, job.name, run.data)
-        if slot.dead and slot.take_run() is not None:  # too late for `gone` to see the job
+        worker.submit(job.number, job.name, run.data)
+        if worker.dead and worker.take_run() is not None:  # too late for `gone` to see the job
             self._lost(run, None)
         elif job.asked:  # by somebody who found no worker yet
-            slot.kill()
+            worker.kill()
 
-    def _next(self, slot: Slot) -> None:
+    def _next(self, worker: Worker) -> None:
         """A worker has done its job: give it another one, or let it wait."""
         with self._lock:
-            if not slot.usable:
+            if not worker.usable:
                 return
-            if len(self._slots) > self.max_processes:
-                self._slots.discard(slot)
+            if len(self._workers) > self.max_processes:
+                self._workers.discard(worker)
                 run = None
             elif self._queue:
                 run = self._queue.popleft()
             else:
-                self._idle.append(slot)
+                self._idle.append(worker)
                 return
         if run is None:
-            slot.kill()
+            worker.kill()
         else:
-            self._give(slot, run)
+            self._give(worker, run)
 
     def _refill(self) -> None:
         """A worker is gone: those who wait may need another one."""
         with self._lock:
-            if not self._queue or len(self._slots) + self._starting >= self.max_processes:
+            if not self._queue or len(self._workers) + self._starting >= self.max_processes:
                 return
             run = self._queue.popleft()
         self._launch(run)
 
     # From worker to end
 
-    def said(self, slot: Slot, message: tuple[Any, ...]) -> None:
+    def said(self, worker: Worker, message: tuple[Any, ...]) -> None:
         """A worker sent a message."""
         kind, number, *rest = message
         run = self._runs.get(number)
@@ -219,27 +221,27 @@ class ProcessRunner:
             elif kind == "progress":
                 run.job.progress = _progress(rest[0])
             elif kind == "begin":
-                run.context.run(self._begin, run.job, slot)
-        if kind == "end" and slot.take_run() is not None:
+                run.context.run(self._begin, run.job, worker)
+        if kind == "end" and worker.take_run() is not None:
             from ipy_bgtasks.runners.packing import ending
 
             self._end(run, ending(run.job, *rest))
-            self._next(slot)
+            self._next(worker)
 
-    def gone(self, slot: Slot, exitcode: int | None) -> None:
+    def gone(self, worker: Worker, exitcode: int | None) -> None:
         """A worker is dead."""
         with self._lock:
-            self._slots.discard(slot)
-            if slot in self._idle:
-                self._idle.remove(slot)
-        run = slot.take_run()
+            self._workers.discard(worker)
+            if worker in self._idle:
+                self._idle.remove(worker)
+        run = worker.take_run()
         if run is not None:
             self._lost(run, exitcode)
         self._refill()
 
     def _lost(self, run: _Run, exitcode: int | None) -> None:
         """The worker of a job is dead, and all it said was heard."""
-        if run.job.asked or self._left:
+        if run.job.asked or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif run.job.started is None and run.attempts < _ATTEMPTS:
             self._launch(run)
@@ -247,14 +249,14 @@ class ProcessRunner:
             error = ProcessDied(_how(exitcode, run.job.started is not None))
             self._end(run, lambda: run.job.fail(error))
 
-    def _begin(self, job: Record, slot: Slot) -> None:
+    def _begin(self, job: Record, worker: Worker) -> None:
         job.enter()
-        job.pid = slot.pid
+        job.pid = worker.pid
         job.begin()
 
     def _end(self, run: _Run, end: Callable[[], None]) -> None:
         """End the job, in its own context: what it has to show belongs there."""
-        run.slot = None
+        run.worker = None
         run.context.copy().run(end)
 
 
@@ -265,7 +267,7 @@ class _Run(Run):
         self.job = job
         self.data = data
         self.context = context
-        self.slot: Slot | None = None
+        self.worker: Worker | None = None
         self.attempts = 0
 
 
@@ -284,27 +286,6 @@ def _how(exitcode: int | None, begun: bool) -> str:
         name = f"signal {-exitcode}"
     hints = {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a crash in C code)"}
     return f"the worker process was killed by {name}{hints.get(name, '')}{when}"
-
-
-# Pebble's workers make Python start a helper, the resource tracker, which ignores SIGTERM and
-# would hold up the end of a kernel. Nobody but us can end it early; there is no public name.
-
-
-def _tracker_runs() -> bool:
-    from multiprocessing import resource_tracker
-
-    tracker = getattr(resource_tracker, "_resource_tracker", None)
-    return getattr(tracker, "_fd", None) is not None
-
-
-def _end_tracker(slots: list[Slot]) -> None:
-    from multiprocessing import resource_tracker
-
-    for slot in slots:
-        slot.closed.wait()
-    tracker = getattr(resource_tracker, "_resource_tracker", None)
-    with contextlib.suppress(Exception):
-        tracker._stop()  # type: ignore[union-attr]
 
 
 def _progress(given: Any) -> Any:
