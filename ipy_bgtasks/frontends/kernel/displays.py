@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.hooks.attributes import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,27 @@ def route_displays(
             displays.clear(job, wait)
 
     return _replace(publisher, publish=publish_routed, clear_output=clear_routed)
+
+
+def route_captured(
+    route: Callable[[Any, Record | None], object],
+) -> Callable[[], None]:
+    """Have *route* called with each publisher that captures displays, and its owner.
+
+    `%%capture` puts one in the shell's place for everybody. Returns what undoes it.
+    """
+    from IPython.utils.capture import capture_output
+
+    enter = capture_output.__enter__
+
+    @wraps(enter)
+    def enter_routed(self: Any) -> Any:
+        captured = enter(self)
+        if self.display and self.shell is not None:
+            route(self.shell.display_pub, current.get())
+        return captured
+
+    return Attribute(capture_output, "__enter__", enter_routed).restore
 
 
 def _replace(publisher: Any, **functions: Callable[..., None]) -> Callable[[], None]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
-from ipy_bgtasks.frontends.kernel.displays import route_displays
+from ipy_bgtasks.frontends.kernel.displays import route_captured, route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
-from ipy_bgtasks.frontends.redirects import keep_redirections_apart
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
+from ipy_bgtasks.hooks.streams import give_each_job_its_own
 from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class KernelScreen(Screen):
         # The shell's own: under %%capture another one stands in its place.
         self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
+        self._streams: list[Any] = []
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
@@ -55,10 +56,12 @@ class KernelScreen(Screen):
             for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
             if hasattr(stream, "pub_thread")
         ]
+        self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(self._route_displays(self._publisher, None))
-        undo.append(keep_redirections_apart(self._route_displays))
+        undo.append(give_each_job_its_own({}))
+        undo.append(route_captured(self._route_displays))
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
 
@@ -251,7 +254,7 @@ class KernelScreen(Screen):
 
     def _flush(self) -> None:
         """Let what was written so far go first; on the kernel's own sending thread it is."""
-        for stream in (sys.stdout, sys.stderr):
+        for stream in self._streams:
             thread = getattr(stream, "pub_thread", None)
             if thread is not None and thread.thread is not threading.current_thread():
                 stream.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
-from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
 from ipy_bgtasks.hooks.asking import refuse_questions
 
@@ -57,6 +56,8 @@ class TerminalFrontEnd:
             changes.step("exit", question.install)
 
     def _share_loop(self) -> Callable[[], None]:
+        from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+
         terminal = TerminalLoop(self._shell, self._loop, around_prompt=self.screen.around_prompt)
         if line := terminal.install():
             self.screen.say(f"ipy_bgtasks: {line}")

@@ -10,11 +10,11 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.redirects import keep_redirections_apart
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import RoutedStream
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.tracebacks import formatted
+from ipy_bgtasks.hooks import streams
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.job.outcome import JobState
 
@@ -55,30 +55,23 @@ class TerminalScreen(Screen):
         #: Whether the foreground has begun a line, and what waits for its end.
         self._begun = False
         self._waiting: list[str] = []
-        self._ours: tuple[RoutedStream, RoutedStream] | None = None
         self._above_prompt: AbovePrompt | None = None
         self._besides: dict[str, tuple[Any, RoutedStream]] = {}
         self._footer: str | None = None
 
     def install(self) -> Callable[[], None]:
         """Put ours over both streams."""
-        before = sys.stdout, sys.stderr
         self._write, self._flush = sys.stdout.write, sys.stdout.flush
-        ours = (
-            RoutedStream(sys.stdout, "stdout", self, self._spare_begun_lines(sys.stdout.write)),
-            RoutedStream(sys.stderr, "stderr", self, self._spare_begun_lines(sys.stderr.write)),
+        put_back = streams.give_each_job_its_own(
+            {
+                name: RoutedStream(stream, name, self, self._spare_begun_lines(stream.write))
+                for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+            }
         )
-        # Kept also after that: who prints at that moment holds no reference (see `_beside`).
-        sys.stdout, sys.stderr = self._ours = ours
-        together = keep_redirections_apart(lambda _publisher, _owner: None)
 
         def undo() -> None:
-            together()
             self._end_begun_line()
-            if sys.stdout is ours[0]:
-                sys.stdout = before[0]
-            if sys.stderr is ours[1]:
-                sys.stderr = before[1]
+            put_back()
 
         return undo
 
@@ -105,7 +98,7 @@ class TerminalScreen(Screen):
         """
         self._end_begun_line()
         above = self._above()
-        before = {"stdout": sys.stdout, "stderr": sys.stderr}
+        before = {name: streams.real(name) for name in streams.NAMES}
         beside = {name: self._beside(name, stream, above) for name, stream in before.items()}
         outside = self._write, self._flush
         above.open(self.shell.pt_app.app)
@@ -115,14 +108,14 @@ class TerminalScreen(Screen):
             held, self._held = self._held or [], None
         for name, stream in beside.items():
             # In one step: a thread that prints meanwhile finds either the one or the other.
-            setattr(sys, name, stream)
+            streams.make_real(name, stream)
         if held:
             self._put("".join(self._news(*news) for news in held))
         try:
             yield above.begun
         finally:
             for name, ended in beside.items():
-                setattr(sys, name, before[name])
+                streams.make_real(name, before[name])
                 ended.flush()
             with self._lock:
                 above.close()
@@ -160,11 +153,7 @@ class TerminalScreen(Screen):
         return self._above_prompt
 
     def _beside(self, name: str, stream: Any, above: AbovePrompt) -> RoutedStream:
-        """What stands in for *stream* while a prompt waits: the same object each time.
-
-        `print` holds no reference of its own to ``sys.stdout`` (before Python 3.14): if the
-        object went away with the prompt while a thread prints, the process would crash.
-        """
+        """What stands in for *stream* while a prompt waits: the same object each time."""
         replaced, beside = self._besides.get(name, (None, None))
         if beside is None or replaced is not stream:
             beside = RoutedStream(PromptStream(stream, above), name, self)
