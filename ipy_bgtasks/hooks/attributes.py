@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 _MISSING = object()
 
@@ -30,18 +25,3 @@ class Attribute:
             delattr(self._owner, self._name)
         else:
             setattr(self._owner, self._name, self._before)
-
-
-def ways_to_threads(start: Callable[..., Any], submit: Callable[..., Any]) -> Callable[[], None]:
-    """Replace the two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`.
-
-    Returns what puts back those of them that nobody has replaced since.
-    """
-    started = Attribute(threading.Thread, "start", start)
-    submitted = Attribute(ThreadPoolExecutor, "submit", submit)
-
-    def put_back() -> None:
-        started.restore()
-        submitted.restore()
-
-    return put_back

@@ -1,45 +1,134 @@
-"""Carries a job into the threads it starts.
+"""The two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`, hooked once.
 
-A new thread begins with an empty context, so that nobody could tell whose output it writes.
-While the extension is loaded, a thread that a job starts runs in a copy of the job's context;
-so does each call it hands to a `ThreadPoolExecutor`, whose threads belong to no job.
+A new thread begins with an empty context, so that nobody could tell whose output it writes: one
+that a job starts runs in a copy of the job's context, and so does each call that a job hands to a
+`ThreadPoolExecutor`, whose threads belong to no job.
+
+Python waits at its end for threads that are not daemons, and for all threads of executors. What a
+job started is to end with the session, as the job does: its threads are daemons, and an executor's
+thread that is busy for a job is known, so that it need not be waited for.
+
+The hooks are put in place with the first loading and stay there, since somebody else may have
+put theirs around them; while nothing is loaded they do nothing.
 """
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import thread as _pools
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks.attributes import ways_to_threads
+from ipy_bgtasks.hooks.attributes import Attribute
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 
-def carry_jobs() -> Callable[[], None]:
-    """Begin to carry; returns what ends it."""
-    start = threading.Thread.start
-    submit: Callable[..., Any] = ThreadPoolExecutor.submit
+class ThreadsOfJobs:
+    """The threads that work for jobs. Any thread may call."""
 
-    @wraps(start)
-    def start_in_context(self: threading.Thread) -> None:
+    def __init__(self) -> None:
+        self._loads = 0
+        self._hooked = False
+        self._lock = threading.Lock()
+        self._busy: set[threading.Thread] = set()
+        self._submitting = threading.local()
+
+    def listen(self) -> Callable[[], None]:
+        """Begin to look after them; returns what ends it."""
+        with self._lock:
+            self._loads += 1
+            if not self._hooked:
+                self._hooked = True
+                self._hook()
+
+        def end() -> None:
+            with self._lock:
+                self._loads -= 1
+
+        return end
+
+    def let_go(self) -> None:
+        """The session ends: Python need not wait for the threads that are busy for jobs now."""
+        waited_for: Any = getattr(_pools, "_threads_queues", {})
+        with getattr(_pools, "_global_shutdown_lock", self._lock):
+            for thread in list(self._busy):
+                waited_for.pop(thread, None)
+
+    def _hook(self) -> None:
+        start = threading.Thread.start
+        submit: Callable[..., Any] = ThreadPoolExecutor.submit
+
+        @wraps(start)
+        def start_for_job(thread: threading.Thread) -> None:
+            if self._loads:
+                self._starting(thread)
+            start(thread)
+
+        @wraps(submit)
+        def submit_for_job(
+            executor: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+        ) -> Future[Any]:
+            if not self._loads or current.get() is None:
+                return submit(executor, fn, *args, **kwargs)  # type: ignore[no-any-return]
+            call = partial(copy_context().run, self._call, fn, *args, **kwargs)
+            self._submitting.for_job = True
+            try:
+                # In an empty context, because it may start a thread that others will use.
+                return Context().run(submit, executor, call)
+            finally:
+                self._submitting.for_job = False
+
+        threading.Thread.start = start_for_job  # type: ignore[method-assign, assignment]
+        ThreadPoolExecutor.submit = submit_for_job  # type: ignore[method-assign, assignment]
+
+    def _starting(self, thread: threading.Thread) -> None:
         if current.get() is not None:
-            context, run = copy_context(), self.run
-            self.run = lambda: context.run(run)  # type: ignore[method-assign]
-        start(self)
+            context, run = copy_context(), thread.run
+            thread.run = lambda: context.run(run)  # type: ignore[method-assign]
+        elif not getattr(self._submitting, "for_job", False):
+            return
+        thread.daemon = True
 
-    @wraps(submit)
-    def submit_in_context(
-        self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        if current.get() is None:
-            return submit(self, fn, *args, **kwargs)  # type: ignore[no-any-return]
-        call = partial(copy_context().run, fn, *args, **kwargs)
-        # In an empty context, because submitting may start a thread that others will use.
-        return Context().run(submit, self, call)
+    def _call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        thread = threading.current_thread()
+        self._busy.add(thread)
+        try:
+            return fn(*args, **kwargs)
+        except BaseException as error:
+            if error.__traceback__ is not None:  # begins here, which helps nobody
+                error.__traceback__ = error.__traceback__.tb_next
+            raise
+        finally:
+            self._busy.discard(thread)
 
-    return ways_to_threads(start_in_context, submit_in_context)
+
+#: One for the process, as the hooks are.
+threads_of_jobs = ThreadsOfJobs()
+
+
+def executor_for_jobs(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Give jobs a default executor of their own on *loop*; returns what undoes it.
+
+    A thread that was started for somebody else cannot be made a daemon any more: a job's
+    `asyncio.to_thread` meets none of those. Does nothing for a loop that is not written in Python.
+    """
+    run_in_executor = loop.run_in_executor
+    executors: list[ThreadPoolExecutor] = []
+
+    def run_for_job(executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        if executor is None and current.get() is not None:
+            if not executors:
+                executors.append(ThreadPoolExecutor(thread_name_prefix="bg-executor"))
+            executor = executors[0]
+        return run_in_executor(executor, func, *args)
+
+    try:
+        return Attribute(loop, "run_in_executor", run_for_job).restore
+    except (AttributeError, TypeError):
+        return lambda: None

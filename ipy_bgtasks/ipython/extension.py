@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.frontends.cells import transforms_a_cell
 from ipy_bgtasks.frontends.exits import watch_process
 from ipy_bgtasks.frontends.installing import Installation
-from ipy_bgtasks.hooks.threads import carry_jobs
+from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
 from ipy_bgtasks.ipython.completion import completions_for
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.job.handle import Job, record_of
 from ipy_bgtasks.runners.loop import contain_exits
 from ipy_bgtasks.session.core import Core, Session
 from ipy_bgtasks.session.foreground import Foreground
-from ipy_bgtasks.session.helping_threads import HelpingThreads
 from ipy_bgtasks.session.leaving import Leaving
 from ipy_bgtasks.session.rewriting import await_magics
 from ipy_bgtasks.session.settings import BgTasks
@@ -85,7 +84,8 @@ class Loaded:
         changes.add(self._close_views)
         changes.add(screen.use_buttons(lambda job, ready: self.live_views().card(job, ready)))
         front_end.install(changes)
-        changes.step("threads", carry_jobs)
+        changes.step("threads", threads_of_jobs.listen)
+        changes.step("threads", lambda: executor_for_jobs(loop))
         changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
         changes.step("rewriting", self._rewrite)
         changes.step("completion", lambda: self._complete(session))
@@ -128,11 +128,9 @@ class Loaded:
     def _watch_exits(self, session: Session) -> None:
         core, settings, changes = session.core, session.settings, self._changes
         assert core.front_end is not None
-        helping = HelpingThreads(core.loop)
-        changes.step("threads", helping.install)
         leaving = Leaving(session.registry, core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.screen.shutdown, helping.let_go]
-        leaving.on_end += [helping.let_go, self._close_views]
+        leaving.on_begin += [session.screen.shutdown, threads_of_jobs.let_go]
+        leaving.on_end += [threads_of_jobs.let_go, self._close_views]
         changes.add(watch_process(leaving))
         core.front_end.watch_exits(changes, leaving)
 

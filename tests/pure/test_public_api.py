@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fakes import FakeClock, FakeRunner, work
 
 import ipy_bgtasks
+from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.views.collection import Jobs
 
 SIGNATURES = {
     "call_in_background": "(target: 'Callable[[], T]', *, loop: 'asyncio.AbstractEventLoop | "
@@ -85,6 +92,58 @@ def test_a_job_has_these_methods() -> None:
     for name in fields:
         assert hasattr(ipy_bgtasks.Job, name)
     assert inspect.isfunction(ipy_bgtasks.Job.__await__)
+
+
+def test_a_job_shows_what_users_may_do_and_little_else() -> None:
+    """What runners and the registry do to one is another type's."""
+    shown = [name for name in dir(Job(Record(1, work(), FakeRunner()))) if name[0] != "_"]
+    assert shown == [
+        "add_done_callback",
+        "cancel",
+        "cancelled",
+        "code",
+        "done",
+        "elapsed",
+        "exception",
+        "future",
+        "log",
+        "name",
+        "number",
+        "pid",
+        "plot",
+        "progress",
+        "result",
+        "running",
+        "stack",
+        "started",
+        "state",
+        "where",
+    ]
+    for name in ("finish", "fail", "begin", "end_cancelled"):
+        assert not hasattr(Job, name)
+    assert repr(Job) == "<class 'ipy_bgtasks.Job'>"
+
+
+def test_a_job_is_copied_as_itself_and_not_pickled() -> None:
+    """The error says why, in one line."""
+    job = Job(Record(3, work(), FakeRunner()))
+    assert copy.copy(job) is copy.deepcopy(job) is job
+    with pytest.raises(TypeError, match=r"job 3 cannot be pickled: .* result\(\)"):
+        pickle.dumps(job)
+
+
+def test_jobs_are_found_by_number_in_the_collection() -> None:
+    """As by indexing; what is not there is a LookupError."""
+    runner = FakeRunner()
+    registry = Registry({"thread": runner}, FakeClock())  # type: ignore[arg-type]
+    job = registry.launch(work()).job
+    assert 1 in Jobs(registry)
+    assert job in Jobs(registry)
+    assert 2 not in Jobs(registry)
+    assert "x" not in Jobs(registry)
+    assert Jobs(registry)[1] is job
+    with pytest.raises(LookupError, match="no job 99: there is only 1"):
+        Jobs(registry)[99]
 
 
 def test_the_states_are_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import functools
 import getpass
 import sys
 import threading
@@ -40,8 +41,6 @@ def everything(shell: InteractiveShell) -> dict[str, Any]:
         "attributes": {name for name in vars(shell) if not name.startswith("_ipy_bgtasks")},
         "publisher": dict(vars(shell.display_pub)),
         "loop runner": shell.loop_runner,
-        "Thread.start": threading.Thread.start,
-        "submit": ThreadPoolExecutor.submit,
         "input": builtins.input,
         "getpass": getpass.getpass,
         "breakpointhook": sys.breakpointhook,
@@ -112,13 +111,48 @@ def test_what_somebody_put_on_top_since_stays(
         return None
 
     monkeypatch.setattr(builtins, "input", theirs)
-    monkeypatch.setattr(threading.Thread, "start", theirs)
     shell.input_transformers_post.append(list)
     shell.register_magic_function(theirs, magic_name="jobs")
     manager.unload_extension(EXTENSION)
-    assert builtins.input is threading.Thread.start is theirs
+    assert builtins.input is theirs
     assert list in shell.input_transformers_post
     assert shell.magics_manager.magics["line"]["jobs"] is theirs
+
+
+def _depth(function: Any) -> int:
+    """How many wrappers stand around the original."""
+    depth = 0
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        function, depth = inner, depth + 1
+    return depth
+
+
+def test_the_ways_to_a_thread_are_wrapped_once(
+    manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when somebody else wraps them between loading and unloading, again and again."""
+    manager.load_extension(EXTENSION)
+    manager.unload_extension(EXTENSION)
+    ways = ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))
+    ours = [_depth(getattr(owner, name)) for owner, name in ways]
+    for rounds in range(1, 5):
+        manager.load_extension(EXTENSION)
+        for owner, name in ways:
+            original = getattr(owner, name)
+
+            @functools.wraps(original)
+            def theirs(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+                return _original(*args, **kwargs)
+
+            monkeypatch.setattr(owner, name, theirs)
+        manager.unload_extension(EXTENSION)
+        depths = [_depth(getattr(owner, name)) for owner, name in ways]
+        assert depths == [depth + rounds for depth in ours]
+    assert ours == [1, 1]
+    thread = threading.Thread(target=print)
+    thread.start()
+    thread.join()
+    assert not thread.daemon
 
 
 def test_magics_of_another_extension_are_given_back(

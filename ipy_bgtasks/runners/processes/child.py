@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks.asking import refuse_questions
-from ipy_bgtasks.hooks.threads import carry_jobs
+from ipy_bgtasks.hooks.threads import threads_of_jobs
 from ipy_bgtasks.runners.processes import protocol
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Child:
                 # A child must neither write into our messages nor keep the wire open after us.
                 os.register_at_fork(after_in_child=sock.close)
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
-        carry_jobs()
+        threads_of_jobs.listen()
         refuse_questions()
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 

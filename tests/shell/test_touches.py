@@ -1,0 +1,95 @@
+"""What of IPython is private may go: everything else works, and one line says what does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from IPython.core import completer
+from IPython.core.interactiveshell import InteractiveShell
+
+from ipy_bgtasks.frontends.installing import TOUCHES
+
+EXTENSION = "ipy_bgtasks"
+
+
+class _Renamed:
+    """A compiler whose private table has another name."""
+
+    def __init__(self, compiler: Any) -> None:
+        self._compiler = compiler
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_filename_map":
+            raise AttributeError(name)
+        return getattr(self._compiler, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._compiler(*args, **kwargs)
+
+
+def _without_cells(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "compile", _Renamed(shell.compile))
+
+
+def _without_transformers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(shell), "input_transformers_post", property(_gone), raising=False)
+
+
+def _without_matchers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(completer, "SimpleCompletion", raising=False)
+    monkeypatch.delattr(completer, "context_matcher", raising=False)
+
+
+def _without_formatter(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = shell.display_formatter.ipython_display_formatter
+    monkeypatch.setattr(formatter, "for_type", None, raising=False)
+
+
+def _without_prompt_of_values(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(shell.displayhook), "write_output_prompt")
+
+
+def _gone(_self: object) -> Any:
+    raise AttributeError("gone")
+
+
+#: What is taken away, and the step that is left out then; None where a step does without.
+GONE = {
+    "_filename_map": (_without_cells, None),
+    "input_transformers_post": (_without_transformers, "rewriting"),
+    "SimpleCompletion": (_without_matchers, "completion"),
+    "ipython_display_formatter": (_without_formatter, "display"),
+    "write_output_prompt": (_without_prompt_of_values, "begun lines"),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_without_it_jobs_run_all_the_same(
+    shell: InteractiveShell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """Launching, printing, waiting, listing and unloading."""
+    take_away, step = GONE[name]
+    take_away(shell, monkeypatch)
+    shell.extension_manager.load_extension(EXTENSION)
+    said = capsys.readouterr().out
+    assert (TOUCHES[step].without in said) if step else not said
+    shell.user_ns["f"] = lambda: print("printed") or 6 * 7  # type: ignore[func-returns-value]
+    job = shell.run_line_magic("bg", "f()")
+    assert job.result(10) == 42
+    assert job.log.stdout == "printed\n"
+    shell.run_line_magic("jobs", "")
+    assert "f()" in capsys.readouterr().out
+    shell.extension_manager.unload_extension(EXTENSION)
+
+
+def test_each_touch_says_what_it_is_for() -> None:
+    """And what happens without it, as a line that can be shown."""
+    for touch in TOUCHES.values():
+        assert touch.owner in ("IPython", "ipykernel", "Python", "asyncio")
+        for text in (touch.names, touch.seen, touch.why, touch.without):
+            assert text == text.strip(" .")
+            assert "\n" not in text
