@@ -6,6 +6,7 @@ A context variable, so that child tasks inherit it, and threads that a job start
 from __future__ import annotations
 
 import gc
+import threading
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 #: The record of the job whose code asks (`ipy_bgtasks.job.record.Record`); None: the foreground.
 current: ContextVar[Any] = ContextVar("ipy_bgtasks.current_job", default=None)
+
+#: The jobs of cells that were sent to the background, by the thread in which they run.
+cells_away: dict[int, Any] = {}
+
+
+def caller() -> Any:
+    """Return the record of the job whose code asks, a cell that was sent away included."""
+    job = current.get()
+    if job is None and cells_away:
+        return cells_away.get(threading.get_ident())
+    return job
 
 
 def job_of(task: asyncio.Task[Any]) -> Any:

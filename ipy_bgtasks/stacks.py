@@ -34,9 +34,17 @@ Cells: TypeAlias = "Callable[[str], int | None]"
 _LONG = 60  # characters of an expression that is named
 
 
-def thread_stack(thread: int) -> list[FrameSummary]:
-    """The stack of the thread with identifier *thread*, from the user's first frame on."""
-    return _summaries(_users(_outermost_first(sys._current_frames().get(thread))))
+def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummary]:
+    """The stack of the thread with identifier *thread*, from the user's first frame on.
+
+    With *below* it is what the last call of that code has called.
+    """
+    frames = _outermost_first(sys._current_frames().get(thread))
+    for i in range(len(frames) - 1, -1, -1):
+        if frames[i].f_code is below:
+            frames = frames[i + 1 :]
+            break
+    return _summaries(_users(frames))
 
 
 def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameSummary]:

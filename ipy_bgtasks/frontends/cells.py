@@ -13,7 +13,7 @@ import linecache
 import sys
 import threading
 from collections import Counter
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -124,3 +124,10 @@ def _within(frame: FrameType | None) -> bool:
 
 def _is_shells(frame: FrameType, *names: str) -> bool:
     return frame.f_code.co_name in names and frame.f_globals.get("__name__") == _SHELL
+
+
+def code_that_runs_cells() -> CodeType | None:
+    """Return the code of the function of IPython's that calls the user's code."""
+    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
+    function = getattr(shell, "run_code", None)
+    return getattr(function, "__code__", None)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.installing import Installation
     from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.job.record import Record
 
 
 class Leaving(Protocol):
@@ -37,6 +38,12 @@ class FrontEnd(Protocol):
     @property
     def screen(self) -> Screen:
         """Where jobs are shown."""
+
+    #: Is given the thread of the foreground's cell: ends a `%fg` that waits there, if one does.
+    waits: Callable[[int], bool]
+
+    def sent_away(self) -> Record:
+        """Return the job of the cell that was just sent to the background; `BadInput` if none."""
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""

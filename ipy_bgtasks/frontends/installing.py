@@ -27,6 +27,8 @@ class Touch:
     seen: str
     why: str
     without: str
+    #: Whether most versions do without it: who asks for it is told then.
+    optional: bool = False
 
 
 _IPYTHON = "IPython 8.18 to 9.18"
@@ -83,6 +85,16 @@ TOUCHES = {
         _PYTHON,
         "an interrupt of an await cell lands at once",
         "an interrupt of an await cell lands when the event loop is next woken",
+    ),
+    "cells sent away": Touch(
+        "ipykernel",
+        "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
+        "shell_stream.on_recv; shell_handlers; _publish_status; the classes of the shell and of "
+        "its display hook",
+        "ipykernel 7.0 to 7.4",
+        "`%bg` alone sends the cell that runs to the background",
+        "`%bg` alone does nothing: start a cell with %%fg",
+        optional=True,
     ),
     "stop button": Touch(
         "ipykernel",
@@ -169,13 +181,18 @@ class Installation:
         loop: asyncio.AbstractEventLoop,
         install: Callable[[], Callable[[], object] | None],
     ) -> None:
-        """Do a step that belongs to the loop's thread, from whichever thread loads."""
-        if threading.current_thread() is threading.main_thread():
-            self.step(word, install)
-            return
+        """Do a step that belongs to the main thread, from whichever thread loads and unloads."""
         inner = Installation()
-        loop.call_soon_threadsafe(inner.step, word, install)
-        self.add(lambda: loop.call_soon_threadsafe(inner.undo))
+
+        def here(call: Callable[..., None], *args: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                call(*args)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(call, *args)
+
+        here(inner.step, word, install)
+        self.missing += inner.missing
+        self.add(lambda: here(inner.undo))
 
     def append(self, items: list[Any], item: Any) -> None:
         """Append to somebody's list, from which it is removed at the end."""
@@ -195,5 +212,8 @@ class Installation:
         """Return the line that says what does not work here; empty if everything does."""
         if not self.missing:
             return ""
-        lacks = "; ".join(f"{TOUCHES[word].without}" for word in self.missing)
+        missing = [word for word in self.missing if not TOUCHES[word].optional]
+        if not missing:
+            return ""
+        lacks = "; ".join(f"{TOUCHES[word].without}" for word in missing)
         return f"ipy_bgtasks: not all can be had in this version of IPython or ipykernel: {lacks}"

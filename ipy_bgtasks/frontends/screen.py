@@ -49,6 +49,12 @@ class Screen(Host):
         """Begin to route; returns what ends it. Main thread only."""
         raise NotImplementedError
 
+    def overhear(self, job: Record, name: str, text: str) -> None:
+        """Record what a cell that was sent away writes."""
+        job.log.write(name, text)
+        if self.watcher is not None:
+            self.watcher(job)
+
     def new_log(self, job: Record) -> Log:
         """Make a log within the limit that is set now."""
         from ipy_bgtasks.log.output import Log

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, cells_away, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,9 @@ class JobOutput(Protocol):
     def take(self, job: Record, name: str, text: str, write: Write) -> None:
         """A job wrote *text* to the stream *name*, whose own function is *write*."""
 
+    def overhear(self, job: Record, name: str, text: str) -> None:
+        """A cell that was sent away writes *text*, which is shown as that of any cell."""
+
     def flush(self, job: Record) -> None:
         """A job flushed a stream."""
 
@@ -40,11 +43,15 @@ class _Route:
 
     def writer(self, foreground: Write) -> Write:
         """A `write` that takes a job's text and leaves the rest to *foreground*."""
+        # Of writers around each other, as IPython's capturing makes them, only the innermost.
+        overhear = self.output.overhear if foreground == self.own_write else None
         name, take, own, current_job = self.name, self.output.take, self.own_write, current.get
 
         def write(text: str) -> Any:
             job = current_job()
             if job is None:
+                if overhear is not None and cells_away and (away := caller()) is not None:
+                    overhear(away, name, text)
                 return foreground(text)
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")

@@ -8,7 +8,7 @@ import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import CannotAsk
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _places(kernel: Any) -> Iterator[tuple[Any, str, str]]:
 def _guarded(original: Callable[..., Any], what: str) -> Callable[..., Any]:
     @wraps(original)
     def ask(*args: Any, **kwargs: Any) -> Any:
-        job = current.get()
+        job = caller()
         if job is None:
             return original(*args, **kwargs)
         raise CannotAsk(

@@ -79,6 +79,7 @@ class Loaded:
         settings = BgTasks(parent=shell)
         changes.append(shell.configurables, settings)
         foreground = Foreground(loop, lambda job: screen.follow(job, everything=False))
+        front_end.waits = foreground.interrupt
         session = self.session = Session(shell, core, settings, screen, foreground)
         changes.add(session.start())
         changes.add(self._close_views)
@@ -210,7 +211,7 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     if getattr(shell, "kernel", None) is not None:
         from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
 
-        return KernelFrontEnd(shell, core.loop, core.service.later)
+        return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)
     from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
 
     registry = core.registry

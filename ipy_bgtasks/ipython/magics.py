@@ -71,6 +71,7 @@ class JobMagics(Magics):
         %bg  [options] CODE            a call, a coroutine, a name, an assignment, a statement
         %bg  [options] !COMMAND        a shell command; its input is empty, its result the status
         %%bg [options]                 the whole cell
+        %bg                            alone, while a cell runs: that cell goes on in the background
 
           -l, --loop      run on the kernel's event loop (default for what can be awaited)
           -t, --thread    run in a thread (default for all else); a coroutine gets an event
@@ -99,6 +100,8 @@ class JobMagics(Magics):
         options, code = opt.read_options(line, opt.BG, "%bg" if cell is None else "%%bg")
         if cell is not None and code:
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
+        if cell is None and line.partition("#")[0].strip(" ;") == "":
+            return self._session.sent_away().job
         job = self._session.launcher.launch(
             code if cell is None else cell,
             options.launch(),

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def current_job() -> Job | None:
     """Return the job whose code is asking, or None in the foreground. Any thread may call this."""
-    record = current.get()
+    record = caller()
     return None if record is None else record.job
 
 

@@ -304,13 +304,16 @@ class Record:
         if (run := self.run) is not None:
             run.checkpoint()
 
-    def begin(self) -> bool:
-        """Note that the code starts now; False if the job was cancelled before."""
+    def begin(self, since: float | None = None) -> bool:
+        """Note that the code starts now, or runs *since* a monotonic time.
+
+        Returns False if the job was cancelled before.
+        """
         with self._lock:
             if self._outcome is not None:
                 return False
             if self._began is None:
-                self._began = time.monotonic()
+                self._began = time.monotonic() if since is None else since
                 self.thread = threading.get_ident()
         self._host.changed(self)
         return True

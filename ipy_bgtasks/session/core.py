@@ -57,6 +57,15 @@ class Core:
         #: The front end, made at the first loading: jobs that run over a reload keep their cards.
         self.front_end: FrontEnd | None = None
 
+    def launch_cell(self, code: str, origin: object, runner: Runner) -> Record:
+        """Make a job of a cell that runs already, which *runner* knows."""
+        from ipy_bgtasks.work import Work
+        from ipy_bgtasks.work.text import label_of
+
+        first = next((line for line in code.splitlines() if line.strip()), code)
+        work = Work(_runs_already, label_of(first), code, False)
+        return self.registry.launch(work, where=runner, origin=origin)
+
     @cached_property
     def executors(self) -> Executors:
         """The user's own executors as places, imported when one is first named."""
@@ -124,6 +133,17 @@ class Session:
 
         return undo
 
+    def sent_away(self) -> Record:
+        """Return the job of the cell that `%bg` alone has just sent to the background.
+
+        Raises `BadInput` where no cell ran that could be.
+        """
+        assert self.core.front_end is not None
+        job = self.core.front_end.sent_away()
+        if any(other.where == "loop" for other in self.registry.alive()):
+            self.screen.say("coroutine jobs stand still while that cell computes")
+        return job
+
     def launch_attached(
         self,
         code: str,
@@ -156,7 +176,7 @@ class Session:
 
         if not awaited:
             return self.foreground.block(jobs, every=every, timeout=timeout, follow=follow)
-        if threading.current_thread() is not threading.main_thread():
+        if not self.foreground.interruptible():
             self.screen.say("this wait cannot be interrupted: it is in a subshell")
         return self.foreground.attach(jobs, every=every, timeout=timeout, follow=follow)
 
@@ -212,3 +232,7 @@ class Session:
     def _say(self, stopping: Stopping) -> None:
         lines = stopping.report()
         self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+
+
+def _runs_already() -> None:
+    """Stand for the call of a cell that was not started here."""

@@ -11,7 +11,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
@@ -39,9 +39,21 @@ class Foreground:
     def interruptible(self) -> bool:
         """Whether a wait that begins here and now can be interrupted.
 
-        Signals reach the main thread only; and what a job waits for is the job's affair.
+        Signals reach the main thread only, or, while a cell that was sent away has that one, by
+        way of `interrupt`; and what a job waits for is the job's affair.
         """
-        return threading.current_thread() is threading.main_thread() and current.get() is None
+        here = threading.current_thread() is threading.main_thread() or bool(cells_away)
+        return here and caller() is None
+
+    def interrupt(self, thread: int) -> bool:
+        """End the waits of a thread that is not the main one; returns whether there were any.
+
+        Any thread may call.
+        """
+        waits = [wait for wait in list(self._waits) if wait.thread == thread]
+        for wait in waits:
+            wait.interrupt_soon()
+        return bool(waits)
 
     def attach(
         self,
@@ -98,14 +110,16 @@ class Foreground:
     def begun(self, wait: _Wait) -> None:
         """Handle SIGINT from the first wait that can be interrupted …"""
         self._waits.add(wait)
-        if self._handling is None:
+        if self._handling is None and threading.current_thread() is threading.main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
     def over(self, wait: _Wait) -> None:
         """… to the last."""
         self._waits.discard(wait)
-        if not self._waits and self._handling is not None:
+        if self._handling is not None and not any(
+            each.thread == threading.main_thread().ident for each in self._waits
+        ):
             handling, self._handling = self._handling, None
             handling.__exit__(None, None, None)
             if self._interrupted:  # in the moment between a wait's end and the code after it
@@ -135,6 +149,7 @@ class _Wait:
         timeout: float | None,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
+        self.thread = threading.get_ident()
         self._foreground = foreground
         self._loop = loop
         self._jobs = jobs
@@ -153,6 +168,11 @@ class _Wait:
         for job in self._jobs:
             job.add_done_callback(self._job_ended)
         self._check()
+
+    def interrupt_soon(self) -> None:
+        """Detach, on the loop that waits. Any thread may call."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.interrupt)
 
     def interrupt(self) -> bool:
         """Detach; whether there was anything left to detach from."""

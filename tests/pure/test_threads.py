@@ -21,10 +21,10 @@ from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.raising import StopThread
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads.pool import ThreadRunner
-from ipy_bgtasks.runners.threads.raising import StopThread
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0

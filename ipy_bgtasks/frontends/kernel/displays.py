@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, cells_away, current
 from ipy_bgtasks.hooks.attributes import Attribute
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ class JobDisplays(Protocol):
 
     def display(self, job: Record, data: Any, metadata: Any = None, **options: Any) -> None:
         """A job displayed a MIME bundle, or updated one."""
+
+    def overhear_display(self, job: Record, data: Any, metadata: Any) -> None:
+        """A cell that was sent away displayed something, which is shown as that of any cell."""
 
     def clear(self, job: Record, wait: bool) -> None:
         """A job cleared its output."""
@@ -37,6 +40,8 @@ def route_displays(
     def publish_routed(data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
         job = current.get()
         if job is owner:
+            if owner is None and cells_away and (away := caller()) is not None:
+                displays.overhear_display(away, data, metadata)
             publish(data, metadata, *args, **kwargs)
         elif job is None:
             shells_own.publish(data, metadata, *args, **kwargs)

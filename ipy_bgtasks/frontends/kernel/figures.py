@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -62,6 +62,11 @@ class Figures:
         finally:
             table.forget(job)
 
+    def give(self, job: Record) -> None:
+        """Let the figures that the foreground has open be *job*'s: its cell was sent away."""
+        if self._table is not None:
+            self._table.give(job)
+
     def _split(self) -> None:
         if self._table is not None:
             return
@@ -90,8 +95,11 @@ class _Tables(MutableMapping[Any, Any]):
     def forget(self, job: Record) -> None:
         self._of_jobs.pop(job.number, None)
 
+    def give(self, job: Record) -> None:
+        self._of_jobs[job.number], self._foreground = self._foreground, OrderedDict()
+
     def _own(self) -> OrderedDict[Any, Any]:
-        job = current.get()
+        job = caller()
         if job is None:
             return self._foreground
         if (table := self._of_jobs.get(job.number)) is None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.sigint import wake_on_signals
+from ipy_bgtasks.stacks import thread_stack
 
 if TYPE_CHECKING:
     import asyncio
@@ -17,17 +20,29 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.exits import Leaving
     from ipy_bgtasks.frontends.installing import Installation
+    from ipy_bgtasks.frontends.kernel.away import CellsAway
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.job.runner import Runner
 
 
 class KernelFrontEnd:
     """The front ends of one kernel, from the first loading on. Any thread may load."""
 
     def __init__(
-        self, shell: Any, loop: asyncio.AbstractEventLoop, later: Callable[..., object]
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        *,
+        launch_cell: Callable[[str, object, Runner], Record],
     ) -> None:
         self.screen = KernelScreen(shell, later)
+        self.waits: Callable[[int], bool] = lambda _thread: False
         self._shell = shell
         self._loop = loop
+        self._launch_cell = launch_cell
+        self._away: CellsAway | None = None
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
@@ -35,7 +50,47 @@ class KernelFrontEnd:
         changes.step("streams", self.screen.install)
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
+        changes.step("cells sent away", self._send_cells_away)
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell))
+
+    def sent_away(self) -> Record:
+        """Return the job of the cell that `%bg` alone has just sent to the background."""
+        if self._away is None:
+            raise BadInput(
+                "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
+                "start the cell with %%fg, and an interrupt sends it to the background"
+            )
+        if (job := self._away.last()) is None:
+            raise BadInput(
+                "no cell runs that could go to the background: `%bg`, alone in a cell of its own, "
+                "sends away the one that runs at that moment; %bg CODE launches CODE"
+            )
+        return job
+
+    def _send_cells_away(self) -> Callable[[], None]:
+        from ipy_bgtasks.frontends.kernel.away import CellsAway
+
+        away = CellsAway(self._shell, self._launch, lambda thread: self.waits(thread))
+        undo = away.install()
+        self._away = away
+
+        def undo_all() -> None:
+            self._away = None
+            undo()
+
+        return undo_all
+
+    def _launch(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
+        from ipy_bgtasks.runners.cell import CellRunner
+
+        assert run.began is not None
+        below = code_that_runs_cells()
+        runner = CellRunner(
+            run.thread, run.began, interrupt, lambda: thread_stack(run.thread, below)
+        )
+        job = self._launch_cell(run.code, run.header, runner)
+        self.screen.sent_away(job)
+        return job
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Let *leaving* come before the kernel's own end."""

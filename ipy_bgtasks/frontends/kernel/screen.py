@@ -125,7 +125,12 @@ class KernelScreen(Screen):
         self._cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
-        if outcome.state is not JobState.FAILED or self._is_followed(job, _key(job.origin)):
+        own_cell = job.where == "cell"  # which shows its failure itself, as any cell does
+        if (
+            outcome.state is not JobState.FAILED
+            or own_cell
+            or self._is_followed(job, _key(job.origin))
+        ):
             return
         assert outcome.error is not None
         if job.quiet or self._shut_down:  # the time is short
@@ -205,6 +210,14 @@ class KernelScreen(Screen):
         self._lines.release(job)
         self._flush()
         self._send_display(job.origin, data, metadata, transient, update)
+
+    def overhear_display(self, job: Record, data: Any, metadata: Any) -> None:
+        """Record what a cell that was sent away displays."""
+        job.log.display(data, metadata)
+
+    def sent_away(self, job: Record) -> None:
+        """Let what the foreground has open be *job*'s, which it was until now."""
+        self._figures.give(job)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job displayed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
 from ipy_bgtasks.hooks.asking import refuse_questions
@@ -38,6 +39,7 @@ class TerminalFrontEnd:
         self._loop = loop
         self._running = running
         self._prompts = hasattr(shell, "prompt_for_code")
+        self.waits: Callable[[int], bool] = lambda _thread: False
 
     def install(self, changes: Installation) -> None:
         """Route output, and let the prompt and await cells share the loop."""
@@ -46,6 +48,13 @@ class TerminalFrontEnd:
         changes.step("questions", refuse_questions)
         if self._prompts:
             changes.step("prompt", self._share_loop)
+
+    def sent_away(self) -> Record:
+        """Refuse: a terminal takes no input while a cell runs."""
+        raise BadInput(
+            "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
+            "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+        )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Let *leaving* come before IPython's own end, and a question before that."""

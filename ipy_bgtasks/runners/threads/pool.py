@@ -14,7 +14,7 @@ from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.runners.threads.raising import StopThread
+from ipy_bgtasks.raising import StopThread
 from ipy_bgtasks.runners.threads.run import Run
 from ipy_bgtasks.service import ServiceLoop
 

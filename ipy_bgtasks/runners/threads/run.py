@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.job import runner
 from ipy_bgtasks.job.handle import Job
-from ipy_bgtasks.runners.loop import CLEAN_UP
-from ipy_bgtasks.runners.threads.raising import (
+from ipy_bgtasks.raising import (
     Sent,
     StopThread,
     is_handling_stop,
     raise_in_user_code,
     take_back,
 )
+from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.stacks import await_chain, thread_stack
 
 if TYPE_CHECKING:

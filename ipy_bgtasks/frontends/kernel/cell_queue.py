@@ -1,0 +1,335 @@
+"""Hands the kernel its cells one at a time, so that the one that runs can be sent away.
+
+Messages for the shell arrive on a thread of their own, also while the main thread runs a cell
+(ipykernel 7). Stock ipykernel puts them into the main thread's queue at once, where nobody gets
+at them any more. Here a cell waits until the one before it is over; when that one is sent to the
+background, it counts as over: it gets its reply, and the cells that wait run in a subshell, the
+kernel's own second thread for cells, until the main thread is free again.
+
+All methods are for the shell channel's thread unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from ipy_bgtasks.hooks.attributes import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: `%bg` and nothing else, as the text of a cell.
+_ALONE = re.compile(r"\s*%bg\s*;?\s*(?:#.*)?\s*")
+
+
+@dataclass(eq=False)
+class CellRun:
+    """One request to execute a cell."""
+
+    idents: Any
+    frames: list[Any]
+    message: dict[str, Any]
+    #: The subshell it was handed to; None for the main shell.
+    subshell: str | None = None
+    #: Told when its code begins, on the thread that runs it: when, as what number, and where.
+    began: float | None = None
+    number: int = 0
+    thread: int = 0
+    #: Its task, if it is a cell that awaits.
+    task: Any = None
+    #: How many cells it runs within itself, itself included.
+    depth: int = 0
+    #: Whether it was sent away, and counts as over for the front end …
+    away: bool = False
+    #: … and whether it is over, for the kernel.
+    over: bool = False
+    failed: bool = False
+    #: What IPython says became of it, when its code has ended.
+    result: Any = None
+    _lock: Any = field(default_factory=threading.Lock)
+    _replied: bool = False
+
+    @property
+    def id(self) -> str:
+        """The identifier of the request."""
+        return str(self.message["header"]["msg_id"])
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The header of the request, under which its output is shown."""
+        return self.message["header"]  # type: ignore[no-any-return]
+
+    @property
+    def code(self) -> str:
+        """The text of the cell."""
+        return str(self.message["content"].get("code", ""))
+
+    @property
+    def asks_for_background(self) -> bool:
+        """Whether it is `%bg` alone."""
+        return _ALONE.fullmatch(self.code) is not None
+
+    def take_reply(self) -> bool:
+        """Return whether the caller is the first to reply. Any thread may call."""
+        with self._lock:
+            first, self._replied = not self._replied, True
+            return first
+
+
+class CellQueue:
+    """The cells of one kernel's main shell: the one that runs, those sent away, those that wait.
+
+    *sent_away* is called with a cell that is about to be sent away.
+    """
+
+    def __init__(self, kernel: Any, sent_away: Callable[[CellRun], object]) -> None:
+        self._kernel = kernel
+        self._channel = kernel.shell_channel_thread
+        self._arrived = kernel.shell_channel_thread_main
+        self._sent_away = sent_away
+        self._waiting: deque[CellRun] = deque()
+        self._by_id: dict[str, CellRun] = {}
+        self._asking: CellRun | None = None
+        self._subshells: list[str] = []
+        #: The cell of the foreground; None while there is none.
+        self.running: CellRun | None = None
+        #: The cells that were sent away and go on, by the shell that they keep busy.
+        self.away: dict[str | None, CellRun] = {}
+
+    def install(self) -> Callable[[], None]:
+        """Stand between the channel and the kernel; returns what undoes it. Any thread may call.
+
+        Raises `AttributeError` where the kernel is not built like ipykernel 7.
+        """
+        kernel, loop = self._kernel, self._channel.io_loop
+        stream, handlers = kernel.shell_stream, kernel.shell_handlers
+        if not hasattr(self._channel.manager, "_create_subshell"):
+            raise AttributeError("_create_subshell")
+        execute = handlers["execute_request"]
+        handlers["execute_request"] = execute_once = self._executing(execute)
+        publish = Attribute(kernel, "_publish_status", self._publishing(kernel._publish_status))
+        loop.add_callback(lambda: stream.on_recv(self._on_message, copy=False))
+
+        def undo() -> None:
+            loop.add_callback(lambda: stream.on_recv(self._arrived, copy=False))
+            loop.add_callback(self._let_all_go)
+            if handlers.get("execute_request") is execute_once:
+                handlers["execute_request"] = execute
+            publish.restore()
+
+        return undo
+
+    def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what stands for the kernel's handler of cells: each replies once."""
+
+        async def execute_once(stream: Any, ident: Any, parent: Any) -> None:
+            run = self._by_id.get(parent["header"]["msg_id"])
+            if run is not None:
+                run.number = self._kernel.execution_count  # as the front end is told
+            await execute(stream if run is None else _ReplyOnce(stream, run, self), ident, parent)
+
+        return execute_once
+
+    def _publishing(self, publish: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what stands for the kernel's publishing of its status.
+
+        Idle is the last word on each request, also on one that is aborted.
+        """
+
+        def publish_status(status: str, channel: str, parent: Any = None) -> None:
+            if status == "idle" and channel == "shell" and self._by_id:
+                header = (parent or self._kernel.get_parent(channel) or {}).get("header", {})
+                run = self._by_id.get(header.get("msg_id"))
+                if run is not None:
+                    self._ended(run)
+                    if run.away:
+                        return  # the front end was told when it was sent away
+            publish(status, channel, parent)
+
+        return publish_status
+
+    def run_of(self, message_id: str) -> CellRun | None:
+        """Return the request with that identifier, while it is known. Any thread may call."""
+        return self._by_id.get(message_id)
+
+    def begun(self) -> None:
+        """The code of a cell has begun. On the thread that runs it."""
+        if self._asking is not None:
+            self._channel.io_loop.add_callback(self._begun)
+
+    # From the front end
+
+    async def _on_message(self, frames: list[Any]) -> None:
+        """Take in whatever arrives on the shell channel."""
+        session = self._kernel.session
+        try:
+            idents, rest = session.feed_identities(frames, copy=False)
+            header = session.unpack(rest[1].bytes)
+            is_cell = header.get("msg_type") == "execute_request"
+            if header.get("subshell_id") is None and (is_cell or None in self.away):
+                # So its signature is checked, and not used up.
+                message = session.deserialize(rest, content=False, copy=False)
+                message["content"] = session.unpack(message["content"])
+                if is_cell:
+                    await self._take(CellRun(idents, frames, message))
+                    return
+                frames = self._addressed(idents, message, self._foreground_shell())
+        except Exception:  # the kernel's own handler says what is wrong with it
+            self._kernel.log.debug("not for the cell queue", exc_info=True)
+        await self._arrived(frames)
+
+    async def _take(self, run: CellRun) -> None:
+        self._waiting.append(run)
+        if run.asks_for_background:
+            run.frames = []  # IPython knows no magic `bg;`
+            run.message["content"]["code"] = "%bg"
+            self._asking = run
+            self._send_away()
+        await self._hand_on()
+
+    async def _begun(self) -> None:
+        """The cell that runs has begun: somebody wanted it sent away before it had."""
+        self._send_away()
+        await self._hand_on()
+
+    def _send_away(self) -> None:
+        """Send the cell that runs to the background: the cell that asks for it comes next.
+
+        It can only be sent once its code has begun, since before that it has no number.
+        """
+        run, asking = self.running, self._asking
+        if asking is None or asking not in self._waiting:
+            self._asking = None
+            return
+        if run is None or run.over or run.began is None:
+            return
+        self._asking = None
+        self._waiting.remove(asking)
+        self._waiting.appendleft(asking)
+        if not run.take_reply():
+            return
+        run.away = True
+        self.away[run.subshell] = run
+        self.running = None
+        kernel, session = self._kernel, self._kernel.session
+        content = {
+            "status": "ok",
+            "execution_count": run.number,
+            "user_expressions": {},
+            "payload": [],
+        }
+        metadata = {"started": run.header.get("date"), "dependencies_met": True, "status": "ok"}
+        self._sent_away(run)
+        session.send(
+            kernel.shell_stream,
+            "execute_reply",
+            content,
+            run.message,
+            ident=run.idents,
+            metadata=metadata,
+        )
+        type(kernel)._publish_status(kernel, "idle", "shell", run.message)
+
+    async def _hand_on(self) -> None:
+        """Give the next cell that waits to a shell that is free."""
+        while self._waiting and (self.running is None or self.running.over):
+            run = self.running = self._waiting.popleft()
+            run.subshell = self._free_shell()
+            self._by_id[run.id] = run
+            frames = run.frames
+            if run.subshell is not None or not frames:
+                frames = self._addressed(run.idents, run.message, run.subshell)
+            await self._arrived(frames)
+
+    def _foreground_shell(self) -> str | None:
+        """Return the shell to which the foreground's other messages go, while the main is busy."""
+        return self.running.subshell if self.running is not None else self._free_shell()
+
+    def _free_shell(self) -> str | None:
+        """Return a shell that no cell keeps busy: the main one (None), if that is free."""
+        for shell in (None, *self._subshells):
+            if shell not in self.away:
+                return shell
+        self._subshells.append(str(self._channel.manager._create_subshell()))
+        return self._subshells[-1]
+
+    def _addressed(self, idents: Any, message: dict[str, Any], subshell: str | None) -> list[Any]:
+        """Return a message as frames, for a shell: signed anew, as each signature counts once."""
+        session = self._kernel.session
+        header = {**message["header"], "subshell_id": subshell}
+        if subshell is None:
+            header.pop("subshell_id")
+        frames = session.serialize({**message, "header": header}, ident=idents)
+        return [zmq.Frame(frame) for frame in [*frames, *message.get("buffers", ())]]
+
+    # From the kernel
+
+    def _ended(self, run: CellRun) -> None:
+        """The kernel is done with a cell. On the thread that ran it."""
+        self._by_id.pop(run.id, None)
+        # After a failure the kernel refuses what comes before a message that it sends to itself
+        # by way of this thread: nothing may overtake that.
+        run.over = not run.failed
+        if run.failed or run.away or self._waiting:
+            self._channel.io_loop.add_callback(self._over, run)
+
+    async def _over(self, run: CellRun) -> None:
+        run.over = True
+        if self.away.get(run.subshell) is run:
+            del self.away[run.subshell]
+        await self._hand_on()
+
+    def _failed(self, run: CellRun) -> None:
+        """Note that a cell failed, which stops those that wait. On the thread that ran it."""
+        if run.message["content"].get("stop_on_error", True):
+            run.failed = True
+            self._channel.io_loop.add_callback(self._abort_waiting)
+
+    def _abort_waiting(self) -> None:
+        """Answer the cells that wait as the kernel does after a failure."""
+        kernel = self._kernel
+        while self._waiting:
+            run = self._waiting.popleft()
+            publish = type(kernel)._publish_status
+            publish(kernel, "busy", "shell", run.message)
+            kernel.session.send(
+                kernel.shell_stream,
+                "execute_reply",
+                {"status": "aborted"},
+                run.message,
+                ident=run.idents,
+                metadata={"status": "aborted", "dependencies_met": True},
+            )
+            publish(kernel, "idle", "shell", run.message)
+
+    async def _let_all_go(self) -> None:
+        """Give the kernel all that waits: nobody stands in between any more."""
+        while self._waiting:
+            run = self._waiting.popleft()
+            await self._arrived(self._addressed(run.idents, run.message, None))
+
+
+class _ReplyOnce:
+    """Stands for the socket to which a cell's reply goes, which may have been sent already."""
+
+    def __init__(self, stream: Any, run: CellRun, queue: CellQueue) -> None:
+        self._stream = stream
+        self._run = run
+        self._queue = queue
+
+    def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """Send the reply, unless the cell was sent away."""
+        if not self._run.take_reply():
+            return None
+        # The content follows the delimiter, the signature and three headers.
+        session = self._queue._kernel.session
+        at = [bytes(frame) for frame in frames].index(b"<IDS|MSG>")
+        if session.unpack(bytes(frames[at + 5])).get("status") == "error":
+            self._queue._failed(self._run)
+        return self._stream.send_multipart(frames, *args, **kwargs)

@@ -1,0 +1,117 @@
+"""The stop button while cells are away: it hits the foreground's cell, in whichever thread.
+
+SIGINT is the main thread's, and there runs a cell that was sent away. Only that thread could give
+it another handler, and it is busy. So `faulthandler` takes the signal, as for SIGTERM: it acts in
+C, from any thread, and writes a few lines to a socket at which a thread of ours reads; sleeping
+code of the main thread sleeps on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.raising import raise_in_user_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
+
+#: Seconds in which what is written belongs to one signal.
+_ONE = 0.02
+#: Seconds between two tries to interrupt code that is in a library of the kernel's, and all.
+_AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds that a signal has to get to the main thread before the next one is diverted again.
+_PASSES = 0.05
+
+
+class Diversion:
+    """Takes SIGINT while a cell that was sent away has the main thread.
+
+    *waits* is given the thread of the foreground's cell: it ends a `%fg` that waits there, and
+    says whether there was one.
+    """
+
+    def __init__(self, queue: CellQueue, waits: Callable[[int], bool]) -> None:
+        self._queue = queue
+        self._waits = waits
+        self._lock = threading.Lock()
+        self._active = False
+        self._reader: socket.socket | None = None
+        self._writer: socket.socket | None = None
+
+    def begin(self) -> None:
+        """Divert from now on. Any thread may call."""
+        with self._lock:
+            if self._active or not hasattr(faulthandler, "register"):
+                return
+            if self._reader is None:
+                self._reader, self._writer = socket.socketpair()
+                self._writer.setblocking(False)
+                thread = threading.Thread(target=self._listen, name="bg-sigint", daemon=True)
+                Context().run(thread.start)
+            self._active = True
+            self._register()
+
+    def end(self) -> None:
+        """Let SIGINT go where it went before. Any thread may call."""
+        with self._lock:
+            if self._active:
+                self._active = False
+                faulthandler.unregister(signal.SIGINT)
+
+    def interrupt(self, run: CellRun) -> None:
+        """Interrupt a cell, wherever it is. Any thread may call."""
+        if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
+            self._interrupt_main(run.thread)
+        elif run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task:
+            run.task.get_loop().call_soon_threadsafe(run.task.cancel)
+        else:
+            pursuing = threading.Thread(target=self._pursue, args=[run], daemon=True)
+            Context().run(pursuing.start)
+
+    def _register(self) -> None:
+        assert self._writer is not None
+        faulthandler.register(signal.SIGINT, self._writer.fileno(), all_threads=False)
+
+    def _interrupt_main(self, thread: int) -> None:
+        """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
+        with self._lock:
+            diverted, self._active = self._active, False
+            if diverted:
+                faulthandler.unregister(signal.SIGINT)
+            signal.pthread_kill(thread, signal.SIGINT)
+            if diverted:
+                time.sleep(_PASSES)
+                self._active = True
+                self._register()
+
+    def _listen(self) -> None:
+        assert self._reader is not None
+        while self._reader.recv(65536):
+            time.sleep(_ONE)
+            with suppress(BlockingIOError):
+                self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+            run = self._queue.running
+            if run is None or run.over or run.began is None:
+                continue  # no cell of the foreground's runs
+            if not self._waits(run.thread):
+                self.interrupt(run)
+
+    def _pursue(self, run: CellRun) -> None:
+        """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
+        start = code_that_runs_cells()
+        deadline = time.monotonic() + _PATIENCE
+        while not run.over and time.monotonic() < deadline:
+            if start is None or raise_in_user_code(run.thread, KeyboardInterrupt, start):
+                return
+            time.sleep(_AGAIN)

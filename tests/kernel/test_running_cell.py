@@ -1,0 +1,268 @@
+"""`%bg` alone: the cell that runs goes to the background, and others run meanwhile."""
+
+from __future__ import annotations
+
+import ipykernel
+import pytest
+from kernels import Kernel, Pending, Reply
+
+pytestmark = pytest.mark.skipif(
+    ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
+)
+
+#: A cell that prints, waits until it may go on, prints again and has a value.
+LONG = "print('begins')\ngo.wait()\nprint('goes on')\n6 * 7"
+
+
+@pytest.fixture
+def k(kernel: Kernel) -> Kernel:
+    """A kernel with what the cells here use."""
+    kernel.ok("import asyncio, threading, time\ngo = threading.Event()\ngate = asyncio.Event()")
+    return kernel
+
+
+def running(kernel: Kernel, code: str = LONG, until: str = "begins\n") -> Pending:
+    """Start a cell and wait until its code runs."""
+    cell = kernel.start(code)
+    kernel.until(lambda: until in cell.reply.stdout)
+    return cell
+
+
+def sent_away(kernel: Kernel, cell: Pending, code: str = "job = %bg") -> Reply:
+    """Send it to the background; both requests are answered."""
+    asked = kernel.start("%bg", queue=True)
+    cell.wait()
+    asked.wait()
+    kernel.ok("job = __import__('ipy_bgtasks').jobs()['%%']")
+    return asked.reply
+
+
+def replies(reply: Reply) -> int:
+    """How many replies a request got."""
+    return len(reply.contents("execute_reply"))
+
+
+def idles(reply: Reply) -> int:
+    """How often the kernel said that it is done with a request."""
+    return [c["execution_state"] for c in reply.contents("status")].count("idle")
+
+
+def test_the_story(k: Kernel) -> None:
+    """The cell gets its number at once, goes on below itself, shows its value; others run."""
+    cell = running(k)
+    number = cell.reply.contents("execute_input")[0]["execution_count"]
+    asked = sent_away(k, cell)
+    assert cell.reply.content["execution_count"] == number
+    assert cell.reply.status == asked.status == "ok"
+    assert "running  print('begins')" in asked.displays[-1]["text/plain"]
+    other = k.ok("print('meanwhile')\n1 + 1")
+    assert (other.stdout, other.result) == ("meanwhile\n", "2")
+    assert k.ok("str(job.state), job.where, job.name").result == (
+        "('running', 'cell', \"print('begins')\")"
+    )
+    listed = k.ok("%jobs")
+    assert "running  cell  print('begins')" in listed.displays[-1]["text/plain"]
+    k.ok("go.set()")
+    k.until(lambda: cell.reply.result)
+    assert cell.reply.stdout == "begins\ngoes on\n"
+    assert cell.reply.result == "42"
+    assert k.ok("x = %fg job\nx").result == "42"
+    assert k.ok(f"Out[{number}], _{number}").result == "(42, 42)"
+    assert k.ok("str(job.state), job.log.stdout").result == "('finished', 'goes on\\n')"
+    assert [replies(r) for r in (cell.reply, asked)] == [1, 1]
+    assert [idles(r) for r in (cell.reply, asked)] == [1, 1]
+    main = k.ok("threading.current_thread() is threading.main_thread()")
+    assert main.result == "True"
+
+
+def test_each_cell_has_a_number_of_its_own(k: Kernel) -> None:
+    """Those that run meanwhile count on; the one that was away does not count twice."""
+    cell = running(k)
+    asked = sent_away(k, cell)
+    between = [k.ok("1") for _ in range(3)]
+    k.ok("go.set()")
+    k.ok("x = %fg job")
+    after = k.ok("2")
+    numbers = [r.content["execution_count"] for r in (cell.reply, asked, *between)]
+    first = numbers[0]
+    assert numbers == [first, first + 1, first + 3, first + 4, first + 5]
+    assert after.content["execution_count"] == first + 8
+    assert k.ok(f"In[{first}].splitlines()[0], In[{first + 1}]").result == (
+        "(\"print('begins')\", \"get_ipython().run_line_magic('bg', '')\")"
+    )
+
+
+def test_an_await_cell_is_sent_away_too(k: Kernel) -> None:
+    """And coroutine jobs go on, since it does not block their loop."""
+    cell = running(k, "print('begins')\nawait gate.wait()\nprint('goes on')\n6 * 7")
+    sent_away(k, cell)
+    k.ok(
+        "async def ticks():\n"
+        "    for n in range(3):\n        await asyncio.sleep(0.001)\n    return n"
+    )
+    assert k.ok("t = %bg ticks();\nt.result(20)").result == "2"
+    k.ok("loop = get_ipython().kernel.io_loop.asyncio_loop")
+    k.ok("loop.call_soon_threadsafe(gate.set)")
+    assert k.ok("x = %fg job\nx").result == "42"
+    k.until(lambda: cell.reply.result == "42")
+    assert cell.reply.stdout == "begins\ngoes on\n"
+
+
+def test_a_failure_shows_under_the_cell_and_fails_the_job(k: Kernel) -> None:
+    """Once, and the cells after it run."""
+    cell = running(k, "print('begins')\ngo.wait()\n1 / 0")
+    sent_away(k, cell)
+    k.ok("go.set()")
+    failed = k.run("%fg job")
+    assert failed.ename == "ZeroDivisionError"
+    assert k.ok("str(job.state)").result == "'failed'"
+    assert len(cell.reply.contents("error")) == 1
+    assert k.ok("1 + 1").result == "2"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('begins')\nwhile True: pass",
+        "print('begins')\ntime.sleep(1000)",
+        "print('begins')\nawait gate.wait()",
+    ],
+    ids=["busy", "asleep", "await"],
+)
+def test_cancel_interrupts_it_where_it_is(k: Kernel, code: str) -> None:
+    """As the stop button would have; the job is cancelled then."""
+    cell = running(k, code)
+    sent_away(k, cell)
+    k.ok("%cancel job")
+    k.until(lambda: k.ok("str(job.state)").result == "'cancelled'")
+    assert k.ok("threading.current_thread() is threading.main_thread()").result == "True"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["print('here')\nwhile True: pass", "print('here')\nawait asyncio.Event().wait()"],
+    ids=["plain", "await"],
+)
+def test_the_stop_button_hits_the_foreground_cell_alone(k: Kernel, code: str) -> None:
+    """Whatever it does; with no cell in the foreground it does nothing."""
+    cell = running(k, "print('begins')\nwhile not go.is_set(): time.sleep(0.001)\n'whole'")
+    sent_away(k, cell)
+    k.interrupt()
+    front = running(k, code, "here\n")
+    k.interrupt()
+    assert front.wait().status == "error"
+    assert k.ok("1 + 1").result == "2"
+    k.interrupt()
+    k.ok("go.set()")
+    assert k.ok("x = %fg job\nx").result == "'whole'"
+    # Afterwards it is the main thread's again.
+    front = running(k, code, "here\n")
+    k.interrupt()
+    assert front.wait().status == "error"
+
+
+def test_fg_lets_go_of_it_again(k: Kernel) -> None:
+    """The stop button ends the wait; the cell goes on."""
+    cell = running(k)
+    sent_away(k, cell)
+    waits = k.start("print('waits')\nx = %fg job")
+    k.until(lambda: "waits\n" in waits.reply.stdout)
+    k.until(lambda: k.messages_of(waits.reply.msg_id))
+    k.interrupt()
+    assert waits.wait().ename == "Detached"
+    assert k.ok("str(job.state)").result == "'running'"
+    k.ok("go.set()")
+    assert k.ok("x = %fg job\nx").result == "42"
+
+
+def test_a_second_one_sends_away_the_cell_in_the_subshell(k: Kernel) -> None:
+    """Both end in their own place."""
+    first = running(k)
+    sent_away(k, first)
+    k.ok("one = job\nother = threading.Event()")
+    second = running(k, "print('begins')\nother.wait()\n'second'")
+    sent_away(k, second)
+    k.ok("two = job")
+    assert k.ok("one is two, one.where, two.where").result == "(False, 'cell', 'cell')"
+    assert k.ok("1 + 1").result == "2"
+    k.ok("other.set()")
+    assert k.ok("x = %fg two\nx").result == "'second'"
+    assert k.ok("str(one.state)").result == "'running'"
+    k.ok("go.set()")
+    assert k.ok("x = %fg one\nx").result == "42"
+    k.until(lambda: first.reply.result == "42" and second.reply.result == "'second'")
+
+
+def test_cells_that_waited_run_next_and_in_order(k: Kernel) -> None:
+    """Run All, and then `%bg`: the rest of the notebook goes on."""
+    k.ok("order = []")
+    cell = running(k)
+    queued = [
+        k.start(f"order = {'[]' if n == 0 else 'order'} + [{n}]", queue=True) for n in range(4)
+    ]
+    asked = k.start("%bg", queue=True)
+    for pending in (cell, asked, *queued):
+        pending.wait()
+    assert k.ok("order").result == "[0, 1, 2, 3]"
+    k.ok("go.set()")
+    k.until(lambda: cell.reply.result == "42")
+
+
+def test_a_failure_stops_the_cells_that_wait(k: Kernel) -> None:
+    """As it does without the extension; what comes later runs."""
+    fails = running(k, "print('begins')\ngo.wait()\n1 / 0")
+    queued = [k.start("never = True", queue=True) for _ in range(3)]
+    k.ok("go.set()", subshell=k.subshell())
+    assert fails.wait().status == "error"
+    assert [pending.wait().status for pending in queued] == ["aborted"] * 3
+    assert k.ok("'never' in globals()").result == "False"
+
+
+@pytest.mark.parametrize("code", ["%bg", " %bg ", "%bg;", "%bg  # this one"])
+def test_with_nothing_to_send_it_is_one_line(k: Kernel, code: str) -> None:
+    """Which says what would do."""
+    reply = k.run(code)
+    assert reply.ename == "UsageError"
+    assert reply.stderr.startswith("UsageError: no cell runs that could go to the background")
+    assert reply.stderr.count("\n") == 1
+
+
+def test_within_a_longer_cell_it_is_one_line(k: Kernel) -> None:
+    """It is for a cell of its own."""
+    reply = k.run("x = 1\n%bg")
+    assert "alone in a cell of its own" in reply.stderr
+
+
+def test_other_requests_are_answered_meanwhile(k: Kernel) -> None:
+    """Completion, inspection and the history of inputs."""
+    cell = running(k)
+    sent_away(k, cell)
+    k.ok("a_long_name = 1")
+    assert "a_long_name" in k.complete("a_long_na")
+    found = k.ask("inspect_request", {"code": "a_long_name", "cursor_pos": 3, "detail_level": 0})
+    assert found["found"]
+    k.ok("go.set()")
+    k.ok("x = %fg job")
+
+
+def test_it_waits_for_what_comes_after_it(k: Kernel) -> None:
+    """`--after` takes it as any job."""
+    cell = running(k)
+    sent_away(k, cell)
+    k.ok("n = job.number")
+    k.ok("after = %bg --after %% print('after')")
+    assert k.ok("str(after.state)").result == "'queued'"
+    k.ok("go.set()")
+    k.ok("x = %fg after")
+    assert k.ok("after.log.stdout").result == "'after\\n'"
+
+
+def test_unloading_gives_the_kernel_back_its_messages(k: Kernel) -> None:
+    """Also while a cell is away: it ends in its own place."""
+    cell = running(k)
+    sent_away(k, cell)
+    k.ok("%unload_ext ipy_bgtasks")
+    k.ok("go.set()", subshell=k.subshell())
+    k.until(lambda: cell.reply.result == "42")
+    assert k.ok("1 + 1, str(job.state)").result == "(2, 'finished')"
+    assert k.run("%bg").status == "error"
