@@ -42,6 +42,9 @@ class FrontEnd(Protocol):
     #: Is given the thread of the foreground's cell: ends a `%fg` that waits there, if one does.
     waits: Callable[[int], bool]
 
+    def reaches(self) -> bool:
+        """Whether an interrupt of the foreground finds the calling thread."""
+
     def sent_away(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
 

@@ -78,7 +78,9 @@ class Loaded:
         screen = front_end.screen
         settings = BgTasks(parent=shell)
         changes.append(shell.configurables, settings)
-        foreground = Foreground(loop, lambda job: screen.follow(job, everything=False))
+        foreground = Foreground(
+            loop, lambda job: screen.follow(job, everything=False), front_end.reaches
+        )
         front_end.waits = foreground.interrupt
         session = self.session = Session(shell, core, settings, screen, foreground)
         changes.add(session.start())

@@ -11,7 +11,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import caller, cells_away
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
@@ -27,10 +27,19 @@ if TYPE_CHECKING:
 
 
 class Foreground:
-    """Waits for jobs on one loop, which runs in the main thread."""
+    """Waits for jobs on one loop, which runs in the main thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, follow: Follow) -> None:
+    *reaches* tells whether an interrupt finds the calling thread; by default the main one.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        follow: Follow,
+        reaches: Callable[[], bool] | None = None,
+    ) -> None:
         self._loop = loop
+        self._reaches = reaches or _in_main_thread
         self._follow = follow
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
@@ -42,8 +51,7 @@ class Foreground:
         Signals reach the main thread only, or, while a cell that was sent away has that one, by
         way of `interrupt`; and what a job waits for is the job's affair.
         """
-        here = threading.current_thread() is threading.main_thread() or bool(cells_away)
-        return here and caller() is None
+        return self._reaches() and caller() is None
 
     def interrupt(self, thread: int) -> bool:
         """End the waits of a thread that is not the main one; returns whether there were any.
@@ -110,7 +118,7 @@ class Foreground:
     def begun(self, wait: _Wait) -> None:
         """Handle SIGINT from the first wait that can be interrupted …"""
         self._waits.add(wait)
-        if self._handling is None and threading.current_thread() is threading.main_thread():
+        if self._handling is None and _in_main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
@@ -135,6 +143,10 @@ class Foreground:
         if self._interrupted:
             taken = [wait.interrupt() for wait in list(self._waits)]
             self._interrupted = not any(taken)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Wait:

@@ -27,6 +27,8 @@ class CellsAway:
 
     *launch* makes a job of a cell that runs, given what interrupts it. *waits* is given the thread
     of the foreground's cell: it ends a `%fg` that waits there, and says whether there was one.
+    *untangle* takes off the streams what IPython leaves there when cells end in another order than
+    they began.
     """
 
     def __init__(
@@ -34,10 +36,13 @@ class CellsAway:
         shell: Any,
         launch: Callable[[CellRun, Callable[[], object]], Record],
         waits: Callable[[int], bool],
+        untangle: Callable[[], object],
     ) -> None:
         self._shell = shell
         self._launch = launch
-        self._queue = CellQueue(shell.kernel, self._take)
+        self._queue = CellQueue(shell.kernel, self._take, self._over, self._back)
+        self._untangle_streams = untangle
+        self._tangled = False
         self._diversion = Diversion(self._queue, waits)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
@@ -67,6 +72,14 @@ class CellsAway:
                 close()
 
         return undo_all
+
+    def divert(self) -> bool:
+        """Take an interrupt that came to the main thread; whether it is not meant for that."""
+        return self._diversion.take()
+
+    def reaches(self) -> bool:
+        """Whether the stop button finds the calling thread, though it is not the main one."""
+        return self._diversion.active
 
     def last(self) -> Record | None:
         """Return the job of the cell that was just sent away, to the first who asks."""
@@ -101,7 +114,19 @@ class CellsAway:
         if run.away:
             self._settle(run)
 
+    def _over(self, run: CellRun) -> None:
+        if run.away:
+            self._diversion.renew()
+        if self._tangled and not self._jobs and self._queue.running in (run, None):
+            # No cell runs: what IPython has put over the streams for one is left over.
+            self._tangled = False
+            self._untangle_streams()
+
     # On the shell channel's thread
+
+    def _back(self) -> None:
+        if not self._jobs:
+            self._diversion.end()
 
     def _take(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""
@@ -115,6 +140,7 @@ class CellsAway:
         job = self._launch(run, lambda: self._diversion.interrupt(run))
         self._jobs[run.id] = self._last = job
         cells_away[run.thread] = job
+        self._tangled = True
         self._diversion.begin()
         if run.result is not None:  # it has ended meanwhile
             self._settle(run)
@@ -128,8 +154,6 @@ class CellsAway:
         assert self._per_thread is not None
         self._per_thread.numbers.pop(run.thread, None)
         self._per_thread.quiet.pop(run.thread, None)
-        if not self._jobs:
-            self._diversion.end()
         result = run.result
         error = result.error_before_exec or result.error_in_exec
         if error is None:

@@ -85,11 +85,20 @@ class CellRun:
 class CellQueue:
     """The cells of one kernel's main shell: the one that runs, those sent away, those that wait.
 
-    *sent_away* is called with a cell that is about to be sent away.
+    *sent_away* is called with a cell that is about to be sent away; *ended* with one
+    that is over, on the thread that ran it; *back* when cells run on the main thread again.
     """
 
-    def __init__(self, kernel: Any, sent_away: Callable[[CellRun], object]) -> None:
+    def __init__(
+        self,
+        kernel: Any,
+        sent_away: Callable[[CellRun], object],
+        ended: Callable[[CellRun], object],
+        back: Callable[[], object],
+    ) -> None:
         self._kernel = kernel
+        self._told_end = ended
+        self._told_back = back
         self._channel = kernel.shell_channel_thread
         self._arrived = kernel.shell_channel_thread_main
         self._sent_away = sent_away
@@ -276,7 +285,8 @@ class CellQueue:
         # After a failure the kernel refuses what comes before a message that it sends to itself
         # by way of this thread: nothing may overtake that.
         run.over = not run.failed
-        if run.failed or run.away or self._waiting:
+        self._told_end(run)
+        if run.failed or run.away or run.subshell is not None or self._waiting:
             self._channel.io_loop.add_callback(self._over, run)
 
     async def _over(self, run: CellRun) -> None:
@@ -284,6 +294,9 @@ class CellQueue:
         if self.away.get(run.subshell) is run:
             del self.away[run.subshell]
         await self._hand_on()
+        front = self.running
+        if not self.away and (front is None or front.over or front.subshell is None):
+            self._told_back()
 
     def _failed(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""

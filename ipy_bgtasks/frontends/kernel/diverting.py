@@ -45,28 +45,43 @@ class Diversion:
         self._queue = queue
         self._waits = waits
         self._lock = threading.Lock()
-        self._active = False
+        #: Whether SIGINT is diverted now.
+        self.active = False
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
 
     def begin(self) -> None:
         """Divert from now on. Any thread may call."""
         with self._lock:
-            if self._active or not hasattr(faulthandler, "register"):
+            if self.active or not hasattr(faulthandler, "register"):
                 return
             if self._reader is None:
                 self._reader, self._writer = socket.socketpair()
                 self._writer.setblocking(False)
                 thread = threading.Thread(target=self._listen, name="bg-sigint", daemon=True)
                 Context().run(thread.start)
-            self._active = True
+            self.active = True
             self._register()
+
+    def renew(self) -> None:
+        """Take the signal again: the main thread has set a handler since, as each cell does."""
+        with self._lock:
+            if self.active:
+                faulthandler.unregister(signal.SIGINT)
+                self._register()
+
+    def take(self) -> bool:
+        """Take an interrupt that found a handler of Python's; whether that is to be done here."""
+        if not self.active or self._writer is None:
+            return False
+        self._writer.send(b"\n")
+        return True
 
     def end(self) -> None:
         """Let SIGINT go where it went before. Any thread may call."""
         with self._lock:
-            if self._active:
-                self._active = False
+            if self.active:
+                self.active = False
                 faulthandler.unregister(signal.SIGINT)
 
     def interrupt(self, run: CellRun) -> None:
@@ -86,13 +101,13 @@ class Diversion:
     def _interrupt_main(self, thread: int) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
         with self._lock:
-            diverted, self._active = self._active, False
+            diverted, self.active = self.active, False
             if diverted:
                 faulthandler.unregister(signal.SIGINT)
             signal.pthread_kill(thread, signal.SIGINT)
             if diverted:
                 time.sleep(_PASSES)
-                self._active = True
+                self.active = True
                 self._register()
 
     def _listen(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
@@ -51,7 +52,17 @@ class KernelFrontEnd:
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
-        changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell))
+        changes.step_on_loop(
+            "stop button", self._loop, lambda: spare_the_kernel(shell, self._divert)
+        )
+
+    def _divert(self) -> bool:
+        return self._away is not None and self._away.divert()
+
+    def reaches(self) -> bool:
+        """Whether an interrupt of the foreground finds the calling thread."""
+        main = threading.current_thread() is threading.main_thread()
+        return main or (self._away is not None and self._away.reaches())
 
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background."""
@@ -70,7 +81,9 @@ class KernelFrontEnd:
     def _send_cells_away(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.kernel.away import CellsAway
 
-        away = CellsAway(self._shell, self._launch, lambda thread: self.waits(thread))
+        away = CellsAway(
+            self._shell, self._launch, lambda thread: self.waits(thread), self.screen.untangle
+        )
         undo = away.install()
         self._away = away
 

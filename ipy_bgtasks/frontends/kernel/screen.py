@@ -215,6 +215,18 @@ class KernelScreen(Screen):
         """Record what a cell that was sent away displays."""
         job.log.display(data, metadata)
 
+    def untangle(self) -> None:
+        """Take off the streams what IPython's capturing of a cell has left there.
+
+        It puts a function over `write` for each plain cell, and puts back what it found; cells that
+        end in another order than they began put back each other's.
+        """
+        for stream in self._streams:
+            write = vars(stream).get("write")
+            pinned = getattr(write, "routed", write)
+            if getattr(pinned, "__qualname__", "").startswith("InteractiveShell._tee"):
+                vars(stream).pop("write", None)
+
     def sent_away(self, job: Record) -> None:
         """Let what the foreground has open be *job*'s, which it was until now."""
         self._figures.give(job)

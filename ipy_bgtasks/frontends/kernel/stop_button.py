@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 _SOON = 0.01
 
 
-def spare_the_kernel(shell: Any) -> Callable[[], None]:
+def spare_the_kernel(shell: Any, divert: Callable[[], bool]) -> Callable[[], None]:
     """Let an interrupt wait for the code of its request; returns what undoes it.
 
     One that comes before the code hits it when it begins, one that comes after it has nothing
-    left to hit. A second one in the same request is raised in any case. Main thread only.
+    left to hit. A second one in the same request is raised in any case. *divert* takes those that
+    are meant for a cell in another thread. Main thread only.
     """
-    button = _StopButton(shell.kernel)
+    button = _StopButton(shell.kernel, divert)
     shell.kernel.pre_handler_hook = button.request_begins
     shell.events.register("pre_execute", button.code_begins)
     shell.events.register("post_execute", button.code_ends)
@@ -44,8 +45,9 @@ def spare_the_kernel(shell: Any) -> Callable[[], None]:
 class _StopButton:
     """What SIGINT does from the beginning of an execute request to its end."""
 
-    def __init__(self, kernel: Any) -> None:
+    def __init__(self, kernel: Any, divert: Callable[[], bool]) -> None:
         self._kernel = kernel
+        self._divert = divert
         self._handler = self._sigint
         self._held = 0
         self._request = 0
@@ -85,6 +87,8 @@ class _StopButton:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _sigint(self, _: int, frame: FrameType | None) -> None:
+        if self._divert():
+            return
         self._held += 1
         if self._held > 1 or _runs_code(frame):
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
@@ -48,6 +49,10 @@ class TerminalFrontEnd:
         changes.step("questions", refuse_questions)
         if self._prompts:
             changes.step("prompt", self._share_loop)
+
+    def reaches(self) -> bool:
+        """Whether an interrupt of the foreground finds the calling thread."""
+        return threading.current_thread() is threading.main_thread()
 
     def sent_away(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""

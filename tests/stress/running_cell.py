@@ -1,0 +1,138 @@
+"""Cells that are sent to the background at random moments: is anything lost, doubled, misplaced?
+
+    python tests/stress/running_cell.py --rounds 1000 --seed 1
+
+Each round starts a cell, sends `%bg` at a random moment (perhaps before the cell has begun or
+after it has ended), runs other cells meanwhile, interrupts some of them, and lets the first end.
+Prints counts; those of what must not happen are all to be 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "kernel"))
+
+from kernels import Kernel, Pending
+
+SETUP = """
+import asyncio, threading, time
+order = []
+def busy(n, seconds):
+    print(f'<{n}>')
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    print(f'</{n}>')
+    return n
+def naps(n, seconds):
+    print(f'<{n}>')
+    time.sleep(seconds)
+    print(f'</{n}>')
+    return n
+async def waits(n, seconds):
+    print(f'<{n}>')
+    await asyncio.sleep(seconds)
+    print(f'</{n}>')
+    return n
+def front(n):
+    order.append(n)
+    print(f'({n})')
+    return n
+"""
+CELLS = ("busy({n}, {s})", "naps({n}, {s})", "await waits({n}, {s})")
+
+
+class Stress:
+    """One kernel, and what went wrong in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.kernel = Kernel(Path(tempfile.mkdtemp()))
+        self.kernel.load()
+        self.kernel.ok(SETUP)
+        self.counts: Counter[str] = Counter()
+        self.fronts = 0
+
+    def round(self, n: int) -> None:
+        """One cell, `%bg`, and some others."""
+        dice, k = self.dice, self.kernel
+        seconds = dice.choice([0, 0.001, 0.01, 0.05])
+        cell = k.start(dice.choice(CELLS).format(n=n, s=seconds))
+        self._pause(dice.choice([0, 0, 0.001, seconds, seconds * 2]))
+        asked = k.start("%bg", queue=True, stop_on_error=False)
+        fronts = [self._front() for _ in range(dice.randrange(3))]
+        stopped = None
+        if dice.random() < 0.2:
+            stopped = k.start("print('here')\nwhile True: pass", queue=True)
+            k.until(lambda: "here" in stopped.reply.stdout)
+            k.interrupt()
+        for pending in (cell, asked, *fronts, *([stopped] if stopped else [])):
+            pending.wait(60)
+        self.counts["rounds"] += 1
+        self.counts["sent away"] += asked.reply.status == "ok"
+        k.until(lambda: f"</{n}>" in cell.reply.stdout and cell.reply.result)
+        self._check(n, cell, asked, fronts, stopped)
+
+    def _check(
+        self, n: int, cell: Pending, asked: Pending, fronts: list[Pending], stopped: Pending | None
+    ) -> None:
+        self.counts["wrong output of the cell"] += cell.reply.stdout != f"<{n}>\n</{n}>\n"
+        self.counts["wrong value of the cell"] += cell.reply.result != str(n)
+        for pending in fronts:
+            number = pending.reply.result
+            self.counts["wrong output elsewhere"] += pending.reply.stdout != f"({number})\n"
+        if stopped is not None:
+            self.counts["interrupts"] += 1
+            self.counts["interrupts missed"] += stopped.reply.ename != "KeyboardInterrupt"
+        for pending in (cell, asked, *fronts, *([stopped] if stopped else [])):
+            replies = len(pending.reply.contents("execute_reply"))
+            states = [c["execution_state"] for c in pending.reply.contents("status")]
+            self.counts["requests"] += 1
+            self.counts["replies lost or doubled"] += replies != 1
+            self.counts["idle lost or doubled"] += states.count("idle") != 1
+
+    def _front(self) -> Pending:
+        self.fronts += 1
+        return self.kernel.start(f"front({self.fronts})", queue=True)
+
+    def _pause(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(self.dice.uniform(0, seconds))
+
+    def finish(self) -> None:
+        """What can be told at the end only."""
+        k = self.kernel
+        in_order = k.ok(f"order == list(range(1, {self.fronts + 1}))").result
+        self.counts["cells out of order"] += in_order != "True"
+        main = k.ok("threading.current_thread() is threading.main_thread()").result
+        self.counts["not back on the main thread"] += main != "True"
+        left = k.ok("len(__import__('ipy_bgtasks').jobs()), threading.active_count()").result
+        print("jobs kept, threads:", left)
+        subshells = k.ask("list_subshell_request", {}, "control")["subshell_id"]
+        self.counts["more than three subshells"] += len(subshells) > 3
+        k.close()
+
+
+def main() -> None:
+    """Run the rounds and print the counts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    stress = Stress(options.seed)
+    for n in range(options.rounds):
+        stress.round(n)
+    stress.finish()
+    for name, count in stress.counts.items():
+        print(f"{name}: {count}")
+
+
+if __name__ == "__main__":
+    main()
