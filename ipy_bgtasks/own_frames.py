@@ -10,8 +10,12 @@ package towards the user, `hide` takes our links out; a bare ``raise`` after tha
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from itertools import zip_longest
 from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _PACKAGE = __name__.partition(".")[0]
 #: Whose frames belong to ours where they stand between two of ours, or before the first.
@@ -36,6 +40,18 @@ def hide_all(error: BaseException) -> None:
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
+
+
+async def unseen(coro: Coroutine[Any, Any, T]) -> T:
+    """Await something of ours for a user's cell; an interrupt shows the cell, and no more."""
+    try:
+        return await coro
+    except KeyboardInterrupt as error:
+        error.__traceback__ = None
+        raise
+    except BaseException as error:
+        hide(error)
+        raise
 
 
 def without_ours(trace: TracebackType | None) -> TracebackType | None:

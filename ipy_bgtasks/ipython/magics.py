@@ -18,6 +18,7 @@ from IPython.core.magic import (
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.own_frames import hide
 from ipy_bgtasks.registry import specs
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
             raise UsageError(str(error)) from None
         except SyntaxError as error:
             raise _Refused(error) from None
+        except BaseException as error:
+            hide(error)
+            raise
 
     return with_usage_errors
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.frontends.kernel.interrupted import show_interrupts
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
 from ipy_bgtasks.hooks.asking import refuse_questions
@@ -51,6 +52,7 @@ class KernelFrontEnd:
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
+        changes.step("interrupted cells", lambda: show_interrupts(shell))
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell))
 
     def sent_away(self) -> Record:

@@ -141,6 +141,15 @@ class Run(runner.Run):
         if force or not self._is_async:
             self._begin_pursuit()
 
+    @property
+    def insists(self) -> bool:
+        """Whether it was asked to stop by force."""
+        return self._insist
+
+    def raises_by_itself(self) -> bool:
+        """Whether this is the job's own thread, and no event loop of ours runs in it."""
+        return not self._is_async and self._target == threading.get_ident()
+
     def checkpoint(self) -> None:
         """Raise here what is due, if this is the job's own thread about to go back to its code."""
         if self._due and self._target == threading.get_ident():
