@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.own_frames import hide
-from ipy_bgtasks.work.command import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ipy_bgtasks.work.command import Command
 
 
 class RunWithin(Protocol):
@@ -32,31 +33,70 @@ class RunWithin(Protocol):
 
 def jobs_commands(shell: Any, run: RunWithin) -> Callable[[], None]:
     """Have *run* run the commands of jobs from now on; returns what ends that."""
-    from IPython.core.magics.script import ScriptMagics
-
-    ours = _Commands(run)
-    undo = [
-        Attribute(type(shell), "system", _InJobs(type(shell), "system", ours.system)),
-        Attribute(type(shell), "getoutput", _InJobs(type(shell), "getoutput", ours.getoutput)),
-        Attribute(ScriptMagics, "shebang", _InJobs(ScriptMagics, "shebang", ours.shebang)),
+    ours, cls = _Commands(run), type(shell)
+    undo: list[Attribute | _Entry] = [
+        Attribute(cls, "system", _InJobs(cls, "system", ours.system)),
+        Attribute(cls, "getoutput", _InJobs(cls, "getoutput", ours.getoutput)),
     ]
-    magics = shell.magics_manager.magics["cell"]
-    script = magics.get("script")
-    if isinstance(owner := getattr(script, "__self__", None), ScriptMagics):
-        # It was looked up before, and would go past ours.
-        def of_now(line: str, cell: str) -> Any:
-            return owner.shebang(line, cell)
 
-        of_now.__doc__ = script.__doc__
-        magics["script"] = of_now
+    def replace_scripts() -> None:
+        undo.extend(_replace_scripts(shell.magics_manager.magics["cell"], ours))
+
+    # IPython imports the script magics when the first is used, and so do we.
+    undo.append(
+        Attribute(cls, "run_cell_magic", _Announced(cls, "run_cell_magic", replace_scripts))
+    )
 
     def undo_all() -> None:
-        for each in undo:
+        for each in reversed(undo):
             each.restore()
-        if owner is not None and magics.get("script") is not script:
-            magics["script"] = script
 
     return undo_all
+
+
+def _replace_scripts(magics: dict[str, Any], ours: _Commands) -> list[Attribute | _Entry]:
+    from IPython.core.magics.script import ScriptMagics
+
+    replaced = Attribute(ScriptMagics, "shebang", _InJobs(ScriptMagics, "shebang", ours.shebang))
+    script = magics.get("script")
+    if not isinstance(script, MethodType) or not isinstance(script.__self__, ScriptMagics):
+        return [replaced]
+    owner = script.__self__
+
+    # It was looked up before, and would go past ours.
+    def of_now(line: str, cell: str) -> Any:
+        return owner.shebang(line, cell)
+
+    of_now.__doc__ = script.__doc__
+    return [replaced, _Entry(magics, "script", of_now)]
+
+
+class _Entry:
+    """An entry of somebody's dictionary, replaced until `restore`."""
+
+    def __init__(self, entries: dict[str, Any], name: str, value: object) -> None:
+        self._entries, self._name, self._value = entries, name, value
+        self._before = entries[name]
+        entries[name] = value
+
+    def restore(self) -> None:
+        """Put back what was there, unless somebody has replaced ours since."""
+        if self._entries.get(self._name) is self._value:
+            self._entries[self._name] = self._before
+
+
+class _Announced:
+    """A method that stays what it is; *first* is called before a job first asks for it."""
+
+    def __init__(self, owner: type, name: str, first: Callable[[], object]) -> None:
+        self._theirs = inspect.getattr_static(owner, name)
+        self._first: Callable[[], object] | None = first
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if self._first is not None and instance is not None and current.get() is not None:
+            first, self._first = self._first, None
+            first()
+        return self._theirs.__get__(instance, owner)
 
 
 class _InJobs:
@@ -99,6 +139,8 @@ class _Commands:
         run = self._run
 
         def system(shell: Any, cmd: str) -> None:
+            from ipy_bgtasks.work.command import Command
+
             try:
                 code = run(Command(shell.var_expand(cmd, depth=1)), _put)
                 _note_exit(shell, cmd, code)
@@ -115,6 +157,8 @@ class _Commands:
 
         def getoutput(shell: Any, cmd: str, split: bool = True, depth: int = 0) -> Any:
             from IPython.utils.text import LSString, SList
+
+            from ipy_bgtasks.work.command import Command
 
             pieces: list[str] = []
             try:
@@ -147,6 +191,8 @@ class _Commands:
 
 def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
     from IPython.utils.process import arg_split  # type: ignore[attr-defined, unused-ignore]
+
+    from ipy_bgtasks.work.command import Command
 
     theirs = inspect.getattr_static(type(magics), "shebang")._theirs
     args, argv = theirs.parser.parse_known_args(arg_split(line, posix=os.name != "nt"))

@@ -53,7 +53,7 @@ TOUCHES = {
     ),
     "commands": Touch(
         "IPython",
-        "shell.system, getoutput, ScriptMagics.shebang, all on their classes",
+        "shell.system, getoutput, run_cell_magic, ScriptMagics.shebang, all on their classes",
         _IPYTHON,
         "!command, %sx and %%bash in a job are stopped with it, and write into its log",
         "!command, %sx and %%bash in a job are IPython's own: use %bg !command",
@@ -78,6 +78,13 @@ TOUCHES = {
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",
         "output of jobs appears under the cell that runs at the moment",
+    ),
+    "tracebacks": Touch(
+        "IPython",
+        "shell.showtraceback, InteractiveTB.mode",
+        _IPYTHON,
+        "a traceback shows the user's frames, not those of this package",
+        "an interrupt may show a frame of this package",
     ),
     "questions": Touch(
         "ipykernel",
