@@ -110,7 +110,7 @@ def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
     loops: list[asyncio.AbstractEventLoop] = []
     while frame is not None:
         code, near, far = frame.f_code, frame.f_locals, frame.f_globals
-        for name in (*code.co_varnames, *code.co_names):
+        for name in (*code.co_varnames, *code.co_freevars, *code.co_names):
             value = near.get(name, far.get(name))
             if isinstance(value, asyncio.Runner):  # whose loop may be no Python: uvloop's
                 value = getattr(value, "_loop", None)

@@ -215,9 +215,10 @@ def test_a_loop_of_another_thread_is_left_alone(launch: Callable[..., Record]) -
     ready = threading.Event()
 
     def waits() -> None:
-        future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0.5), loop)
+        others = loop
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), others)
         ready.set()
-        while not future.done():
+        while True:
             pass
 
     job = launch(waits)
