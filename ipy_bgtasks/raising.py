@@ -7,7 +7,9 @@ thread's stack is looked at first, and looking and sending are one step.
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gc
 import sys
 from itertools import compress
 from operator import call, is_
@@ -28,8 +30,13 @@ _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.tracking")
 _LOOPS = ("asyncio", "selectors", "uvloop")
 
 
-class StopThread(BaseException):
-    """Raised by `%cancel` in the thread of a job, and nowhere else."""
+class StopThread(KeyboardInterrupt):
+    """Raised by `%cancel` in the thread of a job, and nowhere else: a Ctrl-C for that thread."""
+
+
+# What code that catches it sees is the exception it knows.
+StopThread.__name__ = StopThread.__qualname__ = "KeyboardInterrupt"
+StopThread.__module__ = "builtins"
 
 
 class Sent:
@@ -41,8 +48,8 @@ class Sent:
         pending = [self]
         self._pending = pending
         # Raising it makes an instance, and so, without a line of Python, empties the list.
-        members = {"__init__": pending.clear, "__module__": __name__}
-        self.exception: type[StopThread] = type("StopThread", (StopThread,), members)
+        members = {"__init__": pending.clear, "__module__": StopThread.__module__}
+        self.exception: type[StopThread] = type(StopThread.__name__, (StopThread,), members)
 
     @property
     def pending(self) -> bool:
@@ -80,7 +87,11 @@ def take_back(thread: int) -> None:
 def is_handling_stop(thread: int) -> bool:
     """Whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
     handled: Any = sys._current_exceptions().get(thread)
-    error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
+    return came_of_stop(handled[1] if isinstance(handled, tuple) else handled)
+
+
+def came_of_stop(error: BaseException | None) -> bool:
+    """Whether *error* is a `StopThread`, or was raised while one was handled."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, StopThread):
@@ -88,6 +99,37 @@ def is_handling_stop(thread: int) -> bool:
         seen.add(id(error))
         error = error.__context__
     return False
+
+
+def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
+    """Return the running event loops that the functions on the stack of *thread* have a name for.
+
+    One of them may run in that thread; which, only that thread can tell.
+    """
+    frame = sys._current_frames().get(thread)
+    loops: list[asyncio.AbstractEventLoop] = []
+    while frame is not None:
+        code, near, far = frame.f_code, frame.f_locals, frame.f_globals
+        for name in (*code.co_varnames, *code.co_freevars, *code.co_names):
+            value = near.get(name, far.get(name))
+            if isinstance(value, asyncio.Runner):  # whose loop may be no Python: uvloop's
+                value = getattr(value, "_loop", None)
+            if isinstance(value, asyncio.AbstractEventLoop) and value not in loops:
+                loops += [value] if value.is_running() else []
+        frame = frame.f_back
+    return loops
+
+
+def close_servers(loop: asyncio.AbstractEventLoop) -> None:
+    """Close what listens on *loop*, which is about to end. To be called in its thread.
+
+    Who runs a server so (`uvicorn.run`) leaves its socket to the garbage collector, and the port
+    taken until then. No loop tells which servers it has.
+    """
+    kinds = {asyncio.base_events.Server, getattr(sys.modules.get("uvloop.loop"), "Server", None)}
+    for each in gc.get_objects():
+        if type(each) in kinds and each.get_loop() is loop:
+            each.close()
 
 
 def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:

@@ -129,9 +129,13 @@ def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> It
     """
 
     def sigint(_: int, frame: FrameType | None) -> None:
-        # Raised in this frame, since the user sees it at the end of the traceback.
         if handle(frame):
-            raise KeyboardInterrupt
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                # So that the user's own line is at the end of the traceback, not this one.
+                error.__traceback__ = None
+                raise
 
     previous = signal.signal(signal.SIGINT, sigint)
     try:
@@ -327,4 +331,8 @@ class Shielded:
     def _sigint(self, _: int, __: FrameType | None) -> None:
         self._seen += 1
         if self._seen > 1:
-            raise KeyboardInterrupt
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                error.__traceback__ = None
+                raise

@@ -51,6 +51,13 @@ TOUCHES = {
         "%fg is awaited, and only where it can be",
         "%fg works in plain functions and from Python only: use `await job`",
     ),
+    "commands": Touch(
+        "IPython",
+        "shell.system, getoutput, run_cell_magic, ScriptMagics.shebang, all on their classes",
+        _IPYTHON,
+        "!command, %sx and %%bash in a job are stopped with it, and write into its log",
+        "!command, %sx and %%bash in a job are IPython's own: use %bg !command",
+    ),
     "completion": Touch(
         "IPython",
         "Completer.custom_matchers, context_matcher, SimpleCompletion",
@@ -71,6 +78,13 @@ TOUCHES = {
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",
         "output of jobs appears under the cell that runs at the moment",
+    ),
+    "tracebacks": Touch(
+        "IPython",
+        "shell.showtraceback, InteractiveTB.mode",
+        _IPYTHON,
+        "a traceback shows the user's frames, not those of this package",
+        "an interrupt may show a frame of this package",
     ),
     "questions": Touch(
         "ipykernel",
@@ -102,6 +116,13 @@ TOUCHES = {
         _IPYKERNEL,
         "an interrupt hits the cell's code, never the kernel's own",
         "an interrupt that comes between two cells may cost a reply",
+    ),
+    "interrupted cells": Touch(
+        "ipykernel",
+        "shell.showtraceback; the name of its handler of SIGINT in await cells, handle_sigint",
+        _IPYKERNEL,
+        "an interrupted await cell ends with KeyboardInterrupt, as in a terminal",
+        "an interrupted await cell ends with asyncio's CancelledError",
     ),
     "shutdown": Touch(
         "ipykernel",

@@ -1,12 +1,18 @@
-"""A job's exception, formatted as IPython would show it."""
+"""Exceptions as IPython shows them: those of jobs, and all others without our frames."""
 
 from __future__ import annotations
 
 import copy
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.own_frames import hide_all
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipy_bgtasks.job.outcome import Outcome
 
 
@@ -31,6 +37,25 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
     except Exception:  # a broken repr in somebody's exception: the plain form still works
         pass
     return [line.rstrip("\n") for line in traceback.format_exception(kind, error, trace)]
+
+
+def without_our_frames(shell: Any) -> Callable[[], None]:
+    """Show no frame of this package in any cell's traceback, but under ``%xmode Verbose``.
+
+    Most are taken out where an exception leaves this package. This is for the rest, such as an
+    interrupt that lands in the first line of a magic. Returns what ends it.
+    """
+    show = shell.showtraceback
+
+    def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        error = (exc_tuple or sys.exc_info())[1]
+        if isinstance(error, BaseException) and shell.InteractiveTB.mode != "Verbose":
+            hide_all(error)
+            if exc_tuple is not None:
+                exc_tuple = (*exc_tuple[:2], error.__traceback__)
+        show(exc_tuple, *args, **kwargs)
+
+    return Attribute(shell, "showtraceback", showtraceback).restore
 
 
 def _holds_group(error: BaseException | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
+from ipy_bgtasks.frontends.commands import jobs_commands
 from ipy_bgtasks.frontends.exits import watch_process
 from ipy_bgtasks.frontends.installing import Installation
 from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
@@ -89,6 +90,7 @@ class Loaded:
         front_end.install(changes)
         changes.step("threads", threads_of_jobs.listen)
         changes.step("threads", lambda: executor_for_jobs(loop))
+        changes.step("commands", lambda: jobs_commands(shell, core.shell_runner.run_within))
         changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
         changes.step("rewriting", self._rewrite)
         changes.step("completion", lambda: self._complete(session))

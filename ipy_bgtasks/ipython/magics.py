@@ -18,6 +18,7 @@ from IPython.core.magic import (
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.own_frames import hide
 from ipy_bgtasks.registry import specs
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
             raise UsageError(str(error)) from None
         except SyntaxError as error:
             raise _Refused(error) from None
+        except BaseException as error:
+            hide(error)
+            raise
 
     return with_usage_errors
 
@@ -97,7 +101,7 @@ class JobMagics(Magics):
         %jobs lists jobs, %fg waits for one, %cancel stops one.
 
         """
-        options, code = opt.read_options(line, opt.BG, "%bg" if cell is None else "%%bg")
+        options, code = self._read(line, opt.BG, "%bg" if cell is None else "%%bg", local_ns)
         if cell is not None and code:
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
         if cell is None and line.partition("#")[0].strip(" ;") == "":
@@ -142,7 +146,7 @@ class JobMagics(Magics):
 
         """
         if cell is not None:
-            options, rest = opt.read_options(line, opt.FG_CELL, "%%fg")
+            options, rest = self._read(line, opt.FG_CELL, "%%fg", local_ns)
             if rest:
                 raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
             job = self._session.launch_attached(
@@ -153,7 +157,7 @@ class JobMagics(Magics):
             line = line.rstrip()
             if not line.endswith("\\;"):  # which a shell command may need
                 line = line.removesuffix(";")
-            options, rest = opt.read_options(line, opt.FG, "%fg")
+            options, rest = self._read(line, opt.FG, "%fg", local_ns)
             jobs, every = self._foreground_jobs(rest, options, local_ns)
         return self._session.attach(
             jobs,
@@ -214,6 +218,16 @@ class JobMagics(Magics):
         cells = self._session.core.sources.cell
         stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
         return self._session.report(stopping, awaited=options.awaited)
+
+    def _read(
+        self,
+        line: str,
+        table: tuple[opt.Option, ...],
+        magic: str,
+        local_ns: Mapping[str, Any] | None,
+    ) -> tuple[opt.Options, str]:
+        variables = self._session.launcher.variables(local_ns)
+        return opt.read_options(line, table, magic, variables)
 
     def _foreground_jobs(
         self, rest: str, given: opt.Options, local_ns: Mapping[str, Any] | None

@@ -7,8 +7,9 @@ and must reach us as typed; ``--`` ends them.
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ class Option:
     short: str | None = None
     takes: str | None = None
     read: Callable[[str], Any] = str
+    is_code: bool = False
+    """Whether its value is an expression, in which braces are Python's own."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -44,7 +47,7 @@ def seconds(text: str) -> float:
 
 
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
-_ON = Option("on", None, "EXPR")
+_ON = Option("on", None, "EXPR", is_code=True)
 _LAUNCH = (
     *_PLACES,
     _ON,
@@ -69,6 +72,8 @@ class Options:
     """What was given; an option that was not is None, or False for a flag."""
 
     def __init__(self, table: tuple[Option, ...]) -> None:
+        #: What the values are expanded with.
+        self.variables: Mapping[str, Any] | None = None
         vars(self).update((o.name, None if o.takes else False) for o in table)
 
     if TYPE_CHECKING:
@@ -93,9 +98,18 @@ class Options:
         )
 
 
-def read_options(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, str]:
-    """The options at the start of *line* and the rest, untouched; `BadInput` for a wrong one."""
+def read_options(
+    line: str,
+    table: tuple[Option, ...],
+    magic: str,
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[Options, str]:
+    """The options at the start of *line* and the rest, untouched; `BadInput` for a wrong one.
+
+    Values are expanded with *variables*, where those are given, as IPython expands after ``!``.
+    """
     options = Options(table)
+    options.variables = variables
     rest = line.strip()
     while (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
         word = match.group()
@@ -169,8 +183,30 @@ def _take(option: Option, word: str, rest: str, options: Options, magic: str) ->
     value, rest = _value(rest.lstrip())
     if not value:
         raise BadInput(f"{magic} {word} needs a value: {word} {option.takes}")
+    if options.variables is not None and not option.is_code:
+        value = expanded(value, options.variables, f"{magic} {word}")
     options.give(option.name, option.read(value))
     return rest
+
+
+def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
+    """*text* with ``{expressions}`` and ``$names`` replaced, as IPython does after ``!``.
+
+    A ``$NAME`` that is no variable of the user's is one of the environment's, as a shell would
+    have it. Raises `BadInput`, which begins with *what*, where something cannot be replaced.
+    """
+    if not any(char in text for char in "{}$"):
+        return text
+    from IPython.utils.text import DollarFormatter
+
+    from ipy_bgtasks.text import error_line
+
+    known = {**(os.environ if "$" in text else {}), **variables}
+    try:
+        return DollarFormatter().vformat(text, [], known)
+    except Exception as error:
+        doubled = "" if "$" in text else "; braces that are meant as such are doubled"
+        raise BadInput(f"{what} {text}: {error_line(error)}{doubled}") from None
 
 
 def _value(text: str) -> tuple[str, str]:

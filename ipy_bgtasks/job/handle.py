@@ -7,6 +7,7 @@ import concurrent.futures
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
+from ipy_bgtasks.own_frames import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -139,11 +140,19 @@ class Job:
         `TimeoutError` if it has not ended in time, and `WouldBlock` at once on a thread whose
         event loop must run for the job to end (there: ``await job`` or ``%fg``).
         """
-        return self._record.result(timeout)
+        try:
+            return self._record.result(timeout)
+        except BaseException as error:
+            hide(error)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the exception the job ended with, or None; wait and raise like `result`."""
-        return self._record.exception(timeout)
+        try:
+            return self._record.exception(timeout)
+        except BaseException as error:
+            hide(error)
+            raise
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._record.__await__()

@@ -7,8 +7,6 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple
 
-_PACKAGE = __name__.partition(".")[0]
-
 
 class JobState(StrEnum):
     """What a user is told about a job; nothing of a job runs in the last three."""
@@ -56,18 +54,3 @@ class Outcome(NamedTuple):
 
 #: The end of most jobs; those that are kept share it.
 RETURNED_NONE = Outcome(JobState.FINISHED)
-
-
-def own_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback of *error* from the first frame of the user's code on."""
-    trace = start = error.__traceback__
-    while trace is not None and (top := _top_package(trace)) in (_PACKAGE, "asyncio"):
-        trace = trace.tb_next
-        if top == _PACKAGE:
-            start = trace  # asyncio's frames count as machinery only where ours follow
-    error.__traceback__ = start
-    return start
-
-
-def _top_package(trace: TracebackType) -> str:
-    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]

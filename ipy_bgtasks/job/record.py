@@ -16,8 +16,9 @@ from weakref import ref
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks import streams
 from ipy_bgtasks.job.host import SILENT, Host
-from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome, own_traceback
+from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
+from ipy_bgtasks.own_frames import hide_all
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
@@ -342,7 +343,8 @@ class Record:
 
     def fail(self, error: BaseException) -> None:
         """End with *error*, which keeps its traceback without the frames of this package."""
-        self._end(Outcome(JobState.FAILED, None, error, own_traceback(error)))
+        hide_all(error)
+        self._end(Outcome(JobState.FAILED, None, error, error.__traceback__))
 
     def end_cancelled(self, reason: str = "") -> None:
         """End as cancelled, or as failed with `TimeoutError` where time was up."""

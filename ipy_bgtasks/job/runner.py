@@ -24,6 +24,15 @@ class Run:
         """Why it goes on after it was asked to stop, in one of the words of `session.stopping`."""
         return ""
 
+    @property
+    def insists(self) -> bool:
+        """Whether it is to stop at all costs."""
+        return False
+
+    def raises_by_itself(self) -> bool:
+        """Whether the calling thread is the one in which `checkpoint` raises."""
+        return False
+
     def checkpoint(self) -> None:
         """Raise in the calling thread what `%cancel` has in store for it."""
 

@@ -7,6 +7,7 @@ from typing import TypeVar, overload
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.progress import Progress, check_total, shown
+from ipy_bgtasks.own_frames import hide
 
 _T = TypeVar("_T")
 
@@ -44,22 +45,30 @@ def track(
 def _track(items: Iterator[_T], total: float | None) -> Iterator[_T]:
     report = _reporter(total)
     done = due = 0
-    for item in items:
-        if done >= due:
-            due = report(done)
-        yield item
-        done += 1
+    try:
+        for item in items:
+            if done >= due:
+                due = report(done)
+            yield item
+            done += 1
+    except BaseException as error:
+        hide(error)
+        raise
     report(done)
 
 
 async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIterator[_T]:
     report = _reporter(total)
     done = due = 0
-    async for item in items:
-        if done >= due:
-            due = report(done)
-        yield item
-        done += 1
+    try:
+        async for item in items:
+            if done >= due:
+                due = report(done)
+            yield item
+            done += 1
+    except BaseException as error:
+        hide(error)
+        raise
     report(done)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
+from ipy_bgtasks.own_frames import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -47,15 +48,19 @@ def await_end(job: Record) -> Generator[Any, None, Any]:
 
     Who waits does not own: cancelling the wait leaves the job alone.
     """
-    if job.outcome is None:
-        yield from _until_called(job.add_done_callback, job.remove_done_callback)
-    outcome = job.outcome
-    assert outcome is not None
     try:
-        return outcome.get()
-    except (SystemExit, KeyboardInterrupt) as error:
-        if _in_asyncios_own_task():
-            raise ExitInTask(f"job {job.number} raised {error!r}") from error
+        if job.outcome is None:
+            yield from _until_called(job.add_done_callback, job.remove_done_callback)
+        outcome = job.outcome
+        assert outcome is not None
+        try:
+            return outcome.get()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if _in_asyncios_own_task():
+                raise ExitInTask(f"job {job.number} raised {error!r}") from error
+            raise
+    except BaseException as error:
+        hide(error)
         raise
 
 

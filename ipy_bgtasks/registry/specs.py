@@ -1,7 +1,8 @@
 """Job specs, as in bash: the words that name a job.
 
 `3` `%3` by number · `+` `%+` `%%` or nothing: the current job · `-`: the one before ·
-`%name`: its name starts with · `?text`: its name contains · a variable that holds a job.
+`%name`: its name starts with (`%make` finds `!make`, too) · `?text`: its name contains ·
+a variable that holds a job.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
         text = bare.removeprefix("?")
         return _only(jobs, spec, [j for j in jobs if text in j.name], "contains")
     if spec.startswith("%"):
-        return _only(jobs, spec, [j for j in jobs if j.name.startswith(bare)], "starts")
+        return _only(jobs, spec, [j for j in jobs if _starts(j.name, bare)], "starts")
     raise NoSuchJob(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
@@ -62,6 +63,11 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
         or text.startswith(("%", "?"))
         or (variables is not None and isinstance(variables.get(text), Job))
     )
+
+
+def _starts(name: str, text: str) -> bool:
+    """Whether a name starts so; the ``!`` of a command may be left out."""
+    return name.startswith(text) or (name[:1] == "!" and name[1:].startswith(text))
 
 
 def _recent(jobs: Jobs, spec: str) -> Record:

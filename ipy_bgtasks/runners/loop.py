@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections.abc import Coroutine
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.own_frames import hide
 from ipy_bgtasks.stacks import await_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Generator
     from contextvars import Context
     from traceback import FrameSummary
 
@@ -109,6 +111,7 @@ class LoopRunner:
     def _make_task(self, job: Record, coro: Coroutine[Any, Any, Any]) -> None:
         coro.send(None)  # up to where it has begun
         task = schedule_coroutine(coro, loop=self.loop)
+        task.set_name(f"job {job.number}: {job.name}")
         job.run = _Run(task)
         self.active += 1
         if self.active == 1 and self.on_active is not None:
@@ -161,27 +164,56 @@ class LoopRunner:
             self.loop.call_later(CLEAN_UP, self._insist, task)
 
 
-def driven(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
-    """A coroutine that awaits *awaitable* and lets no exit through.
+class Contained(Coroutine[Any, Any, Any]):
+    """A coroutine that lets no exit through, and in all else is the one it stands for.
 
-    It has begun already: where its task is cancelled before the first step, it still gets to
-    close what it would have awaited, as asyncio does with a coroutine of its own.
+    So a task shows what it runs, in its repr and to whoever asks for its coroutine; and nothing
+    of this is seen in a traceback.
     """
-    coro = _drive(awaitable)
-    coro.send(None)
-    return coro
 
+    __slots__ = ("_coro",)
 
-async def _drive(awaitable: Awaitable[Any]) -> Any:
-    try:
-        await _begun()
-    except BaseException:
-        _close(awaitable)
-        raise
-    try:
-        return await awaitable
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise ExitInTask from error
+    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self._coro = coro
+
+    def __repr__(self) -> str:
+        return repr(self._coro)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coro, name)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coro.__await__()
+
+    def send(self, value: Any) -> Any:
+        """Take one step."""
+        try:
+            try:
+                return self._coro.send(value)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise ExitInTask from error
+        except StopIteration:
+            raise
+        except BaseException as error:
+            hide(error)
+            raise
+
+    def throw(self, *error: Any) -> Any:
+        """Raise at the await."""
+        try:
+            try:
+                return self._coro.throw(*error)
+            except (SystemExit, KeyboardInterrupt) as thrown:
+                raise ExitInTask from thrown
+        except StopIteration:
+            raise
+        except BaseException as thrown:
+            hide(thrown)
+            raise
+
+    def close(self) -> None:
+        """End it."""
+        self._coro.close()
 
 
 @coroutine
@@ -203,15 +235,15 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     Call both on the loop's thread, or while the loop does not run.
     """
     previous = loop.get_task_factory()
-    contained = (LoopRunner._live.__code__, _drive.__code__)
+    jobs_own = LoopRunner._live.__code__
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
         if (
             current.get() is not None
-            and getattr(coro, "cr_code", None) not in contained
+            and getattr(coro, "cr_code", None) is not jobs_own
             and asyncio.iscoroutine(coro)
         ):
-            coro = driven(coro)
+            coro = Contained(coro)
         if previous is not None:
             return previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)

@@ -38,7 +38,7 @@ _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
 _GRACE = 1.0
 #: Seconds after which killing is given up: a process of another user, or stuck in the system.
-_PATIENCE = 10.0
+PATIENCE = 10.0
 #: Seconds for which somebody launched at the last moment may still turn up.
 _LINGER = 0.2
 #: Seconds between two looks where nobody tells.
@@ -201,7 +201,7 @@ class _Watch:
         sessions = {*self._live, *self._ended}
         asked: set[int] = set()
         passed, left = 0.0, True
-        while passed < _LINGER or (left and passed < _PATIENCE):
+        while passed < _LINGER or (left and passed < PATIENCE):
             sessions |= self._tokens.strays()
             terminate(sessions - asked)
             asked = set(sessions)

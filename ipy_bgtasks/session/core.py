@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.job.host import Absence
+from ipy_bgtasks.own_frames import unseen
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -222,7 +223,7 @@ class Session:
     ) -> Any:
         """Return *coro* for a cell that awaits it, else run it; where that cannot be, *instead*."""
         if awaited:
-            return coro
+            return unseen(coro)
         if asyncio._get_running_loop() is not None:
             coro.close()
             instead()

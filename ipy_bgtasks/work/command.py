@@ -67,9 +67,15 @@ class Command:
     text: str
     directory: str = field(default_factory=os.getcwd)
     context: Context = field(default_factory=copy_context, repr=False)
+    argv: tuple[str, ...] = ()
+    """A program and its arguments, to be run without a shell."""
+    has_input: bool = False
+    """Whether something will be written to its input."""
+    merged: bool = False
+    """Whether what it writes to stderr comes out of stdout."""
 
     def __call__(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, without input; OSError if that cannot be.
+        """Start it in a session of its own; OSError if that cannot be.
 
         The shell is the user's, as for ``!``. A Python in it does not hold back what it prints.
         *environment* is added to the variables there are.
@@ -79,14 +85,16 @@ class Command:
         windows = os.name == "nt"
         shell = os.environ.get("SHELL", "")
         return subprocess.Popen(
-            self.text,
-            shell=True,
-            executable=shell if not windows and os.access(shell, os.X_OK) else None,
+            self.argv or self.text,
+            shell=not self.argv,
+            executable=shell
+            if not self.argv and not windows and os.access(shell, os.X_OK)
+            else None,
             cwd=self.directory,
             env=_environment(environment or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self.has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if self.merged else subprocess.PIPE,
             bufsize=0,
             start_new_session=not windows,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

@@ -40,7 +40,13 @@ def _exec(source: str | bytes | CodeType, *args: Any, **options: Any) -> None:
     if not args and not {"globals", "locals"} & options.keys():
         frame = sys._getframe(1)
         args = (frame.f_globals, _namespace(frame))
-    builtins.exec(source, *args, **options)
+    try:
+        builtins.exec(source, *args, **options)
+    except BaseException as error:
+        # A bare `raise` adds no frame again: the traceback is as with the built-in.
+        if (trace := error.__traceback__) is not None:
+            error.__traceback__ = trace.tb_next
+        raise
 
 
 AT_TOP_LEVEL: Final[Mapping[str, Callable[..., Any]]] = {

@@ -101,3 +101,12 @@ def test_code_is_no_spec(registry: Registry) -> None:
         assert not is_spec(text, variables)
     assert is_spec("job", variables)
     assert not is_spec("job")
+
+
+def test_a_command_is_found_without_its_sign() -> None:
+    """`%sleep` is `!sleep 30`, and so is `%!sleep`."""
+    fake = FakeRunner()
+    registry = Registry({"loop": fake, "thread": fake}, FakeClock())  # type: ignore[arg-type]
+    command = registry.launch(work(label="!sleep 30"))
+    registry.launch(work(label="asleep()"))
+    assert find(registry, "%sleep") is find(registry, "%!sl") is command

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.frontends.kernel.interrupted import show_interrupts
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
+from ipy_bgtasks.frontends.tracebacks import without_our_frames
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.sigint import wake_on_signals
@@ -49,9 +51,11 @@ class KernelFrontEnd:
         """Route output, and let interrupts reach the foreground and nothing else."""
         shell, kernel = self._shell, self._shell.kernel
         changes.step("streams", self.screen.install)
+        changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
+        changes.step("interrupted cells", lambda: show_interrupts(shell))
         changes.step_on_loop(
             "stop button", self._loop, lambda: spare_the_kernel(shell, self._divert)
         )

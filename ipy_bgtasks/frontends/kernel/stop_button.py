@@ -91,7 +91,11 @@ class _StopButton:
             return
         self._held += 1
         if self._held > 1 or _runs_code(frame):
-            raise KeyboardInterrupt
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                error.__traceback__ = None  # the user's own line comes last
+                raise
 
     def _again(self, request: int) -> None:
         handler = signal.getsignal(signal.SIGINT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
+from ipy_bgtasks.frontends.tracebacks import without_our_frames
 from ipy_bgtasks.hooks.asking import refuse_questions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class TerminalFrontEnd:
         """Route output, and let the prompt and await cells share the loop."""
         changes.add(self.screen.install())
         changes.step("begun lines", self.screen.spare_values)
+        changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", refuse_questions)
         if self._prompts:
             changes.step("prompt", self._share_loop)

@@ -19,6 +19,7 @@ from ipy_bgtasks.runners.commands.pipes import TextPipe, on_exit
 if TYPE_CHECKING:
     import asyncio
     import subprocess
+    from collections.abc import Callable
     from contextvars import Context
     from traceback import FrameSummary
 
@@ -101,6 +102,14 @@ class ShellRunner:
 
     def make_room(self, job: Record) -> None:
         """Nothing queues here."""
+
+    def run_within(
+        self, command: Command, take: Callable[[str, str], object], data: bytes = b""
+    ) -> int:
+        """Run a command in the middle of the calling job's code, as `run_within` says."""
+        from ipy_bgtasks.runners.commands.within import run_within
+
+        return run_within(self.supervisor, self.grace, command, take, data)
 
     def has_ended(self, process: int) -> None:
         """Tell the supervisor, soon: each telling wakes it. For the service loop's thread."""

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
-from itertools import starmap
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.job import runner
@@ -15,8 +15,11 @@ from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.raising import (
     Sent,
     StopThread,
+    came_of_stop,
+    close_servers,
     is_handling_stop,
     raise_in_user_code,
+    running_loops,
     take_back,
 )
 from ipy_bgtasks.runners.loop import CLEAN_UP
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 _SOON, _LATER = 0.0003, 0.02
 #: Seconds between two looks whether code that was stopped by force has left.
 _REPEAT = 0.05
+#: Seconds that an event loop which the job's code runs is given to finish its step.
+_TURN = 0.1
 
 
 class Pool(Protocol):
@@ -65,6 +70,7 @@ class Run(runner.Run):
         "_service",
         "_target",
         "_task",
+        "_told_loop",
         "begun",
         "context",
         "job",
@@ -88,6 +94,7 @@ class Run(runner.Run):
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked_loop = False  # and it has not turned since
+        self._told_loop: float | None = None  # when one that the code runs was told
 
     def execute(self, pool: Pool) -> None:
         """Run the job's code in the calling thread, and end the job."""
@@ -95,9 +102,10 @@ class Run(runner.Run):
         if work is None or not job.begin():
             self._release_launcher()
             return
-        values: list[Any] = []
+        value: defaultdict[None, Any] = defaultdict(work.call)
         error: BaseException | None = None
-        call = self._run_loop if work.is_async else work.call
+        if work.is_async:
+            value.default_factory = self._run_loop
         try:
             try:
                 job.enter()
@@ -108,16 +116,16 @@ class Run(runner.Run):
                 raise StopThread
             # Called and stored by C code, so that no StopThread fits between the return of the
             # user's function and the storing: what has finished stays finished.
-            values.extend(starmap(call, ((),)))
+            value[None]
         except BaseException as caught:
             error = caught
         try:
             self._leave()
         except StopThread:
             self._leave()
-        self._settle(pool, values, error)
+        self._settle(pool, value, error)
         # The frame of a failed call leads to this one, and must not hold on to anything.
-        self.job = self.context = error = job = work = call = values = pool = None  # type: ignore[assignment]
+        self.job = self.context = error = job = work = value = pool = None  # type: ignore[assignment]
 
     # Stopping; any thread may call these
 
@@ -133,11 +141,21 @@ class Run(runner.Run):
         if force or not self._is_async:
             self._begin_pursuit()
 
+    @property
+    def insists(self) -> bool:
+        """Whether it was asked to stop by force."""
+        return self._insist
+
+    def raises_by_itself(self) -> bool:
+        """Whether this is the job's own thread, and no event loop of ours runs in it."""
+        return not self._is_async and self._target == threading.get_ident()
+
     def checkpoint(self) -> None:
         """Raise here what is due, if this is the job's own thread about to go back to its code."""
         if self._due and self._target == threading.get_ident():
             with self._lock:
                 due, self._due = self._due, False
+                self._told_loop = None
             if due:
                 self._sent_at = time.monotonic()
                 raise StopThread
@@ -171,16 +189,36 @@ class Run(runner.Run):
             target = self._target
             if target is None or not self._due:
                 return True
+            if not self._is_async and self._waits_for_loop(target):
+                return False
             sent = Sent()
             before, self._sent = self._sent, sent
-            if raise_in_user_code(
-                target, sent.exception, Run.execute.__code__, own_loop=self._is_async
-            ):
-                self._due = False
+            start, in_loop = Run.execute.__code__, self._is_async or self._told_loop is not None
+            if raise_in_user_code(target, sent.exception, start, own_loop=in_loop):
+                self._due, self._told_loop = False, None
                 self._sent_at = time.monotonic()
                 return True
             self._sent = before
             return False
+
+    def _waits_for_loop(self, target: int) -> bool:
+        """Whether an event loop that the job's code runs is about to raise it, between two steps.
+
+        There nothing is half done, and it is raised also while the loop waits for news.
+        """
+        now = time.monotonic()
+        if self._told_loop is None:
+            for loop in running_loops(target):
+                with suppress(RuntimeError):  # it has just closed
+                    loop.call_soon_threadsafe(self._interrupt, loop)
+                    self._told_loop = now
+        return self._told_loop is not None and now - self._told_loop < _TURN
+
+    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End a loop that the job's code runs, as a Ctrl-C would. Called by that loop."""
+        if self._due and self._target == threading.get_ident():
+            close_servers(loop)
+        self.checkpoint()
 
     def _ask_loop(self) -> None:
         loop, task = self._loop, self._task
@@ -261,15 +299,15 @@ class Run(runner.Run):
         if self._sent is not None:
             take_back(threading.get_ident())
 
-    def _settle(self, pool: Pool, values: list[Any], error: BaseException | None) -> None:
+    def _settle(self, pool: Pool, stored: dict[None, Any], error: BaseException | None) -> None:
         job = self.job
-        if values:
-            value = values[0]
+        if stored:
+            value = stored[None]
             if inspect.isawaitable(value) and not _is_result(value):
                 pool.loop_runner.adopt(job, value, self.context.copy())
             else:
                 job.finish(value)
-        elif error is None or _is_stop(error):
+        elif error is None or _is_stop(error, cancels=self._is_async or job.asked):
             job.end_cancelled()
         else:
             _suggest_loop(error)
@@ -285,11 +323,17 @@ def _is_result(value: Any) -> bool:
     return isinstance(value, Job)
 
 
-def _is_stop(error: BaseException) -> bool:
-    """Whether the job ended because it was stopped; a task group wraps what it is told."""
+def _is_stop(error: BaseException, *, cancels: bool) -> bool:
+    """Whether the job ended because it was stopped; a task group wraps what it is told.
+
+    A `KeyboardInterrupt` that was raised in place of ours counts as ours. *cancels*: so does
+    asyncio's `CancelledError`; elsewhere it is an exception as any other.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_stop(one) for one in error.exceptions)
-    return isinstance(error, StopThread | asyncio.CancelledError)
+        return all(_is_stop(one, cancels=cancels) for one in error.exceptions)
+    if isinstance(error, KeyboardInterrupt):
+        return came_of_stop(error)
+    return cancels and isinstance(error, asyncio.CancelledError)
 
 
 def _suggest_loop(error: BaseException) -> None:

@@ -1,0 +1,231 @@
+"""`!command`, `%sx`, `%%bash` and their like inside a job: they run as `%bg !command` does.
+
+IPython runs them in its own process group, with its terminal as their input; in the foreground
+they still do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.own_frames import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.work.command import Command
+
+
+class RunWithin(Protocol):
+    """Runs a command in the calling job's code; returns its exit code."""
+
+    def __call__(
+        self, command: Command, take: Callable[[str, str], object], data: bytes = b""
+    ) -> int: ...
+
+
+def jobs_commands(shell: Any, run: RunWithin) -> Callable[[], None]:
+    """Have *run* run the commands of jobs from now on; returns what ends that."""
+    ours, cls = _Commands(run), type(shell)
+    undo: list[Attribute | _Entry] = [
+        Attribute(cls, "system", _InJobs(cls, "system", ours.system)),
+        Attribute(cls, "getoutput", _InJobs(cls, "getoutput", ours.getoutput)),
+    ]
+
+    def replace_scripts() -> None:
+        undo.extend(_replace_scripts(shell.magics_manager.magics["cell"], ours))
+
+    # IPython imports the script magics when the first is used, and so do we.
+    undo.append(
+        Attribute(cls, "run_cell_magic", _Announced(cls, "run_cell_magic", replace_scripts))
+    )
+
+    def undo_all() -> None:
+        for each in reversed(undo):
+            each.restore()
+
+    return undo_all
+
+
+def _replace_scripts(magics: dict[str, Any], ours: _Commands) -> list[Attribute | _Entry]:
+    from IPython.core.magics.script import ScriptMagics
+
+    replaced = Attribute(ScriptMagics, "shebang", _InJobs(ScriptMagics, "shebang", ours.shebang))
+    script = magics.get("script")
+    if not isinstance(script, MethodType) or not isinstance(script.__self__, ScriptMagics):
+        return [replaced]
+    owner = script.__self__
+
+    # It was looked up before, and would go past ours.
+    def of_now(line: str, cell: str) -> Any:
+        return owner.shebang(line, cell)
+
+    of_now.__doc__ = script.__doc__
+    return [replaced, _Entry(magics, "script", of_now)]
+
+
+class _Entry:
+    """An entry of somebody's dictionary, replaced until `restore`."""
+
+    def __init__(self, entries: dict[str, Any], name: str, value: object) -> None:
+        self._entries, self._name, self._value = entries, name, value
+        self._before = entries[name]
+        entries[name] = value
+
+    def restore(self) -> None:
+        """Put back what was there, unless somebody has replaced ours since."""
+        if self._entries.get(self._name) is self._value:
+            self._entries[self._name] = self._before
+
+
+class _Announced:
+    """A method that stays what it is; *first* is called before a job first asks for it."""
+
+    def __init__(self, owner: type, name: str, first: Callable[[], object]) -> None:
+        self._theirs = inspect.getattr_static(owner, name)
+        self._first: Callable[[], object] | None = first
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if self._first is not None and instance is not None and current.get() is not None:
+            first, self._first = self._first, None
+            first()
+        return self._theirs.__get__(instance, owner)
+
+
+class _InJobs:
+    """A method that is another one in jobs; in the foreground nothing stands before the first.
+
+    Not even a frame: IPython finds a caller's variables by counting frames.
+    """
+
+    def __init__(self, owner: type, name: str, ours: Callable[..., Any]) -> None:
+        self._name = name
+        self._theirs = inspect.getattr_static(owner, name)
+        self._ours = ours
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is not None:
+            if current.get() is not None:
+                return MethodType(self._ours, instance)
+            if self._name in vars(instance):  # the user's own choice
+                return vars(instance)[self._name]
+        return self._theirs.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = value
+
+    def __delete__(self, instance: Any) -> None:
+        if self._name not in vars(instance):
+            raise AttributeError(self._name)
+        del vars(instance)[self._name]
+
+
+class _Commands:
+    """What stands for three of IPython's methods; each is given their `self`."""
+
+    def __init__(self, run: RunWithin) -> None:
+        self._run = run
+
+    @property
+    def system(self) -> Callable[..., None]:
+        """``!command``."""
+        run = self._run
+
+        def system(shell: Any, cmd: str) -> None:
+            from ipy_bgtasks.work.command import Command
+
+            try:
+                code = run(Command(shell.var_expand(cmd, depth=1)), _put)
+                _note_exit(shell, cmd, code)
+            except BaseException as error:
+                hide(error)
+                raise
+
+        return system
+
+    @property
+    def getoutput(self) -> Callable[..., Any]:
+        """``x = !command``, ``!!command``, `%sx` and `%system`."""
+        run = self._run
+
+        def getoutput(shell: Any, cmd: str, split: bool = True, depth: int = 0) -> Any:
+            from IPython.utils.text import LSString, SList
+
+            from ipy_bgtasks.work.command import Command
+
+            pieces: list[str] = []
+            try:
+                command = Command(shell.var_expand(cmd, depth=depth + 1), merged=True)
+                code = run(command, lambda _, text: pieces.append(text))
+                if getattr(shell, "system_raise_on_error", False):
+                    _note_exit(shell, cmd, code)
+            except BaseException as error:
+                hide(error)
+                raise
+            text = "".join(pieces).replace("\r\n", "\n")
+            return SList(text.splitlines()) if split else LSString(text)
+
+        return getoutput
+
+    @property
+    def shebang(self) -> Callable[..., None]:
+        """`%%script`, `%%bash` and their like."""
+        run = self._run
+
+        def shebang(magics: Any, line: str, cell: str) -> None:
+            try:
+                _run_script(magics, run, line, cell)
+            except BaseException as error:
+                hide(error)
+                raise
+
+        return shebang
+
+
+def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
+    from IPython.utils.process import arg_split  # type: ignore[attr-defined, unused-ignore]
+
+    from ipy_bgtasks.work.command import Command
+
+    theirs = inspect.getattr_static(type(magics), "shebang")._theirs
+    args, argv = theirs.parser.parse_known_args(arg_split(line, posix=os.name != "nt"))
+    if args.bg:  # it is not to be waited for, and so no part of the job
+        theirs(magics, line, cell)
+        return
+    names = {"stdout": args.out, "stderr": args.err}
+    namespace = magics.shell.user_ns
+    namespace.update((name, "") for name in names.values() if name)
+
+    def take(stream: str, text: str) -> None:
+        if name := names[stream]:
+            namespace[name] += text
+        else:
+            _put(stream, text)
+
+    text = cell if cell.endswith("\n") else cell + "\n"
+    try:
+        command = Command(line, argv=tuple(argv), has_input=True)
+        code = run(command, take, text.encode("utf-8", "replace"))
+    except FileNotFoundError:
+        print(f"Couldn't find program: {argv[0]!r}")
+        return
+    if args.raise_error and code:
+        raise subprocess.CalledProcessError(code, text.encode("utf-8", "replace"))
+
+
+def _put(stream: str, text: str) -> None:
+    """Write it as the job's own code would."""
+    getattr(sys, stream).write(text)
+
+
+def _note_exit(shell: Any, cmd: str, code: int) -> None:
+    shell.user_ns["_exit_code"] = code
+    if code and getattr(shell, "system_raise_on_error", False):
+        raise subprocess.CalledProcessError(code, cmd)

@@ -1,0 +1,98 @@
+"""An interrupted `await` cell of a kernel ends with `KeyboardInterrupt`, as it does in a terminal.
+
+ipykernel cancels the task of the cell, so that the cell ends with asyncio's `CancelledError` and
+with frames of asyncio that say nothing to its author. What the cell itself raises stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.hooks.attributes import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def show_interrupts(shell: Any) -> Callable[[], None]:
+    """Show an interrupt as what it is from now on; returns what ends that. Any thread may call."""
+    awaiting = _Awaiting(shell)
+    shown = Attribute(shell, "showtraceback", awaiting.showtraceback)
+    events = {"pre_execute": awaiting.begins, "post_run_cell": awaiting.ended}
+    for name, callback in events.items():
+        shell.events.register(name, callback)
+
+    def undo() -> None:
+        shown.restore()
+        for name, callback in events.items():
+            shell.events.unregister(name, callback)
+
+    return undo
+
+
+class _Awaiting:
+    """The await cell that runs now, if one does. All is for the main thread."""
+
+    def __init__(self, shell: Any) -> None:
+        self._showtraceback = shell.showtraceback
+        self._interrupted = False
+        self._shown: KeyboardInterrupt | None = None
+
+    def begins(self) -> None:
+        """See an interrupt that goes to the kernel's own handler for await cells."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._interrupted = False
+        self._shown = None
+        handler = signal.getsignal(signal.SIGINT)
+        if getattr(handler, "__name__", "") != "handle_sigint" or not callable(handler):
+            return  # a plain cell
+
+        def interrupt(number: int, frame: Any) -> None:
+            self._interrupted = True
+            handler(number, frame)
+
+        signal.signal(signal.SIGINT, interrupt)
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show what the cell ended with."""
+        _, error, trace = exc_tuple or sys.exc_info()
+        if (
+            threading.current_thread() is threading.main_thread()
+            and self._interrupted
+            and type(error) is asyncio.CancelledError
+        ):
+            self._interrupted = False
+            self._shown = error = KeyboardInterrupt()
+            exc_tuple = (KeyboardInterrupt, error.with_traceback(trace := _users(trace)), trace)
+        self._showtraceback(exc_tuple, *args, **kwargs)
+
+    def ended(self, result: Any) -> None:
+        """Let the reply say the same."""
+        shown, self._shown = self._shown, None
+        if shown is not None and type(getattr(result, "error_in_exec", None)) in (
+            asyncio.CancelledError,
+        ):
+            result.error_in_exec = shown
+
+
+def _users(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback up to the last frame that is neither asyncio's nor ours."""
+    links: list[TracebackType] = []
+    while trace is not None:
+        links.append(trace)
+        trace = trace.tb_next
+    while links and _top(links[-1]) in ("asyncio", "ipy_bgtasks"):
+        links.pop()
+    if links:
+        links[-1].tb_next = None
+    return links[0] if links else None
+
+
+def _top(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]

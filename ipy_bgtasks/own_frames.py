@@ -1,0 +1,88 @@
+"""Keeping the frames of this package out of the tracebacks that users see.
+
+A traceback is a list of links, one a frame, from the outermost on. Where an exception leaves this
+package towards the user, `hide` takes our links out; a bare ``raise`` after that adds none:
+
+    except BaseException as error:
+        hide(error)
+        raise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from itertools import zip_longest
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_PACKAGE = __name__.partition(".")[0]
+#: Whose frames belong to ours where they stand between two of ours, or before the first.
+_LOOP = "asyncio"
+
+
+def hide(error: BaseException) -> None:
+    """Take our frames out of the traceback of *error* itself, where they stand in it."""
+    error.__traceback__ = without_ours(error.__traceback__)
+
+
+def hide_all(error: BaseException) -> None:
+    """Take our frames out of *error*, of its causes and contexts, and of what a group holds."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        hide(one)
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+
+
+async def unseen(coro: Coroutine[Any, Any, T]) -> T:
+    """Await something of ours for a user's cell; an interrupt shows the cell, and no more."""
+    try:
+        return await coro
+    except KeyboardInterrupt as error:
+        error.__traceback__ = None
+        raise
+    except BaseException as error:
+        hide(error)
+        raise
+
+
+def without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without our frames; the links that remain are the same objects."""
+    links: list[TracebackType] = []
+    while trace is not None:
+        links.append(trace)
+        trace = trace.tb_next
+    tops = [str(link.tb_frame.f_globals.get("__name__")).partition(".")[0] for link in links]
+    if _PACKAGE not in tops:
+        return links[0] if links else None
+    kept = [links[at] for at in _users(tops)]
+    for link, following in zip_longest(kept, kept[1:]):
+        if link.tb_next is not following:
+            link.tb_next = following
+    return kept[0] if kept else None
+
+
+def _users(tops: list[str]) -> list[int]:
+    """The places of the frames to keep, by the packages that the frames belong to."""
+    kept: list[int] = []
+    machinery = True  # at the start, and after one of ours
+    waiting: list[int] = []  # asyncio's frames, of which only what follows tells whose they are
+    for at, top in enumerate(tops):
+        if top == _PACKAGE:
+            machinery = True
+            waiting.clear()
+        elif top == _LOOP and machinery:
+            waiting.append(at)
+        else:
+            kept += [*waiting, at]
+            waiting.clear()
+            machinery = False
+    return kept + waiting
