@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
-from ipy_bgtasks.frontends.kernel.displays import route_captured, route_displays
+from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
 from ipy_bgtasks.frontends.screen import Screen
@@ -40,8 +40,8 @@ class KernelScreen(Screen):
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell, later)
-        # The shell's own: under %%capture another one stands in its place.
-        self._publisher = shell.display_pub
+        #: The shell's own: under %%capture another one stands in its place.
+        self.publisher = shell.display_pub
         self._written: dict[int, int] = {}
         self._streams: list[Any] = []
         self._own_writes: dict[str, Callable[[str], Any]] = {}
@@ -59,9 +59,8 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         undo = [route_in_place(stream, name, self) for name, stream in streams]
-        undo.append(self._route_displays(self._publisher, None))
+        undo.append(route_displays(self.publisher, self))
         undo.append(give_each_job_its_own({}))
-        undo.append(route_captured(self._route_displays))
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
 
@@ -241,9 +240,6 @@ class KernelScreen(Screen):
 
     # Inside
 
-    def _route_displays(self, publisher: Any, owner: Record | None) -> Callable[[], None]:
-        return route_displays(publisher, owner, self, self._publisher)
-
     def _send_piece(self, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
             self._send(parent, "stream", {"name": piece.kind, "text": _clean(piece.text)})
@@ -268,7 +264,7 @@ class KernelScreen(Screen):
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
-        publisher = self._publisher
+        publisher = self.publisher
         session = publisher.session
         message = session.msg(kind, content, parent=parent)
         for hook in list(publisher._hooks):
