@@ -61,11 +61,12 @@ class TerminalScreen(Screen):
 
     def install(self) -> Callable[[], None]:
         """Put ours over both streams."""
-        self._write, self._flush = sys.stdout.write, sys.stdout.flush
+        found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
+        self._write, self._flush = found["stdout"].write, found["stdout"].flush
         put_back = streams.give_each_job_its_own(
             {
                 name: RoutedStream(stream, name, self, self._spare_begun_lines(stream.write))
-                for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+                for name, stream in found.items()
             }
         )
 
@@ -273,3 +274,10 @@ class TerminalScreen(Screen):
                 text = f"{self._erase_footer()}{text}{end}{self._footer}\n"
             self._write(text)
             self._flush()
+
+
+def _unrouted(stream: Any) -> Any:
+    """Return the terminal's own stream: a job may have put back one of ours after an unloading."""
+    while isinstance(stream, RoutedStream | PromptStream):
+        stream = vars(stream)["_stream"]
+    return stream
