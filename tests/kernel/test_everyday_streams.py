@@ -285,3 +285,41 @@ def test_rich_bars_pages_and_cells_all_at_once(kernel: Kernel) -> None:
     shown = [b["text/html"] for b in web.displays if "<b>page" in b.get("text/html", "")]
     assert shown == [f"<b>page {i}</b>" for i in range(20)]
     assert [cell.stdout for cell in cells] == ["cell\n"] * 9
+
+
+def test_lines_of_several_jobs_under_one_cell_say_whose_they_are(kernel: Kernel) -> None:
+    """Bars among them, too; a job that is alone has no labels, and logs have none."""
+    kernel.ok(
+        "import sys, threading\n"
+        "together = threading.Barrier(2)\n"
+        "def says(name):\n"
+        "    together.wait(30)\n"
+        "    for i in range(3): print(name, i); together.wait(30)\n"
+        "def draws(name):\n"
+        "    together.wait(30)\n"
+        "    for i in range(3): print(f'\\r{name} {i}0%', end='', flush=True); together.wait(30)\n"
+        "    print()"
+    )
+    cell = kernel.ok(
+        "jobs = [get_ipython().run_line_magic('bg', c) for c in\n"
+        "    ('-n a says(\"ant\")', '-n b draws(\"bee\")')]"
+    )
+    for_all = kernel.ok("r = %fg all")
+    n, m = kernel.ok("tuple(j.number for j in jobs)").result.strip("()").split(", ")
+    for shown in (cell.stdout, for_all.stdout):
+        assert [line for line in shown.replace("\r", "\n").split("\n") if "ant" in line] == [
+            f"[{n}] ant {i}" for i in range(3)
+        ]
+        drawn = [line for line in shown.replace("\r", "\n").split("\n") if "bee" in line]
+        assert drawn[-1] == f"[{m}] bee 20%"
+        assert all(line.startswith(f"[{m}] bee") for line in drawn)
+    logs = kernel.ok("[j.log.text for j in jobs]").result
+    assert logs == r"['ant 0\nant 1\nant 2\n', 'bee 20%\n']"
+    assert kernel.ok("%fg print('alone')").stdout == "alone\n"
+    kernel.ok("%config BgTasks.labels = False")
+    cell = kernel.ok("for name in ('cat', 'dog'):\n    %bg says(name);")
+    kernel.ok("r = %fg all")
+    kernel.until(lambda: cell.stdout.count("\n") == 6)
+    assert sorted(cell.stdout.split("\n")[:-1]) == sorted(
+        f"{name} {i}" for name in ("cat", "dog") for i in range(3)
+    )

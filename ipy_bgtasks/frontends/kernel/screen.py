@@ -104,6 +104,10 @@ class KernelScreen(Screen):
         """Show the job's card under the caller's cell."""
         self._cards.show(job, self.here())
 
+    def place_of(self, job: Record) -> Any:
+        """Return the id of the request that launched the job."""
+        return _key(job.origin)
+
     def changed(self, job: Record) -> None:
         """Bring the job's cards up to date, soon."""
         super().changed(job)
@@ -146,7 +150,7 @@ class KernelScreen(Screen):
         self._flush()
         self._send(job.origin, "error", content)
 
-    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the recorded end on."""
         parent = self.here()
         place = _key(parent)
@@ -155,9 +159,12 @@ class KernelScreen(Screen):
         if job.done() and not job.has_output:
             return self._follow(job, place)
 
+        self.labels.enter(job, place, among=among)
+
         def send(pieces: list[Piece]) -> None:
-            for piece in pieces:
-                self._send_piece(parent, piece)
+            with self.labels.order:
+                for piece in pieces:
+                    self._send_piece(job, parent, piece)
 
         return self._follow_log(job, place, send, everything=everything)
 
@@ -170,7 +177,12 @@ class KernelScreen(Screen):
             self._cards.changed(job)  # most likely a progress bar
         if job.quiet:
             return
-        self._lines.write(job, name, text, write)
+        place = _key(job.origin)
+
+        def write_labelled(text: str) -> None:  # called in the order in which texts are shown
+            write(self.labels.put(job, place, name, text))
+
+        self._lines.write(job, name, text, write_labelled)
         written = self._written.get(job.number, 0) + len(text)
         if written > _FLOOD:
             written = 0
@@ -240,9 +252,10 @@ class KernelScreen(Screen):
 
     # Inside
 
-    def _send_piece(self, parent: Any, piece: Piece) -> None:
+    def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
-            self._send(parent, "stream", {"name": piece.kind, "text": _clean(piece.text)})
+            text = self.labels.put(job, _key(parent), piece.kind, piece.text)
+            self._send(parent, "stream", {"name": piece.kind, "text": _clean(text)})
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
         elif piece.kind == "display":

@@ -193,7 +193,7 @@ class TerminalScreen(Screen):
         with self._lock:
             rest = self._partial.pop(job.number, "")
         if rest:
-            self._put(rest + "\n")
+            self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
         assert outcome is not None
         told = self._is_reported(job)
@@ -212,13 +212,17 @@ class TerminalScreen(Screen):
     def _news(self, failure: str, job: Record | None) -> str:
         return failure if job is None else f"{failure}{self._notice(job)}\n"
 
-    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
         if not (job.quiet or everything) or (job.done() and not job.has_output):
             return self._follow(job, _TERMINAL)
 
+        self.labels.enter(job, _TERMINAL, among=among)
+
         def put(pieces: list[Piece]) -> None:
-            self._put("".join(piece.text for piece in pieces))
+            with self.labels.order:
+                text = "".join(piece.text for piece in pieces)
+                self._put(self.labels.put(job, _TERMINAL, "", text))
 
         end = self._follow_log(job, _TERMINAL, put, everything=everything)
         if job.quiet:
@@ -239,7 +243,7 @@ class TerminalScreen(Screen):
             if rest:
                 self._partial[job.number] = rest
             if newline:  # still within the lock, or another thread's next line overtakes it
-                self._put(lines + newline)
+                self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take it as if the job had written it here."""
