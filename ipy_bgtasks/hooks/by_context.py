@@ -102,14 +102,16 @@ class ByContext:
         )
 
 
-def give_class(owner: Any, attributes: list[ByContext]) -> Callable[[], bool]:
+def give_class(owner: Any, attributes: list[ByContext], **members: Any) -> Callable[[], bool]:
     """Make *attributes* properties of *owner* alone, by a subclass of its class.
+
+    *members* are what else the subclass needs.
 
     Returns what undoes it, which returns False and does nothing if somebody has done the like
     since, with a subclass of ours.
     """
     cls: Any = type(owner)
-    members: dict[str, Any] = {each.name: each.as_property() for each in attributes}
+    members |= {each.name: each.as_property() for each in attributes}
     members |= {"__module__": cls.__module__, "__doc__": cls.__doc__}
     metaclass: Any = type(cls)
     ours = metaclass(cls.__name__, (cls,), members)

@@ -16,6 +16,7 @@ dictionary must not go away while another thread prints. So stand-ins and real s
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
     for name, entry in _ENTRIES.items():
         entry.begin(key, real.get(name, vars(sys).get(name) if not entry.real else entry.base))
     if not _CLASS_BACK:
-        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values())))
+        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), __reduce__=_as_import))
 
     def end() -> None:
         alone = [entry.end(key) for entry in _ENTRIES.values()]
@@ -144,6 +145,14 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
                 entry.put_back()
 
     return end
+
+
+def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
+    """Pickle it by name: cloudpickle, which does so with modules, knows them by their very class.
+
+    Functions that use `sys` are sent to processes.
+    """
+    return importlib.import_module, (module.__name__,)
 
 
 def real(name: str) -> Any:

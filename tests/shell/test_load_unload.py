@@ -8,12 +8,14 @@ import contextlib
 import functools
 import getpass
 import io
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -146,6 +148,7 @@ def test_a_job_that_redirects_over_a_reload_harms_nobody(
     print("foreground")
     assert capsys.readouterr().out.split() == ["once", "foreground"]
     assert type(sys) is not ModuleType
+    assert pickle.loads(cloudpickle.dumps(lambda: sys))() is sys
     manager.unload_extension(EXTENSION)
     assert type(sys) is ModuleType
 
