@@ -155,10 +155,10 @@ def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], No
     return undo
 
 
-def part_publishers(shell: Any, publisher: Any) -> Callable[[], None]:
+def part_publishers(shell: Any, publisher: Any) -> tuple[ByContext, Callable[[], None]]:
     """Let who replaces the shell's display publisher, as `%%capture` does, do it for itself.
 
-    All others have *publisher*. Returns what undoes it.
+    All others have *publisher*. Returns the attribute, and what undoes it.
     """
     parted = ByContext("display_pub", publisher)
     parted.put(vars(shell)["display_pub"])
@@ -168,7 +168,7 @@ def part_publishers(shell: Any, publisher: Any) -> Callable[[], None]:
         if take_class_back() and parted.foreground not in (UNSET, DELETED):
             shell.display_pub = parted.foreground
 
-    return undo
+    return parted, undo
 
 
 def _routed(route: _Route, write: Write) -> Write:

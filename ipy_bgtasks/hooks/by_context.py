@@ -14,7 +14,7 @@ import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,17 +48,19 @@ class ByContext:
         self.base = base
         self.foreground: Any = UNSET
         self._jobs_own: weakref.WeakSet[_Own] = weakref.WeakSet()
+        #: What cells that were sent to the background have taken along.
+        self._taken: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._own: ContextVar[_Own | None] = ContextVar(f"ipy_bgtasks.{name}", default=None)
 
     def find(self) -> Any:
         """Return the caller's value; `DELETED` if it has none."""
-        job = current.get()
+        job = caller()
         if job is None:
             value = self.foreground
-        elif (own := self._own.get()) is None:
-            return self.base
+        elif job in self._taken:
+            value = self._taken[job]
         else:
-            value = _value(own, job)
+            value = _value(self._own.get(), job)
         return self.base if value is UNSET else value
 
     def get(self) -> Any:
@@ -70,9 +72,12 @@ class ByContext:
 
     def put(self, value: Any) -> None:
         """Set the value of whoever calls; what is around anyway needs no keeping."""
-        job = current.get()
+        job = caller()
         if job is None:
             self.foreground = UNSET if value is self.base else value
+            return
+        if job in self._taken:
+            self._taken[job] = UNSET if value is self.base else value
             return
         own = self._own.get()
         if own is not None and own.job is not job:
@@ -88,7 +93,12 @@ class ByContext:
     @property
     def replaced(self) -> bool:
         """Whether anybody has a value of their own at the moment."""
-        return self.foreground is not UNSET or bool(self._jobs_own)
+        taken = any(value is not UNSET for value in list(self._taken.values()))
+        return taken or self.foreground is not UNSET or bool(self._jobs_own)
+
+    def take_along(self, job: Any) -> None:
+        """Let the foreground's value be *job*'s, which was the foreground until now."""
+        self._taken[job], self.foreground = self.foreground, UNSET
 
     def delete(self) -> None:
         """Delete it for whoever calls; raises `AttributeError` if it was deleted before."""
@@ -97,9 +107,11 @@ class ByContext:
 
     def as_property(self) -> property:
         """Return what stands in the class of the owner."""
-        return property(
-            lambda _: self.get(), lambda _, value: self.put(value), lambda _: self.delete()
-        )
+        return property(self._get, lambda _, value: self.put(value), lambda _: self.delete())
+
+    def _get(self, _owner: Any) -> Any:
+        value = self.find()
+        return self.get() if value is DELETED else value
 
 
 def give_class(owner: Any, attributes: list[ByContext], **members: Any) -> Callable[[], bool]:

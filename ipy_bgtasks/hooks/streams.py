@@ -86,6 +86,12 @@ class _Entry(ByContext):
             self.base = value
             self.settle()
 
+    def take_along(self, job: Any) -> None:
+        """Do so, and settle."""
+        with self._lock:
+            super().take_along(job)
+            self.settle()
+
     def settle(self) -> None:
         """Have the stand-in in its place while anybody needs it, else the real one."""
         if self.real:
@@ -158,6 +164,12 @@ def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
 def real(name: str) -> Any:
     """Return the stream that is nobody's replacement; to be called while each job has its own."""
     return _ENTRIES[name].base
+
+
+def take_along(job: Any) -> None:
+    """Let what the foreground has replaced be *job*'s, which was the foreground until now."""
+    for entry in _ENTRIES.values():
+        entry.take_along(job)
 
 
 def make_real(name: str, stream: Any) -> None:

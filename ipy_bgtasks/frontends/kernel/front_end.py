@@ -12,7 +12,6 @@ from ipy_bgtasks.frontends.consoles import part_consoles
 from ipy_bgtasks.frontends.kernel.interrupted import show_interrupts
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
-from ipy_bgtasks.frontends.streams import part_publishers
 from ipy_bgtasks.frontends.tracebacks import without_our_frames
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.attributes import Attribute
@@ -53,7 +52,7 @@ class KernelFrontEnd:
         """Route output, and let interrupts reach the foreground and nothing else."""
         shell, kernel = self._shell, self._shell.kernel
         changes.step("streams", self.screen.install)
-        changes.step("captures", lambda: part_publishers(shell, self.screen.publisher))
+        changes.step("captures", self.screen.part_captures)
         changes.step("rich", part_consoles)
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", lambda: refuse_questions(kernel))

@@ -18,14 +18,15 @@ from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
 from ipy_bgtasks.frontends.screen import Screen
-from ipy_bgtasks.frontends.streams import route_in_place
+from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
-from ipy_bgtasks.hooks.streams import give_each_job_its_own
+from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.hooks.by_context import ByContext
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
 
@@ -41,9 +42,10 @@ class KernelScreen(Screen):
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell, later)
         #: The shell's own: under %%capture another one stands in its place.
-        self.publisher = shell.display_pub
+        self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
         self._streams: list[Any] = []
+        self._captures: ByContext | None = None
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
@@ -59,7 +61,7 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         undo = [route_in_place(stream, name, self) for name, stream in streams]
-        undo.append(route_displays(self.publisher, self))
+        undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
@@ -69,6 +71,11 @@ class KernelScreen(Screen):
                 undo.pop()()
 
         return undo_all
+
+    def part_captures(self) -> Callable[[], None]:
+        """Let who captures what is displayed capture its own; returns what undoes it."""
+        self._captures, undo = part_publishers(self.shell, self._publisher)
+        return undo
 
     def here(self) -> Any:
         """The header of the message that the caller's cell came with."""
@@ -241,6 +248,9 @@ class KernelScreen(Screen):
     def sent_away(self, job: Record) -> None:
         """Let what the foreground has open be *job*'s, which it was until now."""
         self._figures.give(job)
+        take_along(job)
+        if self._captures is not None:
+            self._captures.take_along(job)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job displayed."""
@@ -277,7 +287,7 @@ class KernelScreen(Screen):
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
-        publisher = self.publisher
+        publisher = self._publisher
         session = publisher.session
         message = session.msg(kind, content, parent=parent)
         for hook in list(publisher._hooks):

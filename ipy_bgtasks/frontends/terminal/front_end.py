@@ -76,7 +76,7 @@ class TerminalFrontEnd:
             changes.step("exit", question.install)
 
     def _part_captures(self) -> Callable[[], None]:
-        return part_publishers(self._shell, self._shell.display_pub)
+        return part_publishers(self._shell, self._shell.display_pub)[1]
 
     def _share_loop(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
