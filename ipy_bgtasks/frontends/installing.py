@@ -100,6 +100,13 @@ TOUCHES = {
         "bars of two jobs on rich's one console are drawn each in its place",
         "rich draws the bars of all jobs in the place of the first",
     ),
+    "widgets": Touch(
+        "ipywidgets",
+        "widgets.widget._instances",
+        "ipywidgets 8.1",
+        "clear_output within an Output widget clears that widget's part of the log",
+        "clear_output within an Output widget clears the job's log",
+    ),
     "questions": Touch(
         "ipykernel",
         "kernel.raw_input, getpass, _sys_raw_input, _save_getpass",

@@ -17,6 +17,7 @@ from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
 from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
+from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
@@ -46,6 +47,7 @@ class KernelScreen(Screen):
         self._written: dict[int, int] = {}
         self._streams: list[Any] = []
         self._captures: ByContext | None = None
+        self._widgets = WidgetOutputs()
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
@@ -219,6 +221,8 @@ class KernelScreen(Screen):
         shown_as = transient.get("display_id")
         if update:
             job.log.display(data, metadata, update_of=shown_as)
+        elif not shown_as and (widget := self._widgets.around(_key(job.origin))) is not None:
+            self._widgets.display(job, widget, data, metadata)
         else:
             job.log.display(data, metadata, display_id=shown_as)
         if self.watcher is not None:
@@ -254,7 +258,10 @@ class KernelScreen(Screen):
 
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job displayed."""
-        job.log.clear(wait=wait)
+        if (widget := self._widgets.around(_key(job.origin))) is not None:
+            self._widgets.clear(job, widget)
+        else:
+            job.log.clear(wait=wait)
         if not job.quiet:
             self._lines.release(job)
             self._flush()
