@@ -7,6 +7,7 @@ else: the job's log must not lose what the job printed beside it.
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,15 @@ _WIDGETS = "ipywidgets.widgets.widget"
 
 @dataclass(slots=True)
 class _Recorded:
-    """How many displays of one widget a log holds, and which of them is replaced next."""
+    """How many displays of one widget a log holds, and which of them is replaced next.
+
+    *thread* cleared it last: what another thread of the job prints meanwhile, beside a bar that
+    is just being drawn, a page shows within the widget, too, until that is cleared; a log keeps it.
+    """
 
     count: int = 0
     next: int = 0
+    thread: int = 0
 
 
 class WidgetOutputs:
@@ -47,6 +53,9 @@ class WidgetOutputs:
     def display(self, job: Record, widget: str, data: Any, metadata: Any) -> None:
         """Record it, in place of what was cleared."""
         recorded = self._of(job, widget)
+        if recorded.thread != threading.get_ident():
+            job.log.display(data, metadata)
+            return
         name = f"{widget} {recorded.next}"
         if recorded.next < recorded.count:
             job.log.display(data, metadata, update_of=name)
@@ -57,7 +66,8 @@ class WidgetOutputs:
 
     def clear(self, job: Record, widget: str) -> None:
         """What comes next replaces what is there."""
-        self._of(job, widget).next = 0
+        recorded = self._of(job, widget)
+        recorded.next, recorded.thread = 0, threading.get_ident()
 
     def _of(self, job: Record, widget: str) -> _Recorded:
         return self._recorded.setdefault(job, {}).setdefault(widget, _Recorded())
