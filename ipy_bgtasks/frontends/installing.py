@@ -86,6 +86,27 @@ TOUCHES = {
         "a traceback shows the user's frames, not those of this package",
         "an interrupt may show a frame of this package",
     ),
+    "captures": Touch(
+        "IPython",
+        "the class of the shell, for shell.display_pub",
+        _IPYTHON,
+        "%%capture captures what its own cell or job displays, and nothing else",
+        "%%capture captures what all display meanwhile",
+    ),
+    "rich": Touch(
+        "rich",
+        "Console._live_stack, _live, _render_hooks",
+        "rich 13.9 to 15.0",
+        "bars of two jobs on rich's one console are drawn each in its place",
+        "rich draws the bars of all jobs in the place of the first",
+    ),
+    "widgets": Touch(
+        "ipywidgets",
+        "widgets.widget._instances",
+        "ipywidgets 8.1",
+        "clear_output within an Output widget clears that widget's part of the log",
+        "clear_output within an Output widget clears the job's log",
+    ),
     "questions": Touch(
         "ipykernel",
         "kernel.raw_input, getpass, _sys_raw_input, _save_getpass",

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Screen(Host):
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
         self._reported: set[int] = set()
+        self.labels = Labels()
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
         #: Called with each job about which something is new, as often as that is.
@@ -111,8 +113,14 @@ class Screen(Host):
         if self._muted != (job.number, self.shell.execution_count):
             self.show_job(job)
 
+    def place_of(self, job: Record) -> Any:
+        """Return the place in which the job was launched, as something that can be hashed."""
+        return job.origin
+
     def changed(self, job: Record) -> None:
-        """The job began, was asked to stop, or got on."""
+        """The job was launched, began, was asked to stop, or got on."""
+        if not job.quiet and not job.done():
+            self.labels.enter(job, self.place_of(job))
         if self.watcher is not None:
             self.watcher(job)
 
@@ -128,6 +136,7 @@ class Screen(Host):
         try:
             self.show_end(job)
         finally:
+            self.labels.leave(job, self.place_of(job))
             if self.watcher is not None:
                 self.watcher(job)
 
@@ -139,10 +148,11 @@ class Screen(Host):
         """The session ends: that jobs end is no news any more."""
         self._shut_down = True
 
-    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show the job's output in the caller's place as well; returns what ends that.
 
-        First what this place has not shown yet: the end of the log, or *everything*.
+        First what this place has not shown yet: the end of the log, or *everything*. *among*
+        others that are to be followed there its lines are labelled.
         """
         raise NotImplementedError
 
@@ -162,6 +172,7 @@ class Screen(Host):
 
     def _follow(self, job: Record, place: Any) -> Callable[[], None]:
         key = (job.number, place)
+        elsewhere = place != self.place_of(job) or job.quiet
         with self._lock:
             self._followed[key] += 1
 
@@ -170,6 +181,8 @@ class Screen(Host):
                 self._followed[key] -= 1
                 if self._followed[key] <= 0:
                     del self._followed[key]
+                    if elsewhere:
+                        self.labels.leave(job, place)
 
         return unfollow
 

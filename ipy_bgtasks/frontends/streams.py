@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import caller, cells_away, current
+from ipy_bgtasks.hooks.by_context import DELETED, UNSET, ByContext, give_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +153,22 @@ def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], No
             stream.write = unrouted
 
     return undo
+
+
+def part_publishers(shell: Any, publisher: Any) -> tuple[ByContext, Callable[[], None]]:
+    """Let who replaces the shell's display publisher, as `%%capture` does, do it for itself.
+
+    All others have *publisher*. Returns the attribute, and what undoes it.
+    """
+    parted = ByContext("display_pub", publisher)
+    parted.put(vars(shell)["display_pub"])
+    take_class_back = give_class(shell, [parted])
+
+    def undo() -> None:
+        if take_class_back() and parted.foreground not in (UNSET, DELETED):
+            shell.display_pub = parted.foreground
+
+    return parted, undo
 
 
 def _routed(route: _Route, write: Write) -> Write:

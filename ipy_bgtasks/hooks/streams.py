@@ -1,47 +1,43 @@
-"""Who replaces `sys.stdout` replaces it for itself: each job has a `sys.stdout` of its own.
+"""Who replaces `sys.stdout` replaces it for itself.
 
 `contextlib.redirect_stdout`, `%%capture`, rich's `Progress`, click's and pytest's runners all do
 the same: read `sys.stdout`, put something else there, and put the old one back later. In a process
-with several jobs that takes everybody's output. While this is in force, the class of the module
-`sys` has a property for each stream, which keeps what a job puts there for that job, its tasks
-and its threads, and what the foreground puts there for the foreground.
+with several jobs that takes everybody's output. While this is in force, `stdout`, `stderr` and
+`displayhook` are properties of the module `sys`, with a value for each context: `by_context`.
 
 `print` is C code and asks no property: it looks into the module's dictionary. That holds the real
-stream as long as nobody has replaced anything, at no cost, and a `_Router` while somebody has. Who
-reads `sys.stdout` in Python never gets the router, so that a replacement that writes on to the
+stream as long as nobody has replaced anything, at no cost, and a stand-in while somebody has. Who
+reads `sys.stdout` in Python never gets the stand-in, so that a replacement that writes on to the
 stream it replaced does not meet itself again.
 
 Before Python 3.14 `print` holds no reference of its own to the stream: what once stood in the
-dictionary must not go away while another thread prints. So routers and real streams are kept.
+dictionary must not go away while another thread prints. So stand-ins and real streams are kept.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
+from ipy_bgtasks.hooks.by_context import DELETED, UNSET, ByContext, give_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 NAMES = ("stdout", "stderr")
 
-#: Stands for a stream that somebody has deleted from `sys`.
-_DELETED = object()
 
+class _StandIn:
+    """Stands in the dictionary of `sys` while a stream is replaced: asks whose text it is."""
 
-class _Router:
-    """Stands in the dictionary of `sys` while streams are replaced: asks whose text it is."""
-
-    def __init__(self, streams: _Streams, name: str) -> None:
-        self.__dict__.update(_streams=streams, _name=name)
+    def __init__(self, name: str, find: Callable[[], Any]) -> None:
+        self.__dict__.update(_name=name, _find=find)
 
     def _target(self) -> Any:
-        target = self._streams.of_caller(self._name)
-        if target is _DELETED:
+        target = self._find()
+        if target is DELETED:
             raise RuntimeError(f"lost sys.{self._name}")
         return target
 
@@ -55,86 +51,83 @@ class _Router:
         if (target := self._target()) is not None:
             target.flush()
 
+    def __call__(self, value: Any) -> Any:
+        """Show the value of an expression, as the display hook of whoever calls does."""
+        return self._target()(value)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target(), name)
 
 
-class _Streams:
-    """The streams of everybody. Any thread may call; the main thread loads and unloads."""
+class _Entry(ByContext):
+    """One attribute of `sys`, and what stands for it in the module's dictionary."""
 
-    def __init__(self) -> None:
-        #: The real streams, while this is in force.
-        self.real: dict[str, Any] = {}
-        #: What was put in their place: by the foreground (None), and by each job.
-        self.replaced: dict[Any, dict[str, Any]] = {}
+    def __init__(self, name: str) -> None:
+        super().__init__(name, None)
+        self.stand_in = _StandIn(name, self.find)
+        #: What was there before, and what each loading put over it, the last of which is real.
+        self.real: list[tuple[object, Any]] = []
+        self._once_real: list[Any] = []
         self._lock = threading.RLock()  # a signal handler may print, or replace
-        self._routers = {name: _Router(self, name) for name in NAMES}
-        self._once_real: list[Any] = []  # kept: see above
 
-    def of_caller(self, name: str) -> Any:
-        """Return the stream of whoever calls, or `_DELETED`."""
-        own = self.replaced.get(current.get())
-        return self.real[name] if own is None else own.get(name, self.real[name])
-
-    def put(self, name: str, stream: Any) -> None:
-        """Replace the caller's stream, or, with a real one, be done with that."""
-        owner = current.get()
+    def put(self, value: Any) -> None:
+        """Replace the caller's, or, with a real one, be done with that."""
         with self._lock:
-            if not any(stream is each for each in self._once_real):
-                self.replaced.setdefault(owner, {})[name] = stream
-                sys.__dict__[name] = self._routers[name]
-            elif (own := self.replaced.get(owner)) is not None:
-                own.pop(name, None)
-                self._settle(owner)
+            if value is self.stand_in or any(value is each for each in self._once_real):
+                value = self.base
+            super().put(value)
+            self.settle()
 
-    def forget(self, owner: Any) -> None:
-        """A job has ended: what it left in `sys` was its own."""
+    def make_real(self, value: Any) -> None:
+        """Let it be what all have who have replaced none."""
         with self._lock:
-            if self.replaced.pop(owner, None) is not None:
-                self._settle(owner)
+            if not any(value is each for each in self._once_real):
+                self._once_real.append(value)
+            self.base = value
+            self.settle()
 
-    def make_real(self, name: str, stream: Any) -> None:
-        """Let *stream* be the real one from now on, for everybody."""
+    def take_along(self, job: Any) -> None:
+        """Do so, and settle."""
         with self._lock:
-            if not any(stream is each for each in self._once_real):
-                self._once_real.append(stream)
-            self.real[name] = stream
-            if sys.__dict__.get(name) is not self._routers[name]:
-                sys.__dict__[name] = stream
+            super().take_along(job)
+            self.settle()
 
-    def _settle(self, owner: Any) -> None:
-        """Take the routers out of the way as far as nobody needs them any more."""
-        if not self.replaced.get(owner, True):
-            self.replaced.pop(owner, None)
-        for name in NAMES:
-            if not any(name in own for own in list(self.replaced.values())):
-                sys.__dict__[name] = self.real[name]
+    def settle(self) -> None:
+        """Have the stand-in in its place while anybody needs it, else the real one."""
+        if self.real:
+            vars(sys)[self.name] = self.stand_in if self.replaced else self.base
+
+    def begin(self, key: object, value: Any) -> None:
+        """Let *value* be real until `end`."""
+        with self._lock:
+            if not self.real:
+                before = vars(sys).get(self.name)
+                self.foreground = UNSET
+                self.make_real(self.base if before is self.stand_in else before)
+                self.real.append((None, self.base))
+            self.real.append((key, value))
+            self.make_real(value)
+
+    def end(self, key: object) -> bool:
+        """Let what was real before be it again; returns whether nobody is left."""
+        with self._lock:
+            self.real = [each for each in self.real if each[0] is not key]
+            self.make_real(self.real[-1][1])
+            return len(self.real) == 1
+
+    def put_back(self) -> None:
+        """Leave in `sys` what was there, or what the foreground has put in its place since."""
+        with self._lock:
+            self.real.clear()
+            if self.foreground is DELETED:
+                vars(sys).pop(self.name, None)
+            else:
+                vars(sys)[self.name] = self.base if self.foreground is UNSET else self.foreground
 
 
-_streams = _Streams()
-
-
-def _stream_of_sys(name: str) -> property:
-    def read(_sys: ModuleType) -> Any:
-        stream = _streams.of_caller(name)
-        if stream is _DELETED:
-            raise AttributeError(f"module 'sys' has no attribute {name!r}")
-        return stream
-
-    def write(_sys: ModuleType, stream: Any) -> None:
-        _streams.put(name, stream)
-
-    def delete(_sys: ModuleType) -> None:
-        _streams.put(name, _DELETED)
-
-    return property(read, write, delete)
-
-
-class _Sys(ModuleType):
-    """The class of the module `sys` while each job has streams of its own."""
-
-    stdout = _stream_of_sys("stdout")
-    stderr = _stream_of_sys("stderr")
+#: One each for the process, as `sys` is.
+_ENTRIES = {name: _Entry(name) for name in (*NAMES, "displayhook")}
+_CLASS_BACK: list[Callable[[], bool]] = []
 
 
 def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
@@ -143,38 +136,42 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
     Returns what ends it, and puts back the streams that were there, or what the foreground has put
     in their place since. Main thread only.
     """
-    before = {name: sys.__dict__.get(name) for name in NAMES}
-    for name in NAMES:
-        _streams.make_real(name, real.get(name, before[name]))
-        _streams._once_real.append(before[name])
-    sys.__class__ = _Sys
+    key = object()
+    for name, entry in _ENTRIES.items():
+        entry.begin(key, real.get(name, vars(sys).get(name) if not entry.real else entry.base))
+    if not _CLASS_BACK:
+        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), __reduce__=_as_import))
 
     def end() -> None:
-        if type(sys) is _Sys:
-            sys.__class__ = ModuleType  # type: ignore[assignment]
-        foreground = _streams.replaced.get(None, {})
-        _streams.replaced.clear()
-        for name in NAMES:
-            kept = foreground.get(name, before[name])
-            if kept is _DELETED:
-                sys.__dict__.pop(name, None)
-            else:
-                sys.__dict__[name] = kept
+        alone = [entry.end(key) for entry in _ENTRIES.values()]
+        # Under somebody else's class ours stays, and does nothing.
+        if all(alone) and _CLASS_BACK[0]():
+            _CLASS_BACK.clear()
+            for entry in _ENTRIES.values():
+                entry.put_back()
 
     return end
 
 
+def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
+    """Pickle it by name: cloudpickle, which does so with modules, knows them by their very class.
+
+    Functions that use `sys` are sent to processes.
+    """
+    return importlib.import_module, (module.__name__,)
+
+
 def real(name: str) -> Any:
     """Return the stream that is nobody's replacement; to be called while each job has its own."""
-    return _streams.real[name]
+    return _ENTRIES[name].base
+
+
+def take_along(job: Any) -> None:
+    """Let what the foreground has replaced be *job*'s, which was the foreground until now."""
+    for entry in _ENTRIES.values():
+        entry.take_along(job)
 
 
 def make_real(name: str, stream: Any) -> None:
     """Let *stream* be the real one for everybody from now on."""
-    _streams.make_real(name, stream)
-
-
-def forget(job: Any) -> None:
-    """A job has ended: what it left in `sys` goes with it."""
-    if _streams.replaced:
-        _streams.forget(job)
+    _ENTRIES[name].make_real(stream)

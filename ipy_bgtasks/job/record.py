@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks import streams
 from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
@@ -365,7 +364,6 @@ class Record:
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
-        streams.forget(self)
         for event in pokes or ():
             event.set()
         for fn in callbacks:

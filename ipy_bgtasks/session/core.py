@@ -118,6 +118,7 @@ class Session:
             core.process_runner.max_processes = settings.max_processes
             core.registry.max_finished = settings.max_finished
             self.screen.log_limit = settings.log_limit
+            self.screen.labels.on = settings.labels
             watchdog.limit = settings.watchdog
             if core.loop_runner.active:
                 watchdog.wake()
@@ -173,7 +174,7 @@ class Session:
             self.registry.touch(job)
 
         def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=all_output)
+            return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
         if not awaited:
             return self.foreground.block(jobs, every=every, timeout=timeout, follow=follow)

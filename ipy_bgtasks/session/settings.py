@@ -33,6 +33,9 @@ class BgTasks(Configurable):
     confirm_exit = Bool(
         True, help="In a terminal, the first exit with jobs running only says so."
     ).tag(config=True)
+    labels = Bool(
+        True, help="Where several jobs show output at the same time, lines begin with the number."
+    ).tag(config=True)
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop unnoticed; 0: for ever."
     ).tag(config=True)

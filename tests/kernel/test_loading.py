@@ -54,7 +54,7 @@ def test_unloading_in_a_kernel_puts_back_everything(make_kernel: MakeKernel) -> 
         "    m = ip.magics_manager.magics\n"
         "    return [type(sys.stdout), type(sys.stderr), sorted(vars(ip.display_pub)),\n"
         "        asyncio.get_running_loop().get_task_factory(), builtins.input,\n"
-        "        getpass.getpass, sys.breakpointhook,\n"
+        "        getpass.getpass, sys.breakpointhook, type(sys), type(ip),\n"
         "        ip.input_transformers_post[:], sorted(m['line']),\n"
         "        [c for c in ip.configurables if 'ipy_bgtasks' in type(c).__module__],\n"
         "        sorted(m['cell']), ip.Completer.custom_matchers[:], k.raw_input, k.getpass,\n"

@@ -266,3 +266,28 @@ def test_unloading_gives_the_kernel_back_its_messages(k: Kernel) -> None:
     k.until(lambda: cell.reply.result == "42")
     assert k.ok("1 + 1, str(job.state)").result == "(2, 'finished')"
     assert k.run("%bg").status == "error"
+
+
+def test_a_cell_takes_its_capture_along(k: Kernel) -> None:
+    """What the foreground prints and displays meanwhile is its own; afterwards all is as before."""
+    k.ok("import contextlib, io, sys\nfrom IPython.utils.capture import capture_output")
+    cell = running(
+        k,
+        "print('begins')\n"
+        "with capture_output() as kept:\n    print('one'); go.wait(); print('two'); display(3)\n"
+        "print('ends')",
+    )
+    k.until(lambda: cell.reply.stdout)
+    sent_away(k, cell)
+    meanwhile = k.ok("print('meanwhile'); display(4)\n5")
+    assert (meanwhile.stdout, meanwhile.result) == ("meanwhile\n", "5")
+    assert len(meanwhile.displays) == 1
+    with_own = k.ok("with contextlib.redirect_stdout(io.StringIO()) as own:\n    print('own')")
+    assert with_own.stdout == ""
+    k.ok("go.set()\n%fg job")
+    assert k.ok("kept.stdout, len(kept.outputs), own.getvalue()").result == (
+        r"('one\ntwo\n', 1, 'own\n')"
+    )
+    k.until(lambda: "ends" in cell.reply.stdout)
+    after = k.ok("print('after'); display(6)\n7")
+    assert (after.stdout, len(after.displays), after.result) == ("after\n", 1, "7")

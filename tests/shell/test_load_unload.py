@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import functools
 import getpass
+import io
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -117,6 +122,35 @@ def test_what_somebody_put_on_top_since_stays(
     assert builtins.input is theirs
     assert list in shell.input_transformers_post
     assert shell.magics_manager.magics["line"]["jobs"] is theirs
+
+
+def test_a_job_that_redirects_over_a_reload_harms_nobody(
+    shell: InteractiveShell, manager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It puts back a stream of a loading that is over; what jobs print then is still shown once."""
+    gate, redirected = threading.Event(), threading.Event()
+
+    def redirects() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            redirected.set()
+            gate.wait(30)
+
+    shell.user_ns.update(redirects=redirects)
+    manager.load_extension(EXTENSION)
+    job = shell.run_line_magic("bg", "-q redirects()")
+    assert redirected.wait(30)
+    manager.unload_extension(EXTENSION)
+    gate.set()
+    job.result(30)
+    manager.load_extension(EXTENSION)
+    capsys.readouterr()
+    shell.run_line_magic("bg", "print('once')").result(30)
+    print("foreground")
+    assert capsys.readouterr().out.split() == ["once", "foreground"]
+    assert type(sys) is not ModuleType
+    assert pickle.loads(cloudpickle.dumps(lambda: sys))() is sys
+    manager.unload_extension(EXTENSION)
+    assert type(sys) is ModuleType
 
 
 def _depth(function: Any) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.frontends.consoles import part_consoles
 from ipy_bgtasks.frontends.kernel.interrupted import show_interrupts
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
@@ -51,6 +52,8 @@ class KernelFrontEnd:
         """Route output, and let interrupts reach the foreground and nothing else."""
         shell, kernel = self._shell, self._shell.kernel
         changes.step("streams", self.screen.install)
+        changes.step("captures", self.screen.part_captures)
+        changes.step("rich", part_consoles)
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))

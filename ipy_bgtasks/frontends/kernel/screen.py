@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
-from ipy_bgtasks.frontends.kernel.displays import route_captured, route_displays
+from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
+from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
-from ipy_bgtasks.frontends.streams import route_in_place
+from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
-from ipy_bgtasks.hooks.streams import give_each_job_its_own
+from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.hooks.by_context import ByContext
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
 
@@ -40,10 +42,12 @@ class KernelScreen(Screen):
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell, later)
-        # The shell's own: under %%capture another one stands in its place.
+        #: The shell's own: under %%capture another one stands in its place.
         self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
         self._streams: list[Any] = []
+        self._captures: ByContext | None = None
+        self._widgets = WidgetOutputs()
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
@@ -59,9 +63,8 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         undo = [route_in_place(stream, name, self) for name, stream in streams]
-        undo.append(self._route_displays(self._publisher, None))
+        undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
-        undo.append(route_captured(self._route_displays))
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
 
@@ -70,6 +73,11 @@ class KernelScreen(Screen):
                 undo.pop()()
 
         return undo_all
+
+    def part_captures(self) -> Callable[[], None]:
+        """Let who captures what is displayed capture its own; returns what undoes it."""
+        self._captures, undo = part_publishers(self.shell, self._publisher)
+        return undo
 
     def here(self) -> Any:
         """The header of the message that the caller's cell came with."""
@@ -104,6 +112,10 @@ class KernelScreen(Screen):
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
         self._cards.show(job, self.here())
+
+    def place_of(self, job: Record) -> Any:
+        """Return the id of the request that launched the job."""
+        return _key(job.origin)
 
     def changed(self, job: Record) -> None:
         """Bring the job's cards up to date, soon."""
@@ -147,7 +159,7 @@ class KernelScreen(Screen):
         self._flush()
         self._send(job.origin, "error", content)
 
-    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the recorded end on."""
         parent = self.here()
         place = _key(parent)
@@ -156,9 +168,12 @@ class KernelScreen(Screen):
         if job.done() and not job.has_output:
             return self._follow(job, place)
 
+        self.labels.enter(job, place, among=among)
+
         def send(pieces: list[Piece]) -> None:
-            for piece in pieces:
-                self._send_piece(parent, piece)
+            with self.labels.order:
+                for piece in pieces:
+                    self._send_piece(job, parent, piece)
 
         return self._follow_log(job, place, send, everything=everything)
 
@@ -171,7 +186,12 @@ class KernelScreen(Screen):
             self._cards.changed(job)  # most likely a progress bar
         if job.quiet:
             return
-        self._lines.write(job, name, text, write)
+        place = _key(job.origin)
+
+        def write_labelled(text: str) -> None:  # called in the order in which texts are shown
+            write(self.labels.put(job, place, name, text))
+
+        self._lines.write(job, name, text, write_labelled)
         written = self._written.get(job.number, 0) + len(text)
         if written > _FLOOD:
             written = 0
@@ -201,6 +221,8 @@ class KernelScreen(Screen):
         shown_as = transient.get("display_id")
         if update:
             job.log.display(data, metadata, update_of=shown_as)
+        elif not shown_as and (widget := self._widgets.around(_key(job.origin))) is not None:
+            self._widgets.display(job, widget, data, metadata)
         else:
             job.log.display(data, metadata, display_id=shown_as)
         if self.watcher is not None:
@@ -230,10 +252,16 @@ class KernelScreen(Screen):
     def sent_away(self, job: Record) -> None:
         """Let what the foreground has open be *job*'s, which it was until now."""
         self._figures.give(job)
+        take_along(job)
+        if self._captures is not None:
+            self._captures.take_along(job)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job displayed."""
-        job.log.clear(wait=wait)
+        if (widget := self._widgets.around(_key(job.origin))) is not None:
+            self._widgets.clear(job, widget)
+        else:
+            job.log.clear(wait=wait)
         if not job.quiet:
             self._lines.release(job)
             self._flush()
@@ -241,12 +269,10 @@ class KernelScreen(Screen):
 
     # Inside
 
-    def _route_displays(self, publisher: Any, owner: Record | None) -> Callable[[], None]:
-        return route_displays(publisher, owner, self, self._publisher)
-
-    def _send_piece(self, parent: Any, piece: Piece) -> None:
+    def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
-            self._send(parent, "stream", {"name": piece.kind, "text": _clean(piece.text)})
+            text = self.labels.put(job, _key(parent), piece.kind, piece.text)
+            self._send(parent, "stream", {"name": piece.kind, "text": _clean(text)})
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
         elif piece.kind == "display":

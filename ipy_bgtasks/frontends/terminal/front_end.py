@@ -6,6 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.frontends.consoles import part_consoles
+from ipy_bgtasks.frontends.streams import part_publishers
 from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
 from ipy_bgtasks.frontends.tracebacks import without_our_frames
@@ -46,7 +48,9 @@ class TerminalFrontEnd:
     def install(self, changes: Installation) -> None:
         """Route output, and let the prompt and await cells share the loop."""
         changes.add(self.screen.install())
+        changes.step("captures", self._part_captures)
         changes.step("begun lines", self.screen.spare_values)
+        changes.step("rich", part_consoles)
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", refuse_questions)
         if self._prompts:
@@ -70,6 +74,9 @@ class TerminalFrontEnd:
         if self._prompts and not hasattr(self._shell, "embedded_active"):
             question = ExitQuestion(self._shell, self.screen, self._running)
             changes.step("exit", question.install)
+
+    def _part_captures(self) -> Callable[[], None]:
+        return part_publishers(self._shell, self._shell.display_pub)[1]
 
     def _share_loop(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.terminal.loop import TerminalLoop

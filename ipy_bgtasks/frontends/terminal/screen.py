@@ -61,11 +61,12 @@ class TerminalScreen(Screen):
 
     def install(self) -> Callable[[], None]:
         """Put ours over both streams."""
-        self._write, self._flush = sys.stdout.write, sys.stdout.flush
+        found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
+        self._write, self._flush = found["stdout"].write, found["stdout"].flush
         put_back = streams.give_each_job_its_own(
             {
                 name: RoutedStream(stream, name, self, self._spare_begun_lines(stream.write))
-                for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+                for name, stream in found.items()
             }
         )
 
@@ -192,7 +193,7 @@ class TerminalScreen(Screen):
         with self._lock:
             rest = self._partial.pop(job.number, "")
         if rest:
-            self._put(rest + "\n")
+            self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
         assert outcome is not None
         told = self._is_reported(job)
@@ -211,13 +212,17 @@ class TerminalScreen(Screen):
     def _news(self, failure: str, job: Record | None) -> str:
         return failure if job is None else f"{failure}{self._notice(job)}\n"
 
-    def follow(self, job: Record, *, everything: bool) -> Callable[[], None]:
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
         if not (job.quiet or everything) or (job.done() and not job.has_output):
             return self._follow(job, _TERMINAL)
 
+        self.labels.enter(job, _TERMINAL, among=among)
+
         def put(pieces: list[Piece]) -> None:
-            self._put("".join(piece.text for piece in pieces))
+            with self.labels.order:
+                text = "".join(piece.text for piece in pieces)
+                self._put(self.labels.put(job, _TERMINAL, "", text))
 
         end = self._follow_log(job, _TERMINAL, put, everything=everything)
         if job.quiet:
@@ -238,7 +243,7 @@ class TerminalScreen(Screen):
             if rest:
                 self._partial[job.number] = rest
             if newline:  # still within the lock, or another thread's next line overtakes it
-                self._put(lines + newline)
+                self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take it as if the job had written it here."""
@@ -273,3 +278,10 @@ class TerminalScreen(Screen):
                 text = f"{self._erase_footer()}{text}{end}{self._footer}\n"
             self._write(text)
             self._flush()
+
+
+def _unrouted(stream: Any) -> Any:
+    """Return the terminal's own stream: a job may have put back one of ours after an unloading."""
+    while isinstance(stream, RoutedStream | PromptStream):
+        stream = vars(stream)["_stream"]
+    return stream

@@ -1,0 +1,86 @@
+"""rich's consoles in jobs: each job has its own live displays on a console that all share.
+
+`rich.progress` and `rich.print` use one console for the whole process, unless told otherwise. That
+keeps the displays that are live on it in one list, which the first of them draws all together:
+the second job's bar would be drawn by the first job, under that job's cell. rich has no public way
+to choose another console for some of its callers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.hooks.imports import when_imported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: What a `Console` keeps of its live displays, by version, and how each begins.
+_STATE: dict[str, Callable[[], Any]] = {
+    "_live_stack": list,  # from rich 14.1 on
+    "_live": lambda: None,
+    "_render_hooks": list,
+}
+
+
+def part_consoles() -> Callable[[], None]:
+    """Begin, now or when rich is imported; returns what undoes it."""
+    undo: list[Callable[[], None]] = []
+    end_waiting = when_imported("rich.console", lambda module: undo.append(_part(module.Console)))
+
+    def undo_all() -> None:
+        end_waiting()
+        while undo:
+            undo.pop()()
+
+    return undo_all
+
+
+def _part(console_class: Any) -> Callable[[], None]:
+    ours = {
+        name: _OfJob(name, begin)
+        for name, begin in _STATE.items()
+        if name not in vars(console_class) and name in console_class.__init__.__code__.co_names
+    }
+    for name, part in ours.items():
+        setattr(console_class, name, part)
+
+    def undo() -> None:
+        for name, part in ours.items():
+            if vars(console_class).get(name) is part:
+                delattr(console_class, name)
+
+    return undo
+
+
+class _OfJob:
+    """An attribute of which each job has its own; the foreground's stays where it was."""
+
+    def __init__(self, name: str, begin: Callable[[], Any]) -> None:
+        self._name = name
+        self._begin = begin
+        self._of_jobs: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, Any]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __get__(self, console: Any, _: Any = None) -> Any:
+        if console is None:
+            return self
+        values, key = self._values(console)
+        if key not in values:
+            values[key] = self._begin()
+        return values[key]
+
+    def __set__(self, console: Any, value: Any) -> None:
+        values, key = self._values(console)
+        values[key] = value
+
+    def _values(self, console: Any) -> tuple[Any, Any]:
+        job = current.get()
+        if job is not None:
+            # The foreground has one, too, when this ends.
+            vars(console).setdefault(self._name, self._begin())
+            return self._of_jobs.setdefault(job, weakref.WeakKeyDictionary()), console
+        return vars(console), self._name

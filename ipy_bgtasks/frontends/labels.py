@@ -1,0 +1,98 @@
+"""Whose line is this: where several jobs show their output at the same time, each line says it.
+
+Only what is shown gets labels; what is recorded does not.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
+
+#: Where a line begins anew, if anything follows.
+_NEW_LINE = re.compile(r"\r?\n|\r(?!\n)")
+
+
+@dataclass(slots=True)
+class _Line:
+    """The line of a place that is not ended yet: whose, and whether it gets overwritten."""
+
+    number: int
+    bar: bool
+    #: Its label is still to be written, before what comes next.
+    bare: bool = False
+
+
+class Labels:
+    """The labels of all places. Any thread may call; a place is whatever can be hashed."""
+
+    def __init__(self) -> None:
+        #: Whether there are any.
+        self.on = True
+        #: Held by who shows what `put` returned, where nothing else keeps that in order.
+        self.order = threading.RLock()
+        self._lock = threading.Lock()
+        self._present: dict[Any, dict[int, Record]] = {}
+        self._labelled: set[tuple[Any, int]] = set()
+        self._lines: dict[tuple[Any, str], _Line] = {}
+
+    def enter(self, job: Record, place: Any, *, among: bool = False) -> None:
+        """The job's output will be shown in *place*; *among* others, if they are soon there."""
+        if job.number in self._present.get(place, ()):
+            return
+        with self._lock:
+            present = self._present.setdefault(place, {})
+            others = [(place, n) for n, other in present.items() if not other.done()]
+            present[job.number] = job
+            if others or among:
+                self._labelled.update([*others, (place, job.number)])
+
+    def leave(self, job: Record, place: Any) -> None:
+        """It will not any more."""
+        with self._lock:
+            self._labelled.discard((place, job.number))
+            present = self._present.get(place, {})
+            present.pop(job.number, None)
+            if not present:
+                self._present.pop(place, None)
+                for key in [key for key in self._lines if key[0] == place]:
+                    del self._lines[key]
+
+    def wanted(self, job: Record, place: Any) -> bool:
+        """Whether its lines get labels there: once it was not alone, to its end."""
+        return self.on and (place, job.number) in self._labelled
+
+    def put(self, job: Record, place: Any, stream: str, text: str) -> str:
+        """Return *text*, which the job is about to show there, with its labels.
+
+        Where another job has left a line open, this begins a new one, unless both are bars, which
+        share it. To be called in the order in which the texts are shown.
+        """
+        if not text or not self.wanted(job, place):
+            return text
+        label = f"[{job.number}] "
+        line = self._lines.pop((place, stream), None)
+        bare = line is None or line.bare
+        before = ""
+        if line is not None and line.number != job.number:
+            bare = True
+            before = "" if line.bar and text[0] == "\r" else "\n"
+        ends = list(_NEW_LINE.finditer(text))
+        bar = any(end[0] == "\r" for end in ends)
+        if not text.endswith("\n"):
+            # Of a bar that comes with each `\r` before or after it, the label comes before it.
+            self._lines[place, stream] = _Line(job.number, bar, bare=text[-1] == "\r")
+        at = 0
+        out = [before]
+        for end in ends:
+            if bare and end.start() > at:
+                out.append(label)
+            out.append(text[at : end.end()])
+            at, bare = end.end(), True
+        if at < len(text):
+            out += [label, text[at:]] if bare else [text[at:]]
+        return "".join(out)

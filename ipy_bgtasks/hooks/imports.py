@@ -1,0 +1,56 @@
+"""Hearing that a module was imported, the moment it was, without importing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
+
+
+def when_imported(name: str, act: Callable[[Any], object]) -> Callable[[], None]:
+    """Call *act* with the module *name* as soon as it is there; returns what ends the waiting.
+
+    If it is there already that is at once, else right after its code has run, in the thread that
+    imports it and before anybody else sees it. What *act* raises fails that import.
+    """
+    if name in sys.modules:
+        act(sys.modules[name])
+        return lambda: None
+    finder = _Finder(name, act)
+    sys.meta_path.insert(0, finder)
+    return finder.end
+
+
+class _Finder:
+    """Stands first among the finders of modules, and finds one: as the others do."""
+
+    def __init__(self, name: str, act: Callable[[Any], object]) -> None:
+        self._name = name
+        self._act = act
+
+    def end(self) -> None:
+        """Wait no more."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find it by way of the others, and see it run."""
+        if name != self._name:
+            return None
+        self.end()
+        spec = importlib.util.find_spec(name)
+        execute = getattr(spec and spec.loader, "exec_module", None)
+        if spec is None or execute is None:
+            return spec
+
+        def execute_and_act(module: Any) -> None:
+            execute(module)
+            self._act(module)
+
+        # The loader belongs to this one module.
+        spec.loader.exec_module = execute_and_act  # type: ignore[union-attr, method-assign]
+        return spec
