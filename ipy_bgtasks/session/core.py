@@ -21,6 +21,7 @@ from ipy_bgtasks.service import ServiceLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.exits import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
@@ -58,13 +59,24 @@ class Core:
         #: The front end, made at the first loading: jobs that run over a reload keep their cards.
         self.front_end: FrontEnd | None = None
 
-    def launch_cell(self, code: str, origin: object, runner: Runner) -> Record:
-        """Make a job of a cell that runs already, which *runner* knows."""
+    def launch_cell(
+        self,
+        code: str,
+        *,
+        origin: object,
+        thread: int,
+        began: float,
+        interrupt: Callable[[], object],
+        stack: Callable[[], list[FrameSummary]],
+    ) -> Record:
+        """Make a job of a cell that runs already; the rest is what `CellRunner` is told."""
+        from ipy_bgtasks.runners.cell import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.text import label_of
 
         first = next((line for line in code.splitlines() if line.strip()), code)
         work = Work(_runs_already, label_of(first), code, False)
+        runner = CellRunner(thread, began, interrupt, stack)
         return self.registry.launch(work, where=runner, origin=origin)
 
     @cached_property

@@ -45,6 +45,11 @@ class Executed:
             if message["msg_type"] == "stream":
                 shown += message["content"]["text"]
 
+    @property
+    def code(self) -> list[Any]:
+        """The code cells."""
+        return [cell for cell in self._notebook.cells if cell.cell_type == "code"]
+
     def outputs(self, cell_id: str) -> list[dict[str, Any]]:
         """All outputs of one cell."""
         (cell,) = (c for c in self._notebook.cells if c.id == cell_id)
@@ -122,9 +127,19 @@ def test_the_notebook_of_places(tmp_path: Path) -> None:
     assert "cancelled" in run.shown("stop")
 
 
+def test_the_guide(tmp_path: Path) -> None:
+    """Each example does what the text beside it says."""
+    run = Executed("guide.ipynb", tmp_path)
+
+    shown = {cell.id: run.shown(cell.id) for cell in run.code}
+    everything = "\n".join(shown.values())
+    for text in ("499500 True finished thread", "cancelled", "from a shell", "[19, 21]"):
+        assert text in everything
+
+
 def test_every_notebook_is_tested_and_clean() -> None:
     """Each has a test of its own here, and none was saved with an error in it."""
-    tested = {"background_tasks.ipynb", "places.ipynb", "tour.ipynb"}
+    tested = {"background_tasks.ipynb", "guide.ipynb", "places.ipynb", "tour.ipynb"}
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
     for path in NOTEBOOKS.glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)

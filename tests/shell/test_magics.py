@@ -82,7 +82,7 @@ async def cells(shell: InteractiveShell) -> Any:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("%bg", "no code to run"),
+        ("%bg", "`%bg` alone sends away a cell that runs"),
         ("%bg -q", "no code to run"),
         ("%bg 42", "42 is nothing to run: give a call such as f(x)"),
         ("%bg 'text'", "'text' is nothing to run"),

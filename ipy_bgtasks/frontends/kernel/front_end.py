@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.away import CellsAway
     from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.job.runner import Runner
 
 
 class KernelFrontEnd:
@@ -39,7 +38,7 @@ class KernelFrontEnd:
         loop: asyncio.AbstractEventLoop,
         later: Callable[..., object],
         *,
-        launch_cell: Callable[[str, object, Runner], Record],
+        launch_cell: Callable[..., Record],
     ) -> None:
         self.screen = KernelScreen(shell, later)
         self.waits: Callable[[int], bool] = lambda _thread: False
@@ -101,14 +100,16 @@ class KernelFrontEnd:
         return undo_all
 
     def _launch(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
-        from ipy_bgtasks.runners.cell import CellRunner
-
         assert run.began is not None
         below = code_that_runs_cells()
-        runner = CellRunner(
-            run.thread, run.began, interrupt, lambda: thread_stack(run.thread, below)
+        job = self._launch_cell(
+            run.code,
+            origin=run.header,
+            thread=run.thread,
+            began=run.began,
+            interrupt=interrupt,
+            stack=lambda: thread_stack(run.thread, below),
         )
-        job = self._launch_cell(run.code, run.header, runner)
         self.screen.sent_away(job)
         return job
 
