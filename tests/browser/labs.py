@@ -202,13 +202,17 @@ class Notebook:
         self.set_source(last, code)
         self.run(last)
 
+    def interrupt(self) -> None:
+        """Press the stop button."""
+        self.page.evaluate(f"{_CURRENT}.sessionContext.session.kernel.interrupt()")
+
+    def cell(self, index: int) -> Locator:
+        """One cell."""
+        return self.page.locator(".jp-Notebook:visible .jp-Cell").nth(index)
+
     def output(self, index: int) -> Locator:
         """The outputs of one cell."""
-        return (
-            self.page.locator(".jp-Notebook:visible .jp-Cell")
-            .nth(index)
-            .locator(".jp-Cell-outputArea")
-        )
+        return self.cell(index).locator(".jp-Cell-outputArea")
 
     def shows(self, index: int, text: str | re.Pattern[str]) -> None:
         """Wait until a cell's output holds *text*."""

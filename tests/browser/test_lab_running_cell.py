@@ -1,0 +1,44 @@
+"""`%bg` alone in a real browser: the cell that runs becomes a job, and others run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from labs import TIMEOUT, OpenNotebook
+from playwright.sync_api import expect
+
+LOAD = "%load_ext ipy_bgtasks\nimport threading, time\ngo = threading.Event()"
+LONG = """
+for epoch in range(10_000):
+    print(f"epoch {epoch}")
+    if go.wait(0.2):
+        break
+"the model"
+"""
+
+
+@pytest.mark.parametrize("app", ["lab/tree", "notebooks"])
+def test_the_cell_that_runs_goes_to_the_background(open_notebook: OpenNotebook, app: str) -> None:
+    """Its prompt gets a number, it prints on below itself, and shows its value in the end."""
+    notebook = open_notebook([LOAD, LONG, "%bg", "40 + 2", "%jobs", "%fg"], app=app)
+    notebook.run(0)
+    notebook.start(1)
+    notebook.shows(1, "epoch 1")
+    notebook.start(2)
+    expect(notebook.cell(1).locator(".jp-InputPrompt")).to_have_text(
+        re.compile(r"\[\d+\]:"), timeout=TIMEOUT
+    )
+    notebook.shows(2, "running")
+    notebook.start(3)
+    notebook.shows(3, "42")
+    before = notebook.text(1).count("epoch")
+    notebook.start(4)
+    notebook.shows(4, "cell")
+    notebook.shows(1, f"epoch {before + 2}")
+    notebook.start(5)
+    notebook.interrupt()
+    notebook.shows(5, "Detached")
+    notebook.execute("go.set()")
+    notebook.shows(1, "the model")
+    notebook.shows(2, "finished")
