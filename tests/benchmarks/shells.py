@@ -72,7 +72,8 @@ def loaded(shell: Any) -> Iterator[Any]:
 def launch_of(session: Any, line: str) -> Callable[[], Record]:
     """What `%bg LINE` calls once LINE is read, which happens here."""
     launcher = session.launcher
-    options, code = read_options(line, BG, "%bg")
+    given, code = read_options(line, BG, "%bg")
+    options = given.launch()
     if (command := command_in(code)) is not None:
         return partial(launcher.start, command_work(command, code, str), options, where="shell")
     work = read(code, launcher._scope(None, False))

@@ -211,7 +211,6 @@ def test_leaving_kills_all_workers_and_returns_at_once(house: House) -> None:
     jobs = [said(house, house.launch(runner, "in_c()"), "in C") for _ in range(2)]
     pids = [job.pid for job in jobs]
     workers = runner.workers
-    runner._tracker_is_ours = False  # this session goes on, and needs it
     began = time.monotonic()
     runner.shutdown()
     assert time.monotonic() - began < 0.2

@@ -65,6 +65,7 @@ class Worker:
         self._supervisor = supervisor
         self._lock = threading.Lock()
         self._stopped = False
+        self._reaped = False
         self._stack: _Question | None = None
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
         self._ours, theirs = socket.socketpair()
@@ -87,7 +88,7 @@ class Worker:
         path = [entry for entry in sys.path if isinstance(entry, str)]
         token = "" if self._supervisor is None else self._supervisor.token()
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *map(str, fds), *path],
+            [sys.executable, *_interpreter_options(), "-c", _PROGRAM, *map(str, fds), *path],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             start_new_session=True,  # out of reach of the foreground's interrupts
@@ -123,8 +124,9 @@ class Worker:
     def kill(self) -> None:
         """End it and everything in its session, wherever its code is; returns at once."""
         self._stopped = True
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
+        with self._lock, contextlib.suppress(OSError):
+            if not self._reaped:  # else its number may be somebody else's by now
+                os.killpg(self.pid, signal.SIGKILL)
 
     def stack(self) -> list[FrameSummary]:
         """Return where it is; empty if it does not say so at once."""
@@ -161,7 +163,7 @@ class Worker:
         exitcode = self._exitcode()
         self._stopped = True
         sessions.send({self.pid}, signal.SIGKILL)
-        self._process.wait()
+        self._reap()
         if self._supervisor is not None:
             self._supervisor.unwatch(self.pid)
         self.dead = True
@@ -169,6 +171,13 @@ class Worker:
         self._ours.close()
         self._questions.close()
         self.closed.set()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # wait without the lock, where possible
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._process.wait()
+            self._reaped = True
 
     def _exitcode(self) -> int | None:
         """Return how it ended by itself; it is not reaped, so that its number stays its own."""
@@ -191,6 +200,15 @@ class Worker:
                 asked.answered.set()
         else:
             self.owner.said(self, message)
+
+
+def _interpreter_options() -> list[str]:
+    """Return what the user gave this interpreter that changes how code runs: -O, -W and -X."""
+    given = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    given += [f"-W{each}" for each in sys.warnoptions]
+    for name, value in getattr(sys, "_xoptions", {}).items():
+        given.append(f"-X{name}" if value is True else f"-X{name}={value}")
+    return given
 
 
 def _directory() -> str:
