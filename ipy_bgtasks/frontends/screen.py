@@ -156,6 +156,17 @@ class Screen(Host):
         """
         raise NotImplementedError
 
+    def claim(self, job: Record) -> Callable[[], None]:
+        """Leave the job's end to whoever waits in the caller's place; returns what ends that."""
+        return self._follow(job, self._place_here())
+
+    def _place_here(self) -> Any:
+        """The place of whoever calls, as `_follow` takes it."""
+        raise NotImplementedError
+
+    def forget_notice(self, job: Record) -> None:
+        """Say nothing of an end that waits to be told: somebody brings it to the foreground."""
+
     # A failure or an end that somebody is told in another way is not told twice.
 
     def reported(self, job: Record, yes: bool = True) -> None:

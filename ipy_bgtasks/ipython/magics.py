@@ -127,6 +127,7 @@ class JobMagics(Magics):
         """Bring a job to the foreground: show its output, wait, return its result.
 
         %fg [-a] [--timeout S] [JOB|CODE]
+        %fg [--any] JOB JOB…           several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
           JOB             3, %name, ?text, - (the previous one), a variable that holds a job;
@@ -134,6 +135,7 @@ class JobMagics(Magics):
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
           --timeout S     wait S seconds at most; the job goes on
+          --any           wait for the first of several to end, and return its Job
 
         Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
         background. A failed job raises its exception here.
@@ -162,6 +164,7 @@ class JobMagics(Magics):
         return self._session.attach(
             jobs,
             every=every,
+            first=cell is None and options.any,
             timeout=options.timeout,
             all_output=options.all,
             awaited=options.awaited,
@@ -238,6 +241,9 @@ class JobMagics(Magics):
             return [job for job in session.registry if not (job.done() and job.seen)], True
         if specs.is_spec(rest, variables):
             return [session.registry.find(rest, variables)], False
+        words = opt.split_specs(rest.replace(" ", ","))
+        if len(words) > 1 and all(specs.is_spec(word, variables) for word in words):
+            return session.launcher.jobs(words, local_ns), True
         if rest.isidentifier() and not inspect.isawaitable(variables.get(rest)):
             raise BadInput(
                 f"{rest!r} is no job and nothing that can be awaited: "

@@ -41,6 +41,7 @@ class Record:
     __slots__ = (
         "__weakref__",
         "_began",
+        "_books",
         "_callbacks",
         "_ended",
         "_future",
@@ -110,6 +111,7 @@ class Record:
         self.launched = time.monotonic() + _EPOCH
         self._lock = threading.Lock()
         self._callbacks = on_end
+        self._books = len(on_end)
         self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
         self._host = SILENT if host is None else host
@@ -364,7 +366,11 @@ class Record:
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
+        # Those who keep the books, and show the end, come before those who wait for it: a script
+        # may be over as soon as its last wait is.
+        for fn in callbacks[: self._books]:
+            self.notify(fn)
         for event in pokes or ():
             event.set()
-        for fn in callbacks:
+        for fn in callbacks[self._books :]:
             self.notify(fn)

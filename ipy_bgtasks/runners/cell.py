@@ -30,7 +30,11 @@ class CellRunner:
         began: float,
         interrupt: Callable[[], object],
         stack: Callable[[], list[FrameSummary]],
+        *,
+        awaits: bool,
     ) -> None:
+        #: Whether it leaves its loop to others while it waits.
+        self.awaits = awaits
         self._thread = thread
         self._began = began
         self._interrupt = interrupt

@@ -50,6 +50,7 @@ class Launcher:
         local: Mapping[str, Any] | None = None,
         cell: bool = False,
         timeout: float | None = None,
+        prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch CODE, typed on a magic's line or, with *cell*, as its body.
 
@@ -66,7 +67,7 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        return self.start(work, options, where=where, timeout=timeout, after=after)
+        return self.start(work, options, where=where, timeout=timeout, after=after, prepare=prepare)
 
     def start(
         self,
@@ -76,6 +77,7 @@ class Launcher:
         where: str | Runner | None = None,
         timeout: float | None = None,
         after: Sequence[Record] = (),
+        prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
         accept = getattr(where, "accept", None)
@@ -92,7 +94,7 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
-            prepare=None if sink is None else _attach_file(sink),
+            prepare=_all_of(prepare, None if sink is None else _attach_file(sink)),
         )
 
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
@@ -145,6 +147,16 @@ class Launcher:
         """IPython syntax to Python. Where the body itself awaits, its magics may, too."""
         lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
+
+
+def _all_of(*steps: Callable[[Record], object] | None) -> Callable[[Record], None] | None:
+    given = [step for step in steps if step is not None]
+
+    def prepare(job: Record) -> None:
+        for step in given:
+            step(job)
+
+    return prepare if given else None
 
 
 def _attach_file(sink: FileSink) -> Callable[[Record], None]:

@@ -109,6 +109,7 @@ class KernelFrontEnd:
             began=run.began,
             interrupt=interrupt,
             stack=lambda: thread_stack(run.thread, below),
+            awaits=run.task is not None,
         )
         self.screen.sent_away(job)
         return job

@@ -84,6 +84,9 @@ class KernelScreen(Screen):
         job = current.get()
         return self._parent_here() if job is None else job.origin
 
+    def _place_here(self) -> Any:
+        return _key(self.here())
+
     def entering(self, job: Record) -> None:
         """Pin the cell in the calling context, where this ipykernel offers it."""
         self._lines.start()
