@@ -54,6 +54,7 @@ class Record:
         "_timed_out",
         "asked",
         "assigns",
+        "bars",
         "code",
         "launched",
         "name",
@@ -66,6 +67,7 @@ class Record:
         "seen",
         "source",
         "thread",
+        "value_text",
         "where",
         "work",
     )
@@ -106,6 +108,10 @@ class Record:
         self.asked = False
         #: Whether its end was brought to the foreground.
         self.seen = False
+        #: Reads how far it is off the widgets that it shows; None if it shows none.
+        self.bars: Callable[[], Progress | None] | None = None
+        #: Its value as one line, made when it is first shown, where that is not trivial.
+        self.value_text: str | None = None
         #: When it was launched, in seconds since the epoch.
         self.launched = time.monotonic() + _EPOCH
         self._lock = threading.Lock()
@@ -184,7 +190,10 @@ class Record:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track` or its own code reported; None if nobody did."""
+        """How far it is, as `track` or its own code reported; None if nobody did.
+
+        `progress_of` also looks at the bars that it shows.
+        """
         return self._progress
 
     @progress.setter

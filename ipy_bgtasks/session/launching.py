@@ -50,11 +50,12 @@ class Launcher:
         local: Mapping[str, Any] | None = None,
         cell: bool = False,
         timeout: float | None = None,
+        card: bool = False,
     ) -> Record:
         """Launch CODE, typed on a magic's line or, with *cell*, as its body.
 
         Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
-        nothing is launched then.
+        nothing is launched then. With *card* the job is displayed before it starts.
         """
         command = None if cell else command_in(code.strip())
         if not cell and command is None:
@@ -66,7 +67,7 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        return self.start(work, options, where=where, timeout=timeout, after=after)
+        return self.start(work, options, where=where, timeout=timeout, after=after, card=card)
 
     def start(
         self,
@@ -76,6 +77,7 @@ class Launcher:
         where: str | Runner | None = None,
         timeout: float | None = None,
         after: Sequence[Record] = (),
+        card: bool = False,
     ) -> Record:
         """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
         accept = getattr(where, "accept", None)
@@ -84,6 +86,13 @@ class Launcher:
         sink = FileSink(options.log) if options.log else None
         if work.source is not None:
             self.sources.hold(work.source)
+
+        def prepare(job: Record) -> None:
+            if sink is not None:
+                _attach_file(sink, job)
+            if card:
+                self.screen.launching(job)
+
         return self.registry.launch(
             work,
             where=where,
@@ -92,7 +101,7 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
-            prepare=None if sink is None else _attach_file(sink),
+            prepare=prepare,
         )
 
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
@@ -147,12 +156,9 @@ class Launcher:
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
-def _attach_file(sink: FileSink) -> Callable[[Record], None]:
-    def attach(job: Record) -> None:
-        job.log.attach_file(sink)
-        job.add_done_callback(lambda _: sink.close())
-
-    return attach
+def _attach_file(sink: FileSink, job: Record) -> None:
+    job.log.attach_file(sink)
+    job.add_done_callback(lambda _: sink.close())
 
 
 def _place_of_command(options: LaunchOptions) -> str:
