@@ -104,6 +104,9 @@ class Screen(Host):
         """
         raise NotImplementedError
 
+    def launching(self, job: Record) -> None:
+        """Display a job that is about to start, before its first line."""
+
     def mute(self, job: Record) -> None:
         """Do not display this job at the end of the cell that runs now."""
         self._muted = (job.number, self.shell.execution_count)

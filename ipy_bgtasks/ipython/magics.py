@@ -106,14 +106,17 @@ class JobMagics(Magics):
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
         if cell is None and line.partition("#")[0].strip(" ;") == "":
             return self._session.sent_away().job
+        typed = code if cell is None else cell
+        quiet = typed.rstrip().endswith(";")
         job = self._session.launcher.launch(
-            code if cell is None else cell,
+            typed,
             options.launch(),
             local=local_ns,
             cell=cell is not None,
             timeout=options.timeout,
+            card=not quiet,
         )
-        if (code if cell is None else cell).rstrip().endswith(";"):
+        if quiet:
             self._session.screen.mute(job)
         return job.job
 

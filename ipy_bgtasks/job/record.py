@@ -55,6 +55,7 @@ class Record:
         "_timed_out",
         "asked",
         "assigns",
+        "bars",
         "code",
         "launched",
         "name",
@@ -67,6 +68,7 @@ class Record:
         "seen",
         "source",
         "thread",
+        "value_text",
         "where",
         "work",
     )
@@ -107,6 +109,10 @@ class Record:
         self.asked = False
         #: Whether its end was brought to the foreground.
         self.seen = False
+        #: Reads how far it is off the widgets that it shows; None if it shows none.
+        self.bars: Callable[[], Progress | None] | None = None
+        #: Its value as one line, made when it is first shown, where that is not trivial.
+        self.value_text: str | None = None
         #: When it was launched, in seconds since the epoch.
         self.launched = time.monotonic() + _EPOCH
         self._lock = threading.Lock()
@@ -186,7 +192,10 @@ class Record:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track` or its own code reported; None if nobody did."""
+        """How far it is, as `track` or its own code reported; None if nobody did.
+
+        `progress_of` also looks at the bars that it shows.
+        """
         return self._progress
 
     @progress.setter

@@ -50,12 +50,14 @@ class Launcher:
         local: Mapping[str, Any] | None = None,
         cell: bool = False,
         timeout: float | None = None,
+        card: bool = False,
         prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch CODE, typed on a magic's line or, with *cell*, as its body.
 
         Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
-        nothing is launched then.
+        nothing is launched then. With *card* the job is displayed before it starts; *prepare* is
+        called with it before that, too.
         """
         command = None if cell else command_in(code.strip())
         if not cell and command is None:
@@ -67,7 +69,15 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
-        return self.start(work, options, where=where, timeout=timeout, after=after, prepare=prepare)
+        return self.start(
+            work,
+            options,
+            where=where,
+            timeout=timeout,
+            after=after,
+            card=card,
+            prepare=prepare,
+        )
 
     def start(
         self,
@@ -77,6 +87,7 @@ class Launcher:
         where: str | Runner | None = None,
         timeout: float | None = None,
         after: Sequence[Record] = (),
+        card: bool = False,
         prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
@@ -86,6 +97,15 @@ class Launcher:
         sink = FileSink(options.log) if options.log else None
         if work.source is not None:
             self.sources.hold(work.source)
+
+        def prepare_all(job: Record) -> None:
+            if sink is not None:
+                _attach_file(sink, job)
+            if card:
+                self.screen.launching(job)
+            if prepare is not None:
+                prepare(job)
+
         return self.registry.launch(
             work,
             where=where,
@@ -94,7 +114,7 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
-            prepare=_all_of(prepare, None if sink is None else _attach_file(sink)),
+            prepare=prepare_all,
         )
 
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
@@ -149,22 +169,9 @@ class Launcher:
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
-def _all_of(*steps: Callable[[Record], object] | None) -> Callable[[Record], None] | None:
-    given = [step for step in steps if step is not None]
-
-    def prepare(job: Record) -> None:
-        for step in given:
-            step(job)
-
-    return prepare if given else None
-
-
-def _attach_file(sink: FileSink) -> Callable[[Record], None]:
-    def attach(job: Record) -> None:
-        job.log.attach_file(sink)
-        job.add_done_callback(lambda _: sink.close())
-
-    return attach
+def _attach_file(sink: FileSink, job: Record) -> None:
+    job.log.attach_file(sink)
+    job.add_done_callback(lambda _: sink.close())
 
 
 def _place_of_command(options: LaunchOptions) -> str:
