@@ -133,7 +133,7 @@ TOUCHES = {
     ),
     "stop button": Touch(
         "ipykernel",
-        "kernel.pre_handler_hook, saved_sigint_handler, get_parent",
+        "kernel.pre_handler_hook, post_handler_hook, saved_sigint_handler, get_parent",
         _IPYKERNEL,
         "an interrupt hits the cell's code, never the kernel's own",
         "an interrupt that comes between two cells may cost a reply",
