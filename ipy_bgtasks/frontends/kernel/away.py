@@ -82,6 +82,16 @@ class CellsAway:
         """Whether the stop button finds the calling thread, though it is not the main one."""
         return self._diversion.active
 
+    def interrupted_here(self) -> bool:
+        """Whether the calling thread's cell, one that awaits, was cancelled by an interrupt."""
+        run = self._run_here()
+        return run is not None and run.interrupted
+
+    def on_main(self) -> Record | None:
+        """Return the job of the cell that has the main thread, if one was sent away there."""
+        main: Record | None = cells_away.get(threading.main_thread().ident or 0)
+        return main
+
     def last(self) -> Record | None:
         """Return the job of the cell that was just sent away, to the first who asks."""
         last, self._last = self._last, None

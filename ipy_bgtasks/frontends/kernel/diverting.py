@@ -98,6 +98,7 @@ class Diversion:
         if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
             self._interrupt_main(run.thread)
         elif _is_elsewhere(run):
+            run.interrupted = True
             run.task.get_loop().call_soon_threadsafe(run.task.cancel)
         else:
             pursuing = threading.Thread(target=self._pursue, args=[run], daemon=True)

@@ -57,7 +57,7 @@ class KernelFrontEnd:
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
-        changes.step("interrupted cells", lambda: show_interrupts(shell))
+        changes.step("interrupted cells", lambda: show_interrupts(shell, self._diverted))
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
 
     def diverts(self) -> bool:
@@ -67,6 +67,9 @@ class KernelFrontEnd:
     def divert(self) -> bool:
         """Take an interrupt that came to the main thread; whether it is not meant for that."""
         return self._away is not None and self._away.divert()
+
+    def _diverted(self) -> bool:
+        return self._away is not None and self._away.interrupted_here()
 
     def reaches(self) -> bool:
         """Whether an interrupt of the foreground finds the calling thread."""
@@ -89,6 +92,7 @@ class KernelFrontEnd:
 
     def _send_cells_away(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.kernel.away import CellsAway
+        from ipy_bgtasks.frontends.kernel.other_loop import explain_other_loop
 
         away = CellsAway(
             self._shell,
@@ -98,10 +102,12 @@ class KernelFrontEnd:
             self._say_stuck,
         )
         undo = away.install()
+        undo_lines = explain_other_loop(self._shell, away.on_main)
         self._away = away
 
         def undo_all() -> None:
             self._away = None
+            undo_lines()
             undo()
 
         return undo_all
@@ -114,6 +120,7 @@ class KernelFrontEnd:
             origin=run.header,
             thread=run.thread,
             began=run.began,
+            awaits=run.task is not None,
             interrupt=interrupt,
             stack=lambda: thread_stack(run.thread, below),
         )
