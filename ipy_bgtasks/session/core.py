@@ -66,9 +66,9 @@ class Core:
         origin: object,
         thread: int,
         began: float,
+        awaits: bool,
         interrupt: Callable[[], object],
         stack: Callable[[], list[FrameSummary]],
-        awaits: bool,
     ) -> Record:
         """Make a job of a cell that runs already; the rest is what `CellRunner` is told."""
         from ipy_bgtasks.runners.cell import CellRunner
@@ -77,7 +77,9 @@ class Core:
 
         first = next((line for line in code.splitlines() if line.strip()), code)
         work = Work(_runs_already, label_of(first), code, False)
-        runner = CellRunner(thread, began, interrupt, stack, awaits=awaits)
+        runner = CellRunner(
+            thread=thread, began=began, awaits=awaits, interrupt=interrupt, stack=stack
+        )
         return self.registry.launch(work, where=runner, origin=origin)
 
     @cached_property
@@ -156,10 +158,25 @@ class Session:
         """
         assert self.core.front_end is not None
         job = self.core.front_end.sent_away()
-        blocks = not getattr(job.runner, "awaits", True)
-        if blocks and any(other.where == "loop" for other in self.registry.alive()):
+        if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
             self.screen.say("coroutine jobs stand still while that cell computes")
         return job
+
+    def _blocks_loop(self, job: Record) -> bool:
+        blocks = getattr(job.runner, "blocks", None)
+        return blocks is not None and bool(blocks(threading.main_thread().ident))
+
+    def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
+        """Say so if a wait for *jobs* is one for the end of a cell that was sent away, too."""
+        still = [str(job.number) for job in jobs if job.where == "loop" and not job.done()]
+        if not still:
+            return
+        blocker = next((job for job in self.registry.alive() if self._blocks_loop(job)), None)
+        if blocker is not None:
+            which = (
+                f"job {still[0]} stands" if len(still) == 1 else f"jobs {', '.join(still)} stand"
+            )
+            self.screen.say(f"{which} still until job {blocker.number} ({blocker.name}) ends")
 
     def launch_attached(
         self,
@@ -204,6 +221,7 @@ class Session:
         def follow(job: Record) -> Callable[[], None]:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
+        self._say_who_stands_still(jobs)
         if not awaited:
             try:
                 return self.foreground.block(

@@ -150,7 +150,11 @@ class KernelScreen(Screen):
 
     def tell(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
-        self._send(job.origin, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
+        self.write_below(job.origin, line)
+
+    def write_below(self, header: Any, line: str) -> None:
+        """Send one line on stderr under the cell of a request. Any thread may call."""
+        self._send(header, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
