@@ -14,6 +14,7 @@ from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.job.runner import Run
 from ipy_bgtasks.own_frames import hide
+from ipy_bgtasks.platforms import has_task_factories
 from ipy_bgtasks.stacks import await_chain
 
 if TYPE_CHECKING:
@@ -234,6 +235,8 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     that is there, for tasks made inside a job only, and returns the function that removes it.
     Call both on the loop's thread, or while the loop does not run.
     """
+    if not has_task_factories(loop):
+        return lambda: None
     previous = loop.get_task_factory()
     jobs_own = LoopRunner._live.__code__
 

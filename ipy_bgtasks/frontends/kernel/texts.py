@@ -28,7 +28,9 @@ class Texts:
     *later* calls a function after some seconds.
     """
 
-    def __init__(self, send: SendText, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self, send: SendText, later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
         self._send = send
         self._later = later
         self._lock = threading.RLock()
