@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     Candidates = Callable[[str, str], list[tuple[str, str]]]
 
 
+#: The packages whose frames stand between a magic and the cell that called it; before IPython 8
+#: each magic is wrapped with `decorator`.
+BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
+
+
 def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
     """Return the loop on which the shell's cells run, whether it runs yet or not.
 

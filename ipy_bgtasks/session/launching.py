@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
+from ipy_bgtasks.frontends.versions import BETWEEN
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.session.rewriting import await_magics, awaits
@@ -188,7 +189,7 @@ def _place_of_call() -> tuple[int, str]:
     frame = sys._getframe(1)
     while True:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if module not in ("IPython", "ipy_bgtasks", "functools"):
+        if module not in BETWEEN:
             return frame.f_lineno or 1, frame.f_code.co_filename
         if frame.f_back is None:
             return 1, ""

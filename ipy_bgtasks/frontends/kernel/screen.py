@@ -67,12 +67,12 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         if not all(knows_contexts(stream) for _, stream in streams):
-            self._texts = Texts(self._send_text, self._later)
+            self._texts = Texts(dict(streams), self._send_text, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
         if self._texts is not None:
-            undo.append(self._texts.flush)
+            undo.append(self._texts.install())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
 
@@ -193,7 +193,7 @@ class KernelScreen(Screen):
         if job.quiet:
             return
         if self._texts is not None:
-            write = self._texts.writer(job, name)
+            write = self._texts.writer(job, name, write)
         place = _key(job.origin)
 
         def write_labelled(text: str) -> None:  # called in the order in which texts are shown
