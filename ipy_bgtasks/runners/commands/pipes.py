@@ -39,9 +39,10 @@ class TextPipe:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.is_open = True
         try:
-            if not unblock(pipe.fileno()):
-                raise NotImplementedError
             loop.add_reader(pipe.fileno(), self._read)
+            if not unblock(pipe.fileno()):
+                loop.remove_reader(pipe.fileno())
+                raise NotImplementedError
         except NotImplementedError:  # Windows
             threading.Thread(target=self._read_blocking, name="bg-pipe", daemon=True).start()
 
