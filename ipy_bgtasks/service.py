@@ -10,6 +10,8 @@ import threading
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.platforms import has_threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
@@ -62,6 +64,8 @@ class ServiceLoop:
         return asyncio.run_coroutine_threadsafe(coro, self.loop)
 
     def _start(self) -> asyncio.AbstractEventLoop:
+        if self._substitute is not None and not has_threads():
+            return self._substitute  # and no second loop where a page has only one
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 import threading
 
@@ -23,7 +22,12 @@ from _signal import signal as _set  # type: ignore[import-not-found, unused-igno
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ipy_bgtasks.platforms import socket_pair, wake_up_descriptor
+
+if TYPE_CHECKING:
+    import socket
 
 T = TypeVar("T")
 
@@ -259,23 +263,25 @@ def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     whose handlers are called only through it, or there is one because the platform's loop always
     has it. Main thread only. Returns what undoes it.
     """
-    receiver, sender = socket.socketpair()
+    if (pair := socket_pair()) is None:
+        return lambda: None  # a page has no signals
+    receiver, sender = pair
     receiver.setblocking(False)
     sender.setblocking(False)
     try:
         loop.add_reader(receiver, _drain, receiver)
+        before = wake_up_descriptor(sender.fileno())
     except NotImplementedError:  # the Proactor loop of Windows has a descriptor already
         receiver.close()
         sender.close()
         return lambda: None
-    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     if before != -1:
-        signal.set_wakeup_fd(before)
+        wake_up_descriptor(before)
 
     def undo() -> None:
-        now = signal.set_wakeup_fd(-1)
+        now = wake_up_descriptor(-1)
         if now not in (-1, sender.fileno()):
-            signal.set_wakeup_fd(now)
+            wake_up_descriptor(now)
         if not loop.is_closed():
             loop.remove_reader(receiver)
         receiver.close()

@@ -76,12 +76,13 @@ def _frames(
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         if isinstance(link, asyncio.Task):
+            task = link
             if _is_current(link, loop):
                 yield from _step_of(link, thread)
                 return
             link = None if link.done() else link.get_coro()
         elif isinstance(link, asyncio.Future):
-            link = _stands_for(link, frame, loop)
+            link = _stands_for(link, frame, loop, task, seen)
         else:
             inner, link = _step(link)
             if inner is not None:
@@ -103,20 +104,41 @@ def _step(awaited: object) -> tuple[FrameType | None, object]:
 
 
 def _stands_for(
-    future: asyncio.Future[Any], frame: FrameType | None, loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any],
+    frame: FrameType | None,
+    loop: asyncio.AbstractEventLoop,
+    task: asyncio.Task[Any],
+    seen: set[int],
 ) -> asyncio.Future[Any] | None:
-    """What is behind a future on which *frame* waits: of a gather, a group, a wait, a shield."""
+    """What is behind a future on which *frame* waits: of a gather, a group, a wait, a shield.
+
+    The frame is one of *task*; what was *seen* before, by `id`, leads back.
+    """
     local = frame.f_locals if frame is not None and _package(frame) == "asyncio" else {}
     for candidates in (
         getattr(future, "_children", ()),
         _futures_in(_shielded(future)),
         _futures_in(local.values()),
+        _awaited_by(task, loop),
     ):
-        others = [one for one in candidates if one is not future and not one.done()]
+        others = [one for one in candidates if id(one) not in seen and not one.done()]
         if others:
             tasks = [one for one in others if isinstance(one, asyncio.Task)]
             return next((one for one in tasks if _is_current(one, loop)), (tasks or others)[0])
     return None
+
+
+def _awaited_by(
+    task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
+) -> Iterator[asyncio.Task[Any]]:
+    """The tasks for which *task* waits, where asyncio keeps account of that (Python 3.14)."""
+    capture: Any = getattr(asyncio, "capture_call_graph", None)
+    if capture is None:
+        return
+    for other in sorted(asyncio.all_tasks(loop), key=_age):
+        graph = capture(other, limit=0)
+        if graph is not None and any(one.future is task for one in graph.awaited_by):
+            yield other
 
 
 def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:

@@ -16,6 +16,8 @@ from collections import Counter
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.frontends.versions import cell_numbers
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -53,12 +55,8 @@ class Sources:
 
     def cell(self, name: str) -> int | None:
         """The number of the cell that is known under the file name *name*."""
-        number = self._numbers().get(name)
+        number = cell_numbers(self._shell).get(name)
         return None if number is None else int(number)
-
-    def _numbers(self) -> dict[str, int]:
-        """IPython's own table of cells by file name; empty where it keeps none."""
-        return getattr(self._shell.compile, "_filename_map", None) or {}
 
     def hold(self, name: str) -> None:
         """One more job was compiled under *name*."""
@@ -79,7 +77,7 @@ class Sources:
                 return
             self._own.discard(name)
         linecache.cache.pop(name, None)
-        self._numbers().pop(name, None)
+        cell_numbers(self._shell).pop(name, None)
 
 
 def expanded(text: str, variables: Mapping[str, Any]) -> str:

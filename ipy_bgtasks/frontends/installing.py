@@ -31,15 +31,15 @@ class Touch:
     optional: bool = False
 
 
-_IPYTHON = "IPython 8.18 to 9.18"
-_IPYKERNEL = "ipykernel 6.29 to 7.4"
+_IPYTHON = "IPython 7.34 to 9.18"
+_IPYKERNEL = "ipykernel 6.17 to 7.4"
 _PYTHON = "Python 3.11 to 3.13"
 
 #: By the word under which a step is installed.
 TOUCHES = {
     "cells": Touch(
         "IPython",
-        "shell.compile._filename_map",
+        "shell.compile._filename_map; before IPython 8 shell.compile.cache",
         _IPYTHON,
         "tell which cell a traceback's file name stands for",
         "places are named by file and line, not by cell",
@@ -60,7 +60,8 @@ TOUCHES = {
     ),
     "completion": Touch(
         "IPython",
-        "Completer.custom_matchers, context_matcher, SimpleCompletion",
+        "Completer.custom_matchers, context_matcher, SimpleCompletion; before 8.6 "
+        "Completer.magic_arg_matchers, splitter",
         _IPYTHON,
         "Tab knows options and jobs",
         "Tab does not complete options and jobs",

@@ -8,16 +8,17 @@ installed, and whoever installs one afterwards has it.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
-import socket
 import struct
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks import platforms
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 #: Process, user and group of who wrote, where the system tells.
@@ -31,11 +32,13 @@ def before_sigterm(clean_up: Callable[[], None]) -> Callable[[], None]:
     Windows. Code that keeps the interpreter lock while it runs delays this. Any thread may
     call; returns what undoes it.
     """
-    if not hasattr(faulthandler, "register"):
+    if not platforms.can_take_signals():
         return lambda: None
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return lambda: None
-    watch = _Watch(clean_up)
+    if (pair := platforms.socket_pair()) is None:
+        return lambda: None
+    watch = _Watch(clean_up, *pair)
     watch.begin()
     return watch.end
 
@@ -43,16 +46,17 @@ def before_sigterm(clean_up: Callable[[], None]) -> Callable[[], None]:
 class _Watch:
     """Waits for one SIGTERM."""
 
-    def __init__(self, clean_up: Callable[[], None]) -> None:
+    def __init__(
+        self, clean_up: Callable[[], None], reader: socket.socket, writer: socket.socket
+    ) -> None:
         self._clean_up = clean_up
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = reader, writer
         self._lock = threading.Lock()
         self._active = True
 
     def begin(self) -> None:
         self._writer.setblocking(False)  # a second signal must not wait in its handler
-        if (passcred := getattr(socket, "SO_PASSCRED", None)) is not None:
-            self._reader.setsockopt(socket.SOL_SOCKET, passcred, 1)
+        platforms.ask_for_senders(self._reader)
         try:
             threading.Thread(target=self._wait, name="bg-sigterm", daemon=True).start()
         except RuntimeError:  # no threads here: SIGTERM ends the process at once, as ever
@@ -63,7 +67,7 @@ class _Watch:
         self._take()
         # A child that ends by SIGTERM at once must not have taken it from its parent, which
         # rules out doing this in the child only. Hooks cannot be removed; these become idle.
-        os.register_at_fork(
+        platforms.at_fork(
             before=self._before_fork, after_in_parent=self._forked, after_in_child=self._child
         )
 
@@ -91,16 +95,16 @@ class _Watch:
 
     def _is_ours(self) -> bool:
         """Wait for a signal; whether it came to this process, and not to one forked in C."""
-        _, extra, _, _ = self._reader.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
-        return all(_CREDENTIALS.unpack(data)[0] == os.getpid() for _, _, data in extra)
+        extra = platforms.receive_extra(self._reader, _CREDENTIALS.size)
+        return all(_CREDENTIALS.unpack(data)[0] == os.getpid() for data in extra)
 
     def _take(self) -> None:
-        faulthandler.register(signal.SIGTERM, self._writer.fileno(), all_threads=False)
+        platforms.take_signal(signal.SIGTERM, self._writer.fileno())
 
     def _give_back(self) -> None:
         """To the default action, or to whatever handler was installed since."""
         handler = signal.getsignal(signal.SIGTERM)
-        faulthandler.unregister(signal.SIGTERM)
+        platforms.give_signal_back(signal.SIGTERM)
         if handler is not signal.SIG_DFL:
             with suppress(ValueError):  # only the main thread may, and seldom another must
                 signal.signal(signal.SIGTERM, handler)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ipy_bgtasks.ipython import options as opt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ipy_bgtasks.registry.collection import Registry
 
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
@@ -22,21 +20,6 @@ _TABLES = {
     "jobs": opt.JOBS,
     "cancel": opt.CANCEL,
 }
-
-
-def completions_for(registry: Registry) -> Callable[[Any], Any]:
-    """A matcher for IPython's completer."""
-    from IPython.core.completer import SimpleCompletion, context_matcher
-
-    @context_matcher()  # type: ignore[untyped-decorator, unused-ignore]
-    def ipy_bgtasks_matcher(context: Any) -> Any:
-        found = [
-            SimpleCompletion(text, type=kind)
-            for text, kind in candidates(registry, context.text_until_cursor, context.token)
-        ]
-        return {"completions": found, "suppress": bool(found), "ordered": True}
-
-    return ipy_bgtasks_matcher  # type: ignore[no-any-return, unused-ignore]
 
 
 def candidates(registry: Registry, line: str, token: str) -> list[tuple[str, str]]:

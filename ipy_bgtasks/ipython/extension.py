@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
 from ipy_bgtasks.frontends.commands import jobs_commands
 from ipy_bgtasks.frontends.exits import watch_process
 from ipy_bgtasks.frontends.installing import Installation
+from ipy_bgtasks.frontends.versions import complete_with, loop_of, note_cells
 from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
-from ipy_bgtasks.ipython.completion import completions_for
+from ipy_bgtasks.ipython.completion import candidates
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.job.handle import Job, record_of
 from ipy_bgtasks.runners.loop import contain_exits
@@ -20,7 +22,6 @@ from ipy_bgtasks.session.rewriting import await_magics
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.exits import FrontEnd
@@ -71,7 +72,7 @@ class Loaded:
         shell, changes = self.shell, self._changes
         core: Core | None = getattr(shell, _CORE, None)
         if core is None:
-            core = Core(shell, _loop_of(shell))
+            core = Core(shell, loop_of(shell))
             core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
         front_end, loop = core.front_end, core.loop
@@ -88,6 +89,7 @@ class Loaded:
         changes.add(self._close_views)
         changes.add(screen.use_buttons(lambda job, ready: self.live_views().card(job, ready)))
         front_end.install(changes)
+        changes.step("cells", lambda: note_cells(shell))
         changes.step("threads", threads_of_jobs.listen)
         changes.step("threads", lambda: executor_for_jobs(loop))
         changes.step("commands", lambda: jobs_commands(shell, core.shell_runner.run_within))
@@ -114,10 +116,11 @@ class Loaded:
             and not getattr(shell, "trio_runner", None)
         )
 
-    def _complete(self, session: Session) -> None:
+    def _complete(self, session: Session) -> Callable[[], None] | None:
         completer = getattr(self.shell, "Completer", None)
-        if completer is not None:  # else nobody completes here
-            self._changes.append(completer.custom_matchers, completions_for(session.registry))
+        if completer is None:  # nobody completes here
+            return None
+        return complete_with(completer, partial(candidates, session.registry))
 
     def _display_jobs(self, screen: Screen) -> Callable[[], None]:
         formatter = self.shell.display_formatter.ipython_display_formatter
@@ -195,20 +198,6 @@ def session_of(shell: Any) -> Session | None:
     """The session of a shell, if the extension is loaded there."""
     loaded: Loaded | None = getattr(shell, _LOADED, None)
     return None if loaded is None else loaded.session
-
-
-def _loop_of(shell: Any) -> asyncio.AbstractEventLoop:
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        from IPython.core.async_helpers import get_asyncio_loop
-
-        return get_asyncio_loop()  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-    io_loop: Any = getattr(kernel, "io_loop", None)
-    if io_loop is None:  # loaded by configuration: the kernel has not started yet
-        from tornado.ioloop import IOLoop
-
-        io_loop = IOLoop.current()
-    return io_loop.asyncio_loop  # type: ignore[no-any-return]
 
 
 def _front_end_of(shell: Any, core: Core) -> FrontEnd:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
+from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.job.runner import Run
 from ipy_bgtasks.own_frames import hide
+from ipy_bgtasks.platforms import has_task_factories
 from ipy_bgtasks.stacks import await_chain
 
 if TYPE_CHECKING:
@@ -234,16 +236,28 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     that is there, for tasks made inside a job only, and returns the function that removes it.
     Call both on the loop's thread, or while the loop does not run.
     """
-    previous = loop.get_task_factory()
     jobs_own = LoopRunner._live.__code__
 
-    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
+    def containing(coro: Any) -> Any:
         if (
             current.get() is not None
             and getattr(coro, "cr_code", None) is not jobs_own
             and asyncio.iscoroutine(coro)
         ):
-            coro = Contained(coro)
+            return Contained(coro)
+        return coro
+
+    if not has_task_factories(loop):
+        create = loop.create_task
+
+        def create_task(coro: Any, **options: Any) -> asyncio.Task[Any]:
+            return create(containing(coro), **options)
+
+        return Attribute(loop, "create_task", create_task).restore
+    previous = loop.get_task_factory()
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
+        coro = containing(coro)
         if previous is not None:
             return previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)

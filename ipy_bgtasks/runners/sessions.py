@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Any
 
 #: The environment variable that holds the token.
 TOKEN = "IPY_BGTASKS_TOKEN"
@@ -33,6 +34,10 @@ IGNORED = {
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
     if hasattr(signal, name)
 }
+
+# A type checker for Windows does not know what this program needs; there it does not run.
+_os: Any = os
+_signal: Any = signal
 
 _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
@@ -68,7 +73,7 @@ def terminate(sessions: Collection[int]) -> bool:
     """Ask all processes of *sessions* to stop, the suspended ones too; whether there was any."""
     found = send(sessions, signal.SIGTERM)
     if found:
-        send(sessions, signal.SIGCONT)
+        send(sessions, _signal.SIGCONT)
     return found
 
 
@@ -99,7 +104,7 @@ class _Tokens:
         found = set()
         for pid in _processes():
             with suppress(OSError, ValueError):
-                if os.getsid(pid) == pid and self._is_missing(pid):
+                if _os.getsid(pid) == pid and self._is_missing(pid):
                     found.add(pid)
         return found
 
@@ -115,7 +120,7 @@ class _Tokens:
 
 def _is_alive_in(pid: int, sessions: Collection[int]) -> bool:
     try:
-        if os.getsid(pid) not in sessions:
+        if _os.getsid(pid) not in sessions:
             return False
         with open(f"{_PROC}/{pid}/stat", "rb") as file:
             # The name, in parentheses, may hold anything; the state follows it.
@@ -134,7 +139,7 @@ def _send_to_groups(sessions: Collection[int], number: int) -> bool:
     found = False
     for group in sessions:
         with suppress(OSError):
-            os.killpg(group, number)
+            _os.killpg(group, number)
             found = True
     return found
 
@@ -150,9 +155,9 @@ class _Watch:
         self._live: set[int] = set()
         self._ended: set[int] = set()
         self._looked = time.monotonic()
-        os.set_blocking(self._input, False)
+        _os.set_blocking(self._input, False)
         try:
-            self._process: int | None = os.pidfd_open(parent)
+            self._process: int | None = _os.pidfd_open(parent)
         except (AttributeError, OSError):
             self._process = None
 
@@ -205,7 +210,7 @@ class _Watch:
             sessions |= self._tokens.strays()
             terminate(sessions - asked)
             asked = set(sessions)
-            left = send(sessions, 0 if passed < _GRACE else signal.SIGKILL)
+            left = send(sessions, 0 if passed < _GRACE else _signal.SIGKILL)
             time.sleep(_PAUSE)
             passed = time.monotonic() - began
 

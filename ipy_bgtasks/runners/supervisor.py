@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.platforms import has_sessions, signals_blocked
 from ipy_bgtasks.runners import sessions
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Supervisor:
         self._sessions: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed: list[subprocess.Popen[bytes]] = []
-        self._broken = os.name == "nt" or not sys.executable
+        self._broken = not (has_sessions() and sys.executable)
 
     def start(self) -> None:
         """Start it now, so that a process launched next is not alone for a moment."""
@@ -107,21 +107,19 @@ class Supervisor:
             self._reap(0)
             arguments = [str(self._owner), self._prefix]
             # It inherits the mask, and so is deaf from its first moment on.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, sessions.IGNORED)
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", sessions.__file__, *arguments],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    bufsize=0,
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except OSError:
-                self._broken = True
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with signals_blocked(sessions.IGNORED):
+                try:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-I", "-S", sessions.__file__, *arguments],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        bufsize=0,
+                        cwd="/",
+                        start_new_session=True,
+                    )
+                except OSError:
+                    self._broken = True
         return self._process
 
     def _reap(self, wait: float) -> None:

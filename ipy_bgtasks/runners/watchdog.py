@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import job_of
+from ipy_bgtasks.platforms import processor_time
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place, running_stack
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Watchdog:
     def _again(self, now: float) -> None:
         pause = min(max(self.limit / 4, 0.02), 0.5)
         self._due = now + pause
-        self._used = _processor_time(self._runner.thread)
+        self._used = processor_time(self._runner.thread)
         self._service.loop.call_later(pause, self._look)
 
     def _look(self) -> None:
@@ -114,7 +115,7 @@ class Watchdog:
         C code may hold the interpreter's lock. Nobody can look then, only find out afterwards.
         """
         late = now - self._due
-        used = _processor_time(self._runner.thread) - self._used
+        used = processor_time(self._runner.thread) - self._used
         return late if late >= max(self.limit, _STALL) and used > late / 2 else 0.0
 
     def _blame(self, job: Record, seconds: float, stack: list[FrameSummary]) -> None:
@@ -143,14 +144,3 @@ class _Suspect:
     def turn(self) -> None:
         """The loop's sign of life."""
         self.loop_turned = True
-
-
-def _processor_time(thread: int) -> float:
-    """Seconds of processor time that a thread has used; 0.0 where the system does not tell."""
-    clock_of = getattr(time, "pthread_getcpuclockid", None)
-    if clock_of is None:
-        return 0.0
-    try:
-        return time.clock_gettime(clock_of(thread))
-    except OSError:
-        return 0.0

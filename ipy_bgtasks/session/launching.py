@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
+from ipy_bgtasks.frontends.versions import BETWEEN
 from ipy_bgtasks.log.file import FileSink
+from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.session.rewriting import await_magics, awaits
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Scope, read
@@ -69,6 +71,7 @@ class Launcher:
             work = read(code, self._scope(local, cell), cell=cell, late=late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
+        _refuse_what_cannot_be(work, where)
         return self.start(
             work,
             options,
@@ -174,6 +177,26 @@ def _attach_file(sink: FileSink, job: Record) -> None:
     job.add_done_callback(lambda _: sink.close())
 
 
+def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:
+    """Raise `BadInput` if nothing here could run *work* there."""
+    place = where if isinstance(where, str) else getattr(where, "where", None)
+    if place in ("shell", "process") and not has_processes():
+        what = "a !command" if place == "shell" else "-p"
+        raise BadInput(
+            f"{what} needs a process, and a browser has none: use `await`, or -l for a call "
+            "that is short"
+        )
+    if place == "shell" and not has_sessions():
+        from ipy_bgtasks.runners.trees import refuse_without_psutil
+
+        refuse_without_psutil()
+    if (place == "thread" or (place is None and not work.is_async)) and not has_threads():
+        raise BadInput(
+            "a call needs a thread, and a browser has none: give a coroutine, a cell that "
+            "awaits, or -l to call it on the event loop"
+        )
+
+
 def _place_of_command(options: LaunchOptions) -> str:
     if (asked := "on" if options.on is not None else options.place) is not None:
         raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
@@ -185,7 +208,7 @@ def _place_of_call() -> tuple[int, str]:
     frame = sys._getframe(1)
     while True:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if module not in ("IPython", "ipy_bgtasks", "functools"):
+        if module not in BETWEEN:
             return frame.f_lineno or 1, frame.f_code.co_filename
         if frame.f_back is None:
             return 1, ""

@@ -6,9 +6,10 @@ import os
 import re
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..platforms import encoded, environment
 from .model import Work
 from .text import label_of
 
@@ -101,9 +102,7 @@ class Command:
         )
 
 
-def _environment(added: Mapping[str, str]) -> dict[str, str] | dict[bytes, bytes]:
-    if not os.supports_bytes_environ:
-        return {"PYTHONUNBUFFERED": "1", **os.environ, **added}
-    encoded = {os.fsencode(name): os.fsencode(value) for name, value in added.items()}
-    # As bytes, of which nothing has to be decoded and encoded again.
-    return {b"PYTHONUNBUFFERED": b"1", **os.environb, **encoded}
+def _environment(added: Mapping[str, str]) -> dict[Any, Any]:
+    variables = environment()
+    variables.setdefault(encoded("PYTHONUNBUFFERED"), encoded("1"))
+    return variables | {encoded(name): encoded(value) for name, value in added.items()}

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import zmq
-from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
+from jupyter_client.session import Session
 
 import ipy_bgtasks
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 Message = dict[str, Any]
 
 NAME = "under-test"
+
+_SOCKETS = {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB, "stdin": zmq.DEALER}
 
 
 class Reply:
@@ -150,15 +152,13 @@ class Kernel:
         self.manager.start_kernel(
             env=self._env, cwd=str(home), stdout=self._output, stderr=self._output
         )
-        self.client: BlockingKernelClient = self.manager.client()
-        self.client.start_channels(hb=False)
-        self._channels = {
-            name: getattr(self.client, f"{name}_channel")
-            for name in ("shell", "control", "iopub", "stdin")
-        }
+        self.session: Session = self.manager.session
+        # Sockets of our own: those of jupyter_client's clients are asyncio's before version 8.
+        self._context = zmq.Context()
+        self._channels = {name: self._connected(name) for name in _SOCKETS}
         self._poller = zmq.Poller()
-        for channel in self._channels.values():
-            self._poller.register(channel.socket, zmq.POLLIN)
+        for socket in self._channels.values():
+            self._poller.register(socket, zmq.POLLIN)
         self._requests: list[Reply] = []
         self._connect()
 
@@ -176,10 +176,10 @@ class Kernel:
             waiting = [r for r in self._requests if not r.content]
             assert not waiting or subshell, f"{waiting} unanswered; pass queue=True to queue"
         request = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
-        message = self.client.session.msg("execute_request", request | content)
+        message = self.session.msg("execute_request", request | content)
         if subshell is not None:
             message["header"]["subshell_id"] = subshell
-        self.client.shell_channel.send(message)
+        self.send(message)
         reply = Reply(self, message["header"]["msg_id"], code)
         self._requests.append(reply)
         return Pending(self, reply)
@@ -198,8 +198,8 @@ class Kernel:
         self, kind: str, content: dict[str, Any], channel: str = "shell", timeout: float = 30
     ) -> dict[str, Any]:
         """Send any other request and return the content of its reply."""
-        message = self.client.session.msg(kind, content)
-        self._channels[channel].send(message)
+        message = self.session.msg(kind, content)
+        self.send(message, channel)
         wanted = kind.replace("_request", "_reply")
 
         def reply() -> dict[str, Any] | None:
@@ -220,6 +220,10 @@ class Kernel:
     def load(self) -> Reply:
         """Load the extension."""
         return self.ok("%load_ext ipy_bgtasks")
+
+    def send(self, message: Message, channel: str = "shell") -> None:
+        """Send a message that `session` has made."""
+        self.session.send(self._channels[channel], message)
 
     # Messages
 
@@ -268,12 +272,24 @@ class Kernel:
     def _pump(self, timeout: float) -> bool:
         """File what is there, waiting for it *timeout* seconds (a second at the most)."""
         ready = dict(self._poller.poll(int(min(timeout, 1) * 1000)))
-        for name, channel in self._channels.items():
-            if channel.socket is not None and channel.socket in ready:
-                message = channel.get_msg(timeout=0) | {"channel": name}
+        for name, socket in self._channels.items():
+            if socket in ready:
+                _, frames = self.session.feed_identities(socket.recv_multipart())
+                message = self.session.deserialize(frames) | {"channel": name}
                 self.messages.append(message)
                 self._by_parent[message["parent_header"].get("msg_id", "")].append(message)
         return bool(ready)
+
+    def _connected(self, name: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(_SOCKETS[name])
+        socket.linger = 1000
+        if name == "iopub":
+            socket.subscribe(b"")
+        else:  # the same for all, by which the kernel knows who asked
+            socket.identity = self.session.bsession
+        info = self.manager.get_connection_info()
+        socket.connect(f"{info['transport']}://{info['ip']}:{info[f'{name}_port']}")
+        return socket
 
     def _connect(self) -> None:
         """Wait until requests are answered and iopub is subscribed, which takes its time."""
@@ -305,9 +321,7 @@ class Kernel:
     def shutdown(self, timeout: float = 30) -> float:
         """Shut the kernel down as a front end does; returns how many seconds it took to be gone."""
         began = time.monotonic()
-        self.client.session.send(
-            self.client.control_channel.socket, "shutdown_request", {"restart": False}
-        )
+        self.send(self.session.msg("shutdown_request", {"restart": False}), "control")
         self._gone(timeout)
         return time.monotonic() - began
 
@@ -323,9 +337,9 @@ class Kernel:
 
     def close(self) -> None:
         """End whatever is left of it; what came so far can still be looked at."""
-        for channel in self._channels.values():
-            self._poller.unregister(channel.socket)
-        self.client.stop_channels()
+        for socket in self._channels.values():
+            self._poller.unregister(socket)
+        self._context.destroy(linger=0)
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()

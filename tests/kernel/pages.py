@@ -25,10 +25,10 @@ class Page:
     def send(self, kind: str, **fields: Any) -> None:
         """Send what a page would."""
         content = {"kind": kind, "client": "page", **fields}
-        message = self.kernel.client.session.msg(
+        message = self.kernel.session.msg(
             "comm_msg", {"comm_id": self.model_id, "data": {"method": "custom", "content": content}}
         )
-        self.kernel.client.shell_channel.send(message)
+        self.kernel.send(message)
 
     def until(self, predicate: Any) -> None:
         """Take in what the kernel sends until something is so."""

@@ -20,8 +20,8 @@ async def work():
 def send(kernel: Kernel, model_id: str, content: object) -> None:
     """Send what a page would."""
     data = {"method": "custom", "content": content}
-    message = kernel.client.session.msg("comm_msg", {"comm_id": model_id, "data": data})
-    kernel.client.shell_channel.send(message)
+    message = kernel.session.msg("comm_msg", {"comm_id": model_id, "data": data})
+    kernel.send(message)
 
 
 def model_of_card(kernel: Kernel) -> str:

@@ -90,8 +90,7 @@ def silent(kernel: Kernel) -> bool:
 
 def ask(kernel: Kernel, restart: bool) -> None:
     """Send a shutdown request and do not wait."""
-    channel = kernel.client.control_channel.socket
-    kernel.client.session.send(channel, "shutdown_request", {"restart": restart})
+    kernel.send(kernel.session.msg("shutdown_request", {"restart": restart}), "control")
 
 
 WAYS: dict[str, tuple[Callable[[Kernel], object], int]] = {

@@ -132,7 +132,8 @@ def test_what_was_compiled_for_a_job_goes_with_it(ready: Kernel) -> None:
     ready.ok("import gc, linecache\nasync def quick(i): return i")
     ready.ok(
         "ip = get_ipython()\n"
-        "def sizes(): return len(ip.compile._filename_map), len(linecache.cache)\n"
+        "from ipy_bgtasks.frontends.versions import cell_numbers\n"
+        "def sizes(): return len(cell_numbers(ip)), len(linecache.cache)\n"
         "async def many(count):\n"
         "    for i in range(count):\n"
         "        job = ip.run_line_magic('bg', f'-q quick({i})')\n"

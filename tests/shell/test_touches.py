@@ -39,6 +39,7 @@ def _without_transformers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def _without_matchers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(completer, "SimpleCompletion", raising=False)
     monkeypatch.delattr(completer, "context_matcher", raising=False)
+    monkeypatch.delattr(shell.Completer, "magic_arg_matchers")  # the way before these
 
 
 def _without_formatter(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:

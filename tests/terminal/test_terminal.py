@@ -12,9 +12,10 @@ from terminals import CTRL_C, CTRL_D, ENTER, Terminal
 
 INSTALL = """\
 import asyncio, signal, sys, time
-from IPython.core.async_helpers import get_asyncio_loop
+from ipy_bgtasks.frontends.versions import loop_of
 from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
-shell, loop = get_ipython(), get_asyncio_loop()
+shell = get_ipython()
+loop = loop_of(shell)
 terminal_loop = TerminalLoop(shell, loop)
 line = terminal_loop.install()
 print("installed:", line)

@@ -17,12 +17,14 @@ from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
 from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
+from ipy_bgtasks.frontends.kernel.texts import Texts
 from ipy_bgtasks.frontends.kernel.values import Values
 from ipy_bgtasks.frontends.kernel.widget_bars import WidgetBars
 from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
+from ipy_bgtasks.frontends.versions import knows_contexts, pin_parent
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
 
@@ -57,6 +59,8 @@ class KernelScreen(Screen):
         self._cleared: set[Any] = set()
         self._bars = WidgetBars()
         self._values = Values(shell, self._show_value, later)
+        #: What sends text in place of the streams, where those would send it to any cell.
+        self._texts: Texts | None = None
 
     def install(self) -> Callable[[], None]:
         """Route the kernel's streams and its display publisher."""
@@ -67,9 +71,13 @@ class KernelScreen(Screen):
         ]
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
+        if not all(knows_contexts(stream) for _, stream in streams):
+            self._texts = Texts(dict(streams), self._send_text, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
+        if self._texts is not None:
+            undo.append(self._texts.install())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
         undo.append(self._cards.places.watch(self.shell.events, self._parent_here))
@@ -99,9 +107,7 @@ class KernelScreen(Screen):
         self._pin(job)
 
     def _pin(self, job: Record) -> None:
-        pin = getattr(self.shell, "set_thread_parent", None)
-        if pin is not None and job.origin:
-            pin({"header": job.origin})
+        pin_parent(self.shell, job.origin)
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display under the caller's cell."""
@@ -219,6 +225,8 @@ class KernelScreen(Screen):
             return
         if self._cleared:
             self._clear_now(job)
+        if self._texts is not None:
+            write = self._texts.writer(job, name, write)
         place = _key(job.origin)
 
         def write_labelled(text: str) -> None:  # called in the order in which texts are shown
@@ -238,6 +246,8 @@ class KernelScreen(Screen):
     def flush(self, job: Record) -> None:
         """Write the lines that a job has begun."""
         self._lines.release(job)
+        if self._texts is not None:
+            self._texts.flush()
 
     def display(
         self,
@@ -326,10 +336,13 @@ class KernelScreen(Screen):
         if not self._is_followed(job, _key(job.origin)):
             self._send_display(job.origin, data, metadata, {}, False)
 
+    def _send_text(self, parent: Any, name: str, text: str) -> None:
+        self._send(parent, "stream", {"name": name, "text": _clean(text)})
+
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
             text = self.labels.put(job, _key(parent), piece.kind, piece.text)
-            self._send(parent, "stream", {"name": piece.kind, "text": _clean(text)})
+            self._send_text(parent, piece.kind, text)
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
         elif piece.kind == "display":
@@ -366,6 +379,8 @@ class KernelScreen(Screen):
             thread = getattr(stream, "pub_thread", None)
             if thread is not None and thread.thread is not threading.current_thread():
                 stream.flush()
+        if self._texts is not None:
+            self._texts.flush()
 
     def _parent_here(self) -> Any:
         return (self.shell.get_parent() or {}).get("header") or {}

@@ -7,11 +7,12 @@ front end waits forever; after an await cell the loop has turns there, with step
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.platforms import interrupt_main_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,10 +137,7 @@ class _StopButton:
         handler = signal.getsignal(signal.SIGINT)
         if request != self._request or handler is not signal.default_int_handler:
             return  # that code has ended
-        if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        else:
-            _thread.interrupt_main()
+        interrupt_main_thread()
 
     def _is_execute_request(self) -> bool:
         header = (self._kernel.get_parent("shell") or {}).get("header", {})

@@ -9,22 +9,7 @@ from ipy_bgtasks.hooks.attributes import Attribute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.exits import Leaving
     from ipy_bgtasks.frontends.screen import Screen
-
-
-def before_clean_up(shell: Any, leaving: Leaving) -> Callable[[], None]:
-    """Let *leaving* finish before IPython clears the user's namespace; returns what undoes it.
-
-    A job's clean-up may need what is there.
-    """
-    clean_up = shell._atexit_once
-
-    def finish_first() -> None:
-        leaving.finish()
-        clean_up()
-
-    return Attribute(shell, "_atexit_once", finish_first).restore
 
 
 class ExitQuestion:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.consoles import part_consoles
 from ipy_bgtasks.frontends.streams import part_publishers
-from ipy_bgtasks.frontends.terminal.exits import ExitQuestion, before_clean_up
+from ipy_bgtasks.frontends.terminal.exits import ExitQuestion
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
 from ipy_bgtasks.frontends.tracebacks import without_our_frames
+from ipy_bgtasks.frontends.versions import before_clean_up
 from ipy_bgtasks.hooks.asking import refuse_questions
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class TerminalFrontEnd:
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Let *leaving* come before IPython's own end, and a question before that."""
-        if hasattr(self._shell, "_atexit_once") or self._prompts:
-            changes.step("exit", lambda: before_clean_up(self._shell, leaving))
+        # A job's clean-up may need the user's names.
+        changes.step("exit", lambda: before_clean_up(self._shell, leaving.finish))
         if self._prompts and not hasattr(self._shell, "embedded_active"):
             question = ExitQuestion(self._shell, self.screen, self._running)
             changes.step("exit", question.install)

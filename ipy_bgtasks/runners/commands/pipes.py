@@ -7,6 +7,8 @@ import os
 import threading
 from typing import IO, TYPE_CHECKING
 
+from ipy_bgtasks.platforms import opened_process, unblock
+
 if TYPE_CHECKING:
     import asyncio
     import subprocess
@@ -38,7 +40,9 @@ class TextPipe:
         self.is_open = True
         try:
             loop.add_reader(pipe.fileno(), self._read)
-            os.set_blocking(pipe.fileno(), False)
+            if not unblock(pipe.fileno()):
+                loop.remove_reader(pipe.fileno())
+                raise NotImplementedError
         except NotImplementedError:  # Windows
             threading.Thread(target=self._read_blocking, name="bg-pipe", daemon=True).start()
 
@@ -80,15 +84,13 @@ def on_exit(
 
     It may not have been waited for then; *fn* has to do that.
     """
-    try:
-        watched = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or not allowed
-        pass
-    else:
+    watched = opened_process(process.pid)
+    if watched is not None:
+        descriptor = watched
 
         def ended() -> None:
-            loop.remove_reader(watched)
-            os.close(watched)
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
             fn()
 
         loop.add_reader(watched, ended)

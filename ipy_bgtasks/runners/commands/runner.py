@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.platforms import has_sessions, kill_signal
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.commands.pipes import TextPipe, on_exit
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
+    from ipy_bgtasks.runners.trees import Tree
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work.command import Command
 
@@ -147,6 +149,7 @@ class _Run(Run):
         self._runner = runner
         self._loop = runner.service.loop
         self._process = process
+        self._all = _all_of(process.pid)
         self._context = context.copy()  # one command may have been launched several times
         self._pipes: list[TextPipe] = []
         self._exited = False
@@ -177,7 +180,7 @@ class _Run(Run):
     def kill(self) -> None:
         """Kill what can be reached at once. Any thread may call."""
         if not self._exited:
-            _kill(self._process)
+            self._all.kill()
 
     def attach(self) -> None:
         """Begin to listen."""
@@ -213,7 +216,7 @@ class _Run(Run):
             self._kill_at = self._loop.time()
         elif begins:
             self._kill_at = self._loop.time() + self._runner.grace
-            _terminate(self._process)
+            self._all.terminate()
         if begins or force:
             self._look()
 
@@ -222,7 +225,7 @@ class _Run(Run):
         if self._timer is not None:
             self._timer.cancel()
         late = self._kill_at is not None and self._loop.time() >= self._kill_at
-        left = _kill(self._process) if late else _is_left(self._process)
+        left = self._all.kill() if late else self._all.is_left()
         if self._exited and not left:
             self._finish_soon()
             return
@@ -256,27 +259,26 @@ class _Run(Run):
             job.finish(0)
 
 
-def _terminate(process: subprocess.Popen[bytes]) -> None:
-    if os.name == "nt":
-        process.terminate()
-    else:
-        sessions.terminate({process.pid})
+class _Session:
+    """The session of a command, where there are sessions; the same methods as `trees.Tree`."""
+
+    def __init__(self, pid: int) -> None:
+        self._sessions = {pid}
+
+    def terminate(self) -> bool:
+        return sessions.terminate(self._sessions)
+
+    def kill(self) -> bool:
+        return sessions.send(self._sessions, kill_signal())
+
+    def is_left(self) -> bool:
+        return sessions.send(self._sessions, 0)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> bool:
-    """Kill all of its session; returns whether there was anything left of it."""
-    if os.name != "nt":
-        import signal
+def _all_of(pid: int) -> _Session | Tree:
+    """Return what reaches the process and everything that it started."""
+    if has_sessions():
+        return _Session(pid)
+    from ipy_bgtasks.runners.trees import Tree
 
-        return sessions.send({process.pid}, signal.SIGKILL)
-    if process.poll() is not None:
-        return False
-    import subprocess
-
-    command = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
-    subprocess.run(command, capture_output=True, check=False)
-    return True
-
-
-def _is_left(process: subprocess.Popen[bytes]) -> bool:
-    return process.poll() is None if os.name == "nt" else sessions.send({process.pid}, 0)
+    return Tree(pid)

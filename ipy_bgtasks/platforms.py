@@ -1,0 +1,181 @@
+"""What one platform has and another lacks, asked for here and nowhere else.
+
+Linux has all of it. macOS has neither ``/proc`` nor descriptors of processes; Windows has no
+sessions, no fork and few signals; in a browser (Pyodide) there are neither threads nor processes
+nor sockets. Every function asks when it is called, and says what there is instead.
+
+What is here about processes is not asked by `runners.sessions`, which runs as a program of its
+own, without this package.
+"""
+
+from __future__ import annotations
+
+import _thread
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Collection, Iterator
+
+# A type checker for one platform does not know the names of the others.
+_os: Any = os
+_signal: Any = signal
+_socket: Any = socket
+_faulthandler: Any = faulthandler
+_time: Any = time
+
+
+def has_threads() -> bool:
+    """Whether threads can be started: not in a browser."""
+    return sys.platform not in ("emscripten", "wasi")
+
+
+def has_processes() -> bool:
+    """Whether programs can be started: not in a browser."""
+    return sys.platform not in ("emscripten", "wasi")
+
+
+def has_sessions() -> bool:
+    """Whether a process can have a session, by which all that it starts is found."""
+    return all(hasattr(os, name) for name in ("setsid", "getsid", "killpg"))
+
+
+def has_task_factories(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether *loop* can make tasks while a task factory is set.
+
+    Pyodide's cannot from Python 3.14 on: it needs a function of asyncio's that is gone.
+    """
+    return not type(loop).__module__.startswith("pyodide")
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket] | None:
+    """Return two connected sockets; None where there are none."""
+    try:
+        return socket.socketpair()
+    except (AttributeError, OSError):
+        return None
+
+
+def wake_up_descriptor(descriptor: int) -> int:
+    """Have signals written to *descriptor* and return the one before, -1 for none. Main thread.
+
+    Raises `NotImplementedError` where there is nothing of the kind.
+    """
+    set_descriptor = getattr(_signal, "set_wakeup_fd", None)
+    if set_descriptor is None:
+        raise NotImplementedError
+    return int(set_descriptor(descriptor, warn_on_full_buffer=False))
+
+
+def can_take_signals() -> bool:
+    """Whether C code can be told of a signal at once, whatever the main thread does."""
+    return hasattr(faulthandler, "register") and hasattr(socket.socket, "recvmsg")
+
+
+def take_signal(number: int, descriptor: int) -> None:
+    """Have the stack written to *descriptor* when the signal comes, in place of its action."""
+    _faulthandler.register(number, descriptor, all_threads=False)
+
+
+def give_signal_back(number: int) -> None:
+    """Undo `take_signal`."""
+    _faulthandler.unregister(number)
+
+
+def ask_for_senders(receiver: socket.socket) -> None:
+    """Have messages to *receiver* say which process wrote them, where the system tells."""
+    if (option := getattr(socket, "SO_PASSCRED", None)) is not None:
+        receiver.setsockopt(socket.SOL_SOCKET, option, 1)
+
+
+def receive_extra(receiver: socket.socket, size: int) -> list[bytes]:
+    """Wait for a message, and return what came beside it, up to *size* bytes."""
+    _, extra, _, _ = receiver.recvmsg(4096, _socket.CMSG_SPACE(size))  # type: ignore[attr-defined, unused-ignore]
+    return [data for _, _, data in extra]
+
+
+def at_fork(
+    *,
+    before: Callable[[], object],
+    after_in_parent: Callable[[], object],
+    after_in_child: Callable[[], object],
+) -> None:
+    """Call these around every fork from now on, where there is one."""
+    if (register := getattr(_os, "register_at_fork", None)) is not None:
+        register(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
+
+
+def interrupt_main_thread() -> None:
+    """Send SIGINT to the main thread; any thread may call."""
+    if (kill := getattr(_signal, "pthread_kill", None)) is not None:
+        kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+@contextmanager
+def signals_blocked(numbers: Collection[int]) -> Iterator[None]:
+    """Inside the block the signals wait, and a process that is started is deaf to them."""
+    if (set_mask := getattr(_signal, "pthread_sigmask", None)) is None:
+        yield
+        return
+    before = set_mask(_signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        set_mask(_signal.SIG_SETMASK, before)
+
+
+def kill_signal() -> int:
+    """Return the number of the signal that no process survives, or what comes closest."""
+    return int(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def unblock(descriptor: int) -> bool:
+    """Let reads of a pipe return at once; False where they cannot."""
+    try:
+        _os.set_blocking(descriptor, False)
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def opened_process(pid: int) -> int | None:
+    """Return a descriptor that can be read when *pid* has ended; None where there is none."""
+    try:
+        return int(_os.pidfd_open(pid))
+    except (AttributeError, OSError):
+        return None
+
+
+def environment() -> dict[Any, Any]:
+    """Return the environment for a child process: as bytes, of which nothing is decoded, or text.
+
+    `encoded` turns what is to be added into the same.
+    """
+    variables = _os.environb if os.supports_bytes_environ else os.environ
+    return dict(variables)
+
+
+def encoded(text: str) -> Any:
+    """Return a name or value as `environment` has them."""
+    return os.fsencode(text) if os.supports_bytes_environ else text
+
+
+def processor_time(thread: int) -> float:
+    """Return the seconds of processor time of a thread; 0.0 where the system does not tell."""
+    clock_of = getattr(_time, "pthread_getcpuclockid", None)
+    if clock_of is None:
+        return 0.0
+    try:
+        return float(_time.clock_gettime(clock_of(thread)))
+    except OSError:
+        return 0.0

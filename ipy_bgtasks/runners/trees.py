@@ -1,0 +1,71 @@
+"""The processes that one process has started, where there are no sessions to find them by.
+
+psutil knows who started whom. A child whose parent has ended belongs to nobody any more, so that
+whoever was found once is remembered.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.platforms import kill_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def refuse_without_psutil() -> None:
+    """Raise `BadInput` if trees of processes cannot be found here."""
+    try:
+        import psutil  # noqa: F401
+    except ImportError:
+        raise BadInput(
+            "here a command can only be stopped with psutil: pip install ipy_bgtasks[process], "
+            "or call it from a thread (%bg -t)"
+        ) from None
+
+
+class Tree:
+    """A process and all it started. For one thread at a time."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil
+
+        self._gone = (psutil.NoSuchProcess, psutil.AccessDenied)
+        self._known: dict[int, Any] = {}
+        with suppress(*self._gone):
+            self._known[pid] = psutil.Process(pid)
+
+    def terminate(self) -> bool:
+        """Ask all to stop; returns whether there was any."""
+        return self._each(lambda process: process.terminate())
+
+    def kill(self) -> bool:
+        """Kill all; returns whether there was any."""
+        return self._each(lambda process: process.send_signal(kill_signal()))
+
+    def is_left(self) -> bool:
+        """Whether any of them runs, and notes those that were started since."""
+        return self._each(lambda _process: None)
+
+    def _each(self, do: Callable[[Any], object]) -> bool:
+        self._look()
+        for process in self._known.values():
+            with suppress(*self._gone):
+                do(process)
+        return bool(self._known)
+
+    def _look(self) -> None:
+        import psutil
+
+        for process in list(self._known.values()):
+            with suppress(*self._gone):
+                for child in process.children(recursive=True):
+                    self._known.setdefault(child.pid, child)
+        for pid, process in list(self._known.items()):
+            with suppress(*self._gone):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    continue
+            del self._known[pid]
