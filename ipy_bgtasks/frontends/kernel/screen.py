@@ -27,6 +27,7 @@ from ipy_bgtasks.frontends.tracebacks import formatted
 from ipy_bgtasks.frontends.versions import knows_contexts, pin_parent
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.text import error_line, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,14 +184,12 @@ class KernelScreen(Screen):
             return
         assert outcome.error is not None
         if job.quiet or self._shut_down:  # the time is short
-            from ipy_bgtasks.text import error_line
-
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
             return
         content = {
             "ename": type(outcome.error).__name__,
-            "evalue": _text(outcome.error),
+            "evalue": _clean(message_of(outcome.error)),
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
@@ -393,10 +392,3 @@ def _key(header: Any) -> Any:
 def _clean(text: str) -> str:
     """Without lone surrogates, which no message can carry."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return _clean(str(error))
-    except Exception:
-        return ""
