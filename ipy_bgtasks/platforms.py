@@ -179,3 +179,13 @@ def processor_time(thread: int) -> float:
         return float(_time.clock_gettime(clock_of(thread)))
     except OSError:
         return 0.0
+
+
+def is_suspended(pid: int) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP; False where that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold anything; the state follows it.
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False

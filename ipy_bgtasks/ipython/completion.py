@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,11 @@ def candidates(
         return []
     percents, magic, rest = match.groups()
     word = re.split(r"[\s,]", rest)[-1]
+    before = re.split(r"[\s,]", rest)[-2:-1]
+    if before == ["--log"]:
+        return [(path[len(word) - len(token) :], "file") for path in _files(word)]
+    if before == ["--on"]:
+        return []  # an expression: IPython knows better
     found = _options(percents, magic, word) if word.startswith("-") else []
     if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
         found = [*_specs(registry, magic, word), *_holders(variables or {}, word)]
@@ -59,6 +65,12 @@ def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
         for text in option.words
         if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
     ] or [(o.words[-1], "option") for o in table if o is not opt.AWAITED and word == "-"]
+
+
+def _files(word: str) -> list[str]:
+    from glob import escape, glob
+
+    return sorted(path + "/" * os.path.isdir(path) for path in glob(escape(word) + "*"))[:50]
 
 
 def _holders(variables: Mapping[str, Any], word: str) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.platforms import is_suspended
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import (
     bar,
@@ -58,6 +59,11 @@ class JobView(Protocol):
     def stack(self) -> list[FrameSummary]: ...
 
 
+#: What a row says of a job that has ended, and of one whose process was suspended.
+ENDED = frozenset(state.value for state in JobState if state.ended)
+SUSPENDED = "suspended"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of `%jobs`; its texts are as they came, for each view to make safe."""
@@ -76,7 +82,7 @@ class Row:
     @property
     def ended(self) -> bool:
         """Whether the job had ended."""
-        return JobState(self.state).ended
+        return self.state in ENDED
 
 
 def rows(
@@ -109,11 +115,14 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
         last = f"{bar(fraction)} {label}".rstrip()
     else:
         last = label or summary(job, _LAST)
+    pid = job.pid
+    if pid is not None and state == "running" and is_suspended(pid):
+        state, last = SUSPENDED, f"kill -CONT {pid} lets it go on"
     return Row(
         number=job.number,
         mark=mark,
         state=state,
-        where=job.where if job.pid is None else f"{job.where} {job.pid}",
+        where=job.where if pid is None else f"{job.where} {pid}",
         name=one_line(job.name, 500),
         elapsed="" if job.started is None else elapsed_text(job.elapsed),
         last=last,

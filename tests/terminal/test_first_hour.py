@@ -54,6 +54,30 @@ def test_nothing_is_left_to_be_told_after_fg(loaded: Terminal) -> None:
     assert "finished" not in loaded.run("1 + 1")
 
 
+def test_fg_shows_how_far_a_job_is(loaded: Terminal) -> None:
+    """As the card does in a notebook."""
+    loaded.run("from ipy_bgtasks import track")
+    loaded.run(
+        "def far():\n    for n in track(range(4)):\n        if n == 2: go.wait()\n    return n"
+    )
+    loaded.start("%fg far()")
+    loaded.expect(r"\[1\]  50% ")
+    loaded.interrupt()
+    loaded.expect("Detached")
+    loaded.prompt()
+    loaded.run("go.set()")
+
+
+def test_a_suspended_process_is_not_shown_as_running(loaded: Terminal) -> None:
+    """And the table says how it goes on."""
+    loaded.run("import os, signal\njob = %bg !sleep 1000")
+    loaded.run("os.kill(job.pid, signal.SIGSTOP)\nos.waitid(os.P_PID, job.pid, os.WSTOPPED)")
+    shown = loaded.run("%jobs")
+    assert "suspended" in shown
+    assert "kill -CONT" in shown
+    loaded.run("%cancel job")
+
+
 def _ipython(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", *arguments],

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _TERMINAL = "terminal"
 
+#: Seconds between two looks at how far a job is that `%fg` waits for.
+_BAR_EVERY = 0.25
 #: Seconds that the end of a session waits for ends of jobs that are just being told.
 _LAST_WORD = 0.3
 #: Seconds that jobs wait for the end of a line that the foreground has begun.
@@ -64,6 +66,7 @@ class TerminalScreen(Screen):
         self._above_prompt: AbovePrompt | None = None
         self._besides: dict[str, tuple[Any, RoutedStream]] = {}
         self._footer: str | None = None
+        self._bar: str | None = None  # the footer that `%fg` shows
 
     def install(self) -> Callable[[], None]:
         """Put ours over both streams."""
@@ -229,9 +232,19 @@ class TerminalScreen(Screen):
         return failure if job is None else f"{failure}{self._notice(job)}\n"
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
-        """Show what was kept quiet, or *everything*, and go on with what is kept quiet."""
+        """Show what was kept quiet, or *everything*, and go on with what is kept quiet.
+
+        How far the job is stands below, where lines can be replaced.
+        """
         if not (job.quiet or everything) or (job.done() and not job.has_output):
-            return self._follow(job, _TERMINAL)
+            unfollow = self._follow(job, _TERMINAL)
+            unwatch = self._show_progress(job)
+
+            def end_both() -> None:
+                unwatch()
+                unfollow()
+
+            return end_both
 
         self.labels.enter(job, _TERMINAL, among=among)
 
@@ -245,6 +258,33 @@ class TerminalScreen(Screen):
             return end
         end()  # what comes now is shown anyway
         return self._follow(job, _TERMINAL)
+
+    def _show_progress(self, job: Record) -> Callable[[], None]:
+        if job.done() or not sys.__stdout__ or not sys.__stdout__.isatty():
+            return lambda: None
+        over = threading.Event()
+
+        def look() -> None:
+            from ipy_bgtasks.views.rows import row
+
+            if over.is_set() or job.done() or self._footer_is_anothers():
+                return
+            if (seen := row(job)).fraction is not None:
+                self._bar = f"[{seen.number}] {seen.last}"
+                self.footer(self._bar)
+            self._later(_BAR_EVERY, look)
+
+        def end() -> None:
+            over.set()
+            if self._bar is not None and not self._footer_is_anothers():
+                self._bar = None
+                self.footer(None)
+
+        self._later(_BAR_EVERY, look)
+        return end
+
+    def _footer_is_anothers(self) -> bool:
+        return self._footer is not None and self._footer != self._bar
 
     def take(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and show the lines that are whole."""
