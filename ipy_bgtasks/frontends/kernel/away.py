@@ -109,6 +109,8 @@ class CellsAway:
             return
         run.depth += 1
         if run.depth == 1:
+            if self._per_thread is not None:
+                self._per_thread.cell_begins()
             run.thread = threading.get_ident()
             run.task = _own_task()
             run.began = time.monotonic()
