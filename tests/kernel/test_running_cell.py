@@ -403,3 +403,23 @@ def test_leaving_is_quick(k: Kernel, how: str, code: str) -> None:
         os.kill(k.pid, signal.SIGTERM)
         k.status()
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("code", ["go.wait()", "await gate.wait()"], ids=["plain", "await"])
+def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> None:
+    """Where the setting says so; a second press stops the cell, later cells are their own."""
+    k.ok("%config BgTasks.interrupt = 'background'")
+    cell = running(k, f"print('begins')\n{code}\n6 * 7")
+    k.interrupt()
+    assert cell.wait().status == "ok"
+    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in cell.reply.stderr)
+    second = running(k, "print('begins')\nwhile True: pass")
+    k.interrupt()
+    assert second.wait().status == "ok"
+    k.until(lambda: "job 2 goes on" in second.reply.stderr)
+    k.interrupt()
+    k.until(lambda: second.reply.contents("error"))
+    assert k.ok("import ipy_bgtasks\nstr(ipy_bgtasks.jobs()[1].state)").result == "'running'"
+    assert k.run("%bg").stderr.startswith("UsageError: no cell runs")
+    k.ok("go.set(); get_ipython().kernel.io_loop.asyncio_loop.call_soon_threadsafe(gate.set)")
+    k.until(lambda: cell.reply.result == "42")
