@@ -369,7 +369,7 @@ def test_the_cell_of_the_subshell_asks_for_input(k: Kernel) -> None:
     front = k.start("'got ' + input('who? ')", allow_stdin=True)
     asked = k.until(lambda: front.reply.contents("input_request"))
     assert asked[0]["prompt"] == "who? "
-    k.client.input("me")
+    k.send(k.session.msg("input_reply", {"value": "me"}), "stdin")
     assert front.wait().result == "'got me'"
     k.ok("go.set()")
     k.until(lambda: cell.reply.contents("error"))
@@ -382,11 +382,11 @@ def test_an_interrupt_finds_the_subshell_after_the_main_thread_is_free(k: Kernel
     sent_away(k, cell)
     front = running(k, "print('here')\ngo.set()\nwhile True: pass", "here\n")
     k.until(lambda: cell.reply.result == "42")
-    asked = k.client.session.msg("kernel_info_request", {})
-    k.client.shell_channel.send(asked)
+    asked = k.session.msg("kernel_info_request", {})
+    k.send(asked)
     k.interrupt()
     assert front.wait().ename == "KeyboardInterrupt"
-    k.until(lambda: any(m["channel"] == "shell" for m in k.messages_of(asked["msg_id"])))
+    k.until(lambda: any(m["channel"] == "shell" for m in k.messages_of(asked["header"]["msg_id"])))
     assert k.ok("threading.current_thread() is threading.main_thread()").result == "True"
 
 

@@ -145,8 +145,9 @@ class KernelFrontEnd:
         where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
         self.screen.write_below(
             run.header,
+            "stderr",
             f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
-            "it to the background",
+            "it to the background\n",
         )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
