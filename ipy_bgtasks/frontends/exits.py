@@ -41,6 +41,8 @@ class FrontEnd(Protocol):
 
     #: Is given the thread of the foreground's cell: ends a `%fg` that waits there, if one does.
     waits: Callable[[int], bool]
+    #: Tells whether the first interrupt of a cell is to send it to the background.
+    sends_away: Callable[[], bool]
 
     def reaches(self) -> bool:
         """Whether an interrupt of the foreground finds the calling thread."""

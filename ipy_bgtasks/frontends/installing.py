@@ -126,7 +126,8 @@ TOUCHES = {
         "ipykernel",
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
         "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
-        "_shell_socket; the classes of the shell and of its display hook; shell.showtraceback",
+        "_shell_socket; the classes of the shell and of its display hook; shell.showtraceback, "
+        "display_trap, builtin_trap",
         "ipykernel 7.0 to 7.4",
         "`%bg` alone sends the cell that runs to the background",
         "`%bg` alone does nothing: start a cell with %%fg",

@@ -84,6 +84,7 @@ class Loaded:
             loop, lambda job: screen.follow(job, everything=False), front_end.reaches
         )
         front_end.waits = foreground.interrupt
+        front_end.sends_away = lambda: settings.interrupt == "background"
         session = self.session = Session(shell, core, settings, screen, foreground)
         changes.add(session.start())
         changes.add(self._close_views)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from traitlets import Bool, Float, Int
+from traitlets import Bool, Enum, Float, Int
 from traitlets.config import Configurable
 
 
@@ -35,6 +35,12 @@ class BgTasks(Configurable):
     ).tag(config=True)
     labels = Bool(
         True, help="Where several jobs show output at the same time, lines begin with the number."
+    ).tag(config=True)
+    interrupt = Enum(
+        ["stop", "background"],
+        "stop",
+        help="What the stop button does first: stop the cell that runs, or send it to the "
+        "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
     ).tag(config=True)
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop unnoticed; 0: for ever."

@@ -369,7 +369,7 @@ def test_the_cell_of_the_subshell_asks_for_input(k: Kernel) -> None:
     front = k.start("'got ' + input('who? ')", allow_stdin=True)
     asked = k.until(lambda: front.reply.contents("input_request"))
     assert asked[0]["prompt"] == "who? "
-    k.client.input("me")
+    k.send(k.session.msg("input_reply", {"value": "me"}), "stdin")
     assert front.wait().result == "'got me'"
     k.ok("go.set()")
     k.until(lambda: cell.reply.contents("error"))
@@ -382,11 +382,11 @@ def test_an_interrupt_finds_the_subshell_after_the_main_thread_is_free(k: Kernel
     sent_away(k, cell)
     front = running(k, "print('here')\ngo.set()\nwhile True: pass", "here\n")
     k.until(lambda: cell.reply.result == "42")
-    asked = k.client.session.msg("kernel_info_request", {})
-    k.client.shell_channel.send(asked)
+    asked = k.session.msg("kernel_info_request", {})
+    k.send(asked)
     k.interrupt()
     assert front.wait().ename == "KeyboardInterrupt"
-    k.until(lambda: any(m["channel"] == "shell" for m in k.messages_of(asked["msg_id"])))
+    k.until(lambda: any(m["channel"] == "shell" for m in k.messages_of(asked["header"]["msg_id"])))
     assert k.ok("threading.current_thread() is threading.main_thread()").result == "True"
 
 
@@ -403,3 +403,23 @@ def test_leaving_is_quick(k: Kernel, how: str, code: str) -> None:
         os.kill(k.pid, signal.SIGTERM)
         k.status()
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("code", ["go.wait()", "await gate.wait()"], ids=["plain", "await"])
+def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> None:
+    """Where the setting says so; a second press stops the cell, later cells are their own."""
+    k.ok("%config BgTasks.interrupt = 'background'")
+    cell = running(k, f"print('begins')\n{code}\n6 * 7")
+    k.interrupt()
+    assert cell.wait().status == "ok"
+    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in cell.reply.stderr)
+    second = running(k, "print('begins')\nwhile True: pass")
+    k.interrupt()
+    assert second.wait().status == "ok"
+    k.until(lambda: "job 2 goes on" in second.reply.stderr)
+    k.interrupt()
+    k.until(lambda: second.reply.contents("error"))
+    assert k.ok("import ipy_bgtasks\nstr(ipy_bgtasks.jobs()[1].state)").result == "'running'"
+    assert k.run("%bg").stderr.startswith("UsageError: no cell runs")
+    k.ok("go.set(); get_ipython().kernel.io_loop.asyncio_loop.call_soon_threadsafe(gate.set)")
+    k.until(lambda: cell.reply.result == "42")

@@ -46,6 +46,8 @@ def front(n):
     print(f'({n})')
     return n
 """
+#: Rounds after which all that is kept has been made.
+_WARM = 50
 CELLS = ("busy({n}, {s})", "naps({n}, {s})", "await waits({n}, {s})")
 
 
@@ -102,6 +104,13 @@ class Stress:
         self.fronts += 1
         return self.kernel.start(f"front({self.fronts})", queue=True)
 
+    def used(self) -> str:
+        """What the kernel's process has open: descriptors, threads, subshells."""
+        subshells = self.kernel.ask("list_subshell_request", {}, "control")["subshell_id"]
+        inside = self.kernel.ok("threading.active_count()").result
+        files = len(list(Path(f"/proc/{self.kernel.pid}/fd").iterdir()))
+        return f"descriptors {files}, threads {inside}, subshells {len(subshells)}"
+
     def _pause(self, seconds: float) -> None:
         if seconds:
             time.sleep(self.dice.uniform(0, seconds))
@@ -113,8 +122,6 @@ class Stress:
         self.counts["cells out of order"] += in_order != "True"
         main = k.ok("threading.current_thread() is threading.main_thread()").result
         self.counts["not back on the main thread"] += main != "True"
-        left = k.ok("len(__import__('ipy_bgtasks').jobs()), threading.active_count()").result
-        print("jobs kept, threads:", left)
         subshells = k.ask("list_subshell_request", {}, "control")["subshell_id"]
         self.counts["more than three subshells"] += len(subshells) > 3
         k.close()
@@ -129,7 +136,10 @@ def main() -> None:
     stress = Stress(options.seed)
     try:
         for n in range(options.rounds):
+            if n == _WARM:
+                print(f"after {n} rounds: {stress.used()}")
             stress.round(n)
+        print(f"after {options.rounds} rounds: {stress.used()}")
         stress.finish()
     except AssertionError as error:  # a reply that never came
         stress.counts["replies lost or doubled"] += 1

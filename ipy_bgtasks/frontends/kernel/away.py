@@ -29,6 +29,7 @@ class CellsAway:
     of the foreground's cell: it ends a `%fg` that waits there, and says whether there was one.
     *untangle* takes off the streams what IPython leaves there when cells end in another order than
     they began. *stuck* is told of a cell that an interrupt does not reach.
+    *first_sends_away* tells whether an interrupt does the same as `%bg`; *told* gets that job.
     """
 
     def __init__(
@@ -38,13 +39,17 @@ class CellsAway:
         waits: Callable[[int], bool],
         untangle: Callable[[], object],
         stuck: Callable[[CellRun], object],
+        first_sends_away: Callable[[], bool],
+        told: Callable[[Record], object],
     ) -> None:
         self._shell = shell
         self._launch = launch
         self._queue = CellQueue(shell.kernel, self._take, self._over, self._back)
         self._untangle_streams = untangle
         self._tangled = False
-        self._diversion = Diversion(self._queue, waits, stuck)
+        self._first_sends_away = first_sends_away
+        self._tell = told
+        self._diversion = Diversion(self._queue, waits, stuck, self._send_away)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
         self._close: Callable[[], None] | None = None
@@ -76,7 +81,25 @@ class CellsAway:
 
     def divert(self) -> bool:
         """Take an interrupt that came to the main thread; whether it is not meant for that."""
-        return self._diversion.take()
+        if self._diversion.take():
+            return True
+        run = self._queue.running
+        return run is not None and self._send_away(run)
+
+    def _send_away(self, run: CellRun) -> bool:
+        """Send a cell away that was interrupted, if that is wanted. Any thread may call."""
+        if not self._first_sends_away() or run.over or run.away or run.began is None:
+            return False
+
+        async def send() -> None:
+            await self._queue.send_away(run)
+            if run.away and (job := self._last) is not None:
+                self._last = None  # no cell has asked for it
+                self._diversion.sent_away(run)
+                self._tell(job)
+
+        self._shell.kernel.shell_channel_thread.io_loop.add_callback(send)
+        return True
 
     def reaches(self) -> bool:
         """Whether the stop button finds the calling thread, though it is not the main one."""
@@ -109,6 +132,8 @@ class CellsAway:
             return
         run.depth += 1
         if run.depth == 1:
+            if self._per_thread is not None:
+                self._per_thread.cell_begins()
             run.thread = threading.get_ident()
             run.task = _own_task()
             run.began = time.monotonic()

@@ -229,6 +229,15 @@ class CellQueue:
         self._asking = None
         self._waiting.remove(asking)
         self._waiting.appendleft(asking)
+        self._detach(run)
+
+    async def send_away(self, run: CellRun) -> None:
+        """Send a cell that runs to the background, without a cell that asks for it."""
+        if self.running is run and not run.over:
+            self._detach(run)
+            await self._hand_on()
+
+    def _detach(self, run: CellRun) -> None:
         if not run.take_reply():
             return
         run.away = True

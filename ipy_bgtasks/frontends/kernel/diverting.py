@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _ONE = 0.02
 #: Seconds between two tries to interrupt code that is in a library of the kernel's, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds in which a second interrupt stops the cell that the first one has sent away.
+_TWICE = 2.0
 #: Seconds after which code that has not moved is taken to be stuck.
 _STUCK = 0.5
 #: Seconds that a signal has to get to the main thread before the next one is diverted again.
@@ -42,6 +44,7 @@ class Diversion:
 
     *waits* is given the thread of the foreground's cell: it ends a `%fg` that waits there, and
     says whether there was one. *stuck* is told of a cell that an interrupt does not reach.
+    *send_away* sends the foreground's cell away instead, and says whether it does.
     """
 
     def __init__(
@@ -49,10 +52,14 @@ class Diversion:
         queue: CellQueue,
         waits: Callable[[int], bool],
         stuck: Callable[[CellRun], object],
+        send_away: Callable[[CellRun], bool],
     ) -> None:
         self._queue = queue
         self._waits = waits
         self._tell_stuck = stuck
+        self._send_away = send_away
+        #: The cell that an interrupt has sent away last, and when.
+        self._sent: tuple[CellRun, float] | None = None
         self._lock = threading.Lock()
         #: Whether SIGINT is diverted now.
         self.active = False
@@ -93,6 +100,16 @@ class Diversion:
                 self.active = False
                 faulthandler.unregister(signal.SIGINT)
 
+    def sent_away(self, run: CellRun) -> None:
+        """Note that an interrupt has sent this cell away: a second one, soon, stops it."""
+        self._sent = run, time.monotonic()
+
+    def _twice(self) -> CellRun | None:
+        sent, self._sent = self._sent, None
+        if sent is None or sent[0].over or time.monotonic() - sent[1] > _TWICE:
+            return None
+        return sent[0]
+
     def interrupt(self, run: CellRun) -> None:
         """Interrupt a cell, wherever it is. Any thread may call."""
         if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
@@ -128,8 +145,10 @@ class Diversion:
             with suppress(BlockingIOError):
                 self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
             if run is None or run.over:
-                continue  # no cell of the foreground's runs
-            if run.began is None or not self._waits(run.thread):
+                run = self._twice()  # else no cell of the foreground's runs
+                if run is not None:
+                    self.interrupt(run)
+            elif run.began is None or not (self._waits(run.thread) or self._send_away(run)):
                 self.interrupt(run)
 
     def _pursue(self, run: CellRun) -> None:

@@ -42,6 +42,7 @@ class KernelFrontEnd:
     ) -> None:
         self.screen = KernelScreen(shell, later)
         self.waits: Callable[[int], bool] = lambda _thread: False
+        self.sends_away: Callable[[], bool] = lambda: False
         self._shell = shell
         self._loop = loop
         self._launch_cell = launch_cell
@@ -57,7 +58,9 @@ class KernelFrontEnd:
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
-        changes.step("interrupted cells", lambda: show_interrupts(shell, self._diverted))
+        changes.step(
+            "interrupted cells", lambda: show_interrupts(shell, self._diverted, self.divert)
+        )
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
 
     def diverts(self) -> bool:
@@ -67,6 +70,10 @@ class KernelFrontEnd:
     def divert(self) -> bool:
         """Take an interrupt that came to the main thread; whether it is not meant for that."""
         return self._away is not None and self._away.divert()
+
+    def first_sends_away(self) -> bool:
+        """Whether the first interrupt of a cell is to send it to the background."""
+        return self._away is not None and self.sends_away()
 
     def _diverted(self) -> bool:
         return self._away is not None and self._away.interrupted_here()
@@ -100,6 +107,8 @@ class KernelFrontEnd:
             lambda thread: self.waits(thread),
             self.screen.untangle,
             self._say_stuck,
+            self.first_sends_away,
+            self._say_sent_away,
         )
         undo = away.install()
         undo_lines = explain_other_loop(self._shell, away.on_main)
@@ -127,13 +136,18 @@ class KernelFrontEnd:
         self.screen.sent_away(job)
         return job
 
+    def _say_sent_away(self, job: Record) -> None:
+        n = job.number
+        self.screen.tell(job, f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it")
+
     def _say_stuck(self, run: CellRun) -> None:
         frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
         where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
         self.screen.write_below(
             run.header,
+            "stderr",
             f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
-            "it to the background",
+            "it to the background\n",
         )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:

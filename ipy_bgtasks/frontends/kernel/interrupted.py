@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def show_interrupts(shell: Any, diverted: Callable[[], bool]) -> Callable[[], None]:
+def show_interrupts(
+    shell: Any, diverted: Callable[[], bool], divert: Callable[[], bool]
+) -> Callable[[], None]:
     """Show an interrupt as what it is from now on; returns what ends that. Any thread may call.
 
-    *diverted* tells whether the cell of the calling thread, not the main one, was interrupted.
+    *diverted* tells whether the cell of the calling thread, not the main one, was interrupted;
+    *divert* takes an interrupt that is not for the main one's, and says whether it did.
     """
-    awaiting = _Awaiting(shell, diverted)
+    awaiting = _Awaiting(shell, diverted, divert)
     shown = Attribute(shell, "showtraceback", awaiting.showtraceback)
     events = {"pre_execute": awaiting.begins, "post_run_cell": awaiting.ended}
     for name, callback in events.items():
@@ -41,9 +44,12 @@ def show_interrupts(shell: Any, diverted: Callable[[], bool]) -> Callable[[], No
 class _Awaiting:
     """The await cells that run now. Each method is called on the thread of its cell."""
 
-    def __init__(self, shell: Any, diverted: Callable[[], bool]) -> None:
+    def __init__(
+        self, shell: Any, diverted: Callable[[], bool], divert: Callable[[], bool]
+    ) -> None:
         self._showtraceback = shell.showtraceback
         self._diverted = diverted
+        self._divert = divert
         #: Whether that of the main thread was.
         self._interrupted = False
         #: What was shown, by thread.
@@ -60,6 +66,8 @@ class _Awaiting:
             return  # a plain cell
 
         def interrupt(number: int, frame: Any) -> None:
+            if self._divert():
+                return
             self._interrupted = True
             handler(number, frame)
 

@@ -42,6 +42,10 @@ class PerThread:
 
         number = _property(shell.execution_count, self.numbers, own_only=True)
         self._shell.__class__ = _subclass(shell, execution_count=number)
+        # IPython counts the cells that use these, and the last one takes them off. What counts is
+        # not made for two threads: a cell that began at that moment had its value shown nowhere.
+        for trap in (self._shell.display_trap, self._shell.builtin_trap):
+            trap.__enter__()
         self._hook.__class__ = _subclass(
             hook,
             exec_result=_property(hook.exec_result, self._results),
@@ -49,9 +53,15 @@ class PerThread:
             quiet=quiet_here,
         )
 
+    def cell_begins(self) -> None:
+        """Put the display hook there again, if a cell that just ended took it off."""
+        self._shell.display_trap.set()
+
     def uninstall(self) -> None:
         """End it; to be called while no two cells run."""
         shell, hook = self._classes
+        for trap in (self._shell.display_trap, self._shell.builtin_trap):
+            trap.__exit__(None, None, None)
         number = self._shell.execution_count
         self._shell.__class__, self._hook.__class__ = shell, hook
         self._shell.execution_count = number

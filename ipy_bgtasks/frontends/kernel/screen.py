@@ -73,7 +73,7 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         if not all(knows_contexts(stream) for _, stream in streams):
-            self._texts = Texts(dict(streams), self._send_text, self._later)
+            self._texts = Texts(dict(streams), self.write_below, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
@@ -157,11 +157,11 @@ class KernelScreen(Screen):
 
     def tell(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
-        self.write_below(job.origin, line)
+        self.write_below(job.origin, "stderr", line + "\n")
 
-    def write_below(self, header: Any, line: str) -> None:
-        """Send one line on stderr under the cell of a request. Any thread may call."""
-        self._send(header, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
+    def write_below(self, header: Any, name: str, text: str) -> None:
+        """Send text of one stream under the cell of a request. Any thread may call."""
+        self._send(header, "stream", {"name": name, "text": _clean(text)})
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
@@ -335,13 +335,10 @@ class KernelScreen(Screen):
         if not self._is_followed(job, _key(job.origin)):
             self._send_display(job.origin, data, metadata, {}, False)
 
-    def _send_text(self, parent: Any, name: str, text: str) -> None:
-        self._send(parent, "stream", {"name": name, "text": _clean(text)})
-
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
             text = self.labels.put(job, _key(parent), piece.kind, piece.text)
-            self._send_text(parent, piece.kind, text)
+            self.write_below(parent, piece.kind, text)
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
         elif piece.kind == "display":

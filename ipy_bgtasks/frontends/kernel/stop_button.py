@@ -58,6 +58,9 @@ class Diversion(Protocol):
     def divert(self) -> bool:
         """Take one; whether it is not for the main thread."""
 
+    def first_sends_away(self) -> bool:
+        """Whether the first interrupt of a cell is to send it to the background."""
+
 
 class _StopButton:
     """What SIGINT does from the beginning of an execute request to its end.
@@ -104,7 +107,8 @@ class _StopButton:
             return
         held, self._held = self._held, 0
         if signal.getsignal(signal.SIGINT) == self._handler:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if not self._diversion.first_sends_away():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             if held:  # raised here it would be IPython's, which calls this
                 again = threading.Timer(_SOON, self._again, [self._request])
                 again.daemon = True
@@ -135,7 +139,8 @@ class _StopButton:
 
     def _again(self, request: int) -> None:
         handler = signal.getsignal(signal.SIGINT)
-        if request != self._request or handler is not signal.default_int_handler:
+        ours = handler is signal.default_int_handler or handler == self._handler
+        if request != self._request or not ours:
             return  # that code has ended
         interrupt_main_thread()
 
