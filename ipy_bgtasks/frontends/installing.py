@@ -125,8 +125,8 @@ TOUCHES = {
     "cells sent away": Touch(
         "ipykernel",
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
-        "shell_stream.on_recv; shell_handlers; _publish_status; the classes of the shell and of "
-        "its display hook",
+        "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
+        "_shell_socket; the classes of the shell and of its display hook; shell.showtraceback",
         "ipykernel 7.0 to 7.4",
         "`%bg` alone sends the cell that runs to the background",
         "`%bg` alone does nothing: start a cell with %%fg",
@@ -134,7 +134,7 @@ TOUCHES = {
     ),
     "stop button": Touch(
         "ipykernel",
-        "kernel.pre_handler_hook, saved_sigint_handler, get_parent",
+        "kernel.pre_handler_hook, post_handler_hook, saved_sigint_handler, get_parent",
         _IPYKERNEL,
         "an interrupt hits the cell's code, never the kernel's own",
         "an interrupt that comes between two cells may cost a reply",

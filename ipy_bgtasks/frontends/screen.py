@@ -104,6 +104,9 @@ class Screen(Host):
         """
         raise NotImplementedError
 
+    def launching(self, job: Record) -> None:
+        """Display a job that is about to start, before its first line."""
+
     def mute(self, job: Record) -> None:
         """Do not display this job at the end of the cell that runs now."""
         self._muted = (job.number, self.shell.execution_count)
@@ -155,6 +158,17 @@ class Screen(Host):
         others that are to be followed there its lines are labelled.
         """
         raise NotImplementedError
+
+    def claim(self, job: Record) -> Callable[[], None]:
+        """Leave the job's end to whoever waits in the caller's place; returns what ends that."""
+        return self._follow(job, self._place_here())
+
+    def _place_here(self) -> Any:
+        """The place of whoever calls, as `_follow` takes it."""
+        raise NotImplementedError
+
+    def forget_notice(self, job: Record) -> None:
+        """Say nothing of an end that waits to be told: somebody brings it to the foreground."""
 
     # A failure or an end that somebody is told in another way is not told twice.
 

@@ -106,14 +106,17 @@ class JobMagics(Magics):
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
         if cell is None and line.partition("#")[0].strip(" ;") == "":
             return self._session.sent_away().job
+        typed = code if cell is None else cell
+        quiet = typed.rstrip().endswith(";")
         job = self._session.launcher.launch(
-            code if cell is None else cell,
+            typed,
             options.launch(),
             local=local_ns,
             cell=cell is not None,
             timeout=options.timeout,
+            card=not quiet,
         )
-        if (code if cell is None else cell).rstrip().endswith(";"):
+        if quiet:
             self._session.screen.mute(job)
         return job.job
 
@@ -127,6 +130,7 @@ class JobMagics(Magics):
         """Bring a job to the foreground: show its output, wait, return its result.
 
         %fg [-a] [--timeout S] [JOB|CODE]
+        %fg [--any] JOB JOB…           several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
           JOB             3, %name, ?text, - (the previous one), a variable that holds a job;
@@ -134,6 +138,7 @@ class JobMagics(Magics):
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
           --timeout S     wait S seconds at most; the job goes on
+          --any           wait for the first of several to end, and return its Job
 
         Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
         background. A failed job raises its exception here.
@@ -162,6 +167,7 @@ class JobMagics(Magics):
         return self._session.attach(
             jobs,
             every=every,
+            first=cell is None and options.any,
             timeout=options.timeout,
             all_output=options.all,
             awaited=options.awaited,
@@ -238,6 +244,9 @@ class JobMagics(Magics):
             return [job for job in session.registry if not (job.done() and job.seen)], True
         if specs.is_spec(rest, variables):
             return [session.registry.find(rest, variables)], False
+        words = opt.split_specs(rest.replace(" ", ","))
+        if len(words) > 1 and all(specs.is_spec(word, variables) for word in words):
+            return session.launcher.jobs(words, local_ns), True
         if rest.isidentifier() and not inspect.isawaitable(variables.get(rest)):
             raise BadInput(
                 f"{rest!r} is no job and nothing that can be awaited: "

@@ -62,7 +62,7 @@ _LAUNCH = (
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
-FG = (Option("all", "a"), Option("timeout", None, "S", seconds), AWAITED)
+FG = (Option("all", "a"), Option("any"), Option("timeout", None, "S", seconds), AWAITED)
 FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
 JOBS = (Option("all", "a"), Option("verbose", "v"), Option("watch", "w"), Option("prune"), AWAITED)
 CANCEL = (Option("force", "f"), AWAITED)

@@ -95,12 +95,14 @@ class Job:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track` or its own code reported; None if nobody did.
+        """How far it is, as `track`, a progress bar or its own code says; None if nothing does.
 
         Set it to a number from 0 to 1, or to a `Progress`; anything else raises `TypeError`, and
         a number that is none, such as NaN, `ValueError`.
         """
-        return self._record.progress
+        from ipy_bgtasks.job.progress import progress_of
+
+        return progress_of(self._record)
 
     @progress.setter
     def progress(self, value: Progress | float | None) -> None:

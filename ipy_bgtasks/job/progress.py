@@ -1,12 +1,13 @@
-"""How far a job is: what it reported, or what is read off a progress bar that it prints."""
+"""How far a job is: what it reported, or what is read off a progress bar that it shows."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.text import strip_ansi
 
@@ -18,14 +19,19 @@ _BAR_WITHIN = 2000  # characters of a line in which a bar is looked for
 # desc:  45%|####      | 45/100 [00:01<00:01, 42.1it/s]
 _BAR = re.compile(r"(?:^|(?<=\s))(\d{1,3})%\|[^|]*\|?")
 _COUNTS = re.compile(r"\s*([\d.]+)/([\d.]+)(?=\s|$)")
+# Working... ━━━━━━━╸━━━━━━  45% 0:00:12   or, with a column that counts, 45/100
+_RICH = re.compile(r"\s*[━╸╺]{4,}(?=\s|$)")
+_PERCENT = re.compile(r"(?:^|(?<=\s))(\d{1,3})%(?=\s|$)")
+_OF = re.compile(r"(?:^|(?<=\s))([\d.]+)/\s*([\d.]+)(?=\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a job is: `done` of `total` (None if nobody knows how much there is).
 
-    `text` is shown beside the bar. Raises `ValueError` if `done` is not a number, or `total` is
-    not one of 0 or more.
+    `text` is shown beside the bar. Any real number counts, `fractions`, `decimal` and NumPy's
+    included. Raises `TypeError` if `done` is not one, `ValueError` if it is not finite, or if
+    `total` is not one of 0 or more.
     """
 
     done: float
@@ -35,12 +41,29 @@ class Progress:
     def __post_init__(self) -> None:
         check_total(self.total)
         if not _is_number(self.done):
-            raise ValueError(f"what is done must be a number, not {shown(self.done)}")
+            kind = ValueError if _is_real(self.done) else TypeError
+            raise kind(f"what is done must be a number, not {shown(self.done)}")
+        # Plain from here on: what reads it calls nothing of the user's.
+        object.__setattr__(self, "done", _plain(self.done))
+        if self.total is not None:
+            object.__setattr__(self, "total", _plain(self.total))
+        if type(self.text) is not str:
+            object.__setattr__(self, "text", str(self.text))
 
     @classmethod
     def of(cls, value: Progress | float | None) -> Progress | None:
-        """What was assigned to a job's `progress`, where a number is the part that is done."""
-        return cls(done=value, total=1) if isinstance(value, int | float) else value
+        """Return what was assigned to a job's `progress`: a number is the part that is done.
+
+        Raises `TypeError` for anything else, and `ValueError` for a number that is not finite.
+        """
+        if value is None or isinstance(value, cls):
+            return value
+        if not _is_real(value):
+            message = (
+                f"progress must be a number from 0 to 1, a Progress or None, not {shown(value)}"
+            )
+            raise TypeError(message)
+        return cls(done=value, total=1)  # type: ignore[arg-type]
 
     @property
     def fraction(self) -> float | None:
@@ -60,32 +83,73 @@ class _Reports(Protocol):
 
 
 def from_line(line: str) -> Progress | None:
-    """Return the progress that a line shows as tqdm does; None if it shows none."""
-    if "%|" not in line:
-        return None
-    line = strip_ansi(line[:_BAR_WITHIN])
+    """Return the progress that a line shows as tqdm or rich do; None if it shows none."""
+    if "%|" in line:
+        return _from_tqdm(strip_ansi(line[:_BAR_WITHIN]))
+    if "━" in line or "╸" in line:
+        return _from_rich(strip_ansi(line[:_BAR_WITHIN]))
+    return None
+
+
+def _from_tqdm(line: str) -> Progress | None:
     if (bar := _BAR.search(line)) is None:
         return None
     text = " ".join((line[: bar.start()] + line[bar.end() :]).split())
-    if counts := _COUNTS.match(line, bar.end()):
+    counts = _counted(_COUNTS.match(line, bar.end()), text)
+    return counts or Progress(min(100, int(bar[1])), 100, text)
+
+
+def _from_rich(line: str) -> Progress | None:
+    if (bar := _RICH.search(line)) is None:
+        return None
+    rest = line[: bar.start()] + " " + line[bar.end() :]
+    percent = _PERCENT.search(rest)
+    text = " ".join((_PERCENT.sub("", rest, count=1) if percent else rest).split())
+    if counts := _counted(_OF.search(rest), text):
+        return counts
+    return None if percent is None else Progress(min(100, int(percent[1])), 100, text)
+
+
+def _counted(counts: re.Match[str] | None, text: str) -> Progress | None:
+    """Return how many of how many; None if it is something like 1.2.3/4."""
+    if counts is not None:
         try:
             done, total = (_number(part) for part in counts.groups())
             if total:
                 return Progress(done, total, text)
         except ValueError:
-            pass  # something like 1.2.3/4: the percentage has to do
-    return Progress(min(100, int(bar[1])), 100, text)
+            pass
+    return None
 
 
 def progress_of(job: _Reports) -> Progress | None:
-    """Return what a job reported, or what the progress bar shows that it is just printing."""
-    if job.progress is not None or not getattr(job, "has_output", True):
+    """Return how far a job is: the one answer for all that show it.
+
+    What the job reported counts first, then the widgets that it shows, then the bar that it is
+    just printing. Any thread may call.
+    """
+    if job.progress is not None:
         return job.progress
+    bars = getattr(job, "bars", None)
+    if bars is not None and (seen := bars()) is not None:
+        return seen  # type: ignore[no-any-return]
+    if not getattr(job, "has_output", True):
+        return None
     log = job.log
-    for line in (log.unfinished("stderr"), log.unfinished("stdout"), log.last_line):
-        if seen := from_line(line):
-            return seen
-    return None
+    for line in (log.unfinished("stderr"), log.unfinished("stdout")):
+        if printed := from_line(line):
+            return printed
+    return first_unfinished(log.last_lines())
+
+
+def first_unfinished(lines: list[str]) -> Progress | None:
+    """Return the first of the bars in the last block of lines that goes on; else its last."""
+    block: list[Progress] = []
+    for line in reversed(lines):
+        if (seen := from_line(line)) is None:
+            break
+        block.insert(0, seen)
+    return next((seen for seen in block if seen.fraction != 1), block[-1] if block else None)
 
 
 def check_total(total: object) -> None:
@@ -94,8 +158,23 @@ def check_total(total: object) -> None:
         raise ValueError(f"total must be a number of 0 or more, or None, not {shown(total)}")
 
 
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool)
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not _is_real(value):
+        return False
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):  # a signalling NaN; an integer beyond all floats
+        return False
+
+
+def _plain(value: Any) -> float:
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _number(text: str) -> float:

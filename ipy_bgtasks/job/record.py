@@ -41,6 +41,7 @@ class Record:
     __slots__ = (
         "__weakref__",
         "_began",
+        "_books",
         "_callbacks",
         "_ended",
         "_future",
@@ -54,6 +55,7 @@ class Record:
         "_timed_out",
         "asked",
         "assigns",
+        "bars",
         "code",
         "launched",
         "name",
@@ -66,6 +68,7 @@ class Record:
         "seen",
         "source",
         "thread",
+        "value_text",
         "where",
         "work",
     )
@@ -106,10 +109,15 @@ class Record:
         self.asked = False
         #: Whether its end was brought to the foreground.
         self.seen = False
+        #: Reads how far it is off the widgets that it shows; None if it shows none.
+        self.bars: Callable[[], Progress | None] | None = None
+        #: Its value as one line, made when it is first shown, where that is not trivial.
+        self.value_text: str | None = None
         #: When it was launched, in seconds since the epoch.
         self.launched = time.monotonic() + _EPOCH
         self._lock = threading.Lock()
         self._callbacks = on_end
+        self._books = len(on_end)
         self._pokes: list[threading.Event] | None = None
         self._log: Log | None = None
         self._host = SILENT if host is None else host
@@ -184,7 +192,10 @@ class Record:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track` or its own code reported; None if nobody did."""
+        """How far it is, as `track` or its own code reported; None if nobody did.
+
+        `progress_of` also looks at the bars that it shows.
+        """
         return self._progress
 
     @progress.setter
@@ -364,7 +375,11 @@ class Record:
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
+        # Those who keep the books, and show the end, come before those who wait for it: a script
+        # may be over as soon as its last wait is.
+        for fn in callbacks[: self._books]:
+            self.notify(fn)
         for event in pokes or ():
             event.set()
-        for fn in callbacks:
+        for fn in callbacks[self._books :]:
             self.notify(fn)

@@ -153,7 +153,7 @@ class Watching:
             return None
         from ipy_bgtasks.live.widget import LiveCard
 
-        return LiveCard(job, self, answered)
+        return LiveCard(job, self.feed, self, answered)
 
     # The buttons
 

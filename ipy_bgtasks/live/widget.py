@@ -9,6 +9,7 @@ import anywidget
 import traitlets
 
 from ipy_bgtasks.live.panel import Panel, log_ignored
+from ipy_bgtasks.live.tail import OpenLog
 from ipy_bgtasks.views.card import card_data
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
 class LiveCard:
     """One job's card in the browser. *answered* is called when a page has taken it in."""
 
-    def __init__(self, job: Record, actions: Actions, answered: Callable[[], None]) -> None:
+    def __init__(
+        self, job: Record, feed: Feed, actions: Actions, answered: Callable[[], None]
+    ) -> None:
         self._job = job
         self._actions = actions
+        self._log = OpenLog(job, feed, self._send)
         self._answered: Callable[[], None] | None = answered
         self._widget: Any = CardWidget(card=card_data(job))
         self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
@@ -55,8 +59,14 @@ class LiveCard:
         self._widget.card = card_data(self._job)
         _hear_while_busy(self._widget)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its log is open on a page."""
+        return self._log.is_open
+
     def close(self) -> None:
         """Leave the page."""
+        self._log.close()
         self._widget.close()
 
     def receive(self, content: object) -> None:
@@ -68,13 +78,18 @@ class LiveCard:
                     answered()
             case {"kind": "cancel", "force": bool(force)}:
                 self._actions.cancel(self._job, force, self._say)
+            case {"kind": "log", "client": str(client), "open": bool(wanted)}:
+                self._log.show(client, wanted)
             case _:
                 log_ignored("card", content)
 
     def _say(self, text: str) -> None:
         if not self._job.done():  # else the card says it
-            self._widget.send({"kind": "said", "text": text})
-            _hear_while_busy(self._widget)
+            self._send({"kind": "said", "text": text})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._widget.send(message)
+        _hear_while_busy(self._widget)
 
 
 def _hear_while_busy(widget: Any) -> None:

@@ -23,6 +23,7 @@ from ipy_bgtasks.sigint import Shielded
 
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 
+_LAST_LINES = 4000  # characters, in which the last lines are looked for
 _DRAIN_AT = 256 * 1024  # characters; with more than these waiting the writer drains itself
 
 
@@ -198,6 +199,11 @@ class Log:
         """The last line that is not blank, without colours; empty if there is none."""
         with self._stored() as recording:
             return recording.last_line()
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines as far as they belong together: those of the last entry."""
+        with self._stored() as recording:
+            return recording.last_text()[-_LAST_LINES:].rstrip().splitlines()
 
     @property
     def dropped(self) -> int:

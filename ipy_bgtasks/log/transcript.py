@@ -151,6 +151,13 @@ class Recording:
                     return line
         return ""
 
+    def last_text(self) -> str:
+        """Return the text of the last entry that has any."""
+        for kept in reversed(self._kept):
+            if kept.text and not kept.text.isspace():
+                return kept.text
+        return ""
+
     def resume(self) -> Entry | None:
         """Return what moves the cursor to where the next text of the last stream goes."""
         last = self._kept[-1] if self._kept else None

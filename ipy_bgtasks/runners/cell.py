@@ -18,23 +18,30 @@ if TYPE_CHECKING:
 class CellRunner:
     """One cell that runs in *thread* since *began*, a monotonic time.
 
-    *interrupt* does what the stop button would have done, *stack* tells where the code is; any
-    thread may call both.
+    *awaits* is whether it lets other tasks of that thread's loop go on. *interrupt* does what
+    the stop button would have done, *stack* tells where the code is; any thread may call both.
     """
 
     where = "cell"
 
     def __init__(
         self,
+        *,
         thread: int,
         began: float,
+        awaits: bool,
         interrupt: Callable[[], object],
         stack: Callable[[], list[FrameSummary]],
     ) -> None:
         self._thread = thread
         self._began = began
+        self._awaits = awaits
         self._interrupt = interrupt
         self._stack = stack
+
+    def blocks(self, thread: int | None) -> bool:
+        """Whether nothing else of *thread*'s goes on until the cell ends."""
+        return thread == self._thread and not self._awaits
 
     def start(self, job: Record) -> None:
         """Note that it runs already."""

@@ -66,6 +66,7 @@ class Core:
         origin: object,
         thread: int,
         began: float,
+        awaits: bool,
         interrupt: Callable[[], object],
         stack: Callable[[], list[FrameSummary]],
     ) -> Record:
@@ -76,7 +77,9 @@ class Core:
 
         first = next((line for line in code.splitlines() if line.strip()), code)
         work = Work(_runs_already, label_of(first), code, False)
-        runner = CellRunner(thread, began, interrupt, stack)
+        runner = CellRunner(
+            thread=thread, began=began, awaits=awaits, interrupt=interrupt, stack=stack
+        )
         return self.registry.launch(work, where=runner, origin=origin)
 
     @cached_property
@@ -99,6 +102,7 @@ class Session:
         self.screen = screen
         self.foreground = foreground
         self.registry = core.registry
+        self._claims: dict[int, Callable[[], None]] = {}
 
     @cached_property
     def launcher(self) -> Launcher:
@@ -154,9 +158,25 @@ class Session:
         """
         assert self.core.front_end is not None
         job = self.core.front_end.sent_away()
-        if any(other.where == "loop" for other in self.registry.alive()):
+        if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
             self.screen.say("coroutine jobs stand still while that cell computes")
         return job
+
+    def _blocks_loop(self, job: Record) -> bool:
+        blocks = getattr(job.runner, "blocks", None)
+        return blocks is not None and bool(blocks(threading.main_thread().ident))
+
+    def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
+        """Say so if a wait for *jobs* is one for the end of a cell that was sent away, too."""
+        still = [str(job.number) for job in jobs if job.where == "loop" and not job.done()]
+        if not still:
+            return
+        blocker = next((job for job in self.registry.alive() if self._blocks_loop(job)), None)
+        if blocker is not None:
+            which = (
+                f"job {still[0]} stands" if len(still) == 1 else f"jobs {', '.join(still)} stand"
+            )
+            self.screen.say(f"{which} still until job {blocker.number} ({blocker.name}) ends")
 
     def launch_attached(
         self,
@@ -170,13 +190,25 @@ class Session:
         """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
         if not awaited:
             self.foreground.refuse_to_block()
-        return self.launcher.launch(code, options, local=local, cell=cell)
+
+        def claim(job: Record) -> None:
+            # Its end is the foreground's to tell, also if that comes before the wait begins.
+            self._claims[job.number] = self.screen.claim(job)
+
+        return self.launcher.launch(code, options, local=local, cell=cell, prepare=claim)
+
+    def _let_go(self, jobs: Sequence[Record]) -> None:
+        """The wait has begun, and is told all that comes."""
+        for job in jobs:
+            if (release := self._claims.pop(job.number, None)) is not None:
+                release()
 
     def attach(
         self,
         jobs: Sequence[Record],
         *,
         every: bool,
+        first: bool = False,
         timeout: float | None,
         all_output: bool,
         awaited: bool,
@@ -184,15 +216,27 @@ class Session:
         """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
         for job in jobs:
             self.registry.touch(job)
+            self.screen.forget_notice(job)
 
         def follow(job: Record) -> Callable[[], None]:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
+        self._say_who_stands_still(jobs)
         if not awaited:
-            return self.foreground.block(jobs, every=every, timeout=timeout, follow=follow)
+            try:
+                return self.foreground.block(
+                    jobs, every=every, first=first, timeout=timeout, follow=follow
+                )
+            finally:
+                self._let_go(jobs)
         if not self.foreground.interruptible():
             self.screen.say("this wait cannot be interrupted: it is in a subshell")
-        return self.foreground.attach(jobs, every=every, timeout=timeout, follow=follow)
+        try:
+            return self.foreground.attach(
+                jobs, every=every, first=first, timeout=timeout, follow=follow
+            )
+        finally:
+            self._let_go(jobs)
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then say what became of the jobs."""

@@ -69,6 +69,7 @@ class Foreground:
         *,
         timeout: float | None = None,
         every: bool = False,
+        first: bool = False,
         follow: Follow | None = None,
     ) -> asyncio.Future[Any]:
         """A future of the running loop with the job's result, or, with *every*, all results.
@@ -77,7 +78,7 @@ class Foreground:
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
         over; the jobs then go on. Cancelling it only ends the wait.
         """
-        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, timeout)
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout)
         wait.begin(follow or self._follow)
         return wait.future
 
@@ -87,6 +88,7 @@ class Foreground:
         *,
         timeout: float | None = None,
         every: bool = False,
+        first: bool = False,
         follow: Follow | None = None,
     ) -> Any:
         """The same for a thread in which no loop runs: blocks, and runs the loop if need be.
@@ -96,7 +98,7 @@ class Foreground:
         self.refuse_to_block()
 
         async def wait() -> Any:
-            return await self.attach(jobs, timeout=timeout, every=every, follow=follow)
+            return await self.attach(jobs, timeout=timeout, every=every, first=first, follow=follow)
 
         return self.run(wait())
 
@@ -158,6 +160,7 @@ class _Wait:
         loop: asyncio.AbstractEventLoop,
         jobs: Sequence[Record],
         every: bool,
+        first: bool,
         timeout: float | None,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
@@ -166,6 +169,7 @@ class _Wait:
         self._loop = loop
         self._jobs = jobs
         self._every = every
+        self._first = first
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._unfollow: list[Callable[[], None]] = []
@@ -206,12 +210,19 @@ class _Wait:
             self._loop.call_soon_threadsafe(self._check)
 
     def _check(self) -> None:
+        if self.future.done():
+            return
+        if self._first and (ended := [job for job in self._jobs if job.done()]):
+            self._stop_following()
+            self.future.set_result(ended[0].job)
         if self.future.done() or not all(job.done() for job in self._jobs):
             return
         self._stop_following()  # what was written last comes before the result
-        for job in self._jobs:
+        failed = [job for job in self._jobs if _error(job) is not None]
+        errors = [error for job in failed if (error := _error(job)) is not None]
+        # Of several the good results are not lost with the bad ones: the next `%fg all` has them.
+        for job in failed or self._jobs:
             job.seen = True
-        errors = [error for job in self._jobs if (error := _error(job)) is not None]
         if not errors:
             values = [job.outcome.value for job in self._jobs if job.outcome is not None]
             self.future.set_result(values if self._every else values[0])

@@ -52,11 +52,14 @@ class Launcher:
         local: Mapping[str, Any] | None = None,
         cell: bool = False,
         timeout: float | None = None,
+        card: bool = False,
+        prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch CODE, typed on a magic's line or, with *cell*, as its body.
 
         Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
-        nothing is launched then.
+        nothing is launched then. With *card* the job is displayed before it starts; *prepare* is
+        called with it before that, too.
         """
         command = None if cell else command_in(code.strip())
         if not cell and command is None:
@@ -69,7 +72,15 @@ class Launcher:
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
         _refuse_what_cannot_be(work, where)
-        return self.start(work, options, where=where, timeout=timeout, after=after)
+        return self.start(
+            work,
+            options,
+            where=where,
+            timeout=timeout,
+            after=after,
+            card=card,
+            prepare=prepare,
+        )
 
     def start(
         self,
@@ -79,6 +90,8 @@ class Launcher:
         where: str | Runner | None = None,
         timeout: float | None = None,
         after: Sequence[Record] = (),
+        card: bool = False,
+        prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
         accept = getattr(where, "accept", None)
@@ -87,6 +100,15 @@ class Launcher:
         sink = FileSink(options.log) if options.log else None
         if work.source is not None:
             self.sources.hold(work.source)
+
+        def prepare_all(job: Record) -> None:
+            if sink is not None:
+                _attach_file(sink, job)
+            if card:
+                self.screen.launching(job)
+            if prepare is not None:
+                prepare(job)
+
         return self.registry.launch(
             work,
             where=where,
@@ -95,7 +117,7 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
-            prepare=None if sink is None else _attach_file(sink),
+            prepare=prepare_all,
         )
 
     def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
@@ -150,12 +172,9 @@ class Launcher:
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
-def _attach_file(sink: FileSink) -> Callable[[Record], None]:
-    def attach(job: Record) -> None:
-        job.log.attach_file(sink)
-        job.add_done_callback(lambda _: sink.close())
-
-    return attach
+def _attach_file(sink: FileSink, job: Record) -> None:
+    job.log.attach_file(sink)
+    job.add_done_callback(lambda _: sink.close())
 
 
 def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
+_NAMES = ("bg", "fg", "cancel", "jobs")
 _MARK = "--awaited "
 
 
@@ -29,19 +30,40 @@ def await_magics(
     rewrite, and tells whether cells may await.
     """
     text = "".join(lines)
-    if "_magic(" not in text or not any(f"('{name}'" in text for name in ("fg", "cancel", "jobs")):
+    if "_magic(" not in text or not any(f"('{name}'" in text for name in _NAMES):
         return lines
     try:
         tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except (SyntaxError, ValueError, RecursionError):
         return lines  # IPython will show the error
     calls = list(_waiting_calls(tree) if top_level else _async_functions(tree))
-    if not calls or not enabled():
+    silent = _silenced(tree)
+    if calls and not enabled():
+        calls = []
+    if not calls and silent is None:
         return lines
     encoded = [line.encode() for line in text.splitlines(keepends=True)]
+    if silent is not None and silent not in calls:
+        _insert(encoded, silent.end_lineno or 1, silent.end_col_offset or 0, b";")
     for call in reversed(calls):
         _await(encoded, call)
     return b"".join(encoded).decode().splitlines(keepends=True)
+
+
+def _silenced(tree: ast.AST) -> ast.Call | None:
+    """The `%bg …;` at the end of a cell: IPython looks for the `;` behind the call, not in it."""
+    match tree:
+        case ast.Module(body=[*_, ast.Expr(value=ast.Call() as call)]):
+            pass
+        case _:
+            return None
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
+            args=[ast.Constant(value="bg"), ast.Constant(value=line), *_],
+        ) if attr == "run_line_magic" and str(line).rstrip().endswith(";"):
+            return call
+    return None
 
 
 def awaits(text: str) -> bool:
@@ -82,6 +104,8 @@ def _waits(call: ast.Call) -> bool:
             func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
             args=[ast.Constant(value=name), ast.Constant(value=line), *_],
         ) if name in _WAITING.get(attr, ()):
+            if str(line).startswith(_MARK):
+                return False  # a macro or a saved cell: IPython keeps what it was rewritten to
             # A table is shown at once; only the live one waits.
             return name != "jobs" or _watches(str(line))
     return False

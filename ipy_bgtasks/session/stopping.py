@@ -74,8 +74,10 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None:
+                job.seen = True  # there is nothing more to tell
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
+                job.seen = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
                 return f"{who} {state} before it could be stopped"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.outcome import JobState
@@ -13,10 +14,13 @@ from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import progress_label, summary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ipy_bgtasks.job.record import Record
 
 _NAME = 80
 _RESULT = 100
+_FAILED = 5  # names of failed jobs
 
 _GREY = "#888"
 _COLOURS = {
@@ -91,6 +95,48 @@ def card_html(job: Record) -> str:
     )
 
 
+def group_card(
+    running: Sequence[Record], over: Mapping[str, int], failed: Sequence[str]
+) -> dict[str, str]:
+    """Return one card for the jobs of a cell: those that go on, and how the others ended.
+
+    *over* says how many ended in which state, *failed* names those that failed.
+    """
+    counts = Counter({str(state): count for state, count in over.items()})
+    done = float(sum(over.values()))
+    for job in running:
+        counts[str(job.state)] += 1
+        progress = progress_of(job)
+        done += (progress.fraction or 0.0) if progress is not None else 0.0
+    total = len(running) + sum(over.values())
+    words = [f"{counts[state]:,} {state}" for state in map(str, JobState) if counts[state]]
+    names = ", ".join(one_line(name, _NAME) for name in failed[:_FAILED])
+    more = counts["failed"] - min(len(failed), _FAILED)
+    if names and more > 0:
+        names += f" and {more:,} more"
+    percent = int(done / total * 100 + 1e-9)
+    dots = "".join(
+        f'<span><span style="color: {_COLOURS.get(state, _GREY)}">●</span> '
+        f"{counts[state]:,} {state}</span>"
+        for state in map(str, JobState)
+        if counts[state]
+    )
+    end = f'<span style="{_FACT}">{html_text(f"failed: {names}")}</span>' if names else ""
+    bar = "" if not running else f"<span>{percent}%</span>{_track(percent)}"
+    return {
+        "text/plain": "  ".join(
+            [f"{total:,} jobs", *words, *([f"{percent}%"] if running else [])]
+            + ([f"failed: {names}"] if names else [])
+        ),
+        "text/html": f'<div style="{_LINE}"><span style="{_QUIET}">{total:,} jobs</span>'
+        f"{dots}{bar}{end}</div>",
+    }
+
+
+def _track(percent: int) -> str:
+    return f'<span style="{_TRACK}"><span style="{_FILL} width: {percent}%"></span></span>'
+
+
 def _bar(job: Record) -> str:
     progress = progress_of(job)
     if progress is None:
@@ -99,10 +145,7 @@ def _bar(job: Record) -> str:
     if (fraction := progress.fraction) is None:
         return f'<span style="{_FACT}">{label}</span>'
     percent = int(fraction * 100)
-    return (
-        f'<span>{percent}%</span><span style="{_TRACK}"><span style="{_FILL} width: {percent}%">'
-        f'</span></span><span style="{_FACT}">{label}</span>'
-    )
+    return f'<span>{percent}%</span>{_track(percent)}<span style="{_FACT}">{label}</span>'
 
 
 def _facts(job: Record) -> list[str]:

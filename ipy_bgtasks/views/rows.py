@@ -8,7 +8,7 @@ from traceback import FrameSummary
 from typing import Any, Protocol
 
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.progress import Progress, progress_of
+from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import (
@@ -17,8 +17,8 @@ from ipy_bgtasks.text import (
     error_line,
     message_of,
     one_line,
-    short_repr,
 )
+from ipy_bgtasks.views.value import value_line
 
 _LAST = 200  # characters of output or of a result that a row carries
 
@@ -133,8 +133,13 @@ def summary(job: JobView, limit: int) -> str:
         reason = one_line(message_of(outcome.error), limit)
         return "" if reason == f"job {job.number} was cancelled" else reason
     if outcome is not None and outcome.value is not None:
-        return short_repr(outcome.value, limit)
-    return one_line(job.log.last_line, limit) if getattr(job, "has_output", True) else ""
+        return value_line(job, limit)
+    if not getattr(job, "has_output", True):
+        return ""
+    last = job.log.last_line
+    if outcome is not None and from_line(last) is not None:
+        return ""  # a bar that is full says no more than the state
+    return one_line(last, limit)
 
 
 def progress_label(progress: Progress) -> str:

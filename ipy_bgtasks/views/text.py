@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.text import bar, columns_of, cut_end, cut_middle, elapsed_text, one_line
 from ipy_bgtasks.views.rows import Row
+from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 _GAP = "  "
+_VALUE = 60  # characters of a value in a notice
 _LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
 _LEAST_LAST = 6  # columns; less of the last column says nothing
 
@@ -85,7 +87,10 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
 
 
 def notice(job: Record, current: Record | None, previous: Record | None) -> str:
-    """Number, mark, state, name, time: ``[3]+ finished  fetch(u)  1.2s``."""
+    """Return number, mark, state, name, time, value: ``[3]+ finished  fetch(u)  1.2s  'text'``."""
     mark = "+" if job is current else "-" if job is previous else " "
     took = "" if job.started is None else elapsed_text(job.elapsed)
-    return f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
+    line = f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
+    if job.outcome is None or job.outcome.value is None or job.assigns:
+        return line
+    return f"{line}  {value_line(job, _VALUE)}"

@@ -108,11 +108,20 @@ class Reply:
 
     @property
     def displays(self) -> list[dict[str, Any]]:
-        """The bundles displayed under this cell, updates included."""
-        return [c["data"] for c in self.contents("display_data", "update_display_data")]
+        """The bundles displayed under this cell, updates included.
+
+        An update of what another cell displays is none of them, though it may come with this one.
+        """
+        shown = self.contents("display_data", "update_display_data")
+        own = {_display_id(c) for c in self.contents("display_data")}
+        return [c["data"] for c in shown if _display_id(c) in own]
 
     def _stream(self, name: str) -> str:
         return "".join(c["text"] for c in self.contents("stream") if c["name"] == name)
+
+
+def _display_id(content: dict[str, Any]) -> str | None:
+    return content.get("transient", {}).get("display_id")
 
 
 class Pending:

@@ -100,3 +100,30 @@ def test_unloading_takes_the_button_away(kernel: Kernel) -> None:
     answered(kernel, cell)
     kernel.ok("%unload_ext ipy_bgtasks")
     kernel.until(lambda: WIDGET not in cell.displays[-1])
+
+
+def test_the_log_button_sends_the_whole_log_live(kernel: Kernel) -> None:
+    """To the pages that have it open, and nothing to nobody."""
+    pytest.importorskip("anywidget")
+    kernel.ok(WORK)
+    kernel.ok(
+        "async def talk():\n    print('x' * 30_000)\n    await gate.wait()\n    print('the end')\n"
+    )
+    cell = kernel.ok("job = %bg talk()")
+    model = answered(kernel, cell)
+
+    def logged() -> str:
+        text = ""
+        for m in kernel.messages:
+            if m["msg_type"] == "comm_msg" and m["content"]["comm_id"] == model:
+                news = m["content"]["data"].get("content", {})
+                if news.get("kind") == "log":
+                    added = "".join(part for _, part in news["segments"])
+                    text = added if news["replace"] else text + added
+        return text
+
+    send(kernel, model, {"kind": "log", "client": "page", "open": True})
+    kernel.until(lambda: logged() == "x" * 30_000 + "\n")
+    kernel.ok("gate.set()\n%fg job;")
+    kernel.until(lambda: logged() == "x" * 30_000 + "\nthe end\n")
+    assert WIDGET in cell.displays[-1]  # somebody reads it

@@ -83,9 +83,9 @@ def test_displays_and_errors_are_under_the_cell_that_launched(kernel: Kernel) ->
         "def shows_in_thread():\n"
         "    display(HTML('<i>thread</i>'))\n"
     )
-    cell = kernel.ok("job = %bg shows()")
+    cell = kernel.ok("job = %bg shows();")
     other = kernel.ok(
-        "go.set()\nother = %bg shows_in_thread()\n"
+        "go.set()\nother = %bg shows_in_thread();\n"
         "await asyncio.gather(job, other, return_exceptions=True);"
     )
     kernel.until(lambda: cell.contents("error"))
@@ -233,8 +233,8 @@ def test_a_card_lives_and_ends(kernel: Kernel) -> None:
     assert "<script>" not in last["text/html"]
     assert "&lt;script&gt;" in last["text/html"]
     assert len(cell.contents("display_data")) == 1
-    assert kernel.ok("for i in range(3):\n    %bg int(i)").displays == []
-    assert kernel.ok("y = %bg int()").displays == []
+    assert kernel.ok("for i in range(3):\n    %bg int(i);").displays == []
+    assert kernel.ok("y = %bg int();").displays == []
     assert kernel.ok("%bg int();").displays == []
 
 
@@ -259,7 +259,7 @@ def test_capturing_takes_nothing_from_others(kernel: Kernel) -> None:
         "        print('inside')\n"
         "    return caught.getvalue()\n"
     )
-    cell = kernel.ok("job = %bg prints()")
+    cell = kernel.ok("job = %bg prints();")
     capturing = kernel.ok("%%capture captured\nprint('mine')\ngo.set(); assert done.wait(30)")
     kernel.until(lambda: cell.stdout and cell.displays)
     assert cell.stdout == "from the job\n"

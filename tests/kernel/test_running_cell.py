@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import ipykernel
 import pytest
 from kernels import Kernel, Pending, Reply
@@ -291,3 +295,111 @@ def test_a_cell_takes_its_capture_along(k: Kernel) -> None:
     k.until(lambda: "ends" in cell.reply.stdout)
     after = k.ok("print('after'); display(6)\n7")
     assert (after.stdout, len(after.displays), after.result) == ("after\n", 1, "7")
+
+
+def test_figures_it_had_open_are_shown_under_it(k: Kernel) -> None:
+    """At its end, and not under the cells that end meanwhile."""
+    pytest.importorskip("matplotlib")
+    k.ok("%matplotlib inline\nimport matplotlib.pyplot as plt")
+    cell = running(k, "line = plt.plot([3, 4])\nprint('begins')\ngo.wait()")
+    asked = sent_away(k, cell)
+    assert not any("image/png" in shown for shown in asked.displays)
+    front = k.ok("line = plt.plot([1, 2])")
+    assert ["image/png" in shown for shown in front.displays] == [True]
+    k.ok("go.set()")
+    k.until(lambda: any("image/png" in shown for shown in cell.reply.displays))
+    assert len(cell.reply.displays) == 1
+
+
+@pytest.mark.parametrize(
+    "code", ["await task", "await gate.wait()", "await asyncio.wait_for(task, 5)"]
+)
+def test_awaiting_what_is_the_main_loops_is_one_line(k: Kernel, code: str) -> None:
+    """At once, and it says what would do; so does waiting for a job that stands still."""
+    k.ok(
+        "stands = %bg gate.wait()\nawait asyncio.sleep(0)\nawait asyncio.sleep(0)\n"
+        "task = asyncio.get_running_loop().create_task(gate.wait())\nawait asyncio.sleep(0)"
+    )
+    cell = running(k)
+    asked = sent_away(k, cell)
+    assert asked.stdout == "coroutine jobs stand still while that cell computes\n"
+    refused = k.run(code)
+    assert refused.status == "error"
+    assert refused.stderr.startswith("UsageError: what is awaited here belongs to the event loop")
+    assert refused.stderr.count("\n") == 1
+    assert not refused.traceback
+    waits = k.start("x = %fg stands")
+    k.until(lambda: "job 1 stands still until job 2 (print('begins')) ends" in waits.reply.stdout)
+    k.interrupt()
+    assert waits.wait().ename == "Detached"
+    k.ok("go.set()\nx = %fg job")
+    k.ok("gate.set()")
+
+
+def test_an_interrupted_await_cell_of_the_subshell_says_keyboardinterrupt(k: Kernel) -> None:
+    """As it does in the main thread."""
+    cell = running(k)
+    sent_away(k, cell)
+    front = running(k, "print('here')\nawait asyncio.Event().wait()", "here\n")
+    k.interrupt()
+    reply = front.wait()
+    assert reply.ename == "KeyboardInterrupt"
+    assert "CancelledError" not in reply.traceback
+    k.ok("go.set()\nx = %fg job")
+
+
+def test_a_stop_that_cannot_reach_the_cell_says_so(k: Kernel) -> None:
+    """In the subshell no exception gets into a sleep; `%bg` alone leaves it there."""
+    cell = running(k)
+    sent_away(k, cell)
+    front = running(k, "print('here')\nready = go.wait()", "here\n")
+    k.interrupt()
+    k.until(lambda: "still in go.wait" in front.reply.stderr)
+    assert "`%bg` alone" in front.reply.stderr
+    k.start("%bg", queue=True).wait()
+    assert front.wait().status == "ok"
+    k.ok("go.set()")
+    k.until(lambda: cell.reply.result == "42")
+
+
+def test_the_cell_of_the_subshell_asks_for_input(k: Kernel) -> None:
+    """The one that was sent away cannot."""
+    cell = running(k, "print('begins')\ngo.wait()\ninput('away? ')")
+    sent_away(k, cell)
+    front = k.start("'got ' + input('who? ')", allow_stdin=True)
+    asked = k.until(lambda: front.reply.contents("input_request"))
+    assert asked[0]["prompt"] == "who? "
+    k.client.input("me")
+    assert front.wait().result == "'got me'"
+    k.ok("go.set()")
+    k.until(lambda: cell.reply.contents("error"))
+    assert cell.reply.contents("error")[0]["ename"] == "CannotAsk"
+
+
+def test_an_interrupt_finds_the_subshell_after_the_main_thread_is_free(k: Kernel) -> None:
+    """Though that takes other requests again, which set handlers of signals."""
+    cell = running(k)
+    sent_away(k, cell)
+    front = running(k, "print('here')\ngo.set()\nwhile True: pass", "here\n")
+    k.until(lambda: cell.reply.result == "42")
+    asked = k.client.session.msg("kernel_info_request", {})
+    k.client.shell_channel.send(asked)
+    k.interrupt()
+    assert front.wait().ename == "KeyboardInterrupt"
+    k.until(lambda: any(m["channel"] == "shell" for m in k.messages_of(asked["msg_id"])))
+    assert k.ok("threading.current_thread() is threading.main_thread()").result == "True"
+
+
+@pytest.mark.parametrize("how", ["shutdown", "SIGTERM"])
+@pytest.mark.parametrize("code", ["while True: pass", "time.sleep(1000)", "await gate.wait()"])
+def test_leaving_is_quick(k: Kernel, how: str, code: str) -> None:
+    """Whatever the cell does that is away."""
+    cell = running(k, f"print('begins')\n{code}")
+    sent_away(k, cell)
+    began = time.monotonic()
+    if how == "shutdown":
+        k.shutdown()
+    else:
+        os.kill(k.pid, signal.SIGTERM)
+        k.status()
+    assert time.monotonic() - began < 3

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ipy_bgtasks.context import current
@@ -63,8 +66,39 @@ def test_a_total_that_is_none_is_refused_in_one_line(total: Any) -> None:
 
 def test_what_is_done_is_a_number() -> None:
     """Anything else is refused in one line."""
-    with pytest.raises(ValueError, match="must be a number, not 'half'"):
+    with pytest.raises(TypeError, match="must be a number, not 'half'"):
         Progress("half", 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a number, not nan"):
+        Progress(math.nan, 1)
+
+
+@pytest.mark.parametrize(
+    "half", [0.5, Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.float64(0.5)]
+)
+def test_every_real_number_counts(half: Any) -> None:
+    """Whatever the library it comes from; what is kept is a plain one."""
+    progress = Progress.of(half)
+    assert progress == Progress(0.5, 1)
+    assert progress is not None
+    assert type(progress.done) is float
+    assert Progress(np.int64(3), Decimal(4)) == Progress(3, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["50%", "0.5", object(), [0.5], 0.5j, True, np.array([0.5])])
+def test_what_is_no_number_is_no_progress(value: Any) -> None:
+    """It raises where it is assigned, and is never kept."""
+    with pytest.raises(TypeError, match="a number from 0 to 1, a Progress or None, not") as caught:
+        Progress.of(value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, np.float32("nan"), Decimal("nan"), Decimal("snan"), 10**400]
+)
+def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
+    """Nothing can be drawn of it."""
+    with pytest.raises(ValueError, match="must be a number, not"):
+        Progress.of(value)
 
 
 def test_track_reports_what_is_done_before_each_item(recorder: Recorder) -> None:
@@ -142,6 +176,9 @@ async def test_track_follows_an_asynchronous_iterable(recorder: Recorder) -> Non
         ("100%|", Progress(100, 100, "")),
         ("  3%|#| 1.5/50 [x]", Progress(1.5, 50, "1.5/50 [x]")),
         ("999%|##| 0/0 [x]", Progress(100, 100, "0/0 [x]")),
+        ("Working... ━━━━━╸━━━━━━━  45% 0:00:12", Progress(45, 100, "Working... 0:00:12")),
+        ("\x1b[35mfit\x1b[0m \x1b[38m━━━━━━\x1b[0m 3/8 0:00:01", Progress(3, 8, "fit 3/8 0:00:01")),
+        ("━━━━━ a rule ━━━━━", None),
         ("45% of people", None),
         ("a45%|b", None),
         ("17it [00:01, 9it/s]", None),

@@ -107,7 +107,7 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%fg waits", "%fg waits() launches a call"),
         ("%fg nowhere", "'nowhere' is no job and nothing that can be awaited"),
         ("%fg 4.2", "4.2 is nothing to run"),
-        ("%fg -x", "%fg has no option -x; it has -a, --timeout"),
+        ("%fg -x", "%fg has no option -x; it has -a, --any, --timeout"),
         ("%fg --timeout x 3", "--timeout takes a number of seconds, such as 2.5, not 'x'"),
         ("%fg -;", "no previous job: there are none yet"),
         ("%%fg 3\n1", "%%fg takes options only"),
@@ -331,10 +331,49 @@ async def test_fg_of_all_raises_after_all_have_ended(cells: Any) -> None:
     with pytest.raises(ValueError, match="1"):
         await cells("%fg all")
     await cells("%bg -q fails(3)\n%bg -q fails(4)\n%bg gives(5)")
-    with pytest.raises(ExceptionGroup, match="2 of 3 jobs failed") as raised:
+    with pytest.raises(ExceptionGroup, match="2 of 4 jobs failed") as raised:
         await cells("%fg all")
     assert [str(error) for error in raised.value.exceptions] == ["3", "4"]
     assert all(job.done() for job in jobs())
+    assert await cells("%fg all") == [2, 5]  # good results are not lost with the bad ones
+    assert await cells("%fg all") == []
+
+
+async def test_fg_of_all_leaves_out_what_was_cancelled_on_purpose(cells: Any) -> None:
+    """`%cancel` has reported it."""
+    await cells("%bg gives(1)\n%bg waits()\n%cancel 2")
+    assert await cells("%fg all") == [1]
+
+
+async def test_fg_takes_several_jobs(cells: Any) -> None:
+    """Their results come as a list, in the order given; `--any` returns the first that ends."""
+    await cells("%bg -n down gives(1)\n%bg gives(2)\n%bg waits(3)")
+    assert await cells("%fg 2 %down") == [2, 1]
+    first = await cells("%fg --any 3 2")
+    assert first.number == 2
+    await cells("gate.set()")
+    assert await cells("%fg 1 2 3") == [1, 2, 3]
+    with pytest.raises(UsageError, match="no job 9"):
+        await cells("%fg 1 9")
+
+
+async def test_what_is_rewritten_already_is_left_alone(shell: Any, cells: Any) -> None:
+    """A macro, or a cell that was saved, holds the rewritten text."""
+    await cells("%bg gives(1)")
+    once = shell.transform_cell("%fg 1")
+    assert shell.transform_cell(once) == once
+    assert await cells(once) == 1
+
+
+async def test_fg_of_a_failure_leaves_nothing_to_be_told_later(
+    cells: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was raised here, also where it came before the wait; who catches it has it."""
+    await cells("def bad(): raise ValueError('bad thing')")
+    for _ in range(20):
+        with pytest.raises(ValueError, match="bad thing"):
+            await cells("%fg bad()")
+    assert capsys.readouterr().out.count("Traceback (most recent call last)") == 20  # the cells'
 
 
 async def test_fg_with_a_time_out_leaves_the_job_running(cells: Any) -> None:
@@ -495,7 +534,7 @@ def completed(shell: InteractiveShell, line: str) -> list[str]:
         ("%bg --after ", {"%bg --after 1", "%bg --after 2"}),
         ("%bg --ti", {"%bg --timeout"}),
         ("%bg -q --lo", {"%bg -q --loop", "%bg -q --log"}),
-        ("%fg --", {"%fg --all", "%fg --timeout"}),
+        ("%fg --", {"%fg --all", "%fg --any", "%fg --timeout"}),
         ("%cancel --f", {"%cancel --force"}),
         ("%jobs --pr", {"%jobs --prune"}),
         ("%%fg --na", {"%%fg --name"}),

@@ -127,9 +127,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     stress = Stress(options.seed)
-    for n in range(options.rounds):
-        stress.round(n)
-    stress.finish()
+    try:
+        for n in range(options.rounds):
+            stress.round(n)
+        stress.finish()
+    except AssertionError as error:  # a reply that never came
+        stress.counts["replies lost or doubled"] += 1
+        tail = "\n".join(line[:200] for line in str(error).splitlines()[-40:])
+        print(f"round {stress.counts['rounds']}: {tail}")
+        stress.kernel.close()
     for name, count in stress.counts.items():
         print(f"{name}: {count}")
 

@@ -28,7 +28,7 @@ class CellsAway:
     *launch* makes a job of a cell that runs, given what interrupts it. *waits* is given the thread
     of the foreground's cell: it ends a `%fg` that waits there, and says whether there was one.
     *untangle* takes off the streams what IPython leaves there when cells end in another order than
-    they began.
+    they began. *stuck* is told of a cell that an interrupt does not reach.
     """
 
     def __init__(
@@ -37,13 +37,14 @@ class CellsAway:
         launch: Callable[[CellRun, Callable[[], object]], Record],
         waits: Callable[[int], bool],
         untangle: Callable[[], object],
+        stuck: Callable[[CellRun], object],
     ) -> None:
         self._shell = shell
         self._launch = launch
         self._queue = CellQueue(shell.kernel, self._take, self._over, self._back)
         self._untangle_streams = untangle
         self._tangled = False
-        self._diversion = Diversion(self._queue, waits)
+        self._diversion = Diversion(self._queue, waits, stuck)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
         self._close: Callable[[], None] | None = None
@@ -80,6 +81,16 @@ class CellsAway:
     def reaches(self) -> bool:
         """Whether the stop button finds the calling thread, though it is not the main one."""
         return self._diversion.active
+
+    def interrupted_here(self) -> bool:
+        """Whether the calling thread's cell, one that awaits, was cancelled by an interrupt."""
+        run = self._run_here()
+        return run is not None and run.interrupted
+
+    def on_main(self) -> Record | None:
+        """Return the job of the cell that has the main thread, if one was sent away there."""
+        main: Record | None = cells_away.get(threading.main_thread().ident or 0)
+        return main
 
     def last(self) -> Record | None:
         """Return the job of the cell that was just sent away, to the first who asks."""
@@ -150,10 +161,17 @@ class CellsAway:
         job = self._jobs.pop(run.id, None)
         if job is None:
             return
-        cells_away.pop(run.thread, None)
         assert self._per_thread is not None
         self._per_thread.numbers.pop(run.thread, None)
         self._per_thread.quiet.pop(run.thread, None)
+        try:
+            self._end(run, job)  # the thread is still the job's: it shows figures left open
+        finally:
+            cells_away.pop(run.thread, None)
+        if self._close is not None and not self._jobs:
+            self._close()
+
+    def _end(self, run: CellRun, job: Record) -> None:
         result = run.result
         error = result.error_before_exec or result.error_in_exec
         if error is None:
@@ -162,8 +180,6 @@ class CellsAway:
             job.end_cancelled()
         else:
             job.fail(error)
-        if self._close is not None and not self._jobs:
-            self._close()
 
 
 def _own_task() -> asyncio.Task[Any] | None:

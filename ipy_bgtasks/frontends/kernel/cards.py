@@ -1,4 +1,7 @@
-"""The cards under `%bg` cells: shown when a job is displayed, updated in place while it runs.
+"""The cards under `%bg` cells: shown when a job is launched, updated in place while it runs.
+
+The jobs that one cell launches share one card. It is that of the job as long as there is one,
+and says how many there are as soon as there are more.
 
 A card is updated when something changed, at most twice a second, and all cards together at most
 so often that their updates cost a few per cent of a core. The end is sent at once; after it
@@ -14,12 +17,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ipy_bgtasks.frontends.kernel.places import Card, Places
 from ipy_bgtasks.job.record import Record
 
 _INTERVAL = 0.5  # seconds between two updates of one card
+_SOON = 0.1  # seconds to the first: the job has started meanwhile
 _BUDGET = 40  # updates of all cards in one interval
 _BUTTON_AFTER = 1.0  # seconds after the launch
 _BUTTONS = 50  # jobs that have a button at a time
@@ -44,6 +48,10 @@ class CardWidget(Protocol):
     def refresh(self) -> None:
         """Show the job as it is now."""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its log is open on a page: it is not to be taken from there."""
+
     def close(self) -> None:
         """Leave the page."""
 
@@ -53,26 +61,18 @@ class CardWidget(Protocol):
 MakeWidget = Callable[[Record, Callable[[], None]], CardWidget | None]
 
 
-@dataclass(slots=True)
-class _Card:
-    job: Record
-    parent: Any
-    display_id: str
-    shown: dict[str, Any]
-
-
 class Cards:
-    """The cards of the jobs that have not ended. Any thread may call.
+    """The cards of the jobs that have not ended, and where they stand. Any thread may call.
 
     *later* calls a function after some seconds.
     """
 
     def __init__(self, send: Send, later: Callable[[float, Callable[[], None]], object]) -> None:
-        self._send = send
         self._later = later
-        self._lock = threading.Lock()
-        self._cards: dict[int, list[_Card]] = {}
-        self._changed: dict[int, None] = {}
+        self._lock = threading.RLock()
+        self.places = Places(send)
+        self._cards: dict[int, list[Card]] = {}  # of each job that has not ended
+        self._changed: dict[Card, None] = {}
         self._armed = False
         #: How to make a button; None while nobody can.
         self.make_widget: MakeWidget | None = None
@@ -88,74 +88,115 @@ class Cards:
         for number in numbers:
             self._plain_again(number)
 
+    def launching(self, job: Record) -> None:
+        """Show a job that is about to start where it was launched: alone, or with the others."""
+        card = self.places.launch_card(job.origin)
+        if card is None:
+            self._new(job, job.origin, launch=True)
+            return
+        with self._lock:
+            card.add(job)
+            self._cards.setdefault(job.number, []).append(card)
+        if card.count == 2:
+            for number in card.numbers():
+                self._plain_again(number)
+        self._note(card)
+
     def show(self, job: Record, parent: Any) -> None:
         """Display the job in a place, and keep it up to date there until it has ended."""
-        bundle = _bundle(job)
-        one = _Card(job, parent, uuid.uuid4().hex, bundle)
+        card = self.places.launch_card(parent)
+        if card is None or not card.holds(job):
+            self._new(job, parent, launch=False)
+
+    def is_alone(self, job: Record) -> bool:
+        """Whether the cell that launched the job shows a card of it alone."""
+        card = self.places.launch_card(job.origin)
+        return card is not None and card.count == 1 and card.holds(job)
+
+    def _new(self, job: Record, parent: Any, *, launch: bool) -> None:
+        card = Card(job, parent, uuid.uuid4().hex)
+        self.places.add(card, launch=launch)
         if job.done():
-            self._send(parent, bundle, one.display_id, update=False)
+            card.settle(job)
             return
-        self._send(parent, bundle, one.display_id, update=False)
         with self._lock:
             cards = self._cards.setdefault(job.number, [])
-            cards.append(one)
+            cards.append(card)
             del cards[:-_COPIES]
         if job.done():  # meanwhile
             self.ended(job)
             return
-        self.changed(job)  # it may have begun meanwhile
+        if not launch:
+            self._note(card)  # it may have begun meanwhile
         if self.make_widget is not None and not self._looking:
             self._looking = True
             self._later(_BUTTON_AFTER, self._look)
 
     def changed(self, job: Record) -> None:
         """Something about the job is new."""
-        if job.number not in self._cards:
-            return
+        for card in self._cards.get(job.number, ()):
+            self._note(card)
+
+    def _note(self, card: Card) -> None:
         with self._lock:
-            self._changed[job.number] = None
+            self._changed[card] = None
             if self._armed:
                 return
             self._armed = True
-        self._later(_INTERVAL, self._update)
+        self._later(_SOON if card.fresh else _INTERVAL, self._update)
 
     def ended(self, job: Record) -> None:
-        """The job has ended: its cards say so, and are forgotten."""
+        """The job has ended: its cards say so, and hold it no longer."""
         if job.number not in self._cards:
             return
         with self._lock:
             cards = self._cards.pop(job.number, [])
-            self._changed.pop(job.number, None)
             widget = self._widgets.pop(job.number, None)
+        for card in cards:
+            card.settle(job)
         if widget is not None:
             self._keep_past(widget)
-        if cards:
-            self._put(cards, _bundle(job))
+        for card in cards:
+            if widget is not None and widget.is_read and card.count == 1:
+                self.places.put(card, {**card.bundle(), **widget.view})
+            elif card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
+                self.places.put(card, card.bundle())
+            else:
+                self._note(card)
 
     def _update(self) -> None:
         with self._lock:
             due = list(self._changed)[:_BUDGET]
-            for number in due:
-                del self._changed[number]
-            todo = [list(cards) for n in due if (cards := self._cards.get(n))]
+            for card in due:
+                del self._changed[card]
             self._armed = bool(self._changed)
         if self._armed:
             self._later(_INTERVAL, self._update)
-        for cards in todo:
-            job = cards[0].job
-            if job.done():
-                continue
-            widget = self._widgets.get(job.number)
-            if widget is not None:
-                widget.refresh()
-            if widget is None or not widget.view.keys() <= cards[0].shown.keys():
-                self._put(cards, _bundle(job))
+        for card in due:
+            self._refresh(card)
+
+    def _refresh(self, card: Card) -> None:
+        if card.count > 1:
+            self.places.put(card, card.bundle())
+            return
+        job = card.only
+        if job is None or job.done():
+            return
+        widget = self._widgets.get(job.number)
+        if widget is not None:
+            widget.refresh()
+        if widget is None or not widget.view.keys() <= card.shown.keys():
+            self.places.put(card, card.bundle())
 
     def _look(self) -> None:
         """Give buttons to the jobs that have gone on for a while."""
         due = time.time() - _BUTTON_AFTER
         with self._lock:
-            jobs = [cards[0].job for n, cards in self._cards.items() if n not in self._widgets]
+            jobs = [
+                job
+                for n, cards in self._cards.items()
+                if n not in self._widgets and (job := cards[0].only) is not None
+            ]
             room = min(_BUTTONS_AT_ONCE, _BUTTONS - len(self._widgets))
             self._looking = bool(jobs) and room > 0
         for job in [job for job in jobs if job.launched <= due][: max(room, 0)]:
@@ -179,13 +220,15 @@ class Cards:
         """A front end shows the job's widget: it takes the place of the plain card."""
         with self._lock:
             widget = self._widgets.get(job.number)
-            cards = list(self._cards.get(job.number, ()))
+            cards = [card for card in self._cards.get(job.number, ()) if card.count == 1]
         if widget is not None:
             widget.refresh()
-            self._put(cards, {**_bundle(job), **widget.view})
+            for card in cards:
+                self.places.put(card, {**card.bundle(), **widget.view})
 
     def _keep_past(self, widget: CardWidget) -> None:
-        # After a reload a page shows the widget whatever we put in its place: it shows the end.
+        # After a reload a page shows the widget whatever we put in its place: it shows the end,
+        # and the log that the page has missed.
         widget.refresh()
         with self._lock:
             self._past.append(widget)
@@ -198,17 +241,6 @@ class Cards:
         with self._lock:
             widget = self._widgets.pop(number, None)
             cards = list(self._cards.get(number, ()))
-        if widget is not None and cards:
-            self._put(cards, _bundle(cards[0].job))
-
-    def _put(self, cards: list[_Card], bundle: dict[str, Any]) -> None:
-        for one in cards:
-            if one.shown != bundle:
-                one.shown = bundle
-                self._send(one.parent, bundle, one.display_id, update=True)
-
-
-def _bundle(job: Record) -> dict[str, str]:
-    from ipy_bgtasks.views.card import card  # with all that HTML takes, at the first card
-
-    return card(job)
+        if widget is not None:
+            for card in cards:
+                self.places.put(card, card.bundle())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from ipy_bgtasks.frontends.kernel.replies import ReplyOnce, send_replies_by_stream
 from ipy_bgtasks.hooks.attributes import Attribute
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class CellRun:
     #: … and whether it is over, for the kernel.
     over: bool = False
     failed: bool = False
+    #: Whether an interrupt has cancelled its task.
+    interrupted: bool = False
     #: What IPython says became of it, when its code has ended.
     result: Any = None
     _lock: Any = field(default_factory=threading.Lock)
@@ -123,6 +126,7 @@ class CellQueue:
         execute = handlers["execute_request"]
         handlers["execute_request"] = execute_once = self._executing(execute)
         publish = Attribute(kernel, "_publish_status", self._publishing(kernel._publish_status))
+        mended = send_replies_by_stream(self._channel.manager, stream)
         loop.add_callback(lambda: stream.on_recv(self._on_message, copy=False))
 
         def undo() -> None:
@@ -131,6 +135,7 @@ class CellQueue:
             if handlers.get("execute_request") is execute_once:
                 handlers["execute_request"] = execute
             publish.restore()
+            mended()
 
         return undo
 
@@ -141,7 +146,10 @@ class CellQueue:
             run = self._by_id.get(parent["header"]["msg_id"])
             if run is not None:
                 run.number = self._kernel.execution_count  # as the front end is told
-            await execute(stream if run is None else _ReplyOnce(stream, run, self), ident, parent)
+            if run is not None:
+                unpack = self._kernel.session.unpack
+                stream = ReplyOnce(stream, unpack, run.take_reply, lambda: self._failed(run))
+            await execute(stream, ident, parent)
 
         return execute_once
 
@@ -326,23 +334,3 @@ class CellQueue:
         while self._waiting:
             run = self._waiting.popleft()
             await self._arrived(self._addressed(run.idents, run.message, None))
-
-
-class _ReplyOnce:
-    """Stands for the socket to which a cell's reply goes, which may have been sent already."""
-
-    def __init__(self, stream: Any, run: CellRun, queue: CellQueue) -> None:
-        self._stream = stream
-        self._run = run
-        self._queue = queue
-
-    def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
-        """Send the reply, unless the cell was sent away."""
-        if not self._run.take_reply():
-            return None
-        # The content follows the delimiter, the signature and three headers.
-        session = self._queue._kernel.session
-        at = [bytes(frame) for frame in frames].index(b"<IDS|MSG>")
-        if session.unpack(bytes(frames[at + 5])).get("status") == "error":
-            self._queue._failed(self._run)
-        return self._stream.send_multipart(frames, *args, **kwargs)

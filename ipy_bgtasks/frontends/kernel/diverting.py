@@ -12,6 +12,7 @@ import asyncio
 import faulthandler
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _ONE = 0.02
 #: Seconds between two tries to interrupt code that is in a library of the kernel's, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds after which code that has not moved is taken to be stuck.
+_STUCK = 0.5
 #: Seconds that a signal has to get to the main thread before the next one is diverted again.
 _PASSES = 0.05
 
@@ -38,12 +41,18 @@ class Diversion:
     """Takes SIGINT while a cell that was sent away has the main thread.
 
     *waits* is given the thread of the foreground's cell: it ends a `%fg` that waits there, and
-    says whether there was one.
+    says whether there was one. *stuck* is told of a cell that an interrupt does not reach.
     """
 
-    def __init__(self, queue: CellQueue, waits: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        queue: CellQueue,
+        waits: Callable[[int], bool],
+        stuck: Callable[[CellRun], object],
+    ) -> None:
         self._queue = queue
         self._waits = waits
+        self._tell_stuck = stuck
         self._lock = threading.Lock()
         #: Whether SIGINT is diverted now.
         self.active = False
@@ -88,7 +97,8 @@ class Diversion:
         """Interrupt a cell, wherever it is. Any thread may call."""
         if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
             self._interrupt_main(run.thread)
-        elif run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task:
+        elif _is_elsewhere(run):
+            run.interrupted = True
             run.task.get_loop().call_soon_threadsafe(run.task.cancel)
         else:
             pursuing = threading.Thread(target=self._pursue, args=[run], daemon=True)
@@ -113,13 +123,13 @@ class Diversion:
     def _listen(self) -> None:
         assert self._reader is not None
         while self._reader.recv(65536):
+            run = self._queue.running  # before another one begins
             time.sleep(_ONE)
             with suppress(BlockingIOError):
                 self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
-            run = self._queue.running
-            if run is None or run.over or run.began is None:
+            if run is None or run.over:
                 continue  # no cell of the foreground's runs
-            if not self._waits(run.thread):
+            if run.began is None or not self._waits(run.thread):
                 self.interrupt(run)
 
     def _pursue(self, run: CellRun) -> None:
@@ -127,6 +137,28 @@ class Diversion:
         start = code_that_runs_cells()
         deadline = time.monotonic() + _PATIENCE
         while not run.over and time.monotonic() < deadline:
-            if start is None or raise_in_user_code(run.thread, KeyboardInterrupt, start):
-                return
+            if run.began is not None:
+                if start is None or _is_elsewhere(run):
+                    self.interrupt(run)
+                    return
+                if raise_in_user_code(run.thread, KeyboardInterrupt, start):
+                    self._look_again(run)
+                    return
             time.sleep(_AGAIN)
+
+    def _look_again(self, run: CellRun) -> None:
+        """Say so if the cell is inside something that no exception reaches."""
+        before = _position(run)
+        time.sleep(_STUCK)
+        if not run.over and before is not None and _position(run) == before:
+            self._tell_stuck(run)
+
+
+def _is_elsewhere(run: CellRun) -> bool:
+    """Whether a cell that awaits is not in the middle of a step: cancelling it is enough."""
+    return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
+
+
+def _position(run: CellRun) -> tuple[int, int] | None:
+    frame = sys._current_frames().get(run.thread)
+    return None if frame is None else (id(frame), frame.f_lasti)

@@ -16,7 +16,7 @@ from ipy_bgtasks.frontends.tracebacks import without_our_frames
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.sigint import wake_on_signals
-from ipy_bgtasks.stacks import thread_stack
+from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,18 +57,24 @@ class KernelFrontEnd:
         changes.step("questions", lambda: refuse_questions(kernel))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
-        changes.step("interrupted cells", lambda: show_interrupts(shell))
-        changes.step_on_loop(
-            "stop button", self._loop, lambda: spare_the_kernel(shell, self._divert)
-        )
+        changes.step("interrupted cells", lambda: show_interrupts(shell, self._diverted))
+        changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
 
-    def _divert(self) -> bool:
+    def diverts(self) -> bool:
+        """Whether interrupts are meant for a cell that may run in another thread."""
+        return self._away is not None and self._away.reaches()
+
+    def divert(self) -> bool:
+        """Take an interrupt that came to the main thread; whether it is not meant for that."""
         return self._away is not None and self._away.divert()
+
+    def _diverted(self) -> bool:
+        return self._away is not None and self._away.interrupted_here()
 
     def reaches(self) -> bool:
         """Whether an interrupt of the foreground finds the calling thread."""
         main = threading.current_thread() is threading.main_thread()
-        return main or (self._away is not None and self._away.reaches())
+        return main or self.diverts()
 
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background."""
@@ -86,15 +92,22 @@ class KernelFrontEnd:
 
     def _send_cells_away(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.kernel.away import CellsAway
+        from ipy_bgtasks.frontends.kernel.other_loop import explain_other_loop
 
         away = CellsAway(
-            self._shell, self._launch, lambda thread: self.waits(thread), self.screen.untangle
+            self._shell,
+            self._launch,
+            lambda thread: self.waits(thread),
+            self.screen.untangle,
+            self._say_stuck,
         )
         undo = away.install()
+        undo_lines = explain_other_loop(self._shell, away.on_main)
         self._away = away
 
         def undo_all() -> None:
             self._away = None
+            undo_lines()
             undo()
 
         return undo_all
@@ -107,11 +120,21 @@ class KernelFrontEnd:
             origin=run.header,
             thread=run.thread,
             began=run.began,
+            awaits=run.task is not None,
             interrupt=interrupt,
             stack=lambda: thread_stack(run.thread, below),
         )
         self.screen.sent_away(job)
         return job
+
+    def _say_stuck(self, run: CellRun) -> None:
+        frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
+        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
+        self.screen.write_below(
+            run.header,
+            f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
+            "it to the background",
+        )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Let *leaving* come before the kernel's own end."""

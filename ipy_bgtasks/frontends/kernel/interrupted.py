@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def show_interrupts(shell: Any) -> Callable[[], None]:
-    """Show an interrupt as what it is from now on; returns what ends that. Any thread may call."""
-    awaiting = _Awaiting(shell)
+def show_interrupts(shell: Any, diverted: Callable[[], bool]) -> Callable[[], None]:
+    """Show an interrupt as what it is from now on; returns what ends that. Any thread may call.
+
+    *diverted* tells whether the cell of the calling thread, not the main one, was interrupted.
+    """
+    awaiting = _Awaiting(shell, diverted)
     shown = Attribute(shell, "showtraceback", awaiting.showtraceback)
     events = {"pre_execute": awaiting.begins, "post_run_cell": awaiting.ended}
     for name, callback in events.items():
@@ -36,19 +39,22 @@ def show_interrupts(shell: Any) -> Callable[[], None]:
 
 
 class _Awaiting:
-    """The await cell that runs now, if one does. All is for the main thread."""
+    """The await cells that run now. Each method is called on the thread of its cell."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, diverted: Callable[[], bool]) -> None:
         self._showtraceback = shell.showtraceback
+        self._diverted = diverted
+        #: Whether that of the main thread was.
         self._interrupted = False
-        self._shown: KeyboardInterrupt | None = None
+        #: What was shown, by thread.
+        self._shown: dict[int, KeyboardInterrupt] = {}
 
     def begins(self) -> None:
         """See an interrupt that goes to the kernel's own handler for await cells."""
+        self._shown.pop(threading.get_ident(), None)
         if threading.current_thread() is not threading.main_thread():
             return
         self._interrupted = False
-        self._shown = None
         handler = signal.getsignal(signal.SIGINT)
         if getattr(handler, "__name__", "") != "handle_sigint" or not callable(handler):
             return  # a plain cell
@@ -62,19 +68,20 @@ class _Awaiting:
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Show what the cell ended with."""
         _, error, trace = exc_tuple or sys.exc_info()
-        if (
-            threading.current_thread() is threading.main_thread()
-            and self._interrupted
-            and type(error) is asyncio.CancelledError
-        ):
-            self._interrupted = False
-            self._shown = error = KeyboardInterrupt()
+        if type(error) is asyncio.CancelledError and self._take():
+            self._shown[threading.get_ident()] = error = KeyboardInterrupt()
             exc_tuple = (KeyboardInterrupt, error.with_traceback(trace := _users(trace)), trace)
         self._showtraceback(exc_tuple, *args, **kwargs)
 
+    def _take(self) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            return self._diverted()
+        interrupted, self._interrupted = self._interrupted, False
+        return interrupted
+
     def ended(self, result: Any) -> None:
         """Let the reply say the same."""
-        shown, self._shown = self._shown, None
+        shown = self._shown.pop(threading.get_ident(), None)
         if shown is not None and type(getattr(result, "error_in_exec", None)) in (
             asyncio.CancelledError,
         ):

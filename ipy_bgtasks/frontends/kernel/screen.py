@@ -18,6 +18,8 @@ from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
 from ipy_bgtasks.frontends.kernel.texts import Texts
+from ipy_bgtasks.frontends.kernel.values import Values
+from ipy_bgtasks.frontends.kernel.widget_bars import WidgetBars
 from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
@@ -56,6 +58,9 @@ class KernelScreen(Screen):
         self._cards = Cards(self._send_card, later)
         #: What sends text in place of the streams, where those would send it to any cell.
         self._texts: Texts | None = None
+        self._cleared: set[Any] = set()
+        self._bars = WidgetBars()
+        self._values = Values(shell, self._show_value, later)
 
     def install(self) -> Callable[[], None]:
         """Route the kernel's streams and its display publisher."""
@@ -75,6 +80,7 @@ class KernelScreen(Screen):
             undo.append(self._texts.install())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
+        undo.append(self._cards.places.watch(self.shell.events, self._parent_here))
 
         def undo_all() -> None:
             while undo:
@@ -91,6 +97,9 @@ class KernelScreen(Screen):
         """The header of the message that the caller's cell came with."""
         job = current.get()
         return self._parent_here() if job is None else job.origin
+
+    def _place_here(self) -> Any:
+        return _key(self.here())
 
     def entering(self, job: Record) -> None:
         """Pin the cell in the calling context, where this ipykernel offers it."""
@@ -115,6 +124,19 @@ class KernelScreen(Screen):
         self._cards.make_widget = make
         return self._cards.close
 
+    def launching(self, job: Record) -> None:
+        """Show the card under the cell that launches the job, or add the job to it."""
+        if self._cards.places.launch_card(job.origin) is None:
+            self._flush()
+        self._cards.launching(job)
+        origin = job.origin if isinstance(job.origin, dict) else {}
+        of_a_cell = origin.get("msg_type", "execute_request") == "execute_request"
+        if not of_a_cell and not self._widgets.around(_key(job.origin)):
+            line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
+            line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
+            parent = self._cards.places.last
+            self._send(parent, "stream", {"name": "stderr", "text": _clean(line)})
+
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
         self._cards.show(job, self.here())
@@ -134,16 +156,25 @@ class KernelScreen(Screen):
 
     def tell(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
-        self._send(job.origin, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
+        self.write_below(job.origin, line)
+
+    def write_below(self, header: Any, line: str) -> None:
+        """Send one line on stderr under the cell of a request. Any thread may call."""
+        self._send(header, "stream", {"name": "stderr", "text": _clean(line) + "\n"})
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self._lines.release(job)
         self._written.pop(job.number, None)
+        self._bars.forget(job)
+        self._clear_now(job)
+        alone = self._cards.is_alone(job)
         self._cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
-        own_cell = job.where == "cell"  # which shows its failure itself, as any cell does
+        own_cell = job.where == "cell"  # which shows its end itself, as any cell does
+        if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
+            self._values.show(job, self.log_limit)
         if (
             outcome.state is not JobState.FAILED
             or own_cell
@@ -194,6 +225,8 @@ class KernelScreen(Screen):
             return
         if self._texts is not None:
             write = self._texts.writer(job, name, write)
+        if self._cleared:
+            self._clear_now(job)
         place = _key(job.origin)
 
         def write_labelled(text: str) -> None:  # called in the order in which texts are shown
@@ -229,6 +262,7 @@ class KernelScreen(Screen):
         """Record what a job displays, and show it in the job's place."""
         transient = transient or {}
         shown_as = transient.get("display_id")
+        self._bars.note(job, data, self.changed)
         if update:
             job.log.display(data, metadata, update_of=shown_as)
         elif not shown_as and (widget := self._widgets.around(_key(job.origin))) is not None:
@@ -241,6 +275,8 @@ class KernelScreen(Screen):
             return
         self._lines.release(job)
         self._flush()
+        if self._cleared and not update:
+            self._clear_now(job)
         self._send_display(job.origin, data, metadata, transient, update)
 
     def overhear_display(self, job: Record, data: Any, metadata: Any) -> None:
@@ -267,20 +303,41 @@ class KernelScreen(Screen):
             self._captures.take_along(job)
 
     def clear(self, job: Record, wait: bool) -> None:
-        """Clear what the job displayed."""
+        """Clear what the job's cell shows, but for its cards."""
         if (widget := self._widgets.around(_key(job.origin))) is not None:
             self._widgets.clear(job, widget)
         else:
             job.log.clear(wait=wait)
-        if not job.quiet:
-            self._lines.release(job)
-            self._flush()
+        if job.quiet:
+            return
+        self._lines.release(job)
+        self._flush()
+        if widget is not None or not self._cards.places.stand_in(job.origin):
             self._send(job.origin, "clear_output", {"wait": wait})
+            return
+        # With the next output in any case: then nothing flickers.
+        self._send(job.origin, "clear_output", {"wait": True})
+        self._cleared.add(_key(job.origin))
+        if not wait:
+            self._clear_now(job)
 
     # Inside
 
     def _send_text(self, parent: Any, name: str, text: str) -> None:
         self._send(parent, "stream", {"name": name, "text": _clean(text)})
+
+    def _clear_now(self, job: Record) -> None:
+        """Something comes after what was cleared: the cards come first."""
+        key = _key(job.origin)
+        if key in self._cleared and self._widgets.around(key) is None:
+            self._cleared.discard(key)
+            self._cards.places.show_again(job.origin)
+
+    def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
+        self._lines.release(job)
+        self._flush()
+        if not self._is_followed(job, _key(job.origin)):
+            self._send_display(job.origin, data, metadata, {}, False)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):

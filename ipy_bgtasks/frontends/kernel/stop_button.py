@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.platforms import interrupt_main_thread
 
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 _SOON = 0.01
 
 
-def spare_the_kernel(shell: Any, divert: Callable[[], bool]) -> Callable[[], None]:
+def spare_the_kernel(shell: Any, diversion: Diversion) -> Callable[[], None]:
     """Let an interrupt wait for the code of its request; returns what undoes it.
 
     One that comes before the code hits it when it begins, one that comes after it has nothing
-    left to hit. A second one in the same request is raised in any case. *divert* takes those that
-    are meant for a cell in another thread. Main thread only.
+    left to hit. A second one in the same request is raised in any case. *diversion* takes those
+    that are meant for a cell in another thread. Main thread only.
     """
-    button = _StopButton(shell.kernel, divert)
+    button = _StopButton(shell.kernel, diversion)
     shell.kernel.pre_handler_hook = button.request_begins
+    shell.kernel.post_handler_hook = button.request_ends
     shell.events.register("pre_execute", button.code_begins)
     shell.events.register("post_execute", button.code_ends)
 
@@ -37,31 +38,65 @@ def spare_the_kernel(shell: Any, divert: Callable[[], bool]) -> Callable[[], Non
         button.retire()
         shell.events.unregister("pre_execute", button.code_begins)
         shell.events.unregister("post_execute", button.code_ends)
-        if vars(shell.kernel).get("pre_handler_hook") == button.request_begins:
-            del shell.kernel.pre_handler_hook
+        ours = {
+            "pre_handler_hook": button.request_begins,
+            "post_handler_hook": button.request_ends,
+        }
+        for name, hook in ours.items():
+            if vars(shell.kernel).get(name) == hook:
+                delattr(shell.kernel, name)
 
     return undo
 
 
-class _StopButton:
-    """What SIGINT does from the beginning of an execute request to its end."""
+class Diversion(Protocol):
+    """Takes interrupts while the foreground's cell may run in another thread."""
 
-    def __init__(self, kernel: Any, divert: Callable[[], bool]) -> None:
+    def diverts(self) -> bool:
+        """Whether interrupts are taken now."""
+
+    def divert(self) -> bool:
+        """Take one; whether it is not for the main thread."""
+
+
+class _StopButton:
+    """What SIGINT does from the beginning of an execute request to its end.
+
+    While interrupts are diverted, it does the same between the requests of the main thread, and
+    in those that execute nothing: the cell that they are meant for runs elsewhere.
+    """
+
+    def __init__(self, kernel: Any, diversion: Diversion) -> None:
         self._kernel = kernel
-        self._divert = divert
+        self._diversion = diversion
         self._handler = self._sigint
+        #: What the kernel has between requests.
+        self._between: Any = signal.SIG_IGN
+        self._executing = False
         self._held = 0
         self._request = 0
 
     def request_begins(self) -> None:
         """In place of the kernel's own, which sets Python's handler for every request."""
         kernel = self._kernel
-        if not _in_main_thread() or not self._is_execute_request():
+        executes = self._is_execute_request()
+        if not _in_main_thread() or not (executes or self._diversion.diverts()):
             type(kernel).pre_handler_hook(kernel)
             return
         self._held = 0
         self._request += 1
-        kernel.saved_sigint_handler = signal.signal(signal.SIGINT, self._handler)
+        self._executing = executes
+        if (before := signal.signal(signal.SIGINT, self._handler)) != self._handler:
+            self._between = before
+        kernel.saved_sigint_handler = self._between
+
+    def request_ends(self) -> None:
+        """In place of the kernel's own, which lets interrupts be ignored."""
+        self._executing = self._executing and not _in_main_thread()
+        if _in_main_thread() and self._diversion.diverts():
+            signal.signal(signal.SIGINT, self._handler)
+        else:
+            type(self._kernel).post_handler_hook(self._kernel)
 
     def code_begins(self) -> None:
         """IPython is about to run code: a plain cell finds Python's handler, as ever."""
@@ -88,7 +123,7 @@ class _StopButton:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _sigint(self, _: int, frame: FrameType | None) -> None:
-        if self._divert():
+        if self._diversion.divert() or not self._executing:
             return
         self._held += 1
         if self._held > 1 or _runs_code(frame):

@@ -64,7 +64,10 @@ class ExitQuestion:
     def _is_to_ask(self) -> bool:
         return bool(self._running())
 
-    def _cell_begins(self, _info: object) -> None:
+    def _cell_begins(self, info: Any) -> None:
+        # A look at what runs, between two exits, is no reason to be asked twice.
+        if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] == "jobs":
+            return
         self._said, self._said_before_cell = False, self._said
 
     def _cell_ends(self, _result: object) -> None:

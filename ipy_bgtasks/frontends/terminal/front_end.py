@@ -83,6 +83,7 @@ class TerminalFrontEnd:
         from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
 
         terminal = TerminalLoop(self._shell, self._loop, around_prompt=self.screen.around_prompt)
-        if line := terminal.install():
+        line = terminal.install()
+        if line and getattr(self._shell.parent, "interact", True):  # else no prompt is to come
             self.screen.say(f"ipy_bgtasks: {line}")
         return terminal.uninstall

@@ -7,6 +7,7 @@ tears them. Notices wait for the prompt, as in bash.
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _TERMINAL = "terminal"
 
+#: Seconds that the end of a session waits for ends of jobs that are just being told.
+_LAST_WORD = 0.3
 #: Seconds that jobs wait for the end of a line that the foreground has begun.
 _BEGUN = 0.25
 
@@ -50,8 +53,11 @@ class TerminalScreen(Screen):
         self._flush: Callable[[], Any] = sys.stdout.flush
         #: How to write beside the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
+        #: How many ends are just being told.
+        self._telling = 0
+        self._told = threading.Condition(self._lock)
         #: News of jobs that have ended, until the next prompt; None while one waits.
-        self._held: list[tuple[str, Record | None]] | None = []
+        self._held: list[tuple[str, Record | None, Record]] | None = []
         #: Whether the foreground has begun a line, and what waits for its end.
         self._begun = False
         self._waiting: list[str] = []
@@ -191,6 +197,16 @@ class TerminalScreen(Screen):
     def show_end(self, job: Record) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""
         with self._lock:
+            self._telling += 1
+        try:
+            self._show_end(job)
+        finally:
+            with self._told:
+                self._telling -= 1
+                self._told.notify_all()
+
+    def _show_end(self, job: Record) -> None:
+        with self._lock:
             rest = self._partial.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
@@ -202,14 +218,14 @@ class TerminalScreen(Screen):
         failure = ""
         if outcome.state is JobState.FAILED and not job.quiet:
             failure = "\n".join(formatted(self.shell, outcome)) + "\n"
-        news = failure, None if told else job
+        news = failure, None if told else job, job
         with self._lock:
             if self._held is not None:
                 self._held.append(news)
                 return
         self._put(self._news(*news))
 
-    def _news(self, failure: str, job: Record | None) -> str:
+    def _news(self, failure: str, job: Record | None, _of: Record) -> str:
         return failure if job is None else f"{failure}{self._notice(job)}\n"
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
@@ -251,6 +267,27 @@ class TerminalScreen(Screen):
 
     def flush(self, job: Record) -> None:
         """A begun line stays held: it would tear what stands there."""
+
+    def _place_here(self) -> Any:
+        return _TERMINAL
+
+    def forget_notice(self, job: Record) -> None:
+        """Say nothing of an end that waits for the prompt."""
+        with self._lock:
+            if self._held is not None:
+                self._held = [news for news in self._held if news[2] is not job]
+
+    def shutdown(self) -> None:
+        """Show what waited for a prompt that does not come, on stderr."""
+        with self._told:
+            self._told.wait_for(lambda: not self._telling, _LAST_WORD)
+        super().shutdown()
+        with self._lock:
+            held, self._held = self._held, None
+        text = "".join(self._news(*news) for news in held or ())
+        if text:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def footer(self, text: str | None) -> None:
         """Keep *text* at the bottom, where it is replaced by the next; None leaves it there."""

@@ -1,0 +1,228 @@
+"""Which cards stand where: each in the place of a request, shown again when that is cleared."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+
+_PLACES = 200  # whose cards are known; the newest
+_CARDS = 50  # in one place that are shown again when it is cleared; the newest
+_NAMES = 20  # of those that failed
+
+
+def place_of(parent: Any) -> str | None:
+    """Return what names the place of a request, given its header."""
+    return parent.get("msg_id") if isinstance(parent, dict) else None
+
+
+class Card:
+    """One display, of one job or of all that a cell launched. Any thread may call.
+
+    Of jobs that have ended it keeps what it says about them, and not the jobs.
+    """
+
+    __slots__ = (
+        "_failed",
+        "_lock",
+        "_over",
+        "_running",
+        "display_id",
+        "fresh",
+        "parent",
+        "sent",
+        "shown",
+    )
+
+    def __init__(self, job: Record, parent: Any, display_id: str) -> None:
+        self.parent = parent
+        self.display_id = display_id
+        #: What was sent last, and when, on the monotonic clock.
+        self.shown: dict[str, Any] = {}
+        self.sent = 0.0
+        #: Whether it was never brought up to date.
+        self.fresh = True
+        self._lock = threading.Lock()
+        self._running: dict[int, Record] = {job.number: job}
+        self._over: Counter[str] = Counter()
+        self._failed: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """How many jobs it stands for."""
+        with self._lock:
+            return len(self._running) + sum(self._over.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of them have ended."""
+        return not self._running
+
+    @property
+    def only(self) -> Record | None:
+        """The job, where there is one, and it has not ended."""
+        with self._lock:
+            if len(self._running) != 1 or self._over:
+                return None
+            return next(iter(self._running.values()))
+
+    def holds(self, job: Record) -> bool:
+        """Whether the job is one of those that have not ended here."""
+        return job.number in self._running or (job.done() and self.is_over)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of those that have not ended."""
+        with self._lock:
+            return list(self._running)
+
+    def add(self, job: Record) -> None:
+        """Stand for one more job."""
+        with self._lock:
+            self._running[job.number] = job
+
+    def settle(self, job: Record) -> None:
+        """Take in how a job has ended, and let go of it."""
+        alone = self.count == 1
+        if alone:
+            self.shown = {**self.shown, **_card(job)}
+        with self._lock:
+            if self._running.pop(job.number, None) is not None:
+                self._over[str(job.state)] += 1
+                if job.state == "failed" and len(self._failed) < _NAMES:
+                    self._failed.append(f"[{job.number}] {job.name}")
+
+    def bundle(self) -> dict[str, str]:
+        """Return what it says now, as a MIME bundle."""
+        if (job := self.only) is not None:
+            return _card(job)
+        with self._lock:
+            running, over, failed = list(self._running.values()), Counter(self._over), self._failed
+            failed = list(failed)
+        if not running and sum(over.values()) == 1:
+            return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
+        from ipy_bgtasks.views.card import group_card
+
+        return group_card(running, over, failed)
+
+
+class Places:
+    """The cards of each request, sent where they can be seen. Any thread may call."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._at: OrderedDict[str, list[Card]] = OrderedDict()
+        self._launch: dict[str, Card] = {}
+        #: The header of the request that runs now, if one does.
+        self._now: Any = None
+        #: The header of the cell that ran last, or runs.
+        self.last: Any = {}
+        self._unseen: list[Card] = []
+
+    def launch_card(self, parent: Any) -> Card | None:
+        """Return the card of what was launched in a place."""
+        key = place_of(parent)
+        return None if key is None else self._launch.get(key)
+
+    def add(self, card: Card, *, launch: bool) -> None:
+        """Show a new card in its place."""
+        key = place_of(card.parent)
+        card.shown = card.bundle()
+        card.sent = time.monotonic()
+        if key is not None:
+            with self._lock:
+                self._keep(card, key, launch)
+        self._send(card.parent, card.shown, card.display_id, update=False)
+
+    def _keep(self, card: Card, key: str, launch: bool) -> None:
+        cards = self._at.setdefault(key, [])
+        cards.append(card)
+        del cards[:-_CARDS]
+        self._at.move_to_end(key)
+        if launch:
+            self._launch[key] = card
+        if len(self._at) > _PLACES:
+            gone, _ = self._at.popitem(last=False)
+            self._launch.pop(gone, None)
+
+    def put(self, card: Card, bundle: dict[str, Any]) -> None:
+        """Bring a card up to date, for whoever listens.
+
+        A program that executes a notebook hears an update only as part of the request that runs:
+        the end is sent with that as its parent too, or with the next one.
+        """
+        if card.shown == bundle and not card.is_over:
+            return
+        card.shown = bundle
+        card.sent = time.monotonic()
+        card.fresh = False
+        self._send(card.parent, bundle, card.display_id, update=True)
+        if not card.is_over:
+            return
+        with self._lock:
+            now = self._now
+            if now is None:
+                self._unseen.append(card)
+                del self._unseen[:-_PLACES]
+        if now is not None and place_of(now) != place_of(card.parent):
+            self._send(now, bundle, card.display_id, update=True)
+
+    def watch(self, events: Any, here: Callable[[], Any]) -> Callable[[], None]:
+        """Hear of each cell that begins and ends; *here* gives the header of the one that runs.
+
+        Returns what ends that.
+        """
+
+        def begins() -> None:
+            parent = here()  # the message of a widget is one, too
+            of_a_cell = parent.get("msg_type", "execute_request") == "execute_request"
+            if of_a_cell and threading.current_thread() is threading.main_thread():
+                self.request_begins(parent)
+
+        def ends() -> None:
+            if threading.current_thread() is threading.main_thread():
+                self.request_ends()
+
+        events.register("pre_execute", begins)
+        events.register("post_execute", ends)
+
+        def undo() -> None:
+            events.unregister("pre_execute", begins)
+            events.unregister("post_execute", ends)
+
+        return undo
+
+    def request_begins(self, parent: Any) -> None:
+        """A cell runs now: it hears of the ends that no cell heard of."""
+        with self._lock:
+            self._now = self.last = parent
+            unseen, self._unseen = self._unseen, []
+        for card in unseen:
+            self._send(parent, card.shown, card.display_id, update=True)
+
+    def request_ends(self) -> None:
+        """No cell runs now."""
+        self._now = None
+
+    def stand_in(self, parent: Any) -> bool:
+        """Whether there are cards in a place."""
+        return bool(self._at.get(place_of(parent) or ""))
+
+    def show_again(self, parent: Any) -> None:
+        """Show the cards of a place that was cleared."""
+        with self._lock:
+            cards = list(self._at.get(place_of(parent) or "", ()))
+        for card in cards:
+            self._send(parent, card.shown, card.display_id, update=False)
+
+
+def _card(job: Record) -> dict[str, str]:
+    from ipy_bgtasks.views.card import card  # with all that HTML takes, at the first card
+
+    return card(job)

@@ -1,0 +1,50 @@
+"""The replies of a kernel: each once, and none that makes a request get lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.hooks.attributes import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ReplyOnce:
+    """Stands for the socket to which a cell's reply goes, which may have been sent already.
+
+    *take* tells whether it is still to be sent, and *failed* is called if the cell failed.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        unpack: Callable[[bytes], Any],
+        take: Callable[[], bool],
+        failed: Callable[[], object],
+    ) -> None:
+        self._stream = stream
+        self._unpack = unpack
+        self._take = take
+        self._failed = failed
+
+    def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """Send the reply, unless that was done."""
+        if not self._take():
+            return None
+        # The content follows the delimiter, the signature and three headers.
+        at = [bytes(frame) for frame in frames].index(b"<IDS|MSG>")
+        if self._unpack(bytes(frames[at + 5])).get("status") == "error":
+            self._failed()
+        return self._stream.send_multipart(frames, *args, **kwargs)
+
+
+def send_replies_by_stream(manager: Any, stream: Any) -> Callable[[], object]:
+    """Send replies as ipykernel 7.4 does, where it does not; returns what undoes it.
+
+    Before, they went past the stream that reads the same socket. One that was sent at the moment
+    in which a request came made the stream miss that, for ever.
+    """
+    if not hasattr(manager, "_shell_socket"):
+        return lambda: None
+    return Attribute(manager, "_shell_socket", stream).restore

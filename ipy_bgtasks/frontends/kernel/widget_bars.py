@@ -1,0 +1,143 @@
+"""How far the progress bars are that jobs show as widgets.
+
+`tqdm.notebook` and others draw bars as widgets and print nothing. What a job displays says which
+widget it is; ipywidgets, which the job has imported then, resolves it, and tells when it changes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.job.record import Record
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+_BARS = 50  # of one job that are looked at; the newest
+_DEEP = 5  # boxes in boxes in which a bar is found
+_TAG = re.compile(r"<[^>]*>")
+_PERCENT = re.compile(r"(?:^|(?<=\s))\d{1,3}%(?=\s|$)")
+_TEXT = 4000  # characters of a display in which a bar is looked for
+_COUNT = re.compile(r"(?:^|(?<=\s))(\d+)(?=\D*\[)")
+
+
+class _Bar:
+    """A progress bar that a job shows, and the texts beside it."""
+
+    def __init__(self, widget: Any, beside: list[Any]) -> None:
+        self._widget = widget
+        self._beside = beside
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was closed, and is on no page any more."""
+        return getattr(self._widget, "comm", None) is None
+
+    def read(self) -> Progress | None:
+        """How far it is now; None if that makes no sense."""
+        from ipy_bgtasks.job.progress import Progress
+
+        widget = self._widget
+        words = [str(getattr(widget, "description", ""))]
+        words += [str(getattr(each, "value", "")) for each in self._beside]
+        text = " ".join(html.unescape(_TAG.sub(" ", " ".join(words)[:4000])).split())
+        try:
+            start, end, value = widget.min, widget.max, widget.value
+            if getattr(widget, "bar_style", "") == "info" and (value, end) == (1, 1):
+                # How tqdm draws that nobody knows how much there is.
+                counted = _COUNT.search(text)
+                return Progress(int(counted[1]) if counted else 0, None, text)
+            return Progress(value - start, end - start, " ".join(_PERCENT.sub("", text).split()))
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+
+class WidgetBars:
+    """The bars that the running jobs of one kernel show. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._bars: dict[int, list[_Bar]] = {}
+
+    def note(self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]) -> None:
+        """A job displays something: if it is a progress bar, it tells how far the job is.
+
+        *changed* is called, on the job's own thread, with each step of it.
+        """
+        text = data.get("text/plain")
+        if isinstance(text, str) and ("━" in text or "╸" in text):
+            self._note_text(job, text, changed)
+        root = _widget(data.get(VIEW))
+        if root is None or job.done():
+            return
+        found = [_Bar(widget, beside) for widget, beside in _bars_in(root, [], _DEEP)]
+        if not found:
+            return
+        bars = self._bars.setdefault(job.number, [])
+        bars += found
+        del bars[:-_BARS]
+        job.bars = lambda: _progress(bars)
+
+        def tell(_change: object) -> None:
+            changed(job)
+
+        for bar in found:
+            bar._widget.observe(tell, "value")
+            for text in bar._beside:
+                text.observe(tell, "value")
+        changed(job)
+
+    def _note_text(self, job: Record, text: str, changed: Callable[[Record], None]) -> None:
+        from ipy_bgtasks.job.progress import first_unfinished
+
+        seen = first_unfinished(text[:_TEXT].splitlines())
+        if seen is not None and job.number not in self._bars:
+            job.bars = lambda: seen
+            changed(job)
+
+    def forget(self, job: Record) -> None:
+        """The job has ended: its last word is kept, its widgets are not."""
+        if (bars := self._bars.pop(job.number, None)) is not None:
+            last = _progress(bars)
+            job.bars = lambda: last
+
+
+def _progress(bars: list[_Bar]) -> Progress | None:
+    """Of the first bar that goes on: those inside it are steps of its step."""
+    last = None
+    for bar in bars:
+        seen = None if bar.gone else bar.read()
+        if seen is not None:
+            if seen.fraction != 1:
+                return seen
+            last = seen
+    return last
+
+
+def _widget(view: Any) -> Any:
+    ipywidgets = sys.modules.get("ipywidgets")
+    if ipywidgets is None or not isinstance(view, dict):
+        return None
+    try:
+        resolve = ipywidgets.widget_serialization["from_json"]
+        found = resolve(f"IPY_MODEL_{view.get('model_id')}", None)
+    except Exception:  # another kind of widget
+        return None
+    return None if isinstance(found, str) else found
+
+
+def _bars_in(widget: Any, beside: list[Any], deep: int) -> Iterator[tuple[Any, list[Any]]]:
+    if str(getattr(widget, "_model_name", "")).endswith("ProgressModel"):
+        yield widget, [each for each in beside if _says(each)]
+    children = list(getattr(widget, "children", ()) or ()) if deep else []
+    for child in children:
+        yield from _bars_in(child, [each for each in children if each is not child], deep - 1)
+
+
+def _says(widget: Any) -> bool:
+    return str(getattr(widget, "_model_name", "")) in ("HTMLModel", "LabelModel")

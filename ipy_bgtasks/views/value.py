@@ -1,0 +1,149 @@
+"""What a value is, in one line: never long, and never by way of code that blocks us.
+
+For what has a shape the line says the type and the shape. Anything else is shown by its repr; where
+that is the user's own code, or may lead to it, it runs in a thread, once, and is not waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.text import one_line, short_repr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+
+_PATIENCE = 0.1  # seconds for a repr
+_LIMIT = 500  # characters of it that are kept
+_FEW = 20  # items of a collection that are looked at
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...))
+#: Where the shape is known and costs nothing.
+_SHAPED = frozenset(
+    [
+        "cupy",
+        "geopandas",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "scipy",
+        "tensorflow",
+        "torch",
+        "xarray",
+    ]
+)
+
+
+def value_line(job: Any, limit: int) -> str:
+    """Return the value with which a job has finished as one line; never raises.
+
+    Any thread may call, a loop's included: it waits for a tenth of a second at the most, and for
+    each job once.
+    """
+    value = job.outcome.value
+    if (kind := kind_line(value)) is not None:
+        return one_line(kind, limit)
+    if is_plain(value):
+        return short_repr(value, limit)
+    seen = getattr(job, "value_text", None)
+    if seen is None:
+        seen = _guarded(job, value)
+    return one_line(seen, limit)
+
+
+def kind_line(value: object) -> str | None:
+    """Return what a thing with a shape, a size or nothing but a picture is: `DataFrame 3 × 2`."""
+    kind = type(value)
+    try:
+        tops = {str(each.__module__).partition(".")[0] for each in kind.__mro__}
+        if tops & _SHAPED:
+            return _shape_line(value)
+        if "matplotlib" in tops and kind.__name__ == "Figure":
+            width, height = value.bbox.width, value.bbox.height  # type: ignore[attr-defined]
+            return f"Figure {width:.0f} × {height:.0f}"
+        if "PIL" in tops and hasattr(value, "size"):
+            return f"{kind.__name__} {value.size[0]} × {value.size[1]}"
+        modules = {str(each.__module__) for each in kind.__mro__}
+        if "IPython.core.display" in modules or tops & {"plotly", "bokeh", "altair"}:
+            return kind.__name__
+    except Exception:  # a class that only looks like one of them
+        pass
+    return None
+
+
+def _shape_line(value: Any) -> str | None:
+    shape = getattr(value, "shape", None)
+    name = type(value).__name__
+    if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int) for n in shape):
+        return None
+    size = " × ".join(f"{n:,}" for n in shape)
+    dtype = getattr(value, "dtype", None)
+    kind = "" if dtype is None else f" {str(dtype).rpartition('.')[2]}"
+    return f"{name} of {size}{kind}" if len(shape) == 1 else f"{name} {size}{kind}"
+
+
+def is_plain(value: object, depth: int = 2) -> bool:
+    """Return whether the repr of a value runs nobody's code, and has nothing rich to it."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if depth and kind in (list, tuple, set, frozenset):
+        few = len(value) <= _FEW  # type: ignore[arg-type]
+        return few and all(is_plain(item, depth - 1) for item in list(value))  # type: ignore[call-overload]
+    if depth and kind is dict:
+        items = list(value.items()) if len(value) <= _FEW else None  # type: ignore[attr-defined, arg-type]
+        return items is not None and all(
+            is_plain(key, 0) and is_plain(item, depth - 1) for key, item in items
+        )
+    return False
+
+
+def run_as(job: Any, call: Callable[[], object], name: str) -> threading.Thread | None:
+    """Run *call* in a daemon thread, in the job's place; None where there are no threads.
+
+    What it prints is the job's.
+    """
+    context = Context()
+
+    def run() -> None:
+        enter = getattr(job, "enter", None)
+        if enter is None:
+            current.set(job)
+        else:
+            enter()
+        call()
+
+    thread = threading.Thread(target=context.run, args=(run,), name=name, daemon=True)
+    try:
+        Context().run(thread.start)
+    except RuntimeError:
+        return None
+    return thread
+
+
+def _guarded(job: Record, value: object) -> str:
+    """Return the repr if it is made in time; keep it when it is made, in time or not."""
+    instead = f"<{type(value).__name__} object>"
+    _keep(job, instead)
+
+    def make() -> None:
+        _keep(job, short_repr(value, _LIMIT))
+
+    thread = run_as(job, make, f"bg-repr-{job.number}")
+    if thread is None:
+        make()
+    else:
+        thread.join(_PATIENCE)
+    return getattr(job, "value_text", None) or instead
+
+
+def _keep(job: Any, text: str) -> None:
+    job.value_text = text
