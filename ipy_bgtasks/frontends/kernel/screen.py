@@ -56,8 +56,7 @@ class KernelScreen(Screen):
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
         self._cards = Cards(self._send_card, later)
-        #: What sends text in place of the streams, where those would send it to any cell.
-        self._texts: Texts | None = None
+        self._texts: Texts | None = None  # where the streams would send text to any cell
         self._cleared: set[Any] = set()
         self._bars = WidgetBars()
         self._values = Values(shell, self._show_value, later)
@@ -71,12 +70,11 @@ class KernelScreen(Screen):
         ]
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
-        if not all(knows_contexts(stream) for _, stream in streams):
-            self._texts = Texts(dict(streams), self._send_text, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
-        if self._texts is not None:
+        if not all(knows_contexts(stream) for _, stream in streams):
+            self._texts = Texts(dict(streams), self._send_text, self._later)
             undo.append(self._texts.install())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
