@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.job.handle import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ipy_bgtasks.registry.collection import Registry
 
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
@@ -22,10 +25,16 @@ _TABLES = {
 }
 
 
-def candidates(registry: Registry, line: str, token: str) -> list[tuple[str, str]]:
-    """What the last word of *line* may become, each with a word on what it is.
+def candidates(
+    registry: Registry,
+    line: str,
+    token: str,
+    variables: Mapping[str, Any] | None = None,
+) -> list[tuple[str, str]]:
+    """Return what the last word of *line* may become, each with a word on what it is.
 
-    *token* is the part that IPython will replace: it splits words at some characters.
+    *token* is the part that IPython will replace: it splits words at some characters. *variables*
+    are the user's, of which some hold jobs.
     """
     match = _LINE.match(line)
     if match is None:
@@ -34,7 +43,7 @@ def candidates(registry: Registry, line: str, token: str) -> list[tuple[str, str
     word = re.split(r"[\s,]", rest)[-1]
     found = _options(percents, magic, word) if word.startswith("-") else []
     if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
-        found = _specs(registry, magic, word)
+        found = [*_specs(registry, magic, word), *_holders(variables or {}, word)]
     kept = len(word) - len(token) if word.endswith(token) else 0
     return [(text[kept:], kind) for text, kind in found]
 
@@ -52,7 +61,19 @@ def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
     ] or [(o.words[-1], "option") for o in table if o is not opt.AWAITED and word == "-"]
 
 
+def _holders(variables: Mapping[str, Any], word: str) -> list[tuple[str, str]]:
+    """Return the variables that hold jobs, where something of a name is there."""
+    return [
+        (name, f"{value.state}: {value.name}")
+        for name, value in variables.items()
+        if word and name.startswith(word) and name[:1] != "_" and isinstance(value, Job)
+    ]
+
+
 def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
+    if word.startswith("?"):
+        text = word[1:]
+        return [(f"?{j.name}", f"{j.state}: job {j.number}") for j in registry if text in j.name]
     percent = "%" if word.startswith("%") else ""
     bare = word.removeprefix("%")
     jobs = registry.alive() if magic == "cancel" else list(registry)

@@ -78,7 +78,7 @@ class Loaded:
         front_end, loop = core.front_end, core.loop
         assert front_end is not None
         screen = front_end.screen
-        settings = BgTasks(parent=shell)
+        settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         foreground = Foreground(
             loop, lambda job: screen.follow(job, everything=False), front_end.reaches
@@ -120,7 +120,9 @@ class Loaded:
         completer = getattr(self.shell, "Completer", None)
         if completer is None:  # nobody completes here
             return None
-        return complete_with(completer, partial(candidates, session.registry))
+        return complete_with(
+            completer, partial(candidates, session.registry, variables=self.shell.user_ns)
+        )
 
     def _display_jobs(self, screen: Screen) -> Callable[[], None]:
         formatter = self.shell.display_formatter.ipython_display_formatter
@@ -198,6 +200,17 @@ def session_of(shell: Any) -> Session | None:
     """The session of a shell, if the extension is loaded there."""
     loaded: Loaded | None = getattr(shell, _LOADED, None)
     return None if loaded is None else loaded.session
+
+
+def _settings_of(shell: Any) -> BgTasks:
+    """Return what the configuration says; where it is wrong, the defaults, with one line."""
+    from traitlets import TraitError
+
+    try:
+        return BgTasks(parent=shell)
+    except TraitError as error:
+        print(f"ipy_bgtasks: {' '.join(str(error).split())} The defaults are used.")
+        return BgTasks()
 
 
 def _front_end_of(shell: Any, core: Core) -> FrontEnd:

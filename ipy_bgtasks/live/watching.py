@@ -50,6 +50,9 @@ class Watching:
         def jobs() -> list[Record]:
             return self._session.visible(every) if chosen is None else chosen
 
+        if not self._screen.live and not jobs():
+            self._screen.say("no jobs")
+            return _nothing() if awaited else None
         if self._screen.live:
             self.show(chosen, jobs)
             return _nothing() if awaited else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.versions import BETWEEN
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
+from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import await_magics, awaits
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Scope, read
@@ -68,7 +70,7 @@ class Launcher:
         after = self.jobs(list(options.after), local)
         late = frozenset().union(*(job.assigns for job in after))
         if command is None:
-            work = read(code, self._scope(local, cell), cell=cell, late=late)
+            work = self._read(code, local, cell, late)
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
         _refuse_what_cannot_be(work, where)
@@ -81,6 +83,21 @@ class Launcher:
             card=card,
             prepare=prepare,
         )
+
+    def _read(
+        self, code: str, local: Mapping[str, Any] | None, cell: bool, late: frozenset[str]
+    ) -> Work:
+        """Read CODE; what looks like a job or a shell command says what would do."""
+        if not cell and code[:1] == "%" and specs.is_spec(code) and " " not in code:
+            number = self.registry.find(code).number
+            raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
+        try:
+            return read(code, self._scope(local, cell), cell=cell, late=late)
+        except (BadInput, SyntaxError) as error:
+            if cell or not _is_program(code, self.variables(local)):
+                raise
+            reason = str(error) if isinstance(error, BadInput) else f"{code!r} is not Python"
+            raise BadInput(f"{reason}; %bg !{code} runs a shell command") from None
 
     def start(
         self,
@@ -120,10 +137,10 @@ class Launcher:
             prepare=prepare_all,
         )
 
-    def jobs(self, specs: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
+    def jobs(self, given: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
         """The jobs that the specs name, each once; `BadInput` if one names none or several."""
         variables = self.variables(local)
-        found = {(job := self.registry.find(spec, variables)).number: job for spec in specs}
+        found = {(job := self.registry.find(spec, variables)).number: job for spec in given}
         return list(found.values())
 
     def variables(self, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -213,3 +230,12 @@ def _place_of_call() -> tuple[int, str]:
         if frame.f_back is None:
             return 1, ""
         frame = frame.f_back
+
+
+def _is_program(code: str, variables: Mapping[str, Any]) -> bool:
+    """Return whether CODE begins with a word that is no name here, but a program's."""
+    import shutil
+
+    word = code.split(maxsplit=1)[0] if code.strip() else ""
+    known = word in variables or hasattr(builtins, word)
+    return word.isidentifier() and not known and shutil.which(word) is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.text import bar, columns_of, cut_end, cut_middle, elapsed_text, one_line
-from ipy_bgtasks.views.rows import Row
+from ipy_bgtasks.views.rows import Row, summary
 from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def notice(job: Record, current: Record | None, previous: Record | None) -> str:
     mark = "+" if job is current else "-" if job is previous else " "
     took = "" if job.started is None else elapsed_text(job.elapsed)
     line = f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
+    if job.state is JobState.CANCELLED and (reason := summary(job, _VALUE)):
+        return f"{line}  {reason}"
     if job.outcome is None or job.outcome.value is None or job.assigns:
         return line
     return f"{line}  {value_line(job, _VALUE)}"

@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import Job, jobs
+from ipy_bgtasks.ipython.completion import candidates
 from ipy_bgtasks.job.handle import record_of
 
 BOUND = 10.0
@@ -345,6 +346,21 @@ async def test_fg_of_all_leaves_out_what_was_cancelled_on_purpose(cells: Any) ->
     assert await cells("%fg all") == [1]
 
 
+@pytest.mark.parametrize("code", ["ls -l", "ls", "git status", "env | sort"])
+async def test_what_looks_like_a_command_is_told_how_to_run_one(cells: Any, code: str) -> None:
+    """In the one line that refuses it."""
+    with pytest.raises(UsageError, match=re.escape(f"; %bg !{code} runs a shell command")):
+        await cells(f"%bg {code}")
+    assert len(jobs()) == 0
+
+
+async def test_what_names_a_job_is_not_launched(cells: Any) -> None:
+    """`%fg` is what is meant."""
+    await cells("%bg gives(1)")
+    with pytest.raises(UsageError, match="%1 is a job: %fg 1 brings it to the foreground"):
+        await cells("%bg %1")
+
+
 async def test_fg_takes_several_jobs(cells: Any) -> None:
     """Their results come as a list, in the order given; `--any` returns the first that ends."""
     await cells("%bg -n down gives(1)\n%bg gives(2)\n%bg waits(3)")
@@ -355,6 +371,18 @@ async def test_fg_takes_several_jobs(cells: Any) -> None:
     assert await cells("%fg 1 2 3") == [1, 2, 3]
     with pytest.raises(UsageError, match="no job 9"):
         await cells("%fg 1 9")
+
+
+async def test_tab_knows_texts_of_names_and_variables(shell: Any, cells: Any) -> None:
+    """That hold jobs; and nothing else that is the user's."""
+    await cells("mine = %bg -n crawler gives(1)\nminor = 3")
+    words = partial(candidates, _registry(shell), variables=shell.user_ns)
+    assert [text for text, _ in words("%fg ?raw", "?raw")] == ["?crawler"]
+    assert [text for text, _ in words("%fg mi", "mi")] == ["mine"]
+
+
+def _registry(shell: Any) -> Any:
+    return shell._ipy_bgtasks_core.registry
 
 
 async def test_what_is_rewritten_already_is_left_alone(shell: Any, cells: Any) -> None:

@@ -27,6 +27,7 @@ from ipy_bgtasks.frontends.tracebacks import formatted
 from ipy_bgtasks.frontends.versions import knows_contexts, pin_parent
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.text import error_line, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +57,11 @@ class KernelScreen(Screen):
         self._lines = WholeLines(self._pin)
         self._figures = Figures(shell)
         self._cards = Cards(self._send_card, later)
-        self._texts: Texts | None = None  # where the streams would send text to any cell
         self._cleared: set[Any] = set()
         self._bars = WidgetBars()
         self._values = Values(shell, self._show_value, later)
+        #: What sends text in place of the streams, where those would send it to any cell.
+        self._texts: Texts | None = None
 
     def install(self) -> Callable[[], None]:
         """Route the kernel's streams and its display publisher."""
@@ -70,11 +72,12 @@ class KernelScreen(Screen):
         ]
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
+        if not all(knows_contexts(stream) for _, stream in streams):
+            self._texts = Texts(dict(streams), self._send_text, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
-        if not all(knows_contexts(stream) for _, stream in streams):
-            self._texts = Texts(dict(streams), self._send_text, self._later)
+        if self._texts is not None:
             undo.append(self._texts.install())
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
@@ -181,14 +184,12 @@ class KernelScreen(Screen):
             return
         assert outcome.error is not None
         if job.quiet or self._shut_down:  # the time is short
-            from ipy_bgtasks.text import error_line
-
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
             return
         content = {
             "ename": type(outcome.error).__name__,
-            "evalue": _text(outcome.error),
+            "evalue": _clean(message_of(outcome.error)),
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
@@ -221,10 +222,10 @@ class KernelScreen(Screen):
             self._cards.changed(job)  # most likely a progress bar
         if job.quiet:
             return
-        if self._texts is not None:
-            write = self._texts.writer(job, name, write)
         if self._cleared:
             self._clear_now(job)
+        if self._texts is not None:
+            write = self._texts.writer(job, name, write)
         place = _key(job.origin)
 
         def write_labelled(text: str) -> None:  # called in the order in which texts are shown
@@ -321,9 +322,6 @@ class KernelScreen(Screen):
 
     # Inside
 
-    def _send_text(self, parent: Any, name: str, text: str) -> None:
-        self._send(parent, "stream", {"name": name, "text": _clean(text)})
-
     def _clear_now(self, job: Record) -> None:
         """Something comes after what was cleared: the cards come first."""
         key = _key(job.origin)
@@ -336,6 +334,9 @@ class KernelScreen(Screen):
         self._flush()
         if not self._is_followed(job, _key(job.origin)):
             self._send_display(job.origin, data, metadata, {}, False)
+
+    def _send_text(self, parent: Any, name: str, text: str) -> None:
+        self._send(parent, "stream", {"name": name, "text": _clean(text)})
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
@@ -391,10 +392,3 @@ def _key(header: Any) -> Any:
 def _clean(text: str) -> str:
     """Without lone surrogates, which no message can carry."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return _clean(str(error))
-    except Exception:
-        return ""

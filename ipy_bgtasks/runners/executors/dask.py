@@ -35,8 +35,10 @@ class DaskEngine:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._answer = Complete(remote.answer)
-        self._executing = Complete(remote.executing_on_dask)
+        self._answer = Complete(remote.answer_on_dask)
+        self._topic = f"ipy_bgtasks-{uuid.uuid4().hex}"
+        self._begun: set[str] = set()
+        self._subscribed = False
         self._holds = Complete(remote.held_on_dask)
         self._lock = threading.Lock()
         self._done: list[Answer] = []
@@ -45,22 +47,19 @@ class DaskEngine:
     def submit(self, number: int, work: Any) -> Any:
         """Submit it, as one task that is computed once."""
         key = f"bg{number}-{uuid.uuid4().hex}"
-        data = pickle.dumps(Calling(self._answer, work))
+        if not self._subscribed:
+            self._subscribed = True
+            self._client.subscribe_topic(self._topic, lambda event: self._begun.add(event[1]))
+        data = pickle.dumps(Calling(self._answer, work, self._topic, key))
         answer = Answer(self._client.submit(pickle.loads, data, key=key, pure=False))
         answer.task.add_done_callback(lambda _: self._fetch_soon(answer))
         return answer
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """The workers tell; the scheduler knows which of them to ask."""
-        keys = {future.task.key: future for future in futures}
-        assigned = self._client.processing()
-        workers = [
-            worker for worker, theirs in assigned.items() if not keys.keys().isdisjoint(theirs)
-        ]
-        if not workers:
-            return []
-        found = self._client.run(self._executing, list(keys), workers=workers, on_error="ignore")
-        return [keys[key] for theirs in found.values() for key in theirs]
+        """What the workers have told: each task says so itself when it begins."""
+        found = [future for future in futures if future.task.key in self._begun]
+        self._begun.difference_update([future.task.key for future in found])
+        return found
 
     def lost(self) -> str:
         """A client that lost its scheduler has cancelled all its futures."""
@@ -85,6 +84,7 @@ class DaskEngine:
     # Answers are fetched many at a time: each request takes its turn on the client's loop.
 
     def _fetch_soon(self, answer: Answer) -> None:
+        self._begun.discard(answer.task.key)
         with self._lock:
             self._done.append(answer)
             if self._fetching:
