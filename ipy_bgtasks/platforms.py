@@ -189,3 +189,24 @@ def is_suspended(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
         return False
+
+
+def kill_group(group: int) -> None:
+    """Kill a process and its group, where there are groups; an OSError if it is gone."""
+    kill = getattr(_os, "killpg", os.kill)
+    kill(group, kill_signal())
+
+
+def exit_status(pid: int) -> int | None:
+    """Wait for the end of a child that nobody has waited for, and leave it to be waited for.
+
+    Returns its status as `subprocess` has it, negative for a signal; None if it cannot be told.
+    """
+    try:
+        seen = _os.waitid(_os.P_PID, pid, _os.WEXITED | _os.WNOWAIT)
+    except (AttributeError, OSError):
+        return None
+    if seen is None:
+        return None
+    status = int(seen.si_status)
+    return status if seen.si_code == _os.CLD_EXITED else -status

@@ -176,6 +176,7 @@ class Kernel:
             waiting = [r for r in self._requests if not r.content]
             assert not waiting or subshell, f"{waiting} unanswered; pass queue=True to queue"
         request = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        request["stop_on_error"] = False  # else some kernels drop what comes soon after an error
         message = self.session.msg("execute_request", request | content)
         if subshell is not None:
             message["header"]["subshell_id"] = subshell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from ipykernel.iostream import OutStream
 from kernels import Kernel, MakeKernel
 
 
@@ -21,6 +22,10 @@ def test_a_reply_holds_all_that_came_of_a_request(bare_kernel: Kernel) -> None:
     assert failed.evalue in failed.traceback
 
 
+@pytest.mark.skipif(
+    not isinstance(getattr(OutStream, "parent_header", None), property),
+    reason="this ipykernel shows what a task prints under the latest cell",
+)
 def test_late_messages_are_filed_under_their_request(bare_kernel: Kernel) -> None:
     """What a task prints after its cell went idle belongs to that cell."""
     first = bare_kernel.run(

@@ -271,5 +271,5 @@ async def test_a_job_is_copied_as_itself_and_never_pickled(places: Places) -> No
     job = places.launch("thread")
     assert copy.copy(job) is job
     assert copy.deepcopy({"of": [job]})["of"][0] is job
-    with pytest.raises(TypeError, match=r"^job 1 cannot be pickled: .*result\(\) instead$"):
+    with pytest.raises(TypeError, match=r"^job 1 cannot be pickled: .*result\(\) instead"):
         pickle.dumps([job])

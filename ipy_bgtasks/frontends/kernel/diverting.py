@@ -9,7 +9,6 @@ code of the main thread sleeps on.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import signal
 import socket
 import sys
@@ -20,6 +19,12 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.platforms import (
+    can_take_signals,
+    give_signal_back,
+    interrupt_main_thread,
+    take_signal,
+)
 from ipy_bgtasks.raising import raise_in_user_code
 
 if TYPE_CHECKING:
@@ -69,7 +74,7 @@ class Diversion:
     def begin(self) -> None:
         """Divert from now on. Any thread may call."""
         with self._lock:
-            if self.active or not hasattr(faulthandler, "register"):
+            if self.active or not can_take_signals():
                 return
             if self._reader is None:
                 self._reader, self._writer = socket.socketpair()
@@ -83,7 +88,7 @@ class Diversion:
         """Take the signal again: the main thread has set a handler since, as each cell does."""
         with self._lock:
             if self.active:
-                faulthandler.unregister(signal.SIGINT)
+                give_signal_back(signal.SIGINT)
                 self._register()
 
     def take(self) -> bool:
@@ -98,7 +103,7 @@ class Diversion:
         with self._lock:
             if self.active:
                 self.active = False
-                faulthandler.unregister(signal.SIGINT)
+                give_signal_back(signal.SIGINT)
 
     def sent_away(self, run: CellRun) -> None:
         """Note that an interrupt has sent this cell away: a second one, soon, stops it."""
@@ -113,7 +118,7 @@ class Diversion:
     def interrupt(self, run: CellRun) -> None:
         """Interrupt a cell, wherever it is. Any thread may call."""
         if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
-            self._interrupt_main(run.thread)
+            self._interrupt_main()
         elif _is_elsewhere(run):
             run.interrupted = True
             run.task.get_loop().call_soon_threadsafe(run.task.cancel)
@@ -123,15 +128,15 @@ class Diversion:
 
     def _register(self) -> None:
         assert self._writer is not None
-        faulthandler.register(signal.SIGINT, self._writer.fileno(), all_threads=False)
+        take_signal(signal.SIGINT, self._writer.fileno())
 
-    def _interrupt_main(self, thread: int) -> None:
+    def _interrupt_main(self) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
         with self._lock:
             diverted, self.active = self.active, False
             if diverted:
-                faulthandler.unregister(signal.SIGINT)
-            signal.pthread_kill(thread, signal.SIGINT)
+                give_signal_back(signal.SIGINT)
+            interrupt_main_thread()
             if diverted:
                 time.sleep(_PASSES)
                 self.active = True

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.platforms import kill_signal
 from ipy_bgtasks.runners import sessions
 
 if TYPE_CHECKING:
@@ -132,13 +133,11 @@ def _end(process: subprocess.Popen[bytes], grace: float) -> None:
         process.kill()
         process.wait()
         return
-    import signal
-
     kill_at = time.monotonic() + grace
     sessions.terminate({process.pid})
     while time.monotonic() < kill_at + sessions.PATIENCE:
         late = time.monotonic() >= kill_at
-        left = sessions.send({process.pid}, signal.SIGKILL if late else 0)
+        left = sessions.send({process.pid}, kill_signal() if late else 0)
         if process.poll() is not None and not left:
             return
         time.sleep(_PAUSE)

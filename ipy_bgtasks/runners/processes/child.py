@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.threads import threads_of_jobs
+from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners.processes import protocol
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Child:
                     self.send("stack", self._stack())
         # The session is gone, and nobody needs this process any more, nor what it started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
-            os.killpg(self.pid, signal.SIGKILL)
+            kill_group(self.pid)
         os._exit(1)
 
     def _stack(self) -> list[tuple[str, int | None, str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from contextvars import Context
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipy_bgtasks.platforms import exit_status, kill_group, kill_signal
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.processes import protocol
 
@@ -126,7 +126,7 @@ class Worker:
         self._stopped = True
         with self._lock, contextlib.suppress(OSError):
             if not self._reaped:  # else its number may be somebody else's by now
-                os.killpg(self.pid, signal.SIGKILL)
+                kill_group(self.pid)
 
     def stack(self) -> list[FrameSummary]:
         """Return where it is; empty if it does not say so at once."""
@@ -162,7 +162,7 @@ class Worker:
         # its own, it cannot be mistaken for another process: nobody has waited for it yet.
         exitcode = self._exitcode()
         self._stopped = True
-        sessions.send({self.pid}, signal.SIGKILL)
+        sessions.send({self.pid}, kill_signal())
         self._reap()
         if self._supervisor is not None:
             self._supervisor.unwatch(self.pid)
@@ -173,8 +173,7 @@ class Worker:
         self.closed.set()
 
     def _reap(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # wait without the lock, where possible
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        exit_status(self.pid)  # wait without the lock, where possible
         with self._lock:
             self._process.wait()
             self._reaped = True
@@ -183,13 +182,8 @@ class Worker:
         """Return how it ended by itself; it is not reaped, so that its number stays its own."""
         if self._stopped:
             return None
-        try:
-            seen = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except (OSError, AttributeError):
-            return self._process.wait()
-        if seen is None:
-            return None
-        return seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status
+        status = exit_status(self.pid)
+        return self._process.wait() if status is None else status
 
     def _hear(self, message: tuple[Any, ...]) -> None:
         if message[0] == "stack":
