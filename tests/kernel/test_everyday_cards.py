@@ -364,8 +364,8 @@ def test_a_job_that_a_widget_launched_is_to_be_found(kernel: Kernel, captured: b
     )
     kernel.until(lambda: cell.stdout.strip())
     data = {"method": "custom", "content": {"event": "click"}}
-    message = kernel.client.session.msg("comm_msg", {"comm_id": cell.stdout.strip(), "data": data})
-    kernel.client.shell_channel.send(message)
+    message = kernel.session.msg("comm_msg", {"comm_id": cell.stdout.strip(), "data": data})
+    kernel.send(message)
     of_click = message["header"]["msg_id"]
 
     def shown() -> bool:

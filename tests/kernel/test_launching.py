@@ -127,6 +127,7 @@ def test_names_are_bound_at_launch(k: Kernel) -> None:
 
 def test_a_thread_starts_before_the_launching_line_is_over(k: Kernel) -> None:
     """Its first line comes before the next statement's, thirty times over, on a warm thread."""
+    k.ok("%config BgTasks.labels = False")
     k.ok("%fg -- where()")
     k.ok("def first(i):\n    print('first', i)")
     reply = k.ok("for i in range(30):\n    %bg first(i)\n    print('then', i)")
