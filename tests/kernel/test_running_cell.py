@@ -214,7 +214,8 @@ def test_cells_that_waited_run_next_and_in_order(k: Kernel) -> None:
 
 def test_a_failure_stops_the_cells_that_wait(k: Kernel) -> None:
     """As it does without the extension; what comes later runs."""
-    fails = running(k, "print('begins')\ngo.wait()\n1 / 0")
+    fails = k.start("print('begins')\ngo.wait()\n1 / 0", stop_on_error=True)
+    k.until(lambda: "begins\n" in fails.reply.stdout)
     queued = [k.start("never = True", queue=True) for _ in range(3)]
     k.ok("go.set()", subshell=k.subshell())
     assert fails.wait().status == "error"
