@@ -82,7 +82,7 @@ def test_a_job_that_ends_says_so_above_the_prompt(loaded: Terminal) -> None:
     loaded.send(ENTER)
     assert "'typed'" in loaded.prompt()
     loaded.start("gate.set()")
-    loaded.expect(r"\[1\]\+? +finished +first +\d+\.\ds\n")
+    loaded.expect(r"\[1\]\+? +finished +first +\d+\.\ds.*\n")
     loaded.prompt()
     loaded.start("%bg fails()")
     loaded.expect(r"ValueError: mine")

@@ -1,4 +1,7 @@
-"""Interrupts that have to wait for the end of a moment."""
+"""Interrupts that have to wait for the end of a moment.
+
+The first file of its ring, by name: it traces, and hangs behind what `test_combinators` leaves.
+"""
 
 from __future__ import annotations
 
