@@ -26,12 +26,12 @@ T = TypeVar("T")
 def schedule_coroutine(
     target: Coroutine[Any, Any, T], *, loop: asyncio.AbstractEventLoop | None = None
 ) -> asyncio.Task[T]:
-    """Make *target* a task of *loop*; it starts when that loop next runs.
+    """Make *target* a task of *loop* and return it; it starts when that loop next runs.
 
     Without *loop* it is the running loop, else the one set for this thread, else a new one,
-    which is then set. Keep the task: asyncio itself holds tasks weakly. To be called on the
-    loop's own thread. Raises `TypeError` for anything but a coroutine, `async def` functions that
-    were not called included.
+    which is then set. Keep the task: asyncio itself holds tasks weakly. Call this on the
+    loop's own thread. Raises `TypeError` for anything but a coroutine, including an `async def`
+    function that was not called.
     """
     if not isinstance(target, Coroutine):
         raise TypeError(f"target must be a coroutine, not {_short(target)}")
@@ -46,13 +46,13 @@ def run_in_foreground(
     """Run the loop until *task* is done, other tasks included, and return its result.
 
     Without *loop* it is the one a task or future belongs to; for a coroutine the one that
-    `schedule_coroutine` takes. To be called on the thread whose loop it is.
+    `schedule_coroutine` takes. Call this on the loop's own thread.
 
     An interrupt ends the wait with ``KeyboardInterrupt``: a coroutine is cancelled, since nobody
-    else has it; a task or future, like all others, goes on when the loop next runs. A second
-    interrupt does not wait for the coroutine to end, a third is raised wherever the loop is.
+    else holds it; a task or future, like all others, goes on when the loop next runs. A second
+    interrupt does not wait for the coroutine to end; a third is raised wherever the loop is.
 
-    Raises `TypeError` if *task* is none of the three, `ValueError` if it belongs to another loop
+    Raises `TypeError` if *task* is none of the three, `ValueError` if it belongs to a loop other
     than *loop*, and `RuntimeError` where a loop is already running.
     """
     if asyncio.isfuture(task):
@@ -76,14 +76,14 @@ def call_in_background(
     loop: asyncio.AbstractEventLoop | None = None,
     executor: Executor | None = None,
 ) -> asyncio.Future[T]:
-    """Call *target* in a thread of its own, at once, and return a future of *loop*.
+    """Call *target* at once in a thread of its own and return a future of *loop*.
 
     The future is done when *loop* has run after the call ended. Without *loop* it is the one
     that `schedule_coroutine` takes. The thread runs in a copy of the caller's context and never
     keeps the interpreter from exiting. With *executor* the call is handed to that instead, and
     starts when the executor has room.
 
-    To be called on the loop's own thread. Cancelling the future abandons the call, which runs on.
+    Call this on the loop's own thread. Cancelling the future abandons the call, which runs on.
     Raises `TypeError` if *target* cannot be called.
     """
     if not callable(target):
@@ -96,7 +96,7 @@ def call_in_background(
 
     def run() -> None:
         value, error = _outcome(context, target)
-        # A closed loop has nobody left who could wait for the outcome.
+        # Nothing can wait for the outcome on a closed loop.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, future, value, error)
 
@@ -105,15 +105,15 @@ def call_in_background(
 
 
 def _chosen(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
-    """*loop*, else the running one, else the one set for this thread, else a new one, now set."""
+    """Return *loop*, else the running one, else the thread's, else a new one, which is then set."""
     if loop is not None:
         return loop
     with suppress(RuntimeError):
         return asyncio.get_running_loop()
     with suppress(RuntimeError), warnings.catch_warnings():
         # 3.12 and 3.13 warn when they make the loop, 3.11 just makes it, 3.14 raises: all we
-        # want of them is the loop that somebody set. The filter names this module so that it
-        # would harm nobody if another thread restored the filters at the wrong moment.
+        # want is the loop that was set. The filter names this module so that it
+        # does no harm if another thread restored the filters at the wrong moment.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=__name__)
         loop = asyncio.get_event_loop()
     if loop is None or loop.is_closed():
@@ -123,7 +123,7 @@ def _chosen(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop
 
 
 def _runs(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether *loop* runs in some thread, or another loop in this one."""
+    """Return whether *loop* runs in some thread, or another loop in this one."""
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         return True
@@ -131,7 +131,7 @@ def _runs(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 async def _wait(future: asyncio.Future[T]) -> T:
-    """The future's result; who cancels the wait does not cancel the future."""
+    """Return the future's result; cancelling the wait does not cancel the future."""
     await asyncio.wait([future])
     return future.result()
 
@@ -150,7 +150,7 @@ def _run(task: asyncio.Task[T], loop: asyncio.AbstractEventLoop) -> T:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            # What leaves by way of the loop (SystemExit) is not to be reported once more.
+            # An exception that leaves through the loop (SystemExit) must not be reported again.
             if task.done() and not task.cancelled():
                 task.exception()
         if interrupts.late:
@@ -159,10 +159,10 @@ def _run(task: asyncio.Task[T], loop: asyncio.AbstractEventLoop) -> T:
 
 
 class _Interrupts:
-    """SIGINT while the loop runs for *task*: it ends the task, and no other.
+    """The handling of SIGINT while the loop runs for *task*: it ends that task and no other.
 
     Python's own handler raises wherever the loop happens to be, which may be in the middle of a
-    background task. The remedy is that of `asyncio.Runner.run`, with one step in between.
+    background task. The remedy is that of `asyncio.Runner.run`, with one step added.
     """
 
     def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,6 @@
-"""Which job the running code belongs to: the one thing that follows a job wherever it goes.
+"""Which job the running code belongs to.
 
-A context variable, so that child tasks inherit it, and threads that a job starts are given it.
+A context variable, so that child tasks inherit it; threads that a job starts are given it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-#: The record of the job whose code asks (`ipy_bgtasks.job.record.Record`); None: the foreground.
+#: The record of the job whose code asks (`ipy_bgtasks.job.record.Record`); None in the foreground.
 current: ContextVar[Any] = ContextVar("ipy_bgtasks.current_job", default=None)
 
 #: The jobs of cells that were sent to the background, by the thread in which they run.
@@ -21,7 +21,7 @@ cells_away: dict[int, Any] = {}
 
 
 def caller() -> Any:
-    """Return the record of the job whose code asks, a cell that was sent away included."""
+    """Return the record of the job whose code asks, including a cell that was sent away."""
     job = current.get()
     if job is None and cells_away:
         return cells_away.get(threading.get_ident())

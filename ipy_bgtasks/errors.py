@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class BgTasksError(Exception):
-    """Base of the errors this package raises on its own account."""
+    """Base of the errors that this package raises itself."""
 
 
 class BadInput(BgTasksError, ValueError):
@@ -34,7 +34,7 @@ class NoSuchJob(BadInput, LookupError):
 
 
 class CannotAsk(BgTasksError, RuntimeError):
-    """Raised in a job that asks for input: nobody would see the question."""
+    """Raised in a job that asks for input: the question would not be seen."""
 
 
 class WouldBlock(BgTasksError, RuntimeError):
@@ -42,10 +42,10 @@ class WouldBlock(BgTasksError, RuntimeError):
 
 
 class _OneLine(BgTasksError):
-    """Shown as one line: what matters of the stack is in another process."""
+    """Base of the errors shown as one line: the relevant stack is in another process."""
 
     def _render_traceback_(self) -> list[str]:
-        """The cause, where there is one, and the line."""
+        """Return the cause, where there is one, and the line."""
         cause = [] if self.__cause__ is None else str(self.__cause__).splitlines()
         return [*cause, f"{type(self).__name__}: {self}"]
 
@@ -62,15 +62,15 @@ class RemoteTraceback(Exception):
     """The cause of an exception from elsewhere: the traceback there, as text."""
 
     def __str__(self) -> str:
-        """As it reads at the end of a traceback here."""
+        """Return it as it reads at the end of a traceback here."""
         return f'\n"""\n{self.args[0]}"""'
 
 
 class ExitInTask(BgTasksError):
     """Raised in a task where a job's, or its own, `SystemExit` or `KeyboardInterrupt` would be.
 
-    asyncio lets these two pass out of the running loop, whichever task raises them, and with
-    them would go the whole session. The original is ``__cause__``.
+    asyncio lets these two propagate out of the running loop, whichever task raises them, which
+    would end the whole session. The original is ``__cause__``.
     """
 
 
@@ -86,7 +86,7 @@ class Detached(KeyboardInterrupt):
         super().__init__(_goes_on(numbers))
 
     def _render_traceback_(self) -> list[str]:
-        """One line instead of a traceback, in every IPython front end."""
+        """Return one line instead of a traceback, in every IPython front end."""
         return [f"Detached: {self}"]
 
 

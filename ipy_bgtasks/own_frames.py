@@ -1,4 +1,4 @@
-"""Keeping the frames of this package out of the tracebacks that users see.
+"""Keeps the frames of this package out of the tracebacks that users see.
 
 A traceback is a list of links, one a frame, from the outermost on. Where an exception leaves this
 package towards the user, `hide` takes our links out; a bare ``raise`` after that adds none:
@@ -28,7 +28,7 @@ def hide(error: BaseException) -> None:
 
 
 def hide_all(error: BaseException) -> None:
-    """Take our frames out of *error*, of its causes and contexts, and of what a group holds."""
+    """Take our frames out of *error*, its causes and contexts, and the members of a group."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -43,7 +43,7 @@ def hide_all(error: BaseException) -> None:
 
 
 async def unseen(coro: Coroutine[Any, Any, T]) -> T:
-    """Await something of ours for a user's cell; an interrupt shows the cell, and no more."""
+    """Await *coro* for a user's cell, so that an interrupt shows the cell and no frame of ours."""
     try:
         return await coro
     except KeyboardInterrupt as error:
@@ -71,7 +71,7 @@ def without_ours(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _users(tops: list[str]) -> list[int]:
-    """The places of the frames to keep, by the packages that the frames belong to."""
+    """Return the places of the frames to keep, by the packages that the frames belong to."""
     kept: list[int] = []
     machinery = True  # at the start, and after one of ours
     waiting: list[int] = []  # asyncio's frames, of which only what follows tells whose they are

@@ -1,11 +1,11 @@
-"""What one platform has and another lacks, asked for here and nowhere else.
+"""What differs between platforms, checked here and nowhere else.
 
-Linux has all of it. macOS has neither ``/proc`` nor descriptors of processes; Windows has no
+Linux has all of it. macOS has neither ``/proc`` nor process descriptors; Windows has no
 sessions, no fork and few signals; in a browser (Pyodide) there are neither threads nor processes
-nor sockets. Every function asks when it is called, and says what there is instead.
+nor sockets. Every function checks when it is called and documents the fallback.
 
-What is here about processes is not asked by `runners.sessions`, which runs as a program of its
-own, without this package.
+`runners.sessions` does not use this module: it runs as a program of its own, without this
+package.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _time: Any = time
 
 
 def has_threads() -> bool:
-    """Whether threads can be started: not in a browser."""
+    """Return whether threads can be started: not in a browser."""
     return sys.platform not in ("emscripten", "wasi")
 
 
 def has_processes() -> bool:
-    """Whether programs can be started: not in a browser."""
+    """Return whether programs can be started: not in a browser."""
     return sys.platform not in ("emscripten", "wasi")
 
 
 def has_sessions() -> bool:
-    """Whether a process can have a session, by which all that it starts is found."""
+    """Return whether a process can have a session, by which all that it starts is found."""
     return all(hasattr(os, name) for name in ("setsid", "getsid", "killpg"))
 
 
 def has_task_factories(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether *loop* can make tasks while a task factory is set.
+    """Return whether *loop* can make tasks while a task factory is set.
 
     Pyodide's cannot from Python 3.14 on: it needs a function of asyncio's that is gone.
     """
@@ -57,7 +57,7 @@ def has_task_factories(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket] | None:
-    """Return two connected sockets; None where there are none."""
+    """Return two connected sockets, or None where there are no sockets."""
     try:
         return socket.socketpair()
     except (AttributeError, OSError):
@@ -65,9 +65,9 @@ def socket_pair() -> tuple[socket.socket, socket.socket] | None:
 
 
 def wake_up_descriptor(descriptor: int) -> int:
-    """Have signals written to *descriptor* and return the one before, -1 for none. Main thread.
+    """Have signals written to *descriptor*; return the previous one, or -1. Main thread only.
 
-    Raises `NotImplementedError` where there is nothing of the kind.
+    Raises `NotImplementedError` where that is not supported.
     """
     set_descriptor = getattr(_signal, "set_wakeup_fd", None)
     if set_descriptor is None:
@@ -76,12 +76,12 @@ def wake_up_descriptor(descriptor: int) -> int:
 
 
 def can_take_signals() -> bool:
-    """Whether C code can be told of a signal at once, whatever the main thread does."""
+    """Return whether C code can act on a signal at once, whatever the main thread does."""
     return hasattr(faulthandler, "register") and hasattr(socket.socket, "recvmsg")
 
 
 def take_signal(number: int, descriptor: int) -> None:
-    """Have the stack written to *descriptor* when the signal comes, in place of its action."""
+    """Have the stack written to *descriptor* on the signal, in place of its action."""
     _faulthandler.register(number, descriptor, all_threads=False)
 
 
@@ -91,13 +91,13 @@ def give_signal_back(number: int) -> None:
 
 
 def ask_for_senders(receiver: socket.socket) -> None:
-    """Have messages to *receiver* say which process wrote them, where the system tells."""
+    """Have messages to *receiver* carry their sender's process, where the system supports it."""
     if (option := getattr(socket, "SO_PASSCRED", None)) is not None:
         receiver.setsockopt(socket.SOL_SOCKET, option, 1)
 
 
 def receive_extra(receiver: socket.socket, size: int) -> list[bytes]:
-    """Wait for a message, and return what came beside it, up to *size* bytes."""
+    """Wait for a message and return its ancillary data, up to *size* bytes."""
     _, extra, _, _ = receiver.recvmsg(4096, _socket.CMSG_SPACE(size))  # type: ignore[attr-defined, unused-ignore]
     return [data for _, _, data in extra]
 
@@ -108,7 +108,7 @@ def at_fork(
     after_in_parent: Callable[[], object],
     after_in_child: Callable[[], object],
 ) -> None:
-    """Call these around every fork from now on, where there is one."""
+    """Call these around every fork from now on, on platforms that fork."""
     if (register := getattr(_os, "register_at_fork", None)) is not None:
         register(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
 
@@ -123,7 +123,7 @@ def interrupt_main_thread() -> None:
 
 @contextmanager
 def signals_blocked(numbers: Collection[int]) -> Iterator[None]:
-    """Inside the block the signals wait, and a process that is started is deaf to them."""
+    """Block the signals inside the block; a process started there inherits the mask."""
     if (set_mask := getattr(_signal, "pthread_sigmask", None)) is None:
         yield
         return
@@ -198,9 +198,9 @@ def kill_group(group: int) -> None:
 
 
 def exit_status(pid: int) -> int | None:
-    """Wait for the end of a child that nobody has waited for, and leave it to be waited for.
+    """Wait for a child process to end, without reaping it.
 
-    Returns its status as `subprocess` has it, negative for a signal; None if it cannot be told.
+    Returns its status as `subprocess` has it, negative for a signal; None if it is unknown.
     """
     try:
         seen = _os.waitid(_os.P_PID, pid, _os.WEXITED | _os.WNOWAIT)

@@ -1,8 +1,8 @@
-"""Raising an exception in another thread, and only where the user's code runs there.
+"""Raises an exception in another thread, and only where the user's code runs there.
 
 An exception that is sent to a thread is raised at that thread's next step in Python, whatever
-code that belongs to. In our own, a line of output might be lost or a lock be left held. So the
-thread's stack is looked at first, and looking and sending are one step.
+code that is. In our own code, a line of output might be lost or a lock left held. So the
+thread's stack is inspected first, and inspecting and sending are one atomic step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
 #: … and the modules of IPython that do.
 _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPython.core.displayhook")
-#: Parts of this package that only call the user's code and hold nothing that could be torn.
+#: Parts of this package that only call the user's code and hold no state that could be torn.
 _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.tracking")
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "selectors", "uvloop")
@@ -53,7 +53,7 @@ class Sent:
 
     @property
     def pending(self) -> bool:
-        """Whether the thread has not come round to raising it yet."""
+        """Whether the thread has yet to raise it."""
         return bool(self._pending)
 
 
@@ -63,14 +63,14 @@ def raise_in_user_code(
     """Raise *exception* in *thread* at its next step, if it is in the user's code right now.
 
     *start* is the code that calls the user's; with *own_loop* an event loop of ours is in
-    between. Returns whether it was sent: where not, try again in a moment.
+    between. Returns whether it was sent; if not, try again in a moment.
     """
     frame = sys._current_frames().get(thread)
     if frame is None or not _is_open(frame, start, own_loop):
         return False
     # From here on in C from end to end: the interpreter does not change threads between the
     # look and the sending. A thread that is not running raises right where it stands, or, if
-    # it is in a C function, where that returns to.
+    # it is in a C function, when that returns.
     now = map(dict.get, map(call, (sys._current_frames,)), (thread,))
     unmoved = map(is_, now, (frame,))
     set_async_exc, c_ulong, py_object = _python_api()
@@ -79,19 +79,19 @@ def raise_in_user_code(
 
 
 def take_back(thread: int) -> None:
-    """Forget what was sent to *thread*, the calling one, and not raised yet."""
+    """Discard what was sent to *thread*, the calling one, and has not been raised yet."""
     set_async_exc, c_ulong, py_object = _python_api()
     set_async_exc(c_ulong(thread), py_object())
 
 
 def is_handling_stop(thread: int) -> bool:
-    """Whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
+    """Return whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
     handled: Any = sys._current_exceptions().get(thread)
     return came_of_stop(handled[1] if isinstance(handled, tuple) else handled)
 
 
 def came_of_stop(error: BaseException | None) -> bool:
-    """Whether *error* is a `StopThread`, or was raised while one was handled."""
+    """Return whether *error* is a `StopThread`, or was raised while one was handled."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, StopThread):
@@ -102,9 +102,9 @@ def came_of_stop(error: BaseException | None) -> bool:
 
 
 def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
-    """Return the running event loops that the functions on the stack of *thread* have a name for.
+    """Return the running event loops in variables that functions on the stack of *thread* use.
 
-    One of them may run in that thread; which, only that thread can tell.
+    One of them may run in that thread; only that thread can tell which.
     """
     frame = sys._current_frames().get(thread)
     loops: list[asyncio.AbstractEventLoop] = []
@@ -112,7 +112,7 @@ def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
         code, near, far = frame.f_code, frame.f_locals, frame.f_globals
         for name in (*code.co_varnames, *code.co_freevars, *code.co_names):
             value = near.get(name, far.get(name))
-            if isinstance(value, asyncio.Runner):  # whose loop may be no Python: uvloop's
+            if isinstance(value, asyncio.Runner):  # its loop may not be Python: uvloop's
                 value = getattr(value, "_loop", None)
             if isinstance(value, asyncio.AbstractEventLoop) and value not in loops:
                 loops += [value] if value.is_running() else []
@@ -121,10 +121,10 @@ def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
 
 
 def close_servers(loop: asyncio.AbstractEventLoop) -> None:
-    """Close what listens on *loop*, which is about to end. To be called in its thread.
+    """Close the servers that listen on *loop*, which is about to end. Call this in its thread.
 
-    Who runs a server so (`uvicorn.run`) leaves its socket to the garbage collector, and the port
-    taken until then. No loop tells which servers it has.
+    `uvicorn.run` and the like leave the socket to the garbage collector, and the port taken
+    until then. No loop lists its servers.
     """
     kinds = {asyncio.base_events.Server, getattr(sys.modules.get("uvloop.loop"), "Server", None)}
     for each in gc.get_objects():
@@ -133,7 +133,7 @@ def close_servers(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
-    """Whether what runs is the user's code, or a library's on its behalf."""
+    """Return whether what runs is the user's code, or a library's on its behalf."""
     frame: FrameType | None = innermost
     while frame is not None:
         if frame.f_code is start:
@@ -152,7 +152,7 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
 
 @functools.cache
 def _python_api() -> tuple[Any, Any, Any]:
-    """What raises in a thread, and the types it takes. Most sessions never stop a thread."""
+    """Return the C function that raises in a thread, and its types; most sessions never need it."""
     import ctypes
 
     # A function object of our own: others may have set argument types on the shared one.

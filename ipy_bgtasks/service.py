@@ -1,6 +1,6 @@
 """A private event loop in a daemon thread, for what must go on while a cell blocks the kernel.
 
-Timers first of all: a time-out has to strike also when the user's loop stands still.
+Timers above all: a timeout must fire even when the user's loop is blocked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ServiceLoop:
     """An asyncio loop that runs in a daemon thread of its own, started when first used.
 
-    Where there are no threads, as in a browser, the *substitute* has to do. Every method may be
-    called from any thread.
+    Where there are no threads, as in a browser, *substitute* is used instead. Every method may
+    be called from any thread.
     """
 
     def __init__(self, substitute: asyncio.AbstractEventLoop | None = None) -> None:
@@ -40,7 +40,7 @@ class ServiceLoop:
             return self._loop
 
     def later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Callable[[], None]:
-        """Call ``fn(*args)`` on the service thread after *seconds*; returns what calls it off."""
+        """Call ``fn(*args)`` on the service thread after *seconds*; returns what cancels it."""
         loop = self.loop
         handle: asyncio.TimerHandle | None = None
         called_off = False
@@ -69,7 +69,7 @@ class ServiceLoop:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
         try:
-            # In an empty context: it serves everybody, whichever job happens to need it first.
+            # In an empty context: it serves all jobs, whichever happens to need it first.
             Context().run(thread.start)
         except RuntimeError:
             loop.close()

@@ -1,12 +1,12 @@
-"""SIGINT: it reaches the foreground and nothing else, at once, and never tears our own books.
+"""SIGINT: it reaches the foreground at once, nothing else, and never corrupts our own state.
 
 Python raises ``KeyboardInterrupt`` wherever the main thread happens to be; while an event loop
 runs that is often a step of some background task, or the loop's own code. Here the handler
 raises only where the foreground's own code runs, and otherwise cancels the foreground at its
 await, as `asyncio.Runner` does. Plain asyncio: nothing in this module knows IPython.
 
-`wake_on_signals` makes a quiet loop notice; `run_interruptible` runs a loop for one coroutine;
-`Shielded` makes an interrupt wait where books must not be left half written.
+`wake_on_signals` makes an idle loop notice; `run_interruptible` runs a loop for one coroutine;
+`Shielded` delays an interrupt where state must not be left half written.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SigintHandler = Callable[[FrameType | None], bool]
-"""Is given the frame that SIGINT interrupted; whether to raise KeyboardInterrupt right there."""
+"""Takes the frame that SIGINT interrupted; returns whether to raise KeyboardInterrupt there."""
 
 
 class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
     """A ``KeyboardInterrupt`` at an await.
 
     It is a ``CancelledError`` as well, because what lies between the user's code and the await
-    tidies up for that one only: an ``asyncio.TaskGroup`` would leave its tasks behind, a
+    cleans up for that one only: an ``asyncio.TaskGroup`` would leave its tasks behind, and a
     ``Lock`` or ``Semaphore`` would lose a wake-up that a background task waits for.
     """
 
@@ -52,12 +52,12 @@ Interrupted.__module__ = "builtins"
 def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
     """Run `coro` on `loop` until it is done and return its result; SIGINT interrupts it alone.
 
-    While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once also when the
-    loop is quiet; while its code runs, right there. Other tasks and callbacks are never hit. If
+    While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once even if the loop
+    is idle; while its code runs, right there. Other tasks and callbacks are never hit. If
     the code ends in the same instant, ``KeyboardInterrupt`` is raised here.
 
     Any thread may call it; SIGINT is handled in the main thread, and only if it has Python's
-    default handler, since any other was somebody's choice. Raises ``RuntimeError`` if the
+    default handler, since any other was set on purpose. Raises ``RuntimeError`` if the
     loop is closed, or if a loop runs in this thread already; `coro` is closed then.
     """
     foreground = _Foreground(loop, coro)
@@ -73,15 +73,15 @@ def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any,
 
 
 def complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
-    """Run `loop` until `task` is done, whoever else stops the loop; return the task's result.
+    """Run `loop` until `task` is done, even if the loop is stopped; return the task's result.
 
     ``KeyboardInterrupt`` or ``SystemExit`` out of another task or a signal handler cancels the
-    task and, once that has ended in good order, is raised here.
+    task and, once that has ended, is raised here.
     """
     waiting = True
 
     def stop(_: asyncio.Task[T]) -> None:
-        # Not `loop.stop` itself: one that runs late would end somebody's next run.
+        # Not `loop.stop` itself: one that runs late would end the loop's next run.
         if waiting:
             loop.stop()
 
@@ -99,7 +99,7 @@ def complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
     if stray is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # seen: asyncio need not complain that nobody looked
+        task.exception()  # retrieved, so that asyncio does not log it
     raise stray
 
 
@@ -116,7 +116,7 @@ def refuse_unless_idle(loop: asyncio.AbstractEventLoop) -> None:
 def sigint_for(
     loop: asyncio.AbstractEventLoop, handle: SigintHandler
 ) -> AbstractContextManager[None]:
-    """`sigint_handled` where that is ours to do: in the main thread, over Python's default."""
+    """Return `sigint_handled` where it applies: in the main thread, over Python's default."""
     if threading.current_thread() is not threading.main_thread():
         return nullcontext()
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -126,10 +126,10 @@ def sigint_for(
 
 @contextmanager
 def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> Iterator[None]:
-    """Inside the block SIGINT asks `handle` what to do, and wakes `loop`.
+    """Have SIGINT ask `handle` what to do, and wake `loop`, inside the block.
 
-    Main thread only. Whatever handler was there comes back afterwards, unless somebody has
-    replaced ours by then.
+    Main thread only. The previous handler is restored afterwards, unless ours has been replaced
+    by then.
     """
 
     def sigint(_: int, frame: FrameType | None) -> None:
@@ -152,7 +152,7 @@ def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> It
 
 
 class _Foreground(Generic[T]):
-    """One coroutine, driven step by step so that an interrupt can be put in at its await."""
+    """One coroutine, driven step by step so that an interrupt can be raised at its await."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
@@ -181,7 +181,7 @@ class _Foreground(Generic[T]):
         try:
             return await _Steps(self._drive())
         except (KeyboardInterrupt, SystemExit) as error:
-            # asyncio would let these through the loop, past whatever else is due in this turn.
+            # asyncio would let these through the loop, past whatever else is due in this iteration.
             self._exit = error
             return None  # type: ignore[return-value]  # `run` raises instead
 
@@ -202,7 +202,7 @@ class _Foreground(Generic[T]):
                     yield waits_for
                 except BaseException as thrown:
                     error = thrown
-                    if thrown.__traceback__ is not None:  # begins here, which helps nobody
+                    if thrown.__traceback__ is not None:  # drop our own frames
                         thrown.__traceback__ = thrown.__traceback__.tb_next
         finally:
             self._driver = None
@@ -215,7 +215,7 @@ class _Foreground(Generic[T]):
         return Interrupted()
 
     def interrupt(self, frame: FrameType | None) -> bool:
-        """A `SigintHandler`: called between any two bytecodes of the main thread."""
+        """Act as a `SigintHandler`: called between any two bytecodes of the main thread."""
         self.pending = not self._runs_code(frame)
         if self.pending:
             self._loop.call_soon_threadsafe(self._cancel)
@@ -227,10 +227,10 @@ class _Foreground(Generic[T]):
             self._task.cancel()
 
     def _runs_code(self, frame: FrameType | None) -> bool:
-        """Whether `frame` is the coroutine's code, and not asyncio's or ours around it.
+        """Return whether `frame` is the coroutine's code, and not asyncio's or ours around it.
 
-        Within asyncio, even on behalf of the coroutine, a future may be half done and its
-        callbacks not scheduled: a task that waits for it would wait forever.
+        Within asyncio, even on behalf of the coroutine, a future may be half resolved, its
+        callbacks not yet scheduled: a task that waits for it would wait forever.
         """
         if frame is None or self._driver is None or self._task is None:
             return False
@@ -246,7 +246,7 @@ class _Foreground(Generic[T]):
 
 
 class _Steps(Generic[T]):
-    """An awaitable out of a generator."""
+    """An awaitable made from a generator."""
 
     def __init__(self, steps: Generator[Any, None, T]) -> None:
         self._steps = steps
@@ -256,10 +256,10 @@ class _Steps(Generic[T]):
 
 
 def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Let every signal end the loop's select, wherever and however shortly before it comes.
+    """Let every signal end the loop's select, even one that arrives just before it.
 
-    Without a descriptor only a signal that lands in the main thread, and not before the select,
-    would. One that is set already stays: it is the loop's own, made by ``add_signal_handler``,
+    Without a descriptor, only a signal delivered to the main thread during the select would. One
+    that is set already stays: it is the loop's own, made by ``add_signal_handler``,
     whose handlers are called only through it, or there is one because the platform's loop always
     has it. Main thread only. Returns what undoes it.
     """
@@ -292,7 +292,7 @@ def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
 
 @contextmanager
 def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Inside the block every signal ends the loop's select, as `wake_on_signals` does."""
+    """Let every signal end the loop's select inside the block, as `wake_on_signals` does."""
     undo = wake_on_signals(loop)
     try:
         yield
@@ -309,13 +309,13 @@ _SIGINT = int(signal.SIGINT)
 
 
 class Shielded:
-    """``with Shielded():`` lets SIGINT wait until the end of the block. Any thread may use it.
+    """A context manager that delays SIGINT until the end of the block. Any thread may use it.
 
     Between a job's number and its start an interrupt would leave a job that never ends; in the
     middle of recording output it would lose a line.
 
-    Only the main thread is ever interrupted; elsewhere it does nothing. For short moments in
-    which nothing of the user's runs; a second interrupt is raised at once, should that fail.
+    Only the main thread is ever interrupted; elsewhere it does nothing. For short blocks in
+    which no user code runs; a second interrupt is raised at once, should the block hang.
     """
 
     __slots__ = ("_before", "_seen")

@@ -1,7 +1,7 @@
 """Where running code is right now: the stack of a thread, the await chain of a task.
 
-Asked from outside, from any thread: what is looked at is not stopped and pays nothing. Frames are
-told as `traceback.FrameSummary`; which of them are the user's, and how to call them, is here, too.
+Read from outside, by any thread, without stopping or slowing what is looked at. Frames are given
+as `traceback.FrameSummary`; which of them are the user's, and how to name them, is here, too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _LONG = 60  # characters of an expression that is named
 
 
 def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummary]:
-    """The stack of the thread with identifier *thread*, from the user's first frame on.
+    """Return the stack of the thread with identifier *thread*, from the user's first frame on.
 
-    With *below* it is what the last call of that code has called.
+    With *below*, only the frames below the last call of that code.
     """
     frames = _outermost_first(sys._current_frames().get(thread))
     for i in range(len(frames) - 1, -1, -1):
@@ -48,10 +48,10 @@ def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummar
 
 
 def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameSummary]:
-    """Where *task* of *loop*, which runs in *thread*, is: all awaits down to the innermost.
+    """Return the awaits of *task* of *loop*, which runs in *thread*, down to the innermost.
 
-    The task's own `get_stack` gives the outermost frame only. Where a task waits for several,
-    the one that runs now is followed, else the first that has not ended.
+    The task's own `get_stack` gives the outermost frame only. Where a task waits for several
+    others, the one that runs now is followed, else the first that has not ended.
     """
     if not isinstance(task, asyncio.Task) or task.done():
         return []
@@ -61,7 +61,7 @@ def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> l
 def running_stack(
     task: asyncio.Task[Any] | None, thread: int, loop: asyncio.AbstractEventLoop
 ) -> list[FrameSummary]:
-    """The stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
+    """Return the stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
     if task is None or not _is_current(task, loop):
         return []
     return _summaries(_users(_step_of(task, thread)))
@@ -91,7 +91,7 @@ def _frames(
 
 
 def _step(awaited: object) -> tuple[FrameType | None, object]:
-    """The frame of one link of the chain, and the next link."""
+    """Return the frame of one link of the chain, and the next link."""
     if isinstance(awaited, CoroutineType):
         return awaited.cr_frame, awaited.cr_await
     if isinstance(awaited, GeneratorType):
@@ -110,9 +110,9 @@ def _stands_for(
     task: asyncio.Task[Any],
     seen: set[int],
 ) -> asyncio.Future[Any] | None:
-    """What is behind a future on which *frame* waits: of a gather, a group, a wait, a shield.
+    """Return what is behind a future on which *frame* waits: a gather, group, wait or shield.
 
-    The frame is one of *task*; what was *seen* before, by `id`, leads back.
+    The frame is one of *task*; what was *seen* before, by `id`, is a cycle.
     """
     local = frame.f_locals if frame is not None and _package(frame) == "asyncio" else {}
     for candidates in (
@@ -131,7 +131,7 @@ def _stands_for(
 def _awaited_by(
     task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
 ) -> Iterator[asyncio.Task[Any]]:
-    """The tasks for which *task* waits, where asyncio keeps account of that (Python 3.14)."""
+    """Yield the tasks for which *task* waits, where asyncio records that (Python 3.14)."""
     capture: Any = getattr(asyncio, "capture_call_graph", None)
     if capture is None:
         return
@@ -142,7 +142,7 @@ def _awaited_by(
 
 
 def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:
-    """The tasks and futures among the local variables of asyncio's own functions."""
+    """Yield the tasks and futures among the local variables of asyncio's own functions."""
     for value in values:
         group = getattr(value, "_tasks", None) if _is_group(value) else value
         if isinstance(group, asyncio.Future):
@@ -153,7 +153,7 @@ def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:
 
 
 def _age(future: asyncio.Future[Any]) -> tuple[int, str]:
-    """A set knows no order, but tasks are numbered as they are made."""
+    """Return a sort key: sets have no order, but tasks are numbered as they are made."""
     name = future.get_name() if isinstance(future, asyncio.Task) else ""
     return len(name), name
 
@@ -163,7 +163,7 @@ def _is_group(value: object) -> bool:
 
 
 def _shielded(future: asyncio.Future[Any]) -> Iterator[object]:
-    """What asyncio's own callbacks of the future hold: for `shield` the inner task."""
+    """Yield what asyncio's own callbacks on the future hold: for `shield`, the inner task."""
     for entry in getattr(future, "_callbacks", None) or ():
         callback = entry[0] if isinstance(entry, tuple) else entry
         if getattr(callback, "__module__", "") != "asyncio.tasks":
@@ -177,7 +177,7 @@ def _is_current(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> boo
 
 
 def _step_of(task: asyncio.Task[Any], thread: int) -> list[FrameType]:
-    """The frames of the step that the task is in the middle of."""
+    """Return the frames of the step that the task is in the middle of."""
     frames = _outermost_first(sys._current_frames().get(thread))
     outermost = getattr(task.get_coro(), "cr_frame", None)
     for i, frame in enumerate(frames):
@@ -199,7 +199,7 @@ def _outermost_first(frame: FrameType | None) -> list[FrameType]:
 
 
 def _users(frames: list[FrameType]) -> list[FrameType]:
-    """From the user's outermost frame on, without what is ours and IPython's."""
+    """Return the frames from the user's outermost on, without ours and IPython's."""
     for i, frame in enumerate(frames):
         if _package(frame) not in _OUTSIDE:
             return [one for one in frames[i:] if _package(one) not in _HIDDEN]
@@ -233,23 +233,23 @@ def _summary(frame: FrameType) -> FrameSummary:
 
 
 def _position(code: CodeType, at: int) -> tuple[int | None, int | None, int | None, int | None]:
-    """Line, last line, column and last column of the expression that the instruction is for."""
+    """Return line, last line, column and last column of the instruction's expression."""
     nothing = (None, None, None, None)
     return next(islice(code.co_positions(), at // 2, None), nothing) if at >= 0 else nothing
 
 
 def no_cells(filename: str) -> int | None:
-    """For where there are none."""
+    """Return None: a `Cells` for where there are no cells."""
     return None
 
 
 def is_library(filename: str) -> bool:
-    """Whether a source file is Python's own, an installed package's or this package's."""
+    """Return whether a source file is Python's own, an installed package's or this package's."""
     return filename.startswith(_libraries()) or filename.startswith("<frozen")
 
 
 def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
-    """The innermost frame of the user's own code; if all are libraries', the innermost."""
+    """Return the innermost frame of the user's own code; if all are libraries', the innermost."""
     for frame in reversed(stack):
         if not is_library(frame.filename):
             return frame
@@ -257,7 +257,7 @@ def innermost(stack: Sequence[FrameSummary]) -> FrameSummary | None:
 
 
 def place(frame: FrameSummary, cells: Cells = no_cells) -> str:
-    """Where a frame is: ``cell 7, line 2`` or ``train.py:12``."""
+    """Return where a frame is: ``cell 7, line 2`` or ``train.py:12``."""
     number = cells(frame.filename)
     if number is not None:
         return f"cell {number}, line {frame.lineno}"
@@ -268,7 +268,7 @@ def place(frame: FrameSummary, cells: Cells = no_cells) -> str:
 
 
 def doing(frame: FrameSummary) -> str:
-    """What a frame is doing: the call it is in, as ``time.sleep``, else its expression or line."""
+    """Return what a frame is doing: its call, as ``time.sleep``, else its expression or line."""
     text = _expression(frame)
     try:
         tree = ast.parse(text.strip(), mode="eval").body if text else None
@@ -284,12 +284,12 @@ def doing(frame: FrameSummary) -> str:
 
 
 def source_line(frame: FrameSummary) -> str:
-    """The line of source, without the blanks around it; empty if there is none."""
+    """Return the line of source, stripped; empty if there is none."""
     return frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
 
 
 def _expression(frame: FrameSummary) -> str:
-    """The source of the expression that the frame evaluates; empty if it cannot be told."""
+    """Return the source of the expression that the frame evaluates; empty if it is unknown."""
     first, last = frame.lineno, getattr(frame, "end_lineno", None)
     start, end = getattr(frame, "colno", None), getattr(frame, "end_colno", None)
     if first is None or last is None or start is None or end is None:

@@ -31,7 +31,7 @@ def strip_ansi(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Return `text` without colours, and with what would act instead of show as ``\x1b``.
+    r"""Return `text` without colours, with control characters escaped, as ``\x1b``.
 
     Line feeds and tabs stay. The result can be encoded as UTF-8.
     """
@@ -97,7 +97,7 @@ def columns_of(text: str) -> int:
 
 
 def cut_end(text: str, columns: int) -> str:
-    """Return `text` cut to `columns`, with an ellipsis where something went."""
+    """Return `text` cut to `columns`, with an ellipsis if anything was cut."""
     return text if columns_of(text) <= columns else _fitting(text, columns - 1) + "…"
 
 
@@ -138,7 +138,7 @@ def _bounded(x: Any, limit: int, level: int) -> str:
     """
     own: object = type(x).__repr__
     if own in _TEXTS or (isinstance(x, str | bytes | bytearray) and len(x) > _MANY):
-        return repr(x[: limit + 1])  # whoever cuts the line sees that it goes on
+        return repr(x[: limit + 1])  # one extra, so that the cut shows that it goes on
     if isinstance(x, int) and x.bit_length() > _LONG_INT:
         return f"<{_type_name(x)} of {x.bit_length():,} bits>"
     if own in _BRACKETS and len(x):

@@ -1,4 +1,4 @@
-"""A background job cannot ask: `input`, `getpass` and `breakpoint` in one raise at once."""
+"""Makes `input`, `getpass` and `breakpoint` raise at once in a background job, which cannot ask."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def refuse_questions(kernel: Any = None) -> Callable[[], None]:
-    """Begin to refuse; returns what ends it.
+    """Make questions raise in jobs from now on; returns what ends that.
 
-    *kernel* is ipykernel's, which puts its own `input` in place for each cell and takes it away
-    afterwards, so that both it and what it puts back must be covered.
+    *kernel* is ipykernel's, which installs its own `input` for each cell and removes it
+    afterwards, so both it and what it restores must be covered.
     """
     originals: dict[Callable[..., Any], Callable[..., Any]] = {}
     for holder, name, what in _places(kernel):

@@ -18,7 +18,7 @@ class Attribute:
         setattr(owner, name, value)
 
     def restore(self) -> None:
-        """Put back what was there, unless somebody has replaced ours since."""
+        """Put back the original, unless ours has been replaced since."""
         if vars(self._owner).get(self._name) is not self._value:
             return
         if self._before is _MISSING:

@@ -1,8 +1,8 @@
 """Attributes that have one value for the foreground, and their own for each job that sets them.
 
-Code that captures output does it by setting an attribute that everybody shares, `sys.stdout` or
-`shell.display_pub`, and putting back later what it found there. Here the attribute is a property
-of the owner's class: who sets it sets it for itself. The child tasks and threads of a job see
+Code that captures output does it by setting an attribute that all code shares, `sys.stdout` or
+`shell.display_pub`, and restoring it later. Here the attribute is a property
+of the owner's class: code that sets it sets it for itself. The child tasks and threads of a job see
 what the job has set, as long as it is set, until they set it themselves.
 """
 
@@ -19,14 +19,14 @@ from ipy_bgtasks.context import caller
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Nothing of one's own: what is around holds.
+#: No value of its own: the enclosing one holds.
 UNSET: Any = object()
 #: It was deleted: there is no such attribute.
 DELETED: Any = object()
 
 
 class _Own:
-    """What one task or thread of a job has set; *outer* is what it was born into."""
+    """What one task or thread of a job has set; *outer* is what it inherited."""
 
     __slots__ = ("__weakref__", "job", "outer", "setter", "value")
 
@@ -40,7 +40,7 @@ class _Own:
 class ByContext:
     """One such attribute. Any thread may call.
 
-    *base* is the value for all who have set none.
+    *base* is the value for those that have set none.
     """
 
     def __init__(self, name: str, base: Any) -> None:
@@ -71,7 +71,7 @@ class ByContext:
         return value
 
     def put(self, value: Any) -> None:
-        """Set the value of whoever calls; what is around anyway needs no keeping."""
+        """Set the caller's value; one equal to the enclosing value is not stored."""
         job = caller()
         if job is None:
             self.foreground = UNSET if value is self.base else value
@@ -92,21 +92,21 @@ class ByContext:
 
     @property
     def replaced(self) -> bool:
-        """Whether anybody has a value of their own at the moment."""
+        """Whether any context has a value of its own at the moment."""
         taken = any(value is not UNSET for value in list(self._taken.values()))
         return taken or self.foreground is not UNSET or bool(self._jobs_own)
 
     def take_along(self, job: Any) -> None:
-        """Let the foreground's value be *job*'s, which was the foreground until now."""
+        """Give the foreground's value to *job*, which was the foreground until now."""
         self._taken[job], self.foreground = self.foreground, UNSET
 
     def delete(self) -> None:
-        """Delete it for whoever calls; raises `AttributeError` if it was deleted before."""
+        """Delete it for the caller; raises `AttributeError` if it was deleted before."""
         self.get()
         self.put(DELETED)
 
     def as_property(self) -> property:
-        """Return what stands in the class of the owner."""
+        """Return the property to put in the owner's class."""
         return property(self._get, lambda _, value: self.put(value), lambda _: self.delete())
 
     def _get(self, _owner: Any) -> Any:
@@ -119,8 +119,8 @@ def give_class(owner: Any, attributes: list[ByContext], **members: Any) -> Calla
 
     *members* are what else the subclass needs.
 
-    Returns what undoes it, which returns False and does nothing if somebody has done the like
-    since, with a subclass of ours.
+    Returns what undoes it, which returns False and does nothing if ours has been subclassed in
+    the same way since.
     """
     cls: Any = type(owner)
     members |= {each.name: each.as_property() for each in attributes}

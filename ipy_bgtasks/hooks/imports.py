@@ -1,4 +1,4 @@
-"""Hearing that a module was imported, the moment it was, without importing it."""
+"""Calls back the moment a module is imported, without importing it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def when_imported(name: str, act: Callable[[Any], object]) -> Callable[[], None]:
-    """Call *act* with the module *name* as soon as it is there; returns what ends the waiting.
+    """Call *act* with the module *name* once it is imported; returns what ends the waiting.
 
-    If it is there already that is at once, else right after its code has run, in the thread that
-    imports it and before anybody else sees it. What *act* raises fails that import.
+    If it is imported already, that is at once; else right after its code has run, in the thread
+    that imports it and before other code sees it. What *act* raises fails that import.
     """
     if name in sys.modules:
         act(sys.modules[name])
@@ -26,19 +26,19 @@ def when_imported(name: str, act: Callable[[Any], object]) -> Callable[[], None]
 
 
 class _Finder:
-    """Stands first among the finders of modules, and finds one: as the others do."""
+    """A module finder, first in line, that finds one module by way of the others."""
 
     def __init__(self, name: str, act: Callable[[Any], object]) -> None:
         self._name = name
         self._act = act
 
     def end(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Find it by way of the others, and see it run."""
+        """Find the module by way of the other finders, and hook its execution."""
         if name != self._name:
             return None
         self.end()

@@ -1,17 +1,18 @@
-"""Who replaces `sys.stdout` replaces it for itself.
+"""Code that replaces `sys.stdout` replaces it for itself only.
 
 `contextlib.redirect_stdout`, `%%capture`, rich's `Progress`, click's and pytest's runners all do
-the same: read `sys.stdout`, put something else there, and put the old one back later. In a process
-with several jobs that takes everybody's output. While this is in force, `stdout`, `stderr` and
-`displayhook` are properties of the module `sys`, with a value for each context: `by_context`.
+the same: read `sys.stdout`, replace it, and restore it later. In a process
+with several jobs that captures the output of all of them. While this is in force, `stdout`,
+`stderr` and `displayhook` are properties of the module `sys`, with
+a value for each context: `by_context`.
 
-`print` is C code and asks no property: it looks into the module's dictionary. That holds the real
-stream as long as nobody has replaced anything, at no cost, and a stand-in while somebody has. Who
-reads `sys.stdout` in Python never gets the stand-in, so that a replacement that writes on to the
-stream it replaced does not meet itself again.
+`print` is C code and bypasses properties: it looks into the module's dictionary. That holds the
+real stream as long as nothing is replaced, at no cost, and a stand-in otherwise. Python code that
+reads `sys.stdout` never gets the stand-in, so that a replacement that writes on to the stream it
+replaced does not recurse.
 
-Before Python 3.14 `print` holds no reference of its own to the stream: what once stood in the
-dictionary must not go away while another thread prints. So stand-ins and real streams are kept.
+Before Python 3.14 `print` holds no reference of its own to the stream: what was once in the
+dictionary must not be freed while another thread prints. So stand-ins and real streams are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NAMES = ("stdout", "stderr")
 
 
 class _StandIn:
-    """Stands in the dictionary of `sys` while a stream is replaced: asks whose text it is."""
+    """Stand-in in the dictionary of `sys` while a stream is replaced; finds the caller's stream."""
 
     def __init__(self, name: str, find: Callable[[], Any]) -> None:
         self.__dict__.update(_name=name, _find=find)
@@ -42,17 +43,17 @@ class _StandIn:
         return target
 
     def write(self, text: str) -> Any:
-        """Write to the stream of whoever calls; to None as `print` does, nowhere."""
+        """Write to the caller's stream; if that is None, nowhere, as `print` does."""
         target = self._target()
         return None if target is None else target.write(text)
 
     def flush(self) -> None:
-        """Flush the stream of whoever calls."""
+        """Flush the caller's stream."""
         if (target := self._target()) is not None:
             target.flush()
 
     def __call__(self, value: Any) -> Any:
-        """Show the value of an expression, as the display hook of whoever calls does."""
+        """Show the value of an expression, as the caller's display hook does."""
         return self._target()(value)
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +61,7 @@ class _StandIn:
 
 
 class _Entry(ByContext):
-    """One attribute of `sys`, and what stands for it in the module's dictionary."""
+    """One attribute of `sys`, and its stand-in in the module's dictionary."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, None)
@@ -71,7 +72,7 @@ class _Entry(ByContext):
         self._lock = threading.RLock()  # a signal handler may print, or replace
 
     def put(self, value: Any) -> None:
-        """Replace the caller's, or, with a real one, be done with that."""
+        """Replace the caller's stream; a real one ends the replacement."""
         with self._lock:
             if value is self.stand_in or any(value is each for each in self._once_real):
                 value = self.base
@@ -79,7 +80,7 @@ class _Entry(ByContext):
             self.settle()
 
     def make_real(self, value: Any) -> None:
-        """Let it be what all have who have replaced none."""
+        """Make *value* the stream of all code that has replaced none."""
         with self._lock:
             if not any(value is each for each in self._once_real):
                 self._once_real.append(value)
@@ -87,18 +88,18 @@ class _Entry(ByContext):
             self.settle()
 
     def take_along(self, job: Any) -> None:
-        """Do so, and settle."""
+        """Give the foreground's value to *job*, and settle."""
         with self._lock:
             super().take_along(job)
             self.settle()
 
     def settle(self) -> None:
-        """Have the stand-in in its place while anybody needs it, else the real one."""
+        """Put the stand-in in the dictionary while it is needed, else the real stream."""
         if self.real:
             vars(sys)[self.name] = self.stand_in if self.replaced else self.base
 
     def begin(self, key: object, value: Any) -> None:
-        """Let *value* be real until `end`."""
+        """Make *value* real until `end`."""
         with self._lock:
             if not self.real:
                 before = vars(sys).get(self.name)
@@ -109,14 +110,14 @@ class _Entry(ByContext):
             self.make_real(value)
 
     def end(self, key: object) -> bool:
-        """Let what was real before be it again; returns whether nobody is left."""
+        """Restore what was real before; returns whether no loading is left."""
         with self._lock:
             self.real = [each for each in self.real if each[0] is not key]
             self.make_real(self.real[-1][1])
             return len(self.real) == 1
 
     def put_back(self) -> None:
-        """Leave in `sys` what was there, or what the foreground has put in its place since."""
+        """Leave in `sys` the original, or what the foreground has replaced it with since."""
         with self._lock:
             self.real.clear()
             if self.foreground is DELETED:
@@ -131,10 +132,10 @@ _CLASS_BACK: list[Callable[[], bool]] = []
 
 
 def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
-    """Begin, with the *real* streams by name in place of those that are there.
+    """Give each job its own streams, with the *real* ones by name in place of the current ones.
 
-    Returns what ends it, and puts back the streams that were there, or what the foreground has put
-    in their place since. Main thread only.
+    Returns what ends that and restores the original streams, or what the foreground has replaced
+    them with since. Main thread only.
     """
     key = object()
     for name, entry in _ENTRIES.items():
@@ -144,7 +145,7 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
 
     def end() -> None:
         alone = [entry.end(key) for entry in _ENTRIES.values()]
-        # Under somebody else's class ours stays, and does nothing.
+        # Beneath another subclass ours stays, and does nothing.
         if all(alone) and _CLASS_BACK[0]():
             _CLASS_BACK.clear()
             for entry in _ENTRIES.values():
@@ -154,7 +155,7 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
 
 
 def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
-    """Pickle it by name: cloudpickle, which does so with modules, knows them by their very class.
+    """Pickle the module by name, which cloudpickle does only for the exact module class.
 
     Functions that use `sys` are sent to processes.
     """
@@ -162,16 +163,16 @@ def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
 
 
 def real(name: str) -> Any:
-    """Return the stream that is nobody's replacement; to be called while each job has its own."""
+    """Return the stream that is not a replacement; call this while each job has its own."""
     return _ENTRIES[name].base
 
 
 def take_along(job: Any) -> None:
-    """Let what the foreground has replaced be *job*'s, which was the foreground until now."""
+    """Give what the foreground has replaced to *job*, which was the foreground until now."""
     for entry in _ENTRIES.values():
         entry.take_along(job)
 
 
 def make_real(name: str, stream: Any) -> None:
-    """Let *stream* be the real one for everybody from now on."""
+    """Make *stream* the real one for all code from now on."""
     _ENTRIES[name].make_real(stream)

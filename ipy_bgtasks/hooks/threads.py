@@ -1,15 +1,15 @@
-"""The two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`, hooked once.
+"""Hooks for the two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`.
 
-A new thread begins with an empty context, so that nobody could tell whose output it writes: one
+A new thread begins with an empty context, so its output could not be attributed to a job: one
 that a job starts runs in a copy of the job's context, and so does each call that a job hands to a
 `ThreadPoolExecutor`, whose threads belong to no job.
 
-Python waits at its end for threads that are not daemons, and for all threads of executors. What a
-job started is to end with the session, as the job does: its threads are daemons, and an executor's
-thread that is busy for a job is known, so that it need not be waited for.
+At exit Python waits for threads that are not daemons, and for all threads of executors. What a job
+started must end with the session, as the job does: its threads are daemons, and an executor's
+thread that is busy for a job is recorded, so that Python need not wait for it.
 
-The hooks are put in place with the first loading and stay there, since somebody else may have
-put theirs around them; while nothing is loaded they do nothing.
+The hooks are installed with the first loading and stay there, since other hooks may have been
+wrapped around them; while nothing is loaded they do nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ThreadsOfJobs:
         self._submitting = threading.local()
 
     def listen(self) -> Callable[[], None]:
-        """Begin to look after them; returns what ends it."""
+        """Track the threads of jobs from now on; returns what ends that."""
         with self._lock:
             self._loads += 1
             if not self._hooked:
@@ -54,7 +54,7 @@ class ThreadsOfJobs:
         return end
 
     def let_go(self) -> None:
-        """The session ends: Python need not wait for the threads that are busy for jobs now."""
+        """Let Python exit without waiting for the threads that are busy for jobs now."""
         waited_for: Any = getattr(_pools, "_threads_queues", {})
         with getattr(_pools, "_global_shutdown_lock", self._lock):
             for thread in list(self._busy):
@@ -101,7 +101,7 @@ class ThreadsOfJobs:
         try:
             return fn(*args, **kwargs)
         except BaseException as error:
-            if error.__traceback__ is not None:  # begins here, which helps nobody
+            if error.__traceback__ is not None:  # drop our own frame
                 error.__traceback__ = error.__traceback__.tb_next
             raise
         finally:
@@ -115,8 +115,8 @@ threads_of_jobs = ThreadsOfJobs()
 def executor_for_jobs(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     """Give jobs a default executor of their own on *loop*; returns what undoes it.
 
-    A thread that was started for somebody else cannot be made a daemon any more: a job's
-    `asyncio.to_thread` meets none of those. Does nothing for a loop that is not written in Python.
+    A thread that was started for other code can no longer be made a daemon: a job's
+    `asyncio.to_thread` uses none of those. Does nothing for a loop that is not written in Python.
     """
     run_in_executor = loop.run_in_executor
     executors: list[ThreadPoolExecutor] = []
