@@ -1,7 +1,7 @@
-"""CODE -> work: what was typed becomes something that can be run anywhere.
+"""CODE -> work: turns what was typed into something that can run anywhere.
 
-Knows syntax trees and a namespace, no shell. ``text`` parses, ``names`` finds which names CODE
-loads, ``static`` tells what they stand for, ``plan`` decides how a value is run, ``compile``
+Knows syntax trees and a namespace, but no shell. ``text`` parses, ``names`` finds which names
+CODE loads, ``static`` tells what they stand for, ``plan`` decides how a value is run, ``compile``
 makes the function, ``read`` puts it together.
 """
 

@@ -1,4 +1,4 @@
-"""What a work's call does around the compiled code, at the time and place where it runs."""
+"""What a work's call does around the compiled code, when and where it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Cell", "called", "settled"]
 
 
 def called(get: Callable[[], Any]) -> Any:
-    """Evaluate something of which only the value tells whether it is a function to call."""
+    """Evaluate, and call the value if it turns out to be a function."""
     return _call_if_function(get())
 
 
@@ -28,7 +28,7 @@ async def settled(get: Callable[[], Awaitable[Any]], *, call: bool = False) -> A
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Statements over the live namespace, and the expression they end with."""
+    """Statements that run in the live namespace, and the expression they end with."""
 
     body: CodeType | None
     last: CodeType | None
@@ -42,13 +42,13 @@ class Cell:
         return _awaits(self.body) or _awaits(self.last)
 
     def run(self) -> Any:
-        """Run it; the value of a last expression is the result."""
+        """Run the cell and return the value of its last expression, if there is one."""
         if self.body is not None:
             exec(self.body, self.namespace)
         return None if self.last is None else eval(self.last, self.namespace)
 
     async def run_async(self) -> Any:
-        """As ``run``, on the running loop."""
+        """Run the cell on the running loop; otherwise as ``run``."""
         if self.body is not None:
             await _evaluated(self.body, self.namespace)
         if self.last is None:

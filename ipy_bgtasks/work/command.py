@@ -24,9 +24,9 @@ _ASSIGNED = re.compile(r"(?P<target>[\w\s.,*]+(\[[^\]]*\])*)\s*=\s*!(?!=)(?P<com
 
 
 def command_in(code: str) -> str | None:
-    """The command in CODE of the form ``!command``; None if it is something else.
+    """Return the command in CODE of the form ``!command``, or None for any other CODE.
 
-    Raises `BadInput` where there is no command, or where its output is to be assigned.
+    Raises `BadInput` if the command is empty, or if its output is to be assigned.
     """
     if not code.startswith("!"):
         if (match := _ASSIGNED.match(code)) is not None:
@@ -39,7 +39,7 @@ def command_in(code: str) -> str | None:
     command = code[1:].strip()
     if command.startswith("!"):
         raise BadInput(f"!! is for the foreground: write %bg !{command[1:].strip()}")
-    # A semicolon at the end is for IPython, if the shell has no use for it.
+    # A semicolon at the end is IPython's, unless the shell needs it.
     if command.endswith(";") and not command.endswith((";;", "\\;")):
         command = command[:-1].rstrip()
     if not command:
@@ -48,9 +48,9 @@ def command_in(code: str) -> str | None:
 
 
 def command_work(command: str, code: str, expand: Callable[[str], str] = str) -> Work:
-    """Work that is *command*, with the user's variables filled in by *expand* now.
+    """Return work that runs *command*, with the user's variables filled in by *expand* now.
 
-    It is to run in the directory in which it was launched.
+    It runs in the directory in which it was launched.
     """
     command = expand(command)
     return Work(
@@ -63,7 +63,7 @@ def command_work(command: str, code: str, expand: Callable[[str], str] = str) ->
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A shell command, and what of its surroundings is fixed at launch. Calling it starts it."""
+    """A shell command with the settings fixed at launch. Calling it starts it."""
 
     text: str
     directory: str = field(default_factory=os.getcwd)
@@ -76,10 +76,10 @@ class Command:
     """Whether what it writes to stderr comes out of stdout."""
 
     def __call__(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own; OSError if that cannot be.
+        """Start the command in a session of its own; raises `OSError` if that fails.
 
-        The shell is the user's, as for ``!``. A Python in it does not hold back what it prints.
-        *environment* is added to the variables there are.
+        The shell is the user's, as for ``!``. A Python process in it does not buffer its output.
+        *environment* is added to the existing variables.
         """
         import subprocess
 

@@ -14,7 +14,7 @@ from .text import Text
 
 __all__ = ["cell_codes", "expression_call", "storing"]
 
-# No identifier, so that no name of the user's can be hidden by it.
+# Not an identifier, so that it cannot shadow a name of the user's.
 _VALUE = ".value"
 
 
@@ -27,7 +27,7 @@ def expression_call(
     binds: Collection[str],
     is_async: bool,
 ) -> partial[Any]:
-    """A call that evaluates the expression with these names bound, the others live.
+    """Return a call that evaluates the expression with these names bound and the others live.
 
     ``binds`` are the names that ``:=`` binds in the namespace.
     """
@@ -44,7 +44,7 @@ def storing(
     *,
     binds: Collection[str],
 ) -> partial[None]:
-    """A call that binds the targets to its one argument."""
+    """Return a call that binds the targets to its one argument."""
     match targets:
         case [ast.Name(id=name)]:
             return partial(setitem, namespace, name)
@@ -56,7 +56,7 @@ def storing(
 
 
 def cell_codes(tree: ast.Module, text: Text) -> tuple[CodeType | None, CodeType | None]:
-    """The code of the statements, and of the expression they end with."""
+    """Return the code of the statements, and of the expression they end with."""
     body, last = tree.body, None
     final = body[-1]
     if isinstance(final, ast.Expr):

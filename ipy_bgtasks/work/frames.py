@@ -55,5 +55,5 @@ AT_TOP_LEVEL: Final[Mapping[str, Callable[..., Any]]] = {
     "dir": _dir,
     "exec": _exec,
 }
-# Of a function's locals CODE gets those it names; for these it cannot be known which they need.
+# CODE gets those of a function's locals that it names; what these need cannot be known.
 SEES_LOCALS: Final = frozenset({*AT_TOP_LEVEL, "eval"})

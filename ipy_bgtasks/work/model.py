@@ -22,11 +22,11 @@ def _same_tree(tree: ast.Module) -> ast.Module:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One thing to run, ready for any runner; nothing of it has run yet.
+    """One thing to run, ready for any runner; none of it has run yet.
 
     ``call`` takes no arguments and may be called from any thread. Where ``is_async`` is true it
     is a coroutine function, to be called and awaited on one event loop; otherwise it returns the
-    value, which may turn out to be awaitable. Where it can be, it is a ``functools.partial`` of a
+    value, which may turn out to be awaitable. Where possible, it is a ``functools.partial`` of a
     compiled function and the names bound at launch as keywords, so that it can be pickled.
     """
 

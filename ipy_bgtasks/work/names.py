@@ -19,10 +19,10 @@ Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 class Names:
-    """What an expression asks of the scope around it.
+    """What an expression needs from the enclosing scope.
 
     ``loads``: names it reads and does not bind itself; ``walrus``: names that ``:=`` binds in
-    the scope around it; ``awaits`` and ``yields``: whether its own scope would have to be a
+    the enclosing scope; ``awaits`` and ``yields``: whether its own scope would have to be a
     coroutine, a generator.
     """
 
@@ -41,7 +41,7 @@ _COMPREHENSIONS = frozenset({ast.ListComp, ast.SetComp, ast.DictComp, ast.Genera
 
 
 def names_in(*nodes: ast.AST) -> Names:
-    """The names of expressions that stand beside each other in one scope."""
+    """Return the names of sibling expressions in one scope."""
     found = Names()
     for node in nodes:
         _visit(node, _NOTHING, found)
@@ -85,13 +85,13 @@ def _visit_lambda(node: ast.Lambda, bound: frozenset[str], found: Names) -> None
 
 
 def parameters(spec: ast.arguments) -> frozenset[str]:
-    """The names that the parameters of a function bind."""
+    """Return the names that the parameters of a function bind."""
     every = (*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg)
     return frozenset(each.arg for each in every if each is not None)
 
 
 def _visit_comprehension(node: Comprehension, bound: frozenset[str], found: Names) -> None:
-    # The first iterable belongs to the scope around; all the rest is a scope of its own.
+    # The first iterable belongs to the enclosing scope; the rest is a scope of its own.
     first, *others = node.generators
     _visit(first.iter, bound, found)
     inside = bound.union(*(_stored(each.target) for each in node.generators))
@@ -100,7 +100,7 @@ def _visit_comprehension(node: Comprehension, bound: frozenset[str], found: Name
         _visit(part, inside, inner)
     found.loads |= inner.loads
     found.walrus |= inner.walrus
-    if not isinstance(node, ast.GeneratorExp):  # which waits only when somebody iterates it
+    if not isinstance(node, ast.GeneratorExp):  # awaits only when it is iterated
         found.awaits |= inner.awaits or any(each.is_async for each in node.generators)
 
 
@@ -117,7 +117,7 @@ def _stored(target: ast.AST) -> set[str]:
 
 
 def assigned(*nodes: ast.AST) -> frozenset[str]:
-    """The names that statements or assignment targets bind in their own scope, roughly."""
+    """Return the names that statements or assignment targets bind in their own scope, roughly."""
     names: set[str] = set()
     waiting = list(nodes)
     while waiting:
@@ -145,7 +145,7 @@ def _names_bound_by(node: ast.AST) -> set[str]:
 
 
 def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
-    """The values that the names have now, those left out that are looked up later.
+    """Return the current values of the names, except those that are looked up later.
 
     Raises ``BadInput`` for a name that does not exist.
     """

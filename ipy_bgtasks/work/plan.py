@@ -40,7 +40,7 @@ def plan_for(node: ast.expr, bound: Mapping[str, Any], *, awaits: bool) -> Plan:
     ``awaits``: the expression itself contains an ``await``. Raises ``BadInput`` for what cannot
     be run.
     """
-    if isinstance(node, ast.Await):  # how much to await is said already
+    if isinstance(node, ast.Await):  # the code says already how much to await
         return Plan(node, is_async=True)
     plan = _plan(node, bound)
     if awaits and not plan.is_async:
@@ -91,7 +91,7 @@ def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
 
 
 def _plan_lambda(node: ast.Lambda, bound: Mapping[str, Any]) -> Plan:
-    """A lambda that makes one call counts as that call."""
+    """Return the plan of a lambda; one that makes a single call counts as that call."""
     kind = Kind.PLAIN
     if isinstance(node.body, ast.Call):
         hidden = parameters(node.args)
@@ -114,7 +114,7 @@ def _plan_call(call: ast.Call, kind: Kind, made_by: ast.expr | None = None) -> P
 
 
 def _kind_of_calling(function: ast.expr, bound: Mapping[str, Any]) -> Kind:
-    """What a call of this would give; a partial gives what its function does."""
+    """Return what calling this would give; a partial gives what its function does."""
     while isinstance(function, ast.Call) and _makes_partial(function, bound):
         function = function.args[0]
     return kind_of(resolve(function, bound))
@@ -145,6 +145,6 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _shown(node: ast.expr) -> str:
-    """The expression for a message: on one line, "…" for what is too long to read there."""
+    """Return the expression for a message: on one line, with "…" for what is too long."""
     text = ast.unparse(node)
     return text if len(text) <= LABEL_WIDTH and "\n" not in text else "…"

@@ -1,4 +1,4 @@
-"""Reading CODE: which of the forms it is, and the work that comes of it."""
+"""Reads CODE: finds which of the forms it has, and makes work of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["read"]
 
 
 def read(code: str, scope: Scope, *, cell: bool = False, late: Set[str] = frozenset()) -> Work:
-    """Turn CODE into work. Nothing of the user's code runs here; may be called from any thread.
+    """Turn CODE into work, without running any of it. Any thread may call.
 
     An expression or an assignment gets the values its names have now, except the names in
     ``late``, which are looked up when it runs. Several statements, and anything with ``cell``,
@@ -87,7 +87,7 @@ def _assignment(
 
 
 def _global_walrus(names: Names, scope: Scope) -> Set[str]:
-    """The names that ``:=`` binds in the user's namespace, as in a cell.
+    """Return the names that ``:=`` binds in the user's namespace, as in a cell.
 
     Inside a function they belong to the expression alone.
     """
@@ -118,7 +118,7 @@ def _statements(text: Text, scope: Scope) -> Work:
 
 
 def _refuse_locals(tree: ast.Module, local: Mapping[str, Any]) -> None:
-    """Statements see the user's namespace: a local of the same name would be missed silently."""
+    """Refuse statements that name a local: they see the user's namespace and would miss it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in local:
             raise BadInput(

@@ -1,7 +1,7 @@
 """What a name or a dotted name stands for, found without running any of the user's code.
 
-Properties, unknown descriptors, ``__getattr__`` and their like are left alone: what they would
-give cannot be told, and whoever asks gets ``UNKNOWN``.
+Properties, unknown descriptors, ``__getattr__`` and the like are left alone: what they would
+give cannot be known, and the answer is ``UNKNOWN``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNKNOWN: Final = _Unknown.UNKNOWN
 
 
 class Kind(enum.Enum):
-    """What a call of something gives, as far as can be told."""
+    """What a call of something gives, as far as can be known."""
 
     PLAIN = enum.auto()
     AWAITABLE = enum.auto()
@@ -60,7 +60,7 @@ _PLAIN_CALLABLES: Final = _BUILT_IN_METHODS | {types.BuiltinFunctionType}
 
 
 def _mark() -> str:
-    """The attribute that ``inspect.markcoroutinefunction`` (Python 3.12) sets, else no name."""
+    """Return the name of the mark that ``inspect.markcoroutinefunction`` sets (3.12), or ""."""
     mark = getattr(inspect, "markcoroutinefunction", None)
     return next(iter(vars(mark(lambda: None))), "") if mark else ""
 
@@ -69,7 +69,7 @@ _MARK: Final = _mark()
 
 
 def resolve(node: ast.expr, bound: Mapping[str, Any]) -> Any:
-    """What a name or dotted name stands for, or ``UNKNOWN``."""
+    """Return what a name or dotted name stands for, or ``UNKNOWN``."""
     if isinstance(node, ast.Name):
         return bound.get(node.id, UNKNOWN)
     if isinstance(node, ast.Attribute):
@@ -82,7 +82,7 @@ def _attribute(owner: object, name: str) -> Any:
     if type(owner) is types.ModuleType:
         return vars(owner).get(name, UNKNOWN)
     lookup = inspect.getattr_static(type(owner), "__getattribute__")
-    if type(lookup) is not types.WrapperDescriptorType:  # its class has its own idea of a look-up
+    if type(lookup) is not types.WrapperDescriptorType:  # its class customizes look-up
         return UNKNOWN
     try:
         found = inspect.getattr_static(owner, name)
@@ -92,7 +92,7 @@ def _attribute(owner: object, name: str) -> Any:
 
 
 def _through_descriptor(found: Any, owner: object) -> Any:
-    """What reading the attribute gives; a method stands for its function."""
+    """Return what reading the attribute gives; a method stands for its function."""
     if is_a(found, staticmethod) or is_a(found, classmethod):
         return found.__func__
     if is_a(found, functools.partialmethod):
@@ -110,7 +110,7 @@ def _through_descriptor(found: Any, owner: object) -> Any:
 
 
 def kind_of(target: object) -> Kind:
-    """What calling the target gives. ``UNKNOWN`` and what is not callable count as plain."""
+    """Return what calling the target gives; ``UNKNOWN`` and what is not callable count as plain."""
     target = _unwrapped(target)
     if is_a(target, types.FunctionType):
         return _kind_of_function(target)
@@ -155,19 +155,19 @@ def _kind_of_function(function: types.FunctionType) -> Kind:
 
 
 def is_awaitable(value: object) -> bool:
-    """Whether ``await value`` is possible."""
+    """Return whether ``await value`` is possible."""
     if is_a(value, types.GeneratorType):
         return bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
     return issubclass(type(value), Awaitable)
 
 
 def is_pending(value: object) -> bool:
-    """Whether there is something to wait for: an awaitable or a thread's future."""
+    """Return whether there is something to wait for: an awaitable or a thread's future."""
     return is_awaitable(value) or is_a(value, concurrent.futures.Future)
 
 
 def is_job(value: object) -> bool:
-    """Whether the value looks like a job of ours."""
+    """Return whether the value looks like a job of ours."""
     return not is_a(value, type) and all(
         inspect.getattr_static(value, name, UNKNOWN) is not UNKNOWN
         for name in ("number", "state", "result")
@@ -175,5 +175,5 @@ def is_job(value: object) -> bool:
 
 
 def is_a(value: object, cls: type[T]) -> TypeGuard[T]:
-    """Like ``isinstance``, without asking the value for its ``__class__``, which may be code."""
+    """Return what ``isinstance`` would, without evaluating ``__class__``, which may be code."""
     return issubclass(type(value), cls)

@@ -1,4 +1,4 @@
-"""The text of CODE: what it is called, and from characters to a syntax tree."""
+"""The text of CODE: its label and file name, and its syntax tree."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Text:
         return self._name
 
     def pointing_here(self, error: SyntaxError) -> SyntaxError:
-        """The error of a later compile step, with the user's line to show."""
+        """Return the error of a later compile step, with the user's line to show."""
         return _completed(error, self.shown, self.name)
 
 
 def parse(code: str, scope: Scope) -> Text:
     """Read the text as Python, or failing that as IPython syntax.
 
-    Raises ``BadInput`` if there is nothing in it, ``SyntaxError`` that points at the text as typed
-    if it is neither.
+    Raises ``BadInput`` if it is empty, and ``SyntaxError`` that points at the text as typed if it
+    is neither.
     """
     # A magic's argument may start with blanks; the indentation of a block shows on a later line.
     text = code if "\n" in code else code.lstrip(" \t")
@@ -71,7 +71,7 @@ def parse(code: str, scope: Scope) -> Text:
 
 
 def _parse(text: str) -> ast.Module:
-    # Future statements of this module are none of the user's.
+    # Future statements of this module must not apply to the user's code.
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree: ast.Module = compile(text, "<%bg>", "exec", flags, dont_inherit=True)
     return tree
@@ -85,9 +85,9 @@ def _transformed(text: str, scope: Scope, error: SyntaxError, shown: str) -> str
 
 
 def _pointing(first: SyntaxError, second: SyntaxError, shown: str, scope: Scope) -> SyntaxError:
-    """Of the errors before and after the transformation, the one about what was typed.
+    """Return the one of the errors before and after transformation that is about what was typed.
 
-    The second knows that a magic is no mistake, but may show a line that nobody wrote.
+    The second knows that a magic is valid, but may show a line that the user did not write.
     """
     lines = shown.split("\n")
     line = second.lineno or 0
@@ -104,7 +104,7 @@ def _completed(error: SyntaxError, shown: str, name: str) -> SyntaxError:
 
 
 def label_of(code: str) -> str:
-    """The code on one line, shortened to 60 characters."""
+    """Return the code on one line, shortened to 60 characters."""
     line = code.strip()
     if "\n" in line:
         line = " ".join(line.split())
