@@ -1,1 +1,1 @@
-"""A job's recorded output: written from any thread, folded as a terminal would, bounded."""
+"""A job's recorded output: written from any thread, folded as in a terminal, and bounded."""

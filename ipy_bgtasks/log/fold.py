@@ -1,8 +1,8 @@
-"""Carriage returns, backspaces and erasures, folded as a terminal would.
+"""Folds carriage returns, backspaces and erasures as a terminal would.
 
-A progress bar rewrites its line a thousand times; whoever reads the log later wants the line,
-not the thousand. `Fold` follows one stream and turns each piece of raw text into an edit of what
-was kept so far: take some characters back, then append some others.
+A progress bar rewrites its line a thousand times; a later reader of the log wants one
+line, not a thousand. `Fold` follows one stream and turns each piece of raw text into an edit of
+what is kept so far: remove some characters, then append some others.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from wcwidth import wcwidth
 from ipy_bgtasks.text import CSI, OSC, strip_ansi
 
 # A terminal wraps, and a carriage return goes back to the start of the last row only. Beyond
-# this many characters of one line the older part is as good as wrapped; it bounds the work.
+# this many characters of one line the older part is taken as wrapped, which bounds the work.
 _LONGEST_LINE = 10_000
-# Of the rewritings of one line that come in one piece, this many of the last are looked at when
-# they carry colours or wide characters: the price of each is then some 30 µs.
+# When one piece rewrites a line many times with colours or wide characters, only this many of the
+# last rewrites are processed: each costs some 30 µs.
 _LAST_REWRITES = 64
 _LONGEST_PEN = 64
 
@@ -35,7 +35,7 @@ Cell = tuple[str, str]
 
 
 class Fold:
-    """The unfinished line of one stream. Not for several threads at once."""
+    """The partial line of one stream. Not thread-safe."""
 
     __slots__ = ("_column", "_held", "_line_pen", "_pen", "line")
 
@@ -44,10 +44,10 @@ class Fold:
         self._column: int | None = None  # where the cursor is; None is at the end of the line
         self._pen = ""  # the colours in force, as escape sequences since the last reset
         self._line_pen = ""  # those in force where the line begins
-        self._held = ""  # an escape sequence of which the rest is still to come
+        self._held = ""  # an incomplete escape sequence
 
     def feed(self, text: str) -> tuple[int, str]:
-        """Return how many of the last characters to take back, and the text to append then."""
+        """Return how many of the last characters to take back, and the text to append."""
         if self._held:
             text, self._held = self._held + text, ""
         if "\x1b" in text:
@@ -65,7 +65,7 @@ class Fold:
         return 0, text
 
     def resume(self) -> str:
-        """Return what to write after `line` so that the cursor stands where it stands here."""
+        """Return what to write after `line` to move the cursor to where it is here."""
         if self._column is None:
             return ""
         simple = not _NOT_SIMPLE.search(self.line)
@@ -129,7 +129,7 @@ class Fold:
             self._fold_cells(part)
 
     def _fold_simple(self, part: str) -> None:
-        """One character is one column, and there are no colours: slices do."""
+        """Write text in which one character is one column, without colours: slices suffice."""
         line, column = self.line, self._column
         first, *rewrites = part.split("\r")
         if column is None:

@@ -1,7 +1,7 @@
-"""A job's recorded output: written from any thread at next to no cost, read from any thread.
+"""A job's recorded output, which any thread may read, and write at next to no cost.
 
 Writing only queues. `Log.drain` does the rest, later and for many pieces at once: it records
-them, folded and bounded, and hands the raw pieces to whoever follows the job.
+them, folded and bounded, and hands the raw pieces to the subscribers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ipy_bgtasks.sigint import Shielded
 
 __all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 
-_LAST_LINES = 4000  # characters, in which the last lines are looked for
-_DRAIN_AT = 256 * 1024  # characters; with more than these waiting the writer drains itself
+_LAST_LINES = 4000  # characters searched for the last lines
+_DRAIN_AT = 256 * 1024  # characters; with more than this queued the writer drains
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Piece:
 
 
 class _Subscriber:
-    """Somebody who follows, in the context in which they asked for it."""
+    """A subscriber, called in the context in which it subscribed."""
 
     __slots__ = ("alive", "call", "context")
 
@@ -59,7 +59,7 @@ class Log:
     """A job's output: entries of stream, time and text or rich bundle, in order.
 
     `limit` bounds what is kept, in characters (a rich output counts with its whole bundle); the
-    oldest goes first, and `text` begins with a mark that says how much went. Carriage returns,
+    oldest is dropped first, and `text` begins with a mark that says how much. Carriage returns,
     backspaces and erasures are folded as a terminal would, each stream for itself, so that a
     progress bar is one line.
 
@@ -88,7 +88,7 @@ class Log:
     def write(self, stream: str, text: str) -> None:
         """Record what was written to ``"stdout"`` or ``"stderr"``. Takes no lock."""
         if type(text) is not str:
-            text = str.__str__(text)  # a subclass may answer `len` with anything
+            text = str.__str__(text)  # a subclass may override `len`
         self._queue.append((stream, time(), text))
         if self._sink is not None:
             self._sink.write(text)
@@ -108,8 +108,8 @@ class Log:
     ) -> None:
         """Record a rich output, a MIME bundle.
 
-        With `update_of` it replaces the outputs that were recorded under that display id; where
-        there is none (any more) it is recorded as a new one.
+        With `update_of` it replaces the outputs that were recorded under that display id; if there
+        are none left, it is recorded as a new one.
         """
         bundle = dict(data)
         kind, known_as = ("display", display_id) if update_of is None else ("update", update_of)
@@ -120,14 +120,14 @@ class Log:
             self._sink.write(text + "\n")
 
     def clear(self, *, wait: bool = False) -> None:
-        """Forget what is recorded; with `wait`, when the next output comes."""
+        """Discard what is recorded; with `wait`, when the next output comes."""
         self._add(Piece("clear", time(), wait=wait))
 
     def drain(self) -> None:
         """Record what was written so far and hand it to the subscribers.
 
-        When it returns, all that was written before has been handed over; only where a subscriber
-        calls it, that is left for when this subscriber returns.
+        When it returns, all that was written before has been handed over; if a subscriber
+        calls it, that happens when the subscriber returns.
         """
         self._asked = False
         self._store()
@@ -136,16 +136,16 @@ class Log:
     def subscribe(self, call: Callable[[list[Piece]], None]) -> Callable[[], None]:
         """Have `call` get each new piece, raw and in order; return what ends that.
 
-        `call` runs in the context of who subscribed, in whichever thread drains: the writing one
-        included, so it must not wait for another thread. One that raises is dropped. What ends the
-        subscription hands over first what was written before.
+        `call` runs in the subscriber's context, in whichever thread drains. That may be the
+        writing one, so it must not wait for another thread. One that raises is dropped. Ending the
+        subscription first hands over what was written before.
         """
         return self.follow(call, 0)[1]
 
     def follow(
         self, call: Callable[[list[Piece]], None], chars: int
     ) -> tuple[list[Entry], Callable[[], None]]:
-        """Return the log's tail and subscribe, with nothing lost or doubled in between.
+        """Return the log's tail and subscribe, with nothing lost or repeated in between.
 
         Where the last line is to be overwritten next, a last entry moves the cursor there.
         """
@@ -171,13 +171,13 @@ class Log:
     def on_pending(self, hook: Callable[[Log], None] | None) -> None:
         """Have `hook` called, by the writing thread, when there is something to drain again."""
         self._pending_hook = hook
-        self._asked = False  # whoever was asked before, it was not this one
+        self._asked = False  # any earlier request went to another hook
         if self._queue or self._outbox:
             self._ask()
 
     @property
     def text(self) -> str:
-        """Everything kept, displays by their plain text; what was dropped is marked in front."""
+        """Everything kept, displays as plain text; a mark in front says what was dropped."""
         with self._stored() as recording:
             mark = dropped_mark(recording.dropped) if recording.dropped else ""
             return mark + recording.text()
@@ -201,7 +201,7 @@ class Log:
             return recording.last_line()
 
     def last_lines(self) -> list[str]:
-        """Return the last lines as far as they belong together: those of the last entry."""
+        """Return the last lines that belong together: those of the last entry."""
         with self._stored() as recording:
             return recording.last_text()[-_LAST_LINES:].rstrip().splitlines()
 
@@ -218,7 +218,7 @@ class Log:
             return recording.size
 
     def unfinished(self, stream: str) -> str:
-        """Return what a stream wrote since its last line feed: a progress bar, as a rule."""
+        """Return a stream's partial line: a progress bar, as a rule."""
         with self._stored() as recording:
             return recording.unfinished(stream)
 
@@ -249,12 +249,12 @@ class Log:
     def _ask(self) -> None:
         self._asked = True
         if self._pending_hook is not None:
-            with contextlib.suppress(Exception):  # the display's trouble is not the job's
+            with contextlib.suppress(Exception):  # a failing display must not fail the job
                 self._pending_hook(self)
 
     @contextlib.contextmanager
     def _stored(self) -> Iterator[Recording]:
-        # A reader records but does not hand over: it must not run somebody's subscriber.
+        # A reader records but does not deliver: it must not run subscribers.
         with self._lock:
             self._store()
             yield self._recording

@@ -1,4 +1,4 @@
-"""What is kept of a job's output: folded, bounded, in order. Not for several threads at once."""
+"""What is kept of a job's output: folded, bounded, in order. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ipy_bgtasks.text import strip_ansi
 Stream = Literal["stdout", "stderr"]
 
 _TOGETHER = 0.01  # seconds within which what is written is one entry: print writes text and "\n"
-_ENTRY = 1024  # characters from which on an entry takes no more
+_ENTRY = 1024  # characters at which an entry is full
 _GLANCE = 128  # pieces that are looked at together, at most
 _PART = 65_536  # a single long write is folded and trimmed in parts of this many characters
 
@@ -62,7 +62,7 @@ class Recording:
         self._kept: deque[_Kept] = deque()
         self._folds: dict[str, Fold] = {}
         self._clear_before_next = False
-        # With a small limit, so that trimming whole entries does not overshoot by much.
+        # Small if the limit is, so that trimming whole entries does not overshoot by much.
         self._entry = max(1, min(_ENTRY, limit // 8))
         # An entry costs some 200 bytes whatever its text: many tiny ones are bounded as well.
         self._most = max(1000, limit // 40)
@@ -88,7 +88,7 @@ class Recording:
         display_id: str | None,
         update: bool,
     ) -> None:
-        """Record a rich output, or put it in the place of those that have `display_id`."""
+        """Record a rich output, or replace those that have `display_id` by it."""
         self._begin()
         same = [k for k in self._kept if k.display_id == display_id] if update else []
         if not same:
@@ -97,7 +97,7 @@ class Recording:
         size = _weight(bundle, self.limit)
         text = _plain(bundle)
         if size > self.limit and len(text) < self.limit // 2:
-            # It would push out everything, and then itself: its plain text has to do.
+            # It would push out everything, and then itself: keep its plain text only.
             self.dropped += size - len(text)
             bundle, size = {"text/plain": text}, len(text)
         for kept in same:
@@ -109,7 +109,7 @@ class Recording:
         self._trim()
 
     def clear(self, wait: bool) -> None:
-        """Forget everything, now or when the next output comes."""
+        """Discard everything, now or when the next output comes."""
         self._clear_before_next = wait
         if not wait:
             self._kept.clear()
@@ -129,7 +129,7 @@ class Recording:
         return "".join(_as_text(k) for k in self._kept if stream is None or k.stream == stream)
 
     def tail(self, chars: int) -> list[Entry]:
-        """Return the last entries; the first of them is cut where `chars` characters are full."""
+        """Return the last entries, the first of them cut so that they have `chars` characters."""
         last: list[Entry] = []
         for kept in reversed(self._kept):
             if kept.size > chars:
@@ -166,7 +166,7 @@ class Recording:
         return Entry(last.stream, last.time, text) if last and text else None
 
     def unfinished(self, stream: str) -> str:
-        """Return what a stream wrote since its last line feed: a progress bar, as a rule."""
+        """Return a stream's partial line: a progress bar, as a rule."""
         fold = self._folds.get(stream)
         return fold.line if fold else ""
 
@@ -265,7 +265,7 @@ def dropped_mark(count: int) -> str:
 
 
 def _as_text(kept: _Kept) -> str:
-    # A display is a block of its own also where its text does not say so.
+    # A display is a block of its own even if its text has no line feed.
     return kept.text + "\n" * (kept.bundle is not None and not kept.text.endswith("\n"))
 
 
