@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class JobFuture(concurrent.futures.Future[Any]):
-    """A future that ends as its job does, which may have ended. Any thread may use it."""
+    """A future that resolves as its job ends, or at once if it has. Any thread may use it."""
 
     def __init__(self, job: Record) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class JobFuture(concurrent.futures.Future[Any]):
         assert outcome is not None
         if outcome.state is JobState.CANCELLED:
             super().cancel()
-            # Whoever waits for several futures hears of a cancelled one only from this.
+            # `concurrent.futures.wait` and the like learn of a cancelled future only from this.
             with suppress(Exception):
                 self.set_running_or_notify_cancel()
         elif outcome.error is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def current_job() -> Job | None:
-    """Return the job whose code is asking, or None in the foreground. Any thread may call this."""
+    """Return the job whose code calls this, or None in the foreground. Any thread may call."""
     record = caller()
     return None if record is None else record.job
 
@@ -70,7 +70,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """Its state; nothing of it runs any more when that is finished, failed or cancelled."""
+        """Its state; when that is finished, failed or cancelled, none of its code runs any more."""
         return self._record.state
 
     @property
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def pid(self) -> int | None:
-        """The number of the process it runs in, while that is one of its own; else None."""
+        """The id of the process it runs in, while it has one of its own; else None."""
         return self._record.pid
 
     @property
@@ -95,10 +95,10 @@ class Job:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track`, a progress bar or its own code says; None if nothing does.
+        """Its progress, as `track`, a progress bar or its own code reports it; else None.
 
         Set it to a number from 0 to 1, or to a `Progress`; anything else raises `TypeError`, and
-        a number that is none, such as NaN, `ValueError`.
+        a number that is not finite, such as NaN, `ValueError`.
         """
         from ipy_bgtasks.job.progress import progress_of
 
@@ -115,7 +115,7 @@ class Job:
 
     @property
     def future(self) -> concurrent.futures.Future[Any]:
-        """A future that ends as the job does, for code that insists on a real one.
+        """A future that resolves as the job ends, for code that insists on a real one.
 
         Its `cancel` is the job's.
         """
@@ -162,43 +162,43 @@ class Job:
     def cancel(self, *, force: bool = False) -> bool:
         """Ask the job to stop; return False if it has ended in another way already.
 
-        Returns at once: `state` tells what became of it, and is `cancelling` until the job has
-        really left its code. *force* skips the grace period where there is one.
+        Returns immediately: `state` tells the result, and is `cancelling` until the job has
+        actually left its code. *force* skips the grace period where there is one.
         """
         return self._record.cancel(force) or self.cancelled()
 
     def add_done_callback(self, fn: Callable[[Job], object], *, context: Any = None) -> None:
         """Call ``fn(job)`` when the job ends, on the thread that ends it; now if it has ended.
 
-        What *fn* raises is logged and goes no further. What asyncio itself adds, as
+        What *fn* raises is logged and not propagated. A callback that asyncio itself adds, as
         ``asyncio.wait`` does, is called on the loop that runs here. *context* is for asyncio.
         """
         self._record.add_done_callback(_Callback(fn, self, context))
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
-        """Forget *fn*, if it is still waiting to be called; return how often it was added."""
+        """Remove *fn*, if it has not been called yet; return how often it was added."""
         return self._record.remove_done_callback(_Callback(fn, self, None))
 
     def stack(self) -> list[FrameSummary]:
-        """Return where it is right now, the innermost entry last. Costs the job nothing.
+        """Return where it is right now, the innermost entry last, without slowing the job.
 
-        Empty when the job does not run, or when its place cannot tell.
+        Empty if the job does not run, or if its stack is unknown.
         """
         return self._record.stack()
 
     def plot(self) -> Timeline:
-        """Return when it was queued and when it ran, up to now, as a picture for a notebook."""
+        """Return a timeline for a notebook: when it was queued and when it ran, up to now."""
         from ipy_bgtasks.views.timeline import Timeline
 
         return Timeline([self._record])
 
     def __dir__(self) -> list[str]:
-        hidden = ("remove_done_callback",)  # only `asyncio.wait` asks for it
+        hidden = ("remove_done_callback",)  # only `asyncio.wait` needs it
         return [name for name in super().__dir__() if name not in hidden]
 
 
 def record_of(job: Job) -> Record:
-    """Return what this package works with, for a handle that came from a user."""
+    """Return the record behind a user's handle."""
     return job._record
 
 
@@ -207,7 +207,7 @@ Job.__module__ = "ipy_bgtasks"
 
 
 class _Callback:
-    """A function that a user's code wants to be called at the end, with the handle."""
+    """A user's done callback, which is called with the handle."""
 
     __slots__ = ("_context", "_fn", "_job", "_loop")
 

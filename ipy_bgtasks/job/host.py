@@ -1,4 +1,4 @@
-"""Who is told about jobs: the one thing the lower rooms know of those who watch."""
+"""The protocol by which the lower layers report on jobs to those that show them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """Hears of jobs and takes their output; this one only records it.
+    """An observer of jobs that takes their output; this one only records it.
 
-    Each method is called on the thread where it happens, must return at once and not raise.
+    Each method is called on the thread where the event happens, and must return immediately and
+    not raise.
     """
 
     def new_log(self, job: Record) -> Log:
@@ -33,43 +34,43 @@ class Host:
         job.log.write(stream, text)
 
     def changed(self, job: Record) -> None:
-        """The job was launched, began, was asked to stop, or reported progress."""
+        """Take note that the job was launched, began, was asked to stop, or reported progress."""
 
     def closing(self, job: Record) -> None:
-        """The job's code has ended; the job is about to. Called in the job's own context."""
+        """Take note that the job's code has ended, just before the job; called in its context."""
 
     def ended(self, job: Record) -> None:
-        """The job has ended."""
+        """Take note that the job has ended."""
 
 
 class Absence(Host):
-    """Nobody watches; those who come back are to be told who ended meanwhile, the newest."""
+    """The host while none is loaded; remembers the newest jobs that end, for the next one."""
 
     def __init__(self) -> None:
         self.missed: deque[Record] = deque(maxlen=200)
 
     def ended(self, job: Record) -> None:
-        """Remember it."""
+        """Remember the job."""
         self.missed.append(job)
 
 
 class HostSwitch(Host):
-    """Passes everything on to one host, which loading and unloading exchange, in one step.
+    """A host that passes everything on to another, which loading and unloading exchange atomically.
 
-    So jobs that run over an unloading end before whoever watches then.
+    So jobs that outlive an unloading report to the host of that moment.
     """
 
     def __init__(self) -> None:
         self.host: Host = Absence()
 
     def exchange(self, host: Host) -> None:
-        """Pass everything on to *host* from now on; it hears who ended while nobody watched."""
+        """Pass everything on to *host* from now on, and report to it the ends that it missed."""
         before, self.host = self.host, host
         for job in getattr(before, "missed", ()):
             host.ended(job)
 
     def new_log(self, job: Record) -> Log:
-        """Have it made."""
+        """Pass it on."""
         return self.host.new_log(job)
 
     def entering(self, job: Record) -> None:
@@ -93,5 +94,5 @@ class HostSwitch(Host):
         self.host.ended(job)
 
 
-#: Tells nobody.
+#: Ignores all events.
 SILENT = Host()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class JobState(StrEnum):
-    """What a user is told about a job; nothing of a job runs in the last three."""
+    """The state of a job as users see it; in the last three none of its code runs."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -20,7 +20,7 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the job runs any more."""
+        """Whether none of the job's code runs any more."""
         return self in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -47,10 +47,10 @@ class Outcome(NamedTuple):
         """Return the error, if any; raises `concurrent.futures.CancelledError` if cancelled."""
         if self.state is JobState.CANCELLED:
             assert self.error is not None
-            # A fresh one each time: its traceback belongs to whoever asks.
+            # A fresh one each time: its traceback belongs to the caller.
             raise concurrent.futures.CancelledError(*self.error.args)
         return self.error
 
 
-#: The end of most jobs; those that are kept share it.
+#: The outcome of most jobs, shared by those that are kept.
 RETURNED_NONE = Outcome(JobState.FINISHED)

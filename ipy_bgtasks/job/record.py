@@ -96,7 +96,7 @@ class Record:
         self.where = runner.where
         #: The place itself, until the job has ended …
         self.runner: Runner | None = runner
-        #: … and what that keeps about the job.
+        #: … and the runner's state for the job.
         self.run: Run | None = None
         #: The process it runs in, while it does, where it has one of its own.
         self.pid: int | None = None
@@ -107,9 +107,9 @@ class Record:
         self.quiet = quiet
         #: Whether it was asked to stop.
         self.asked = False
-        #: Whether its end was brought to the foreground.
+        #: Whether its end was shown in the foreground.
         self.seen = False
-        #: Reads how far it is off the widgets that it shows; None if it shows none.
+        #: Reads its progress from the widgets that it shows; None if it shows none.
         self.bars: Callable[[], Progress | None] | None = None
         #: Its value as one line, made when it is first shown, where that is not trivial.
         self.value_text: str | None = None
@@ -134,7 +134,7 @@ class Record:
 
     @property
     def job(self) -> Job:
-        """The handle for users: the same one as long as anybody holds it."""
+        """The handle for users: the same one as long as it is referenced."""
         handle = None if self._handle is None else self._handle()
         if handle is None:
             from ipy_bgtasks.job.handle import Job
@@ -148,7 +148,7 @@ class Record:
 
     @property
     def future(self) -> JobFuture:
-        """The one future that ends as the job does."""
+        """The one future that resolves as the job ends."""
         from ipy_bgtasks.job.future import JobFuture
 
         if self._future is None:
@@ -192,7 +192,7 @@ class Record:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as `track` or its own code reported; None if nobody did.
+        """Its progress, as `track` or its own code reported it; None if neither did.
 
         `progress_of` also looks at the bars that it shows.
         """
@@ -220,11 +220,11 @@ class Record:
         return self._log is not None
 
     def done(self) -> bool:
-        """Whether the job has ended, in whatever way."""
+        """Return whether the job has ended, in whatever way."""
         return self._outcome is not None
 
     def stack(self) -> list[FrameSummary]:
-        """Where it is right now, the innermost entry last; empty when nobody can tell."""
+        """Return where it is right now, the innermost entry last; empty if that is unknown."""
         runner = self.runner
         return [] if runner is None or self.done() else runner.stack(self)
 
@@ -244,7 +244,7 @@ class Record:
     def add_done_callback(self, fn: Callable[[Record], object]) -> None:
         """Call ``fn(record)`` when the job ends, on the thread that ends it; now if it has ended.
 
-        What *fn* raises is logged and goes no further.
+        What *fn* raises is logged and not propagated.
         """
         with self._lock:
             if self._outcome is None:
@@ -253,17 +253,17 @@ class Record:
         self.notify(fn)
 
     def remove_done_callback(self, fn: Callable[[Record], object]) -> int:
-        """Forget *fn* where it still waits to be called; return how many times it did."""
+        """Remove *fn*, if it has not been called yet; return how often it was added."""
         with self._lock:
             before = len(self._callbacks)
             self._callbacks = tuple(each for each in self._callbacks if each != fn)
             return before - len(self._callbacks)
 
     def notify(self, fn: Callable[[Record], object]) -> None:
-        """Call ``fn(record)``; what it raises is logged and goes no further."""
+        """Call ``fn(record)``; what it raises is logged and not propagated."""
         try:
             fn(self)
-        except BaseException:  # an exit would take the loop along, or a thread of the pool
+        except BaseException:  # an exit would end the loop, or a thread of the pool
             logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
 
     def wake_at_end(self, event: threading.Event) -> bool:
@@ -275,17 +275,17 @@ class Record:
             return True
 
     def stop_waking(self, event: threading.Event) -> None:
-        """Nobody waits for *event* any more."""
+        """Stop setting *event*."""
         with self._lock:
             self._pokes = [each for each in self._pokes or () if each is not event]
 
     # Stopping
 
     def cancel(self, force: bool = False) -> bool:
-        """Ask the job to stop; return whether there was anything left to ask.
+        """Ask the job to stop; return False if it has ended already.
 
-        Returns at once: `state` tells what became of it, and is `cancelling` until the job has
-        really left its code. *force* skips the grace period where there is one.
+        Returns immediately: `state` tells the result, and is `cancelling` until the job has
+        actually left its code. *force* skips the grace period where there is one.
         """
         runner = self.runner
         if runner is None or self.done():
@@ -297,9 +297,9 @@ class Record:
         return True
 
     def time_out(self, seconds: float) -> None:
-        """Ask the job to stop because its time is up: it ends failed, with `TimeoutError`."""
+        """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
         if not self.done():
-            if not self.asked:  # else it ends because of whoever asked first
+            if not self.asked:  # else an earlier request counts
                 self._timed_out = seconds
             self.cancel()
 
@@ -311,12 +311,12 @@ class Record:
         self._host.entering(self)
 
     def checkpoint(self) -> None:
-        """Raise here what `cancel` has in store; for a thread on its way to the job's code."""
+        """Raise what `cancel` has pending; for a thread about to enter the job's code."""
         if (run := self.run) is not None:
             run.checkpoint()
 
     def begin(self, since: float | None = None) -> bool:
-        """Note that the code starts now, or runs *since* a monotonic time.
+        """Note that the code starts now, or has run *since* a monotonic time.
 
         Returns False if the job was cancelled before.
         """
@@ -330,9 +330,9 @@ class Record:
         return True
 
     def move(self, runner: Runner) -> None:
-        """Go on at another runner, as when a thread's value turns out to be awaitable."""
+        """Continue on another runner, as when a thread's value turns out to be awaitable."""
         self.runner, self.where = runner, runner.where
-        with self._lock:  # whoever waits on a thread that the new runner needs must know
+        with self._lock:  # a waiter on a thread that the new runner needs must know
             pokes, self._pokes = self._pokes, None
         for event in pokes or ():
             event.set()
@@ -375,8 +375,8 @@ class Record:
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
-        # Those who keep the books, and show the end, come before those who wait for it: a script
-        # may be over as soon as its last wait is.
+        # The registry and the front end come before those that wait: a script may exit as soon as
+        # its last wait is over.
         for fn in callbacks[: self._books]:
             self.notify(fn)
         for event in pokes or ():

@@ -1,4 +1,4 @@
-"""What a job needs of the place where it runs."""
+"""What a job needs from the runner of its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """What a runner keeps about one job, from its start to its end: its `Record.run`."""
+    """A runner's state for one job, from its start to its end: its `Record.run`."""
 
     __slots__ = ()
 
@@ -21,20 +21,20 @@ class Run:
         return ""
 
     def why_not_stopped(self) -> str:
-        """Why it goes on after it was asked to stop, in one of the words of `session.stopping`."""
+        """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
         return ""
 
     @property
     def insists(self) -> bool:
-        """Whether it is to stop at all costs."""
+        """Whether it was asked to stop by force."""
         return False
 
     def raises_by_itself(self) -> bool:
-        """Whether the calling thread is the one in which `checkpoint` raises."""
+        """Return whether the calling thread is the one in which `checkpoint` raises."""
         return False
 
     def checkpoint(self) -> None:
-        """Raise in the calling thread what `%cancel` has in store for it."""
+        """Raise in the calling thread what `%cancel` has pending for it."""
 
 
 class Runner(Protocol):
@@ -50,16 +50,16 @@ class Runner(Protocol):
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """Where the job is right now, the innermost entry last; empty if it cannot be told."""
+        """Return where the job is right now, the innermost entry last; empty if unknown."""
 
     def needs_this_thread(self) -> bool:
-        """Whether blocking the calling thread would keep this runner's jobs from ending."""
+        """Return whether blocking the calling thread would keep this runner's jobs from ending."""
 
     def make_room(self, job: Record) -> None:
-        """The calling thread is about to block until *job* ends: see that it can start."""
+        """Make sure that *job* can start: the calling thread is about to block until it ends."""
 
     def shutdown(self) -> None:
-        """The session ends: start nothing more, stop everything, and return at once.
+        """Start nothing more, stop everything, and return immediately: the session ends.
 
-        Told once. The process ends soon afterwards, whatever is still running here then.
+        Called once. The process ends soon afterwards, whatever is still running here then.
         """

@@ -1,4 +1,4 @@
-"""`track`: iterating, and telling how far that is."""
+"""`track`: iteration that reports its progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ipy_bgtasks.own_frames import hide
 
 _T = TypeVar("_T")
 
-# How many reports a loop makes at most, roughly: finer steps are not seen in any bar, and a loop
+# The most reports that a loop makes, roughly: finer steps are not visible in any bar, and a loop
 # over millions of items must not pay for each.
 _STEPS = 1000
 
@@ -23,9 +23,9 @@ def track(iterable: AsyncIterable[_T], total: float | None = None) -> AsyncItera
 def track(
     iterable: Iterable[_T] | AsyncIterable[_T], total: float | None = None
 ) -> Iterator[_T] | AsyncIterator[_T]:
-    """Iterate, and report to the current job how far it is; outside a job, only iterate.
+    """Iterate, and report progress to the current job; outside a job, only iterate.
 
-    `total` is how many items there will be; by default what `len` says, if it says something.
+    `total` is how many items there will be; by default what `len` gives, if it is defined.
     An asynchronous iterable gives an asynchronous iterator. Raises `ValueError` for a total that
     is not a number of 0 or more, `TypeError` for what cannot be iterated.
     """
@@ -35,7 +35,7 @@ def track(
     if isinstance(iterable, AsyncIterable) and not isinstance(iterable, Iterable):
         return _track_async(iterable, total)
     try:
-        items = iter(iterable)  # also of what has only __getitem__
+        items = iter(iterable)  # also for what has only __getitem__
     except TypeError:
         message = f"track needs something to iterate over, not {shown(iterable)}"
         raise TypeError(message) from None
@@ -73,7 +73,7 @@ async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIt
 
 
 def _reporter(total: float | None) -> Callable[[int], int]:
-    """Return what reports how many are done, and returns at how many to do so again."""
+    """Return a function that reports how many are done and returns at how many to call it next."""
     job = current.get()
 
     def report(done: int) -> int:

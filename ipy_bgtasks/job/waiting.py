@@ -1,4 +1,4 @@
-"""Waiting for a job's end: on a thread, or on whichever event loop runs here."""
+"""Waiting for a job's end: on a thread, or on the running event loop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def block_until_end(job: Record, timeout: float | None) -> Outcome:
-    """Block the calling thread until *job* has ended, and return how.
+    """Block the calling thread until *job* has ended, and return its outcome.
 
     Raises `TimeoutError` after *timeout* seconds, and `WouldBlock` at once where the wait could
     not end: on a thread whose loop must run for it, or in the job's own code. With a *timeout* of
-    0 nothing blocks: that only asks.
+    0 it never blocks.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended = threading.Event()
@@ -46,7 +46,7 @@ def block_until_end(job: Record, timeout: float | None) -> Outcome:
 def await_end(job: Record) -> Generator[Any, None, Any]:
     """Wait on the running loop until *job* has ended; return its value or raise its error.
 
-    Who waits does not own: cancelling the wait leaves the job alone.
+    The waiter does not own the job: cancelling the wait leaves the job alone.
     """
     try:
         if job.outcome is None:
@@ -66,7 +66,7 @@ def await_end(job: Record) -> Generator[Any, None, Any]:
 
 def _refuse_deadlock(job: Record) -> None:
     if (runner := job.runner) is None:
-        return  # it ends just now
+        return  # it is just ending
     n = job.number
     if current.get() is job and job.thread == threading.get_ident():
         raise WouldBlock(f"job {n} cannot wait for its own end")
@@ -87,7 +87,7 @@ def _until_called(
 ) -> Generator[Any, None, None]:
     """Wait on the running loop until the callback given to *add* is called, by any thread.
 
-    However the wait ends, *remove* is told.
+    However the wait ends, *remove* is called.
     """
     loop = asyncio.get_running_loop()
     called: asyncio.Future[None] = loop.create_future()
@@ -97,7 +97,7 @@ def _until_called(
             called.set_result(None)
 
     def wake(_: object) -> None:
-        # The loop may have closed since; then nobody waits any more.
+        # The loop may have closed since; then there is no waiter left.
         if not loop.is_closed():
             loop.call_soon_threadsafe(resolve)
 
@@ -109,6 +109,6 @@ def _until_called(
 
 
 def _in_asyncios_own_task() -> bool:
-    """Whether asyncio made the running task of a bare awaitable, as `gather` does of a job."""
+    """Return whether asyncio made the running task from a bare awaitable, as `gather` does."""
     task = asyncio.current_task()
     return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"
