@@ -37,10 +37,10 @@ class _Waiting:
 
 
 class Registry(Collection[Record]):
-    """Numbers jobs, launches them, finds them, and forgets the oldest that have ended.
+    """The jobs of one shell: numbers, launches and finds them, and discards the oldest ended ones.
 
-    A `Collection` of the jobs it keeps, in order of number. What has not ended is kept in any
-    case; of what has, the *max_finished* that ended last. Any thread may call any method.
+    A `Collection` of the jobs it keeps, in order of number: all that have not ended, and of those
+    that have, the *max_finished* that ended last. Any thread may call any method.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Registry(Collection[Record]):
         self.runners = dict(runners)
         self.service = service
         self.max_finished = max_finished
-        #: Who is told about the jobs.
+        #: The host to which events are reported.
         self.host = HostSwitch()
         #: Called with each job that is no longer kept.
         self.on_discard: list[Callable[[Record], object]] = []
@@ -78,11 +78,11 @@ class Registry(Collection[Record]):
         return isinstance(job, Record) and self._jobs.get(job.number) is job
 
     def get(self, number: int) -> Record | None:
-        """The job with that number, if it is kept."""
+        """Return the job with that number, or None if it is not kept."""
         return self._jobs.get(number)
 
     def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
-        """The job that a spec names; `BadInput` if none does, or several do."""
+        """Return the job that a spec names; raises `BadInput` unless there is exactly one."""
         return specs.find(self, spec, variables)
 
     @property
@@ -92,16 +92,16 @@ class Registry(Collection[Record]):
 
     @property
     def previous(self) -> Record | None:
-        """The one that was current before."""
+        """The job that was current before."""
         return self._nth_recent(1)
 
     def alive(self) -> list[Record]:
-        """The jobs that have not ended."""
+        """Return the jobs that have not ended."""
         with self._lock:
             return [job for n, job in self._jobs.items() if n not in self._ended]
 
     def ended(self) -> list[Record]:
-        """The jobs that have, in the order in which they ended."""
+        """Return the jobs that have ended, in the order in which they did."""
         with self._lock:
             return [self._jobs[n] for n in self._ended]
 
@@ -130,14 +130,14 @@ class Registry(Collection[Record]):
 
         *where* is a runner, or the name of one; by default async work goes to the loop and anything
         else to a thread. *timeout* is in seconds from now. With *after* it starts when those
-        have finished, and is cancelled if one does not finish well. *prepare* is called with
-        the job before it can start. *origin* and *quiet* are handed to the job.
+        have finished, and is cancelled if one fails or is cancelled. *prepare* is called with
+        the job before it can start. *origin* and *quiet* are passed to the job.
         """
         if self._shut_down:
             raise BadInput("the session is ending: nothing is launched any more")
         where = where or ("loop" if work.is_async else "thread")
         runner = self.runners[where] if isinstance(where, str) else where
-        with Shielded():  # a number taken is a job that starts
+        with Shielded():  # a job that gets a number must start
             number = next(self._numbers)
             job = Record(
                 number,
@@ -190,7 +190,7 @@ class Registry(Collection[Record]):
         self._advance(waiting, None)
 
     def _advance(self, waiting: _Waiting, ended: Record | None) -> None:
-        """One of what *waiting* waits for has ended, or, with None, all of it is known."""
+        """Note that a job that *waiting* waits for has ended, or, with None, that all are known."""
         job = waiting.job
         if ended is not None and ended.state is not JobState.FINISHED:
             job.end_cancelled(
@@ -207,7 +207,7 @@ class Registry(Collection[Record]):
     # Ending
 
     def shutdown(self) -> list[Record]:
-        """The session ends: launch nothing more, and stop everything, all at once.
+        """Launch nothing more, and stop everything at once: the session ends.
 
         Returns the jobs that have not ended yet.
         """
@@ -215,10 +215,10 @@ class Registry(Collection[Record]):
             self._shut_down, told = True, self._shut_down
         if not told:
             alive = self.alive()
-            # The loop is the first, and can turn while threads without number are being told.
+            # The loop comes first, so that it can run while many threads are being stopped.
             own = (job.runner for job in alive if job.runner is not None)
             for runner in dict.fromkeys([*self.runners.values(), *own]):
-                with suppress(Exception):  # the others must hear of it all the same
+                with suppress(Exception):  # the others must still be shut down
                     runner.shutdown()
                 for job in alive:
                     if job.runner is runner:
@@ -226,11 +226,11 @@ class Registry(Collection[Record]):
         return self.alive()
 
     def prune(self) -> int:
-        """Forget all jobs that have ended; returns how many."""
+        """Discard all jobs that have ended; returns how many."""
         return self._discard_beyond(0)
 
     def discard(self, job: Record) -> None:
-        """Forget one job that has ended; `BadInput` if it has not."""
+        """Discard one job that has ended; raises `BadInput` if it has not."""
         if not job.done():
             raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
         with self._lock:
@@ -289,6 +289,6 @@ class Registry(Collection[Record]):
 def _end(job: Record) -> None:
     if job.started is None:
         job.end_cancelled(f"job {job.number} never started: the session ended")
-    elif not job.asked:  # whoever was asked may be cleaning up
+    elif not job.asked:  # one that was asked may be cleaning up
         with suppress(Exception):
             job.cancel()

@@ -33,9 +33,9 @@ class Jobs(Protocol):
 
 
 def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
-    """The one job that *spec* names; `NoSuchJob` when there is none, or more than one.
+    """Return the one job that *spec* names; raises `NoSuchJob` unless there is exactly one.
 
-    *variables* are those of the user, where a spec may be the name of one that holds a job.
+    *variables* are the user's; a spec may be the name of one that holds a job.
     """
     spec = spec.strip()
     if spec in _CURRENT or spec in _PREVIOUS:
@@ -54,7 +54,7 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
 
 
 def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
-    """Whether *text* has the form of a job spec, or is a variable that holds a job."""
+    """Return whether *text* has the form of a job spec, or is a variable that holds a job."""
     text = text.strip()
     bare = text.removeprefix("%")
     return (
@@ -66,7 +66,7 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
 
 
 def _starts(name: str, text: str) -> bool:
-    """Whether a name starts so; the ``!`` of a command may be left out."""
+    """Return whether a name starts with *text*; the ``!`` of a command may be left out."""
     return name.startswith(text) or (name[:1] == "!" and name[1:].startswith(text))
 
 
