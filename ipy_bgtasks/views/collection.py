@@ -29,7 +29,7 @@ class Jobs(Collection[Job]):
         return (record.job for record in self._registry)
 
     def __contains__(self, job: object) -> bool:
-        """Whether a job, or one with that number, is kept."""
+        """Return whether a job, or the job with a number, is kept."""
         if isinstance(job, int):
             return self._registry.get(job) is not None
         return (
@@ -46,7 +46,7 @@ class Jobs(Collection[Job]):
         return self._registry.find(str(spec)).job
 
     def plot(self, last: int = 30) -> Timeline:
-        """Return when the *last* launched jobs were queued and ran, as a picture for a notebook."""
+        """Return a timeline for a notebook: when the *last* launched jobs were queued and ran."""
         from ipy_bgtasks.views.timeline import Timeline
 
         return Timeline(list(self._registry)[-max(last, 1) :])
@@ -64,7 +64,7 @@ class Jobs(Collection[Job]):
 
 
 def jobs() -> Jobs:
-    """Return the jobs of the IPython shell this runs in. Any thread may call it.
+    """Return the jobs of the IPython shell this runs in. Any thread may call.
 
     Raises `BgTasksError` where the extension is not loaded.
     """

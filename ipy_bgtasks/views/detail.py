@@ -12,10 +12,10 @@ from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
 from ipy_bgtasks.views.rows import JobView, frame_line, row, stack_now
 
 _CODE = 10_000  # characters of code that are shown
-_TAIL = 8_000  # characters of the log in which the last lines are looked for
+_TAIL = 8_000  # characters of the log searched for the last lines
 _TAIL_LINES = 20
-_DEEP = 20  # frames shown of each end of a stack
-#: Places whose workers print where they send it, by what to call them.
+_DEEP = 20  # frames shown at each end of a stack
+#: Places whose workers' output stays with them, with the name to show for each.
 _ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the executor"}
 _RESULT = 500  # characters of a result or an error
 
@@ -48,7 +48,7 @@ def log_tail(job: JobView) -> str:
         return ""
     log = job.log
     entries = log.tail(_TAIL)
-    # A display is a block of its own also where its text does not say so.
+    # A display is a block of its own even if its text has no line feed.
     blocks = [f"{e.text}\n" if e.bundle is not None else e.text for e in entries]
     lines = "".join(blocks).rstrip("\n").split("\n")
     if len(lines) > _TAIL_LINES or log.size > _TAIL or log.dropped:

@@ -11,8 +11,8 @@ from ipy_bgtasks.views.text import NO_JOBS
 
 _LONGEST = 120  # characters of a name or a last line that are shown
 
-# JupyterLab's variables where it has them; elsewhere colours that can be told apart on white and
-# on black. State is told by a word first, so that a front end that strips styles loses nothing.
+# JupyterLab's variables where they exist; elsewhere colours that are distinct on white and on
+# black. The state is also a word, so that a front end that strips styles loses nothing.
 STYLE = """<style>
 .ipybg { color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px); }
 .ipybg table { border-collapse: collapse; margin: 0; width: auto; color: inherit;
@@ -44,7 +44,7 @@ _HEADINGS = (
 
 
 def html_table(rows: Sequence[Row]) -> str:
-    """Return a table with one row a job, or ``no jobs``."""
+    """Return a table with one row per job, or ``no jobs``."""
     if not rows:
         return f'{STYLE}<div class="ipybg">{NO_JOBS}</div>'
     body = "\n".join(_html_row(row) for row in rows)
@@ -61,7 +61,7 @@ def html_note(text: str) -> str:
 
 
 def html_text(text: str) -> str:
-    """Return text, of several lines perhaps, visible and escaped."""
+    """Return text, possibly of several lines, visible and escaped."""
     return html.escape(visible(text))
 
 
@@ -86,7 +86,7 @@ def html_last(row: Row) -> str:
 
 def _html_row(row: Row) -> str:
     name = one_line(row.name, 500)
-    # The whole name, where it is cut, comes up under the mouse.
+    # A name that is cut is shown in full as a tooltip.
     title = f' title="{html_text(name)}"' if len(name) > _LONGEST else ""
     last = html_last(row)
     if row.at:

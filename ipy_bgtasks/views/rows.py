@@ -66,7 +66,7 @@ SUSPENDED = "suspended"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of `%jobs`; its texts are as they came, for each view to make safe."""
+    """One line of `%jobs`; its texts are raw, for each view to escape."""
 
     number: int
     mark: str  # "+" the current job, "-" the one before, " " any other
@@ -75,9 +75,9 @@ class Row:
     name: str
     elapsed: str  # empty for a job that never started
     last: str  # progress, result, error or the last line of output
-    fraction: float | None = None  # how far it is, from 0 to 1; then `label` is what else to say
+    fraction: float | None = None  # progress, from 0 to 1; then `label` is what else to say
     label: str = ""
-    at: str = ""  # where its code is right now, if that was asked for
+    at: str = ""  # where its code is right now, if requested
 
     @property
     def ended(self) -> bool:
@@ -106,7 +106,7 @@ def rows(
 
 def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
-    state = str(job.state)  # first: what is read later may be newer, and then says more
+    state = str(job.state)  # first: what is read later may be newer, and more informative
     ended = JobState(state).ended
     progress = None if ended or state == "queued" else progress_of(job)
     fraction = None if progress is None else progress.fraction
@@ -133,7 +133,7 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
 
 
 def summary(job: JobView, limit: int) -> str:
-    """Return what became of a job: its result or error; else the last line of its output."""
+    """Return a job's result or error, else the last line of its output."""
     outcome = job.outcome
     if outcome is not None and outcome.error is not None:
         if str(job.state) != "cancelled":
@@ -147,17 +147,17 @@ def summary(job: JobView, limit: int) -> str:
         return ""
     last = job.log.last_line
     if outcome is not None and from_line(last) is not None:
-        return ""  # a bar that is full says no more than the state
+        return ""  # a full bar says no more than the state
     return one_line(last, limit)
 
 
 def progress_label(progress: Progress) -> str:
-    """Return what is said beside the bar: the reporter's own words, or how many of how many."""
+    """Return what is said beside the bar: the reporter's own words, or the counts."""
     if progress.text:
         return progress.text
     if progress.total is None:
         return f"{progress.done:,}"
-    # Of 1, or of 100, the percentage says it all.
+    # For a total of 1 or 100 the percentage suffices.
     return "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
 
 
@@ -167,7 +167,7 @@ def line_now(job: JobView, cells: Cells = no_cells) -> str:
 
 
 def stack_now(job: JobView) -> list[FrameSummary]:
-    """Return where a job is right now, the innermost entry last; empty if nobody can tell."""
+    """Return where a job is right now, the innermost entry last; empty if unknown."""
     try:
         return job.stack()
     except Exception:  # a thread or a process may end while it is looked at

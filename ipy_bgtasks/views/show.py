@@ -25,7 +25,7 @@ _MOST = 100  # rows of a live table
 def table(
     registry: Registry, jobs: Sequence[Record], *, verbose: bool = False, cells: Cells = no_cells
 ) -> dict[str, str]:
-    """The table of some jobs; with *verbose* also where each running one is.
+    """Return the table of some jobs, with *verbose* also where each running one is.
 
     *cells* tells which cell a file name stands for.
     """
@@ -42,7 +42,7 @@ def table(
 
 
 def live_table(registry: Registry, jobs: Sequence[Record]) -> dict[str, str]:
-    """The same for a display that changes only when something happens, so without a clock."""
+    """Return the table for a display that is updated only on events, and so shows no clock."""
     found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
     still = [
         replace(row, elapsed=f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}")
@@ -60,5 +60,5 @@ def live_table(registry: Registry, jobs: Sequence[Record]) -> dict[str, str]:
 
 
 def detail(job: Record, *, cells: Cells = no_cells) -> dict[str, str]:
-    """One job in full, with the stack of one that runs."""
+    """Return one job in full, with its stack if it runs."""
     return {"text/plain": detail_text(job, cells), "text/html": detail_html(job, cells)}

@@ -22,9 +22,9 @@ NO_JOBS = "no jobs"
 
 
 def text_table(rows: Sequence[Row], width: int = 80) -> str:
-    """Return one line a job, aligned, in at most `width` columns; ``no jobs`` if there is none.
+    """Return one line per job, aligned, in at most `width` columns; ``no jobs`` if there is none.
 
-    A very narrow terminal gets longer lines rather than none of a job's name.
+    In a very narrow terminal lines are longer, so that some of each job's name is left.
     """
     if not rows:
         return NO_JOBS
@@ -71,7 +71,7 @@ def _aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[s
 
 
 def _share(room: int, name: int, last: int) -> tuple[int, int]:
-    """Share the room that is left between names and last column; one may need less than half."""
+    """Share the remaining width between names and last column; one may need less than half."""
     if name + len(_GAP) + last <= room or not last:
         return (name, last) if last else (max(_LEAST_NAME, min(name, room)), 0)
     half = (room - len(_GAP)) // 2

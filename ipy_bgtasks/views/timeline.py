@@ -1,7 +1,7 @@
-"""When jobs were queued and when they ran, as a picture that stays in a saved notebook.
+"""A timeline of jobs, when they were queued and ran, that stays in a saved notebook.
 
-An SVG that needs nothing around it: neither styles nor scripts, and colours that can be read on
-white as on black, since a front end may show it as an image of its own.
+The SVG is self-contained: no styles, no scripts, and colours that are legible on white and on
+black, since a front end may show it as a separate image.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Span:
 
 
 class Timeline:
-    """A picture of some jobs' times, as they were when it was made."""
+    """A picture of when some jobs were queued and ran, up to when it was made."""
 
     def __init__(self, jobs: Iterable[Timed]) -> None:
         self._now = time.time()
@@ -85,7 +85,7 @@ class Timeline:
 
 
 def timeline_text(spans: Sequence[Span], now: float) -> str:
-    """Return a line for each job: dots while it was queued, a bar while it ran."""
+    """Return one line per job: dots while it was queued, a bar while it ran."""
     if not spans:
         return "no jobs"
     first, length = _range(spans, now)
@@ -125,14 +125,14 @@ def timeline_svg(spans: Sequence[Span], now: float) -> str:
 
 
 def _range(spans: Sequence[Span], now: float) -> tuple[float, float]:
-    """The first moment that is shown, and how many seconds are."""
+    """Return the first moment shown, and the length in seconds."""
     first = min((span.launched for span in spans), default=now)
     last = max((span.ended or now for span in spans), default=now)
     return first, max(last - first, 0.05)
 
 
 def _axis(first: float, length: float, height: int) -> Iterator[str]:
-    """Lines at round times; with less than two of those, at the first moment alone."""
+    """Yield lines at round times; if fewer than two fit, at the first moment only."""
     step = next((s for s in _STEPS if length / s <= 5), 86400 * (1 + length // 432_000))
     offset = time.localtime(first).tm_gmtoff
     at = (first + offset) // step * step - offset + step

@@ -1,7 +1,7 @@
-"""What a value is, in one line: never long, and never by way of code that blocks us.
+"""What a value is, in one line: never long, and never blocking.
 
-For what has a shape the line says the type and the shape. Anything else is shown by its repr; where
-that is the user's own code, or may lead to it, it runs in a thread, once, and is not waited for.
+For a value with a shape the line gives type and shape. Anything else is shown by its repr; if that
+is the user's own code, or may call it, it runs once, in a thread, without a wait for its end.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _PATIENCE = 0.1  # seconds for a repr
 _LIMIT = 500  # characters of it that are kept
-_FEW = 20  # items of a collection that are looked at
+_FEW = 20  # items of a collection that are examined
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...))
-#: Where the shape is known and costs nothing.
+#: Types whose shape is known at no cost.
 _SHAPED = frozenset(
     [
         "cupy",
@@ -45,8 +45,8 @@ _SHAPED = frozenset(
 def value_line(job: Any, limit: int) -> str:
     """Return the value with which a job has finished as one line; never raises.
 
-    Any thread may call, a loop's included: it waits for a tenth of a second at the most, and for
-    each job once.
+    Any thread may call, including a loop's: it waits for a tenth of a second at most, and only
+    once for each job.
     """
     value = job.outcome.value
     if (kind := kind_line(value)) is not None:
@@ -60,7 +60,7 @@ def value_line(job: Any, limit: int) -> str:
 
 
 def kind_line(value: object) -> str | None:
-    """Return what a thing with a shape, a size or nothing but a picture is: `DataFrame 3 × 2`."""
+    """Return type and size of a value that has a shape or is a picture: `DataFrame 3 × 2`."""
     kind = type(value)
     try:
         tops = {str(each.__module__).partition(".")[0] for each in kind.__mro__}
@@ -74,7 +74,7 @@ def kind_line(value: object) -> str | None:
         modules = {str(each.__module__) for each in kind.__mro__}
         if "IPython.core.display" in modules or tops & {"plotly", "bokeh", "altair"}:
             return kind.__name__
-    except Exception:  # a class that only looks like one of them
+    except Exception:  # a class that only resembles one of them
         pass
     return None
 
@@ -91,7 +91,7 @@ def _shape_line(value: Any) -> str | None:
 
 
 def is_plain(value: object, depth: int = 2) -> bool:
-    """Return whether the repr of a value runs nobody's code, and has nothing rich to it."""
+    """Return whether the repr of a value runs no user code, and there is no richer display."""
     kind = type(value)
     if kind in _PLAIN:
         return True
@@ -107,7 +107,7 @@ def is_plain(value: object, depth: int = 2) -> bool:
 
 
 def run_as(job: Any, call: Callable[[], object], name: str) -> threading.Thread | None:
-    """Run *call* in a daemon thread, in the job's place; None where there are no threads.
+    """Run *call* in a daemon thread, in the job's context; None where there are no threads.
 
     What it prints is the job's.
     """
@@ -130,7 +130,7 @@ def run_as(job: Any, call: Callable[[], object], name: str) -> threading.Thread 
 
 
 def _guarded(job: Record, value: object) -> str:
-    """Return the repr if it is made in time; keep it when it is made, in time or not."""
+    """Return the repr if it is made in time; keep it once it is made, even if late."""
     instead = f"<{type(value).__name__} object>"
     _keep(job, instead)
 
