@@ -1,1 +1,1 @@
-"""Places where work runs, a file or a folder each."""
+"""Places where work runs, one file or folder for each."""

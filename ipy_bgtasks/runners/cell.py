@@ -1,6 +1,6 @@
 """A cell that was sent to the background as a place: it runs on where it began.
 
-Nothing is started here: the front end found the cell running, and tells when it has ended.
+Nothing is started here: the front end finds the cell running, and reports when it has ended.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class CellRunner:
-    """One cell that runs in *thread* since *began*, a monotonic time.
+    """The runner of one cell that has run in *thread* since *began*, a monotonic time.
 
     *awaits* is whether it lets other tasks of that thread's loop go on. *interrupt* does what
-    the stop button would have done, *stack* tells where the code is; any thread may call both.
+    the stop button would have done, *stack* returns where the code is; any thread may call both.
     """
 
     where = "cell"
@@ -40,7 +40,7 @@ class CellRunner:
         self._stack = stack
 
     def blocks(self, thread: int | None) -> bool:
-        """Whether nothing else of *thread*'s goes on until the cell ends."""
+        """Return whether the cell blocks everything else in *thread* until it ends."""
         return thread == self._thread and not self._awaits
 
     def start(self, job: Record) -> None:
@@ -49,19 +49,19 @@ class CellRunner:
         job.thread = self._thread
 
     def stop(self, job: Record, force: bool) -> None:
-        """Interrupt it; *force* is the same, again."""
+        """Interrupt it; *force* makes no difference."""
         self._interrupt()
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """Where its thread is."""
+        """Return the stack of its thread."""
         return self._stack()
 
     def needs_this_thread(self) -> bool:
-        """Whether it is this very thread that runs it."""
+        """Return whether it is this very thread that runs it."""
         return threading.get_ident() == self._thread
 
     def make_room(self, job: Record) -> None:
-        """It runs already."""
+        """Do nothing: it runs already."""
 
     def shutdown(self) -> None:
-        """It ends with the process; its job is cancelled as any other."""
+        """Do nothing: it ends with the process, and its job is cancelled like any other."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 
-#: Seconds for which code that was stopped by force may clean up before it is told again.
+#: Seconds for which code that was stopped by force may clean up before it is cancelled again.
 CLEAN_UP = 0.5
 
 
@@ -42,7 +42,7 @@ class _Run(Run):
 class LoopRunner:
     """Runs async work on one event loop, which its owner runs in one thread.
 
-    *thread* is the identifier of that thread; it can be told later when it is not yet known.
+    *thread* is the identifier of that thread; it can be set later if it is not yet known.
     """
 
     where = "loop"
@@ -52,20 +52,20 @@ class LoopRunner:
         self.thread = threading.get_ident() if thread is None else thread
         #: How many jobs have a task on the loop …
         self.active = 0
-        #: … and what is called, on the loop's thread, when that is no longer none.
+        #: … and what is called, on the loop's thread, when the first one does.
         self.on_active: Callable[[], object] | None = None
         self._shut_down = False
 
     def start(self, job: Record) -> None:
-        """Make the task: at once on the loop's own thread, else when the loop next turns."""
+        """Make the task: at once on the loop's own thread, else when the loop next runs."""
         if threading.get_ident() == self.thread:
             self._begin(job)
         else:
             self.loop.call_soon_threadsafe(self._begin, job)
 
     def adopt(self, job: Record, awaitable: Awaitable[Any], context: Context) -> None:
-        """Let a running job go on here, awaiting what its first part returned."""
-        if self._shut_down:  # the loop may not turn again, and nobody would await it
+        """Continue a running job here, awaiting what its first part returned."""
+        if self._shut_down:  # the loop may not run again, and it would never be awaited
             _close(awaitable)
             job.end_cancelled()
             return
@@ -75,7 +75,7 @@ class LoopRunner:
         self.loop.call_soon_threadsafe(self._make_task, job, coro, context=context)
 
     def stop(self, job: Record, force: bool) -> None:
-        """Cancel the task, in one turn of the loop; a job without a task ends at once.
+        """Cancel the task, in one iteration of the loop; a job without a task ends at once.
 
         With *force* it is cancelled again and again if its code goes on.
         """
@@ -85,23 +85,23 @@ class LoopRunner:
             self.loop.call_soon_threadsafe(self._cancel, job, force)
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """The whole await chain of the task."""
+        """Return the whole await chain of the task."""
         return await_chain(self.task_of(job), self.thread, self.loop)
 
     @staticmethod
     def task_of(job: Record) -> asyncio.Task[Any] | None:
-        """Return the task in which *job* runs; None where there is none (yet, or any more)."""
+        """Return the task in which *job* runs; None if there is none (yet, or any more)."""
         return job.run.task if isinstance(job.run, _Run) else None
 
     def needs_this_thread(self) -> bool:
-        """Blocking the loop's own thread would stop the loop."""
+        """Return whether this is the loop's own thread: blocking it would stop the loop."""
         return threading.get_ident() == self.thread
 
     def make_room(self, job: Record) -> None:
-        """Nothing queues here."""
+        """Do nothing: there is no queue here."""
 
     def shutdown(self) -> None:
-        """The registry cancels the tasks; what a thread still hands over is turned away."""
+        """Refuse what threads still hand over; the registry cancels the tasks."""
         self._shut_down = True
 
     def _begin(self, job: Record) -> None:
@@ -124,7 +124,7 @@ class LoopRunner:
     async def _live(
         self, job: Record, call: Callable[[], Any], awaitable: Awaitable[Any] | None = None
     ) -> None:
-        """A job's task: it ends the job itself, in its last step, which spares the loop a turn.
+        """Run a job as a task that ends the job itself, in its last step, which saves an iteration.
 
         It begins before the task does, so that it also ends a job that is cancelled before its
         first step; *awaitable*, if given, is closed then.
@@ -139,11 +139,11 @@ class LoopRunner:
             _close(awaitable)
             job.end_cancelled()
         except ExitInTask as error:
-            # An exit that a child task raised reaches its parent as the stand-in.
+            # An exit that a child task raised reaches its parent as an `ExitInTask`.
             job.fail(error.__cause__ or error)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
-                raise  # nobody raised it: the task was left behind, and is collected
+                raise  # not raised by code: the task was abandoned, and is collected
             job.fail(error)
         else:
             job.finish(value)
@@ -167,10 +167,10 @@ class LoopRunner:
 
 
 class Contained(Coroutine[Any, Any, Any]):
-    """A coroutine that lets no exit through, and in all else is the one it stands for.
+    """A coroutine wrapper that lets no exit through, and is otherwise transparent.
 
-    So a task shows what it runs, in its repr and to whoever asks for its coroutine; and nothing
-    of this is seen in a traceback.
+    So a task shows what it runs, in its repr and in `get_coro`, and a traceback does not show the
+    wrapper.
     """
 
     __slots__ = ("_coro",)
@@ -201,7 +201,7 @@ class Contained(Coroutine[Any, Any, Any]):
             raise
 
     def throw(self, *error: Any) -> Any:
-        """Raise at the await."""
+        """Raise an exception at the await."""
         try:
             try:
                 return self._coro.throw(*error)
@@ -214,7 +214,7 @@ class Contained(Coroutine[Any, Any, Any]):
             raise
 
     def close(self) -> None:
-        """End it."""
+        """Close the coroutine."""
         self._coro.close()
 
 
@@ -224,7 +224,7 @@ def _begun() -> Generator[None, None, None]:
 
 
 def _close(awaitable: Awaitable[Any] | None) -> None:
-    """As asyncio does with a coroutine that is cancelled before its first step."""
+    """Close *awaitable*, as asyncio does with a coroutine cancelled before its first step."""
     if isinstance(awaitable, CoroutineType):
         awaitable.close()
 

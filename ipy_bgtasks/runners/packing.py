@@ -1,7 +1,7 @@
 """Work as bytes, to be run in another process, and the end of a job from what came back.
 
-What a job needs is copied at launch. Functions and classes of the notebook travel by value,
-those of modules by name.
+What a job needs is copied at launch. Functions and classes of the notebook are pickled by
+value, those of modules by name.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ class Packed:
     data: bytes
 
     def __call__(self) -> Any:
-        """Nothing that runs here."""
+        """Refuse to run here."""
         raise TypeError("packed work runs in another process")
 
 
 def pack(work: Work, *, complete: bool = False) -> Packed:
-    """What `remote.answer` needs to run the work. Any thread may call.
+    """Return what `remote.answer` needs to run the work. Any thread may call.
 
-    *complete*: also where this package is not installed. Raises `BadInput`, which names what
-    cannot be sent.
+    With *complete* it also runs where this package is not installed. Raises `BadInput`,
+    which names what cannot be sent.
     """
     call = movable(work.call)
     try:
         with _complete() if complete else contextlib.nullcontext():
             data, sources = _dump(call)
-    except Exception as error:  # whatever somebody's `__reduce__` raises
+    except Exception as error:  # anything that a user's `__reduce__` raises
         raise BadInput(_blame(call, error)) from None
     everything = (sources, work.is_async, data)
     return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
 
 
 class Calling:
-    """A call that happens where this is unpickled, and is what unpickling gives.
+    """A call that is made where this is unpickled; its value is what unpickling gives.
 
-    So an engine has only bytes to carry, and `pickle.loads` to call.
+    So an engine only has to carry bytes and call `pickle.loads`.
     """
 
     def __init__(self, function: Complete, *args: Any) -> None:
@@ -78,7 +78,7 @@ class Calling:
 
 
 class Complete:
-    """Stands for a function of this package; where it is unpickled, it is the whole function."""
+    """A stand-in for a function of this package, pickled by value in full."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         import cloudpickle
@@ -92,7 +92,7 @@ class Complete:
         return cloudpickle.loads, (self._data,)
 
     def __call__(self, *args: Any) -> Any:
-        """Nothing that runs here; engines want something that can be called."""
+        """Refuse to run here; engines only require a callable."""
         raise TypeError("this runs in another process")
 
 
@@ -118,7 +118,7 @@ def _registering() -> threading.Lock:
 
 
 def movable(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call of a work, such that it can be pickled: a cell takes the names it uses along."""
+    """Return the call in a form that can be pickled: a cell carries the names that it uses."""
     cell = getattr(call, "__self__", None)
     if not isinstance(cell, Cell):
         return call
@@ -128,8 +128,8 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
             "magics and ! lines need the session and cannot run in a process: "
             "run this cell in a thread, %%bg -t"
         )
-    # Whoever pickles a function takes along the globals that its code names, and gives all
-    # functions that shared their globals one dictionary again.
+    # Pickling a function includes the globals that its code names, and functions that shared
+    # their globals get one dictionary again.
     text = "def anchor():\n " + ";".join(names or ["None"])
     code = next(c for c in compile(text, "<names>", "exec").co_consts if isinstance(c, CodeType))
     anchor = FunctionType(code, cell.namespace)
@@ -150,7 +150,7 @@ async def _run_cell_async(
 
 
 def _loaded(*codes: CodeType | None) -> Iterator[str]:
-    """The global names that a cell's code loads, the code of functions in it included."""
+    """Yield the global names that a cell's code loads, including the functions in it."""
     seen: set[str] = set()
     waiting = [code for code in codes if code is not None]
     while waiting:
@@ -164,7 +164,7 @@ def _loaded(*codes: CodeType | None) -> Iterator[str]:
 
 
 def _dump(value: Any) -> tuple[bytes, dict[str, str]]:
-    """The pickle, and the source text of the functions in it that have no file."""
+    """Return the pickle, and the source text of the functions in it that have no file."""
     file = io.BytesIO()
     pickler = _pickler()(file, pickle.HIGHEST_PROTOCOL)
     pickler.files = set()
@@ -183,7 +183,7 @@ def _pickler() -> Any:
     import cloudpickle
 
     class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-        """Notes from which files the functions come that it pickles."""
+        """A pickler that notes the source files of the functions it pickles."""
 
         files: set[str]
 
@@ -210,7 +210,7 @@ def _blame(call: Any, error: Exception) -> str:
 def _culprits(
     names: dict[str, Any], level: int, seen: set[int], user: str = ""
 ) -> Iterator[tuple[str, Any, str]]:
-    """What of the named values cannot be pickled, and the function that uses it."""
+    """Yield the named values that cannot be pickled, and the functions that use them."""
     for name, value in names.items():
         if id(value) in seen:
             continue
@@ -226,7 +226,7 @@ def _culprits(
 
 
 def _bound(call: Any) -> dict[str, Any]:
-    """The names of CODE with the values they were bound to, and those a cell or call looks up."""
+    """Return the names of CODE with their bound values, and those that a cell or call looks up."""
     if not isinstance(call, partial):
         return {}
     names: dict[str, Any] = {}
@@ -245,7 +245,7 @@ def _type(value: Any) -> str:
 
 
 def ending(job: Record, answer: Answer) -> Callable[[], None]:
-    """What ends the job as the answer says. Reading the result may run code of its type."""
+    """Return what ends the job as the answer says. Reading the result may run its type's code."""
     kind, data, trace = answer
     if kind == "unsendable":
         return partial(job.fail, _caused(CannotSend(data), trace))

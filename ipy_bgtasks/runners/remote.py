@@ -1,7 +1,7 @@
-"""What runs elsewhere: a job's work, from bytes to an answer that can be sent back.
+"""What runs in another process: a job's work, from bytes to an answer that can be sent back.
 
-It imports nothing of this package: to a cluster it travels as it is, because the package need
-not be there.
+It imports nothing of this package: it is sent to clusters as it is, because the package may not
+be installed there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def answer(data: bytes, run_async: Callable[[Callable[[], Any]], Any] | None = None) -> Answer:
-    """Run packed work to its end, and say what came of it; raises nothing.
+    """Run packed work to its end, and return its answer; never raises.
 
     *run_async* calls a coroutine function and runs what it returns.
     """
@@ -49,13 +49,13 @@ def answer(data: bytes, run_async: Callable[[Callable[[], Any]], Any] | None = N
 def value_of(
     call: Callable[[], Any], is_async: bool, run_async: Callable[[Callable[[], Any]], Any]
 ) -> Any:
-    """Call it, and await what has to be awaited."""
+    """Return the value of the call, awaited where that is needed."""
     if is_async:
         return run_async(call)
     value = call()
     if not inspect.isawaitable(value):
         return value
-    # A job is a result, not something more to wait for: it may be this one.
+    # A job is a result, and not awaited: it may be this one.
     is_job = type(value).__module__ == "ipy_bgtasks"
     return value if is_job else run_async(lambda: value)
 
@@ -68,13 +68,13 @@ def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
 
     if asyncio._get_running_loop() is None:
         return asyncio.run(main())
-    # An engine of ipyparallel calls us on its own loop, which waits for us.
+    # An ipyparallel engine calls us on its own loop, which waits for us.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(copy_context().run, asyncio.run, main()).result()
 
 
 def answer_on_engine(data: bytes) -> Answer:
-    """The same on an engine of ipyparallel, which says that it begins."""
+    """Run packed work on an ipyparallel engine, which reports that it begins."""
     from ipyparallel.datapub import publish_data
 
     publish_data({"began": True})
@@ -82,7 +82,7 @@ def answer_on_engine(data: bytes) -> Answer:
 
 
 def answer_on_dask(data: bytes, topic: str, key: str) -> Answer:
-    """Do the same in a worker of Dask, which logs under *topic* that it begins with task *key*."""
+    """Run packed work on a Dask worker, which logs under *topic* that it begins task *key*."""
     from distributed import get_worker
 
     get_worker().log_event(topic, key)
@@ -90,7 +90,7 @@ def answer_on_dask(data: bytes, topic: str, key: str) -> Answer:
 
 
 def held_on_dask(key: str, dask_worker: Any) -> bool:
-    """Whether a task runs, or may still come to run, on this worker of Dask."""
+    """Return whether a task runs, or may still come to run, on this Dask worker."""
     task = dask_worker.state.tasks.get(key)
     return task is not None and task.state not in ("released", "forgotten", "memory", "error")
 
@@ -123,7 +123,7 @@ def _dumps(value: Any) -> bytes:
 
 
 def _users(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's first frame on."""
+    """Return the traceback from the user's first frame on."""
     start = trace
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]

@@ -1,15 +1,15 @@
 """The processes of a session, and the program that ends them when their launcher is gone.
 
-Run as a program, ``python -I -S sessions.py PARENT PREFIX``, it reads from standard input which
-sessions there are: ``+4711`` for one to watch, ``-4711`` for one whose first process has ended,
-which is forgotten once it is empty. When the input ends or the process PARENT is gone, whatever
+Run as a program, ``python -I -S sessions.py PARENT PREFIX``, it reads the sessions from standard
+input: ``+4711`` for one to watch, ``-4711`` for one whose first process has ended, which is
+discarded once it is empty. When the input ends or the process PARENT is gone, whatever
 still runs in them is asked to stop and then killed. A forked child of the parent may hold the
 input open, which is why both count.
 
 The parent may be killed after it launched a process and before it could say so. Therefore each
-has a token in its environment, PREFIX and a number, which ``+4711 PREFIX1`` hands in: whoever
-has one that was not handed in is ours, too. What a watched process sent off to a session of its
-own has a token that was, and goes free.
+has a token in its environment, PREFIX and a number, which ``+4711 PREFIX1`` registers: a process
+with a token that was not registered is ours, too. What a watched process moved to a session of
+its own has a registered token, and is left alone.
 
 Nothing but the standard library is imported here, and little of it, so that it starts fast.
 """
@@ -28,7 +28,7 @@ from typing import Any
 #: The environment variable that holds the token.
 TOKEN = "IPY_BGTASKS_TOKEN"
 
-#: What the program is deaf to.
+#: The signals that the program ignores.
 IGNORED = {
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
@@ -42,11 +42,11 @@ _signal: Any = signal
 _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
 _GRACE = 1.0
-#: Seconds after which killing is given up: a process of another user, or stuck in the system.
+#: Seconds after which killing is given up: the process is another user's, or stuck in the kernel.
 PATIENCE = 10.0
-#: Seconds for which somebody launched at the last moment may still turn up.
+#: Seconds for which a process launched at the last moment may still appear.
 _LINGER = 0.2
-#: Seconds between two looks where nobody tells.
+#: Seconds between two checks where there is no notification.
 _PAUSE = 0.02
 _SLOW = 1.0
 
@@ -54,8 +54,8 @@ _SLOW = 1.0
 def send(sessions: Collection[int], number: int) -> bool:
     """Send a signal to every live process of *sessions*; returns whether there was any.
 
-    The signal 0 only asks. Without ``/proc`` it is the process group of each session's first
-    process that is reached, which is all of it unless a command made groups of its own.
+    The signal 0 only checks. Without ``/proc`` only the process group of each session's first
+    process is reached, which is all of it unless a command made groups of its own.
     """
     if not sessions:
         return False
@@ -70,7 +70,7 @@ def send(sessions: Collection[int], number: int) -> bool:
 
 
 def terminate(sessions: Collection[int]) -> bool:
-    """Ask all processes of *sessions* to stop, the suspended ones too; whether there was any."""
+    """Ask all processes of *sessions* to stop, even suspended ones; returns whether any exist."""
     found = send(sessions, signal.SIGTERM)
     if found:
         send(sessions, _signal.SIGCONT)
@@ -85,7 +85,7 @@ def _processes() -> list[int]:
 
 
 class _Tokens:
-    """The numbers that were handed in, which come nearly in order."""
+    """The numbers of the tokens that were registered, which come nearly in order."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix.encode()
@@ -100,7 +100,7 @@ class _Tokens:
             self._all_below += 1
 
     def strays(self) -> set[int]:
-        """The sessions whose first process has a token that was not handed in."""
+        """Return the sessions whose first process has a token that was not registered."""
         found = set()
         for pid in _processes():
             with suppress(OSError, ValueError):
@@ -145,7 +145,7 @@ def _send_to_groups(sessions: Collection[int], number: int) -> bool:
 
 
 class _Watch:
-    """What the program knows: the sessions, and whether somebody still needs them."""
+    """The program's state: the sessions, and whether they are still needed."""
 
     def __init__(self, parent: int, prefix: str) -> None:
         self._parent = parent
@@ -174,7 +174,7 @@ class _Watch:
         self._end()
 
     def _read(self) -> bool:
-        """Take in what was written; False at the end of the input."""
+        """Read what was written; return False at the end of the input."""
         try:
             while data := os.read(self._input, 65536):
                 *lines, self._rest = (self._rest + data).split(b"\n")
@@ -194,7 +194,7 @@ class _Watch:
         (self._live if line[:1] == b"+" else self._ended).add(session)
 
     def _forget_empty(self) -> None:
-        """Numbers of empty sessions may be given to others: none is kept longer than a moment."""
+        """Discard empty sessions at once, since their numbers may be reused."""
         now = time.monotonic()
         if not self._ended or now - self._looked < _SLOW:
             return
@@ -216,7 +216,7 @@ class _Watch:
 
 
 def main() -> None:
-    """The program. It outlives whatever is sent to its parent's processes."""
+    """Run the program, which ignores the signals sent to its parent's processes."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _Watch(int(sys.argv[1]), sys.argv[2]).run()

@@ -1,8 +1,8 @@
-"""A small process that ends ours when this one is gone, however it went.
+"""A small process that ends our child processes when this one is gone, however it ended.
 
-Nothing inside a process can promise that: after a SIGKILL no code of it runs. The supervisor is
-a plain interpreter that runs `sessions` as a program, in a session of its own, so that what is
-sent to this process's group, or typed in its terminal, does not reach it.
+No code within a process can guarantee that: after a SIGKILL none of it runs. The supervisor is
+a plain interpreter that runs `sessions` as a program, in a session of its own, so that signals
+to this process's group, or from its terminal, do not reach it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Is told the sessions in which our processes run; started with the first.
+    """The handle of the supervisor process, which is started with the first session.
 
     Any thread may call any method. In a forked child all of them do nothing: the processes are
     the parent's. Where there are no sessions (Windows), or no interpreter to run, nothing is
@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        # Of this process alone, also among all that had or will have its number.
+        # Unique to this process, even among processes that had or will have its number.
         self._prefix = f"{self._owner}-{time.time_ns():x}-"
         self._tokens = itertools.count()
         self._sessions: set[int] = set()
@@ -42,20 +42,20 @@ class Supervisor:
         self._broken = not (has_sessions() and sys.executable)
 
     def start(self) -> None:
-        """Start it now, so that a process launched next is not alone for a moment."""
+        """Start it now, so that the next process launched is supervised from the first moment."""
         if os.getpid() == self._owner:
             with self._lock:
                 self._running()
 
     def token(self) -> str:
-        """The value of `sessions.TOKEN` in the environment of a process about to be launched.
+        """Return the value of `sessions.TOKEN` for the environment of a process to be launched.
 
-        By it the process is found if this one is gone before `watch` could be called.
+        It identifies the process if this one is gone before `watch` could be called.
         """
         return f"{self._prefix}{next(self._tokens)}"
 
     def watch(self, session: int, token: str = "") -> None:
-        """End what runs in *session* when this process is gone; *token* is what it was given."""
+        """End what runs in *session* when this process is gone; *token* is its token."""
         if os.getpid() != self._owner:
             return
         with self._lock:
@@ -63,7 +63,7 @@ class Supervisor:
             self._tell(f"+{session} {token}\n")
 
     def unwatch(self, *ended: int) -> None:
-        """The first processes of these sessions have ended; what they left is still watched."""
+        """Note that these sessions' first processes have ended; the rest is still watched."""
         if os.getpid() != self._owner:
             return
         with self._lock:
@@ -106,7 +106,7 @@ class Supervisor:
 
             self._reap(0)
             arguments = [str(self._owner), self._prefix]
-            # It inherits the mask, and so is deaf from its first moment on.
+            # It inherits the mask, and so blocks these signals from the start.
             with signals_blocked(sessions.IGNORED):
                 try:
                     self._process = subprocess.Popen(
@@ -131,7 +131,7 @@ class Supervisor:
         self._closed = [process for process in self._closed if process.returncode is None]
 
     def _replace(self) -> None:
-        """It was killed: start another, once, and tell it everything."""
+        """Start another supervisor, once, after the first was killed, and tell it all sessions."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The processes that one process has started, where there are no sessions to find them by.
 
-psutil knows who started whom. A child whose parent has ended belongs to nobody any more, so that
-whoever was found once is remembered.
+psutil knows the parent of each process. A child whose parent has ended can no longer be traced, so
+each process that was found is remembered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def refuse_without_psutil() -> None:
-    """Raise `BadInput` if trees of processes cannot be found here."""
+    """Raise `BadInput` if process trees cannot be found here."""
     try:
         import psutil  # noqa: F401
     except ImportError:
@@ -28,7 +28,7 @@ def refuse_without_psutil() -> None:
 
 
 class Tree:
-    """A process and all it started. For one thread at a time."""
+    """A process and all that it started. Not thread-safe."""
 
     def __init__(self, pid: int) -> None:
         import psutil
@@ -39,15 +39,15 @@ class Tree:
             self._known[pid] = psutil.Process(pid)
 
     def terminate(self) -> bool:
-        """Ask all to stop; returns whether there was any."""
+        """Ask all processes to stop; return whether there were any."""
         return self._each(lambda process: process.terminate())
 
     def kill(self) -> bool:
-        """Kill all; returns whether there was any."""
+        """Kill all processes; return whether there were any."""
         return self._each(lambda process: process.send_signal(kill_signal()))
 
     def is_left(self) -> bool:
-        """Whether any of them runs, and notes those that were started since."""
+        """Return whether any process still runs, and note those that were started since."""
         return self._each(lambda _process: None)
 
     def _each(self, do: Callable[[Any], object]) -> bool:

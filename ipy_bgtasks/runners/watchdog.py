@@ -1,8 +1,8 @@
-"""The watchdog: notices a coroutine job that blocks the event loop, and says so in its cell.
+"""The watchdog: notices a coroutine job that blocks the event loop, and reports it in its cell.
 
-It looks from another thread, a few times a second and only while jobs are on the loop. A task
-that is found in the middle of a step has done no wrong yet: the loop is asked for a sign of
-life, and the task is to blame if it is still there, without one, when time is up.
+It checks from another thread, a few times a second and only while jobs are on the loop. A task
+in the middle of a step is not yet at fault: the loop is asked for a sign of life, and the task is
+blamed if there is none when time is up.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.runners.loop import LoopRunner
     from ipy_bgtasks.service import ServiceLoop
 
-#: Looks without any job on the loop after which it stops to look.
+#: Checks without any job on the loop after which it stops checking.
 _IDLE_LOOKS = 20
-#: Seconds by which a look may be late because the machine is busy.
+#: Seconds by which a check may be late because the machine is busy.
 _STALL = 0.5
 
 
@@ -54,15 +54,15 @@ class Watchdog:
         self._cells = cells
         self._looking = False
         self._idle = 0
-        self._due = 0.0  # when the next look should come
-        self._used = 0.0  # processor time of the loop's thread at the last look
+        self._due = 0.0  # when the next check is due
+        self._used = 0.0  # processor time of the loop's thread at the last check
         self._suspect: _Suspect | None = None
 
     def wake(self) -> None:
-        """Begin to look, if it does not; to be called when the loop gets its first job."""
+        """Begin to check, unless it does already; call this when the loop gets its first job."""
         if self.limit <= 0 or self._looking:
             return
-        with suppress(RuntimeError):  # no threads here: nobody could look
+        with suppress(RuntimeError):  # no threads here to check from
             if self._service.loop is not self._runner.loop:
                 self._looking = True
                 self._service.loop.call_soon_threadsafe(self._begin)
@@ -82,7 +82,7 @@ class Watchdog:
         if self.limit <= 0 or self._idle > _IDLE_LOOKS or self._runner.loop.is_closed():
             self._suspect = None
             self._looking = False
-            if self._runner.active:  # the first one came just now
+            if self._runner.active:  # the first one has just come
                 self.wake()
             return
         now = time.monotonic()
@@ -100,7 +100,7 @@ class Watchdog:
         if suspect is None or suspect.told:
             return
         guilty = now - suspect.since >= self.limit
-        # Where it is comes first: all else may let the loop's thread go on.
+        # Read its stack first: anything else may let the loop's thread go on.
         stack = running_stack(task, self._runner.thread, self._runner.loop) if guilty else []
         if not suspect.asked:
             suspect.asked = True
@@ -110,9 +110,9 @@ class Watchdog:
             self._blame(suspect.job, now - suspect.since, stack)
 
     def _stalled(self, now: float) -> float:
-        """How long the loop's thread kept everybody from running, this thread included.
+        """Return how long the loop's thread kept all threads, including this one, from running.
 
-        C code may hold the interpreter's lock. Nobody can look then, only find out afterwards.
+        C code may hold the interpreter's lock; that can only be found out afterwards.
         """
         late = now - self._due
         used = processor_time(self._runner.thread) - self._used
@@ -121,7 +121,7 @@ class Watchdog:
     def _blame(self, job: Record, seconds: float, stack: list[FrameSummary]) -> None:
         frame = innermost(stack)
         where = f" in {doing(frame)} ({place(frame, self._cells)})" if frame is not None else ""
-        with suppress(Exception):  # a screen that fails must not end the service
+        with suppress(Exception):  # a failing front end must not end the service
             self._tell(
                 job,
                 f"job {job.number} ({job.name}) has blocked the event loop for "
@@ -131,7 +131,7 @@ class Watchdog:
 
 
 class _Suspect:
-    """A job's task that was in the middle of a step when the watchdog looked."""
+    """A job's task that was in the middle of a step when the watchdog checked."""
 
     def __init__(self, task: asyncio.Task[Any], job: Record, since: float) -> None:
         self.task = task
@@ -142,5 +142,5 @@ class _Suspect:
         self.loop_turned = False
 
     def turn(self) -> None:
-        """The loop's sign of life."""
+        """Note the loop's sign of life."""
         self.loop_turned = True

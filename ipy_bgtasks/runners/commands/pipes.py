@@ -1,4 +1,4 @@
-"""What a child process tells: its output, and its end. Everything runs on an event loop."""
+"""A child process's output and exit, as events on an event loop."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-#: Bytes read at once; the loop then has its turn. As much as a pipe holds, as a rule.
+#: Bytes read before the loop runs on: as much as a pipe holds, as a rule.
 _BLOCK = 65536
 
 
 class TextPipe:
-    """Reads a pipe as UTF-8 as it comes: hands text to *take*, and calls *closed* at its end.
+    """Reads a pipe as UTF-8 as it comes: passes text to *take*, and calls *closed* at its end.
 
-    Not more than one block is in memory at a time: who writes faster than we take has to wait.
-    Every method is for the loop's thread.
+    At most one block is in memory at a time, so that a fast writer has to wait. Every method is
+    for the loop's thread.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class TextPipe:
 def on_exit(
     loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], fn: Callable[[], object]
 ) -> None:
-    """Call *fn* on the loop when *process* has ended. To be called on the loop's thread.
+    """Call *fn* on the loop when *process* has ended. Call this on the loop's thread.
 
-    It may not have been waited for then; *fn* has to do that.
+    The process may not have been reaped by then; *fn* has to do that.
     """
     watched = opened_process(process.pid)
     if watched is not None:

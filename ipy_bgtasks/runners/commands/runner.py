@@ -1,7 +1,7 @@
 """Child processes as a place: each job is a shell command in a session of its own.
 
-A session, so that neither the interrupt of the foreground nor a Ctrl-C in the terminal reaches
-it, and so that everything a command started can be found and stopped with it.
+With a session, neither an interrupt of the foreground nor a Ctrl-C in the terminal reaches it,
+and everything that a command started can be found and stopped with it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 #: Seconds for which output still comes after a command has ended. What the command itself wrote
 #: is in the pipe by then; this is for a `tee` behind it, and bounds a child that goes on writing.
 _AFTERWARDS = 0.2
-#: Seconds between two looks at what is left of a session that was asked to stop, and the most.
+#: Seconds between two checks of a session that was asked to stop: the first, and the most.
 _PAUSE, _PAUSE_MOST = 0.01, 0.2
-#: Seconds after which the supervisor hears of commands that have ended.
+#: Seconds after which the supervisor is told of commands that have ended.
 _TELLING = 0.1
 
 
@@ -85,7 +85,7 @@ class ShellRunner:
             run.stop(False)
 
     def stop(self, job: Record, force: bool) -> None:
-        """SIGTERM to all of the session and, after the grace period or with *force*, SIGKILL."""
+        """Send SIGTERM to the session and, after the grace period or with *force*, SIGKILL."""
         with self._lock:
             if job.started is None:
                 job.end_cancelled()
@@ -95,15 +95,15 @@ class ShellRunner:
             run.stop(force)
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """Where a command is cannot be told."""
+        """Return an empty stack: where a command is cannot be known."""
         return []
 
     def needs_this_thread(self) -> bool:
-        """The service loop ends these jobs."""
+        """Return False: the service loop ends these jobs."""
         return threading.get_ident() == self.service.thread
 
     def make_room(self, job: Record) -> None:
-        """Nothing queues here."""
+        """Do nothing: there is no queue here."""
 
     def run_within(
         self, command: Command, take: Callable[[str, str], object], data: bytes = b""
@@ -114,7 +114,7 @@ class ShellRunner:
         return run_within(self.supervisor, self.grace, command, take, data)
 
     def has_ended(self, process: int) -> None:
-        """Tell the supervisor, soon: each telling wakes it. For the service loop's thread."""
+        """Tell the supervisor, in batches: each message wakes it. For the service loop's thread."""
         self._ended.append(process)
         if len(self._ended) == 1:
             self.service.loop.call_later(_TELLING, self._tell_ended)
@@ -124,7 +124,7 @@ class ShellRunner:
         self.supervisor.unwatch(*ended)
 
     def shutdown(self) -> None:
-        """The session ends: stop all commands, without waiting."""
+        """Stop all commands, without waiting."""
         if os.getpid() != self._owner:
             return
         runs = list(self.runs)
@@ -162,7 +162,7 @@ class _Run(Run):
 
     @property
     def note(self) -> str:
-        """What has been done to stop it, in the user's words. Any thread may ask."""
+        """What has been done to stop it, in the user's words. Any thread may call."""
         if self._kill_at is None:
             return ""
         if (left := self._kill_at - self._loop.time()) > 0:
@@ -170,11 +170,11 @@ class _Run(Run):
         return "it was sent SIGKILL; what is left of it cannot be killed"
 
     def stop(self, force: bool) -> None:
-        """Ask it to stop, or insist. Any thread may call."""
+        """Ask it to stop, or kill it with *force*. Any thread may call."""
         self._loop.call_soon_threadsafe(self._stop, force)
 
     def abandon(self) -> None:
-        """Somebody else stops it now: it ends cancelled. Any thread may call."""
+        """Note that it is stopped elsewhere: the job ends cancelled. Any thread may call."""
         self._stopping = True
 
     def kill(self) -> None:
@@ -183,7 +183,7 @@ class _Run(Run):
             self._all.kill()
 
     def attach(self) -> None:
-        """Begin to listen."""
+        """Begin to read its output and to wait for its exit."""
         self._context.run(self.job.enter)
         for name in ("stdout", "stderr"):
             pipe = getattr(self._process, name)
@@ -192,7 +192,7 @@ class _Run(Run):
         on_exit(self._loop, self._process, self._ended)
 
     def _take(self, name: str, text: str) -> None:
-        with contextlib.suppress(Exception):  # the display's trouble is not the command's
+        with contextlib.suppress(Exception):  # a failing display must not stop the command
             self._context.run(self.job.write, name, text)
 
     # The end: of the command, of its output, and, if it was asked to stop, of all it started
@@ -210,7 +210,7 @@ class _Run(Run):
         if self._over or (self._exited and not self._stopping):
             return  # it has finished by itself
         if self._process.poll() is not None and not self._stopping:
-            return  # likewise; we hear of it in a moment
+            return  # likewise; the callback is about to come
         begins, self._stopping = not self._stopping, True
         if force or self._runner.grace <= 0:
             self._kill_at = self._loop.time()
@@ -221,7 +221,7 @@ class _Run(Run):
             self._look()
 
     def _look(self) -> None:
-        """See what is left of a session that was asked to stop, and insist when it is time."""
+        """Check a session that was asked to stop, and kill what is left when it is time."""
         if self._timer is not None:
             self._timer.cancel()
         late = self._kill_at is not None and self._loop.time() >= self._kill_at

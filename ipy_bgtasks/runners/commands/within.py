@@ -1,6 +1,6 @@
 """A shell command in the middle of a job's code: it blocks that code, and is stopped with the job.
 
-It has a session of its own and no input, as `%bg !command` has, and the supervisor knows it.
+It has a session of its own and no input, as `%bg !command` has, and is supervised.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     Take = Callable[[str, str], object]
     News = SimpleQueue[tuple[str, bytes]]
 
-#: Seconds between two looks whether the job was asked to stop, or the command has ended.
+#: Seconds between two checks of whether the job was asked to stop or the command has ended.
 _LOOK = 0.05
 #: Seconds for which output still comes after a command has ended.
 _AFTERWARDS = 0.2
-#: Seconds between two looks whether a session that was told to end has.
+#: Seconds between two checks of whether a session that was asked to stop has ended.
 _PAUSE = 0.02
 _BLOCK = 65536
 
@@ -45,7 +45,7 @@ def run_within(
 
     *take* gets what it writes, with the name of the stream, in this thread. If the job is
     cancelled meanwhile, what cancels it is raised here, after the command and all it started
-    were asked to stop, and killed *grace* seconds later. `OSError` if it cannot be started.
+    were asked to stop, and killed *grace* seconds later. Raises `OSError` if it cannot be started.
     """
     job: Record = current.get()
     supervisor.start()
@@ -65,7 +65,7 @@ def run_within(
 
 
 def _follow(job: Record, process: subprocess.Popen[bytes], take: Take, data: bytes) -> None:
-    """Hand on what it writes until it has ended, and look after the job meanwhile."""
+    """Pass on what it writes until it has ended, and stop it if the job is asked to stop."""
     news: News = SimpleQueue()
     pipes = {"stdout": process.stdout, "stderr": process.stderr}
     decoders = {}
@@ -89,7 +89,7 @@ def _follow(job: Record, process: subprocess.Popen[bytes], take: Take, data: byt
             take(name, text)
         if not block:
             del decoders[name]
-    while process.poll() is None:  # it has closed its output, and goes on
+    while process.poll() is None:  # it has closed its output, but still runs
         _stop_if_asked(job, was_asked)
         time.sleep(_LOOK)
 
@@ -98,7 +98,7 @@ def _stop_if_asked(job: Record, was_asked: bool) -> None:
     """Raise what cancels the job; one that is cleaning up after that may run commands."""
     job.checkpoint()
     if job.asked and not was_asked and (job.run is None or not job.run.raises_by_itself()):
-        # Its loop, which would raise that, cannot turn while it is blocked here.
+        # Its loop, which would raise that, cannot run while it is blocked here.
         raise asyncio.CancelledError
 
 
@@ -117,18 +117,18 @@ def _write(pipe: IO[bytes], data: bytes) -> None:
     try:
         with pipe:
             pipe.write(data)
-    except OSError:  # it does not read all
+    except OSError:  # it does not read all of its input
         pass
 
 
 def _in_background(function: Callable[..., None], *args: object) -> None:
-    # In an empty context: such a thread is no job's.
+    # In an empty context: such a thread belongs to no job.
     thread = threading.Thread(target=function, args=args, name="bg-pipe", daemon=True)
     Context().run(thread.start)
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    """End it and all it started; what cannot be killed is left after a while."""
+    """Stop it and all that it started; what cannot be killed is abandoned after a while."""
     if os.name == "nt":
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""A Dask cluster, spoken to through its client."""
+"""A Dask cluster, used through its client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Future[Any]):
-    """The future of a task's answer, and the task."""
+    """The future of a task's answer, with the task."""
 
     def __init__(self, task: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class DaskEngine:
         self._fetching = False
 
     def submit(self, number: int, work: Any) -> Any:
-        """Submit it, as one task that is computed once."""
+        """Submit the work as one task that is computed once."""
         key = f"bg{number}-{uuid.uuid4().hex}"
         if not self._subscribed:
             self._subscribed = True
@@ -56,17 +56,17 @@ class DaskEngine:
         return answer
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """What the workers have told: each task says so itself when it begins."""
+        """Return those that the workers have reported: each task logs that it begins."""
         found = [future for future in futures if future.task.key in self._begun]
         self._begun.difference_update([future.task.key for future in found])
         return found
 
     def lost(self) -> str:
-        """A client that lost its scheduler has cancelled all its futures."""
+        """Return a reason if the client was closed; losing its scheduler cancels the futures."""
         return "the Dask client was closed" if self._client.status in ("closing", "closed") else ""
 
     def drop(self, future: Any) -> bool:
-        """Have it forgotten, and wait until no worker is at it any more."""
+        """Cancel the task, and wait until no worker runs it any more."""
         future.task.cancel()
         pause = 0.02
         while self._client.status == "running":
@@ -78,10 +78,10 @@ class DaskEngine:
         return False
 
     def was_dropped(self, error: BaseException) -> bool:
-        """Nobody but us drops a single task; else the cluster was lost."""
+        """Return False: only we drop single tasks, so that an error means a lost cluster."""
         return False
 
-    # Answers are fetched many at a time: each request takes its turn on the client's loop.
+    # Answers are fetched many at a time: each request costs a round on the client's loop.
 
     def _fetch_soon(self, answer: Answer) -> None:
         self._begun.discard(answer.task.key)
@@ -102,7 +102,7 @@ class DaskEngine:
                     return
             try:
                 values = self._client.gather([answer.task for answer in answers])
-            except BaseException:  # of one of them: let each speak for itself
+            except BaseException:  # from one of them: fetch each on its own
                 for answer in answers:
                     self._fetch_one(answer)
             else:

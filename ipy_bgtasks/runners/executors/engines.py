@@ -1,7 +1,7 @@
-"""What a user's executor is, and how each kind is spoken to.
+"""The kinds of executors that users may have, and how each is driven.
 
-An engine takes work and gives a future, in the widest sense: something that calls back when it
-is done. It is found by the type of the object the user gave; nothing is imported for that.
+An engine takes work and gives a future, in the widest sense: an object that calls back when it is
+done. It is chosen by the type of the user's object; nothing is imported for that.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _ACCEPTED = (
 
 
 class Engine(Protocol):
-    """Takes work and runs it somewhere else. Any thread may call any method."""
+    """An adapter that runs work on a user's executor. Any thread may call any method."""
 
     #: The word users see for the place.
     where: str
     #: Whether it runs the very call, in a thread of this process, or packed work elsewhere.
     is_local: bool
-    #: Whether work must bring all it needs, because this package may not be there.
+    #: Whether work must carry all it needs, because this package may not be installed there.
     is_remote: bool
     #: What to say of a call that was asked to stop and goes on.
     note: str
@@ -37,19 +37,19 @@ class Engine(Protocol):
         """Have a job's call, or its packed work as bytes, run; returns the future."""
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """Those of the futures whose calls are known to have begun. May take a while."""
+        """Return the futures whose calls are known to have begun. May take a while."""
 
     def lost(self) -> str:
-        """Why nothing more will come from here; empty while it may."""
+        """Return why nothing more will come from the executor; empty while it may."""
 
     def drop(self, future: Any) -> bool:
-        """Ask it to stop: whether it is certain that it does not run, now or later. May take long.
+        """Ask it to stop; return whether it is certain not to run, now or later. May take long.
 
-        False where the future itself will say how it ended.
+        False if the future itself will resolve.
         """
 
     def was_dropped(self, error: BaseException) -> bool:
-        """Whether *error* says that the call was dropped before it began."""
+        """Return whether *error* says that the call was dropped before it began."""
 
 
 class FutureEngine:
@@ -64,47 +64,47 @@ class FutureEngine:
         self.is_local = is_local
 
     def submit(self, number: int, work: Any) -> Any:
-        """Submit it."""
+        """Submit the work."""
         if self.is_local:
             return self._executor.submit(work)
         return self._executor.submit(remote.answer, work)
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """What the futures say; a process pool counts what is next in line, too."""
+        """Return those that say so themselves; a process pool also counts the next in its queue."""
         return [future for future in futures if future.running()]
 
     def lost(self) -> str:
-        """An executor ends all its futures itself."""
+        """Return an empty text: an executor resolves all its futures itself."""
         return ""
 
     def drop(self, future: Any) -> bool:
-        """It can be cancelled before it begins."""
+        """Cancel the call, which works only before it begins."""
         return bool(future.cancel())
 
     def was_dropped(self, error: BaseException) -> bool:
-        """Somebody may have shut the executor down."""
+        """Return whether the call was cancelled, as when the executor is shut down."""
         return isinstance(error, concurrent.futures.CancelledError)
 
 
 class PebbleEngine(FutureEngine):
-    """A pool of Pebble, which kills a worker to cancel its call."""
+    """A Pebble pool, which kills a worker to cancel its call."""
 
     def submit(self, number: int, work: Any) -> Any:
-        """Schedule it."""
+        """Schedule the work."""
         if self.is_local:
             return self._executor.schedule(work)
         return self._executor.schedule(remote.answer, args=(work,))
 
     def drop(self, future: Any) -> bool:
-        """Cancel it, and wait until the worker is dead."""
+        """Cancel the call, and wait until the worker is dead."""
         if not future.cancel():
             return False
-        # It says "cancelled" at once, and notifies who waits when the worker is gone.
+        # It is "cancelled" at once, but notifies its waiters when the worker is gone.
         return self.is_local or bool(concurrent.futures.wait([future]).done)
 
 
 class ParallelEngine:
-    """A view of ipyparallel."""
+    """An ipyparallel view."""
 
     where = "ipyparallel"
     is_local = False
@@ -116,34 +116,34 @@ class ParallelEngine:
         self._answer = Complete(remote.answer_on_engine)
 
     def submit(self, number: int, work: Any) -> Any:
-        """Apply it without waiting."""
+        """Apply the work without waiting."""
         return self._view.apply_async(self._answer, work)
 
     def begun(self, futures: Collection[Any]) -> Iterable[Any]:
-        """The engines have told."""
+        """Return those that the engines have reported."""
         for future in futures:
             told = future.data
             if any(told) if isinstance(told, list) else told:
                 yield future
 
     def lost(self) -> str:
-        """A closed client never hears of its futures."""
+        """Return a reason if the client was closed, which never resolves its futures then."""
         return "the ipyparallel client was closed" if self._view.client._closed else ""
 
     def drop(self, future: Any) -> bool:
-        """Engines drop what waits; the future says so."""
+        """Have the engines drop a queued call; its future then says so."""
         self._view.client.abort(future, block=False)
         return False
 
     def was_dropped(self, error: BaseException) -> bool:
-        """The engine's word for it."""
+        """Return whether it is the engine's error for an aborted task."""
         return type(error).__name__ in ("TaskAborted", "CancelledError")
 
 
 def engine_for(target: Any, text: str) -> Engine:
-    """How to speak to *target*, which the user called *text*; `BadInput` if it is no executor."""
+    """Return the engine for *target*, named *text* by the user; `BadInput` if there is none."""
     homes = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(target).__mro__}
-    if "distributed.ClientExecutor" in homes:  # which calls cancelled what goes on
+    if "distributed.ClientExecutor" in homes:  # it reports running calls as cancelled
         return engine_for(target._client, text)
     if "ipyparallel.ViewExecutor" in homes:
         return engine_for(target.view, text)
@@ -165,7 +165,7 @@ def engine_for(target: Any, text: str) -> Engine:
         return PebbleEngine(target, is_local=False)
     if isinstance(target, concurrent.futures.Executor):
         threads = isinstance(target, concurrent.futures.ThreadPoolExecutor)
-        # Python's pool of interpreters is a pool of threads, too, but shares nothing.
+        # Python's pool of interpreters is a pool of threads, too, but shares no objects.
         return FutureEngine(target, threads and "concurrent.InterpreterPoolExecutor" not in homes)
     kind = "" if isinstance(target, type) else f" of type {type(target).__name__}"
     raise BadInput(f"--on {text} is {_shown(target)}{kind}, no executor: it takes {_ACCEPTED}")

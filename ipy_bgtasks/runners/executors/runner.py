@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from ipy_bgtasks.runners.executors.engines import Engine
     from ipy_bgtasks.work import Work
 
-#: Seconds between two looks at what has begun, and whether the engine is still there.
+#: Seconds between two checks of what has begun, and of whether the engine is still there.
 _PAUSE, _PAUSE_MOST = 0.05, 0.5
 
 
 class Executors:
-    """A runner for each executor, as long as it has jobs. Any thread may call."""
+    """The runners of executors that have jobs, one for each. Any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runners: WeakValueDictionary[int, ExecutorRunner] = WeakValueDictionary()
 
     def runner_for(self, target: Any, text: str) -> ExecutorRunner:
-        """The runner for *target*, which the user called *text*; `BadInput` if it is none."""
+        """Return the runner for *target*, named *text* by the user; `BadInput` if there is none."""
         with self._lock:
             runner = self._runners.get(id(target))
             if runner is None or runner.target is not target:
@@ -64,7 +64,7 @@ class ExecutorRunner:
         self._hurry = threading.Event()
 
     def accept(self, work: Work) -> Work:
-        """The work as this engine takes it; `BadInput` if something cannot be sent there."""
+        """Return the work in the engine's form; raises `BadInput` for what cannot be sent there."""
         if self.engine.is_local:
             return work
         try:
@@ -98,7 +98,7 @@ class ExecutorRunner:
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
-        """Have it dropped, on a thread of its own: engines take their time."""
+        """Drop the job's call, on a thread of its own: engines may take long."""
         run = job.run
         if not isinstance(run, _Run):
             job.end_cancelled()  # it still waits for other jobs
@@ -107,26 +107,26 @@ class ExecutorRunner:
             Context().run(dropping.start)
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """Known only where it runs in a thread of this process."""
+        """Return the stack; it is known only for a thread of this process."""
         run = job.run
         if isinstance(run, _Run) and run.thread is not None:
             return thread_stack(run.thread)
         return []
 
     def needs_this_thread(self) -> bool:
-        """The executor's own threads end these jobs."""
+        """Return False: the executor's own threads end these jobs."""
         return False
 
     def make_room(self, job: Record) -> None:
-        """The executor's places are the user's affair."""
+        """Do nothing: the executor's size is the user's choice."""
 
     def shutdown(self) -> None:
-        """The executor is the user's, and ends as it would."""
+        """Stop watching; the executor is the user's, and is not shut down."""
 
     # In a thread of this process
 
     def _context_to_submit(self, job: Record) -> Context:
-        """Here the job's own: a thread that is busy for a job does not hold up the exit."""
+        """Return the context to submit in: the job's own, so that its thread cannot delay exit."""
         context = copy_context()
         if self.engine.is_local:
             context.run(current.set, job)
@@ -153,7 +153,7 @@ class ExecutorRunner:
     # The end
 
     def _done(self, run: _Run, future: Any) -> None:
-        """The executor says that it is done, in whatever way; on a thread of the executor."""
+        """Take the end of the call, whatever it is; called on a thread of the executor."""
         if run.dropping:
             return
         try:
@@ -164,11 +164,11 @@ class ExecutorRunner:
 
     def _answered(self, job: Record, answer: Any) -> Callable[[], None]:
         if self.engine.is_local:
-            return job.end_cancelled  # which does nothing if it has run
+            return job.end_cancelled  # a no-op if it has run
         job.begin()
         if isinstance(answer, tuple):
             return ending(job, answer)
-        # From a view of several engines, an answer of each: what failed counts, or all values.
+        # A view of several engines gives an answer of each: a failure wins, else all values count.
         for each in answer:
             if isinstance(each, BaseException):
                 raise each
@@ -201,10 +201,10 @@ class ExecutorRunner:
             if run not in self._runs:
                 return
             self._runs.discard(run)
-        run.future = None  # which keeps a result in the engine's memory
+        run.future = None  # it would keep the result in the engine's memory
         run.context.copy().run(end)
 
-    # Looking after what runs elsewhere
+    # Watching what runs elsewhere
 
     def _watch(self) -> None:
         with self._lock:
@@ -260,5 +260,5 @@ class _Run(Run):
         return self._note
 
     def ask(self) -> bool:
-        """Whether nobody has asked it to stop before."""
+        """Mark it as asked to stop; return whether it had not been asked before."""
         return self._asked.acquire(blocking=False)

@@ -1,8 +1,8 @@
 """Worker threads as a place: a pool of daemon threads that grows on demand.
 
-A job starts before its launch returns, or it is queued because all threads are busy. Daemon
-threads, because an executor of the standard library keeps the interpreter from exiting while
-one of its threads is busy.
+A job starts before its launch returns, or is queued because all threads are busy. The threads are
+daemons, because an executor of the standard library keeps the interpreter from exiting while one
+of its threads is busy.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["StopThread", "ThreadRunner"]
 
 
-#: Python's switch interval, in seconds, where many threads compute. Its own is 5 ms: with 64 of
-#: them, whoever else wants a turn waits for a third of a second, at each step.
+#: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
+#: of them, any other thread waits for a third of a second, at each step.
 SHORT = 0.0005
-#: With more threads than this busy the foreground, and `%cancel`, shall not wait for all of them.
+#: With more busy threads than this, the switch interval is shortened for the foreground's sake.
 _CROWD = 8
 
 
 class ThreadRunner:
-    """Runs work in at most *max_threads* daemon threads, the rest in order of launch.
+    """Runs work in at most *max_threads* daemon threads, and queues the rest in order of launch.
 
     *loop_runner* awaits what a call returned where that is awaitable. *prepare* is called in a
     job's own context before its code. *service* retries what cannot be stopped at once.
@@ -82,15 +82,15 @@ class ThreadRunner:
         elif job.started is None:
             job.end_cancelled()  # it still waits for other jobs
         else:
-            self.loop_runner.stop(job, force)  # it just went on there
+            self.loop_runner.stop(job, force)  # it has just moved there
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """The thread's stack, or the await chain of a coroutine that runs in the thread."""
+        """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
         return run.stack() if isinstance(run, Run) else []
 
     def needs_this_thread(self) -> bool:
-        """The end of a thread's job is signalled by that thread."""
+        """Return False: the end of a thread's job is signalled by that thread."""
         return False
 
     def make_room(self, job: Record) -> None:
@@ -107,7 +107,7 @@ class ThreadRunner:
         self._give(worker, run)
 
     def busy(self) -> list[threading.Thread]:
-        """The threads that are in a job's code now."""
+        """Return the threads that are in a job's code now."""
         return [worker for worker in list(self._workers) if worker.run_now is not None]
 
     def shutdown(self) -> None:
@@ -150,7 +150,7 @@ class ThreadRunner:
         begun.acquire()
 
     def _next(self, worker: _Worker) -> Run | None:
-        """What *worker* shall do now; None: go idle, or, above the limit, end."""
+        """Return the next run for *worker*; with None it goes idle, or, above the limit, ends."""
         with self._lock:
             if len(self._workers) > self.max_threads:
                 self._workers.discard(worker)
@@ -172,7 +172,7 @@ class ThreadRunner:
 
 
 class _Worker(threading.Thread):
-    """One thread of the pool. What it waits for is the release of `_wake`."""
+    """One thread of the pool; it waits for the release of `_wake`."""
 
     def __init__(self, pool: ThreadRunner, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -201,13 +201,13 @@ class _Worker(threading.Thread):
 
 
 class SwitchInterval:
-    """Shortens Python's switch interval while it is needed; its owner serializes the calls."""
+    """Shortens Python's switch interval while that is needed; its owner serializes the calls."""
 
     def __init__(self) -> None:
         self._before: float | None = None
 
     def short(self, yes: bool) -> None:
-        """Take short turns from now on, or no longer."""
+        """Shorten the switch interval, or restore it."""
         if yes and self._before is None:
             now = sys.getswitchinterval()
             if now > SHORT:
@@ -215,5 +215,5 @@ class SwitchInterval:
                 sys.setswitchinterval(SHORT)
         elif not yes and self._before is not None:
             before, self._before = self._before, None
-            if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # nobody has changed it since
+            if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # unchanged since
                 sys.setswitchinterval(before)

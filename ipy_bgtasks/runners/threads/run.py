@@ -1,4 +1,4 @@
-"""One job in one thread, and the careful part: stopping it there and nowhere else."""
+"""One job in one thread, and how it is stopped there and nowhere else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two tries while the thread is in our own code: from … to, growing.
 _SOON, _LATER = 0.0003, 0.02
-#: Seconds between two looks whether code that was stopped by force has left.
+#: Seconds between two checks of whether code that was stopped by force has left.
 _REPEAT = 0.05
 #: Seconds that an event loop which the job's code runs is given to finish its step.
 _TURN = 0.1
@@ -53,7 +53,7 @@ class Run(runner.Run):
 
     `StopThread` is sent only while `_target` names the thread, which it does exactly while the
     job's code runs. The thread ends that by clearing `_target`, passing the lock (a sender that
-    saw the old value is done then) and taking back what was sent and not yet raised.
+    saw the old value is done by then) and taking back what was sent and not yet raised.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Run(runner.Run):
     def __init__(self, job: Record, context: Context, service: ServiceLoop) -> None:
         self.job = job
         self.context = context
-        #: Released when the job's code begins, if somebody waits for that.
+        #: Released when the job's code begins, if a launcher waits for that.
         self.begun: threading.Lock | None = None
         self._service = service
         self._lock = threading.Lock()
@@ -93,8 +93,8 @@ class Run(runner.Run):
         self._is_async = job.work is not None and job.work.is_async
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked_loop = False  # and it has not turned since
-        self._told_loop: float | None = None  # when one that the code runs was told
+        self._asked_loop = False  # and it has not run since
+        self._told_loop: float | None = None  # when a loop that the code runs was asked
 
     def execute(self, pool: Pool) -> None:
         """Run the job's code in the calling thread, and end the job."""
@@ -112,9 +112,9 @@ class Run(runner.Run):
             finally:
                 self._release_launcher()
             self._target = threading.get_ident()
-            if job.asked:  # by someone who found no target yet
+            if job.asked:  # when there was no target yet
                 raise StopThread
-            # Called and stored by C code, so that no StopThread fits between the return of the
+            # Called and stored by C code, so that no StopThread can come between the return of the
             # user's function and the storing: what has finished stays finished.
             value[None]
         except BaseException as caught:
@@ -147,11 +147,11 @@ class Run(runner.Run):
         return self._insist
 
     def raises_by_itself(self) -> bool:
-        """Whether this is the job's own thread, and no event loop of ours runs in it."""
+        """Return whether this is the job's own thread, and no event loop of ours runs in it."""
         return not self._is_async and self._target == threading.get_ident()
 
     def checkpoint(self) -> None:
-        """Raise here what is due, if this is the job's own thread about to go back to its code."""
+        """Raise what is due, if this is the job's own thread, about to return to its code."""
         if self._due and self._target == threading.get_ident():
             with self._lock:
                 due, self._due = self._due, False
@@ -161,9 +161,9 @@ class Run(runner.Run):
                 raise StopThread
 
     def why_not_stopped(self) -> str:
-        """``waiting`` to raise it, ``cleaning`` up after it, or ``caught`` it and went on.
+        """Return ``waiting`` (to raise it), ``cleaning`` (up after it) or ``caught`` (and goes on).
 
-        A coroutine whose loop has not turned since it was asked is ``blocked``.
+        A coroutine whose loop has not run since it was asked is ``blocked``.
         """
         target, sent = self._target, self._sent
         if target is None:
@@ -175,7 +175,7 @@ class Run(runner.Run):
         return "cleaning" if is_handling_stop(target) else "caught"
 
     def stack(self) -> list[FrameSummary]:
-        """Where it is right now."""
+        """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
             return await_chain(task, target, loop)
@@ -184,7 +184,7 @@ class Run(runner.Run):
     # Inside
 
     def _deliver(self) -> bool:
-        """Send what is due; False if that must wait for a better moment."""
+        """Send what is due; False if that must wait until it is safe."""
         with self._lock:
             target = self._target
             if target is None or not self._due:
@@ -202,9 +202,9 @@ class Run(runner.Run):
             return False
 
     def _waits_for_loop(self, target: int) -> bool:
-        """Whether an event loop that the job's code runs is about to raise it, between two steps.
+        """Return whether an event loop that the job's code runs will raise it between two steps.
 
-        There nothing is half done, and it is raised also while the loop waits for news.
+        There no state is half updated, and it is raised even while the loop waits for events.
         """
         now = time.monotonic()
         if self._told_loop is None:
@@ -245,7 +245,7 @@ class Run(runner.Run):
         loop.call_soon_threadsafe(loop.call_later, pause, self._pursue)
 
     def _pursue(self) -> None:
-        """On the service loop, again and again until nothing is left to do."""
+        """Take steps on the service loop until nothing is left to do."""
         pause = self._round()
         with self._lock:
             if self._target is None or (pause is None and not self._due):
@@ -254,7 +254,7 @@ class Run(runner.Run):
         self._service.loop.call_later(_SOON if pause is None else pause, self._pursue)
 
     def _round(self) -> float | None:
-        """One step of the pursuit; returns the seconds until the next, None for the end."""
+        """Take one step of the pursuit; return the seconds until the next, or None at the end."""
         if self._is_async:
             if not self._asked_loop and self._has_had_time():
                 self._ask_loop()
@@ -319,15 +319,15 @@ class Run(runner.Run):
 
 
 def _is_result(value: Any) -> bool:
-    """A job that a call returns is its result, not something more to wait for."""
+    """Return whether *value* is final: a job that a call returns is its result, not awaited."""
     return isinstance(value, Job)
 
 
 def _is_stop(error: BaseException, *, cancels: bool) -> bool:
-    """Whether the job ended because it was stopped; a task group wraps what it is told.
+    """Return whether the job ended because it was stopped; a task group wraps what it is told.
 
-    A `KeyboardInterrupt` that was raised in place of ours counts as ours. *cancels*: so does
-    asyncio's `CancelledError`; elsewhere it is an exception as any other.
+    A `KeyboardInterrupt` raised in place of ours counts as ours. With *cancels* so does
+    asyncio's `CancelledError`; otherwise that is an exception like any other.
     """
     if isinstance(error, BaseExceptionGroup):
         return all(_is_stop(one, cancels=cancels) for one in error.exceptions)
