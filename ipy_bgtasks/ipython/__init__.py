@@ -1,1 +1,1 @@
-"""The extension and its four magics: text comes in, a call of the session goes out."""
+"""The extension and its four magics, which turn text into calls of the session."""

@@ -32,10 +32,10 @@ def candidates(
     token: str,
     variables: Mapping[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
-    """Return what the last word of *line* may become, each with a word on what it is.
+    """Return the completions of the last word of *line*, each with a short description.
 
     *token* is the part that IPython will replace: it splits words at some characters. *variables*
-    are the user's, of which some hold jobs.
+    are the user's, some of which may hold jobs.
     """
     match = _LINE.match(line)
     if match is None:
@@ -74,7 +74,7 @@ def _files(word: str) -> list[str]:
 
 
 def _holders(variables: Mapping[str, Any], word: str) -> list[tuple[str, str]]:
-    """Return the variables that hold jobs, where something of a name is there."""
+    """Return the variables that hold jobs and begin with *word*; none if that is empty."""
     return [
         (name, f"{value.state}: {value.name}")
         for name, value in variables.items()

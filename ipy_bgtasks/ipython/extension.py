@@ -1,4 +1,4 @@
-"""Loading and unloading: one registry to one shell. What the one does, the other undoes."""
+"""Loading and unloading: one registry for each shell. Unloading undoes what loading did."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
 
-#: The attribute of the shell under which its jobs outlive an unloading.
+#: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
 _LOADED = "_ipy_bgtasks_loaded"
 
 
 class Loaded:
-    """Everything that one loading changed, and how to change it back."""
+    """Everything that one loading changed, and how to undo it."""
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
@@ -52,11 +52,11 @@ class Loaded:
             raise
 
     def unload(self) -> None:
-        """Undo everything, the last first."""
+        """Undo everything, in reverse order."""
         self._changes.undo()
 
     def live_views(self) -> Watching:
-        """Return what shows jobs live; it is made, and imported, when it is first needed."""
+        """Return what shows jobs live; it is imported and made when it is first needed."""
         if self._watching is None:
             from ipy_bgtasks.live.watching import Watching
 
@@ -119,7 +119,7 @@ class Loaded:
 
     def _complete(self, session: Session) -> Callable[[], None] | None:
         completer = getattr(self.shell, "Completer", None)
-        if completer is None:  # nobody completes here
+        if completer is None:  # no completion here
             return None
         return complete_with(
             completer, partial(candidates, session.registry, variables=self.shell.user_ns)
@@ -148,7 +148,7 @@ class Loaded:
     def _register(self, session: Session) -> None:
         shell, manager = self.shell, self.shell.magics_manager
         ours = JobMagics(shell, session, self.live_views)
-        shell.configurables.remove(ours)  # where it has filed itself
+        shell.configurables.remove(ours)  # it has registered itself there
         self._changes.append(shell.configurables, ours)
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
         before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
@@ -161,7 +161,7 @@ class Loaded:
         def undo() -> None:
             for (kind, name), fn in before.items():
                 if manager.magics[kind].get(name) is not now[kind, name]:
-                    continue  # somebody has taken it since
+                    continue  # replaced since
                 if fn is not None:
                     manager.magics[kind][name] = fn
                 else:
@@ -181,7 +181,7 @@ def _were_anothers(names: list[tuple[str, str]]) -> str:
 
 
 def load(shell: Any) -> None:
-    """Load into *shell*; called by `%load_ext`, in any thread."""
+    """Load into *shell*. Any thread may call."""
     if getattr(shell, _LOADED, None) is not None:
         return
     loaded = Loaded(shell)
@@ -190,7 +190,7 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Put back everything that loading changed; running jobs go on."""
+    """Restore everything that loading changed; running jobs go on."""
     loaded: Loaded | None = getattr(shell, _LOADED, None)
     if loaded is not None:
         delattr(shell, _LOADED)
@@ -198,13 +198,13 @@ def unload(shell: Any) -> None:
 
 
 def session_of(shell: Any) -> Session | None:
-    """The session of a shell, if the extension is loaded there."""
+    """Return the session of a shell, or None if the extension is not loaded there."""
     loaded: Loaded | None = getattr(shell, _LOADED, None)
     return None if loaded is None else loaded.session
 
 
 def _settings_of(shell: Any) -> BgTasks:
-    """Return what the configuration says; where it is wrong, the defaults, with one line."""
+    """Return the configured settings; if they are invalid, print one line and use the defaults."""
     from traitlets import TraitError
 
     try:

@@ -1,4 +1,4 @@
-"""The option words of the magics: one table a magic, read here, completed and shown from it.
+"""The options of the magics: one table for each, used to parse, to complete and to document them.
 
 Options are read up to the first word that is not one, because what follows is the user's code
 and must reach us as typed; ``--`` ends them.
@@ -36,7 +36,7 @@ class Option:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds that is not negative; `BadInput` otherwise."""
+    """Return *text* as a number of seconds; raises `BadInput` unless it is 0 or more."""
     try:
         value = float(text)
     except ValueError:
@@ -58,7 +58,7 @@ _LAUNCH = (
     Option("log", None, "FILE"),
 )
 
-#: Tells a magic that the rewritten cell awaits what it returns. Nobody types it.
+#: Tells a magic that the rewritten cell awaits what it returns. Not for users.
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
@@ -69,10 +69,10 @@ CANCEL = (Option("force", "f"), AWAITED)
 
 
 class Options:
-    """What was given; an option that was not is None, or False for a flag."""
+    """The options given; one that was not is None, or False for a flag."""
 
     def __init__(self, table: tuple[Option, ...]) -> None:
-        #: What the values are expanded with.
+        #: The variables with which values are expanded.
         self.variables: Mapping[str, Any] | None = None
         vars(self).update((o.name, None if o.takes else False) for o in table)
 
@@ -85,7 +85,7 @@ class Options:
         setattr(self, name, value)
 
     def launch(self) -> LaunchOptions:
-        """Return those that say how to launch; `BadInput` where they contradict each other."""
+        """Return those that say how to launch; raises `BadInput` if they contradict each other."""
         places = [option.name for option in (*_PLACES, _ON) if getattr(self, option.name)]
         if len(places) > 1:
             raise BadInput(f"a job runs in one place: give one of --{' and --'.join(places)}")
@@ -104,9 +104,10 @@ def read_options(
     magic: str,
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[Options, str]:
-    """The options at the start of *line* and the rest, untouched; `BadInput` for a wrong one.
+    """Return the options at the start of *line* and the rest, untouched.
 
     Values are expanded with *variables*, where those are given, as IPython expands after ``!``.
+    Raises `BadInput` for an unknown or malformed option.
     """
     options = Options(table)
     options.variables = variables
@@ -120,7 +121,7 @@ def read_options(
 
 
 def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, list[str]]:
-    """Options and other words in any order, for magics that take no code."""
+    """Return options and other words, in any order, for magics that take no code."""
     options = Options(table)
     words: list[str] = []
     rest = line.strip().rstrip(";").strip()
@@ -136,7 +137,7 @@ def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options,
 
 
 def split_specs(text: str) -> list[str]:
-    """The job specs in *text*, between commas; those in brackets belong to a job's name."""
+    """Split *text* into job specs at its commas, except at those within brackets."""
     found = []
     while text:
         end = _end(text, ",".__eq__)
@@ -190,10 +191,10 @@ def _take(option: Option, word: str, rest: str, options: Options, magic: str) ->
 
 
 def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
-    """*text* with ``{expressions}`` and ``$names`` replaced, as IPython does after ``!``.
+    """Return *text* with ``{expressions}`` and ``$names`` replaced, as IPython does after ``!``.
 
-    A ``$NAME`` that is no variable of the user's is one of the environment's, as a shell would
-    have it. Raises `BadInput`, which begins with *what*, where something cannot be replaced.
+    A ``$NAME`` that is not a variable of the user's is looked up in the environment, as in a
+    shell. Raises `BadInput`, which begins with *what*, where something cannot be replaced.
     """
     if not any(char in text for char in "{}$"):
         return text
@@ -210,7 +211,7 @@ def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
 
 
 def _value(text: str) -> tuple[str, str]:
-    """The first word of *text*, which may be quoted or hold brackets with blanks in them."""
+    """Return the first word of *text*, which may be quoted or hold brackets with blanks in them."""
     end = _end(text, str.isspace)
     value = text[:end]
     if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
@@ -219,7 +220,7 @@ def _value(text: str) -> tuple[str, str]:
 
 
 def _end(text: str, stops: Callable[[str], bool]) -> int:
-    """Where the first character stands that *stops*, outside of quotes and brackets."""
+    """Return the index of the first character that *stops*, outside quotes and brackets."""
     depth, quote = 0, ""
     for i, char in enumerate(text):
         if quote:

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.session.stopping import Stopping
 
-#: How many of the jobs that have ended `%jobs` shows.
+#: How many ended jobs `%jobs` shows.
 _RECENT = 10
 
 
 class Core:
-    """What stays with the shell when the extension is unloaded: the jobs and what runs them."""
+    """What the shell keeps when the extension is unloaded: the jobs and what runs them."""
 
     def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -56,7 +56,7 @@ class Core:
         self.sources = Sources(shell)
         self.registry.on_discard.append(self.sources.release)
         self.registry.on_discard.append(self.process_runner.discard)
-        #: The front end, made at the first loading: jobs that run over a reload keep their cards.
+        #: The front end, made at the first loading: jobs that outlive a reload keep their cards.
         self.front_end: FrontEnd | None = None
 
     def launch_cell(
@@ -70,7 +70,7 @@ class Core:
         interrupt: Callable[[], object],
         stack: Callable[[], list[FrameSummary]],
     ) -> Record:
-        """Make a job of a cell that runs already; the rest is what `CellRunner` is told."""
+        """Make a job of a cell that runs already; the other arguments are those of `CellRunner`."""
         from ipy_bgtasks.runners.cell import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.text import label_of
@@ -106,7 +106,7 @@ class Session:
 
     @cached_property
     def launcher(self) -> Launcher:
-        """What turns CODE into jobs; the reading of CODE is not imported before the first."""
+        """What turns CODE into jobs; imported when the first job is launched."""
         from ipy_bgtasks.session.launching import Launcher
 
         core = self.core
@@ -154,7 +154,7 @@ class Session:
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background.
 
-        Raises `BadInput` where no cell ran that could be.
+        Raises `BadInput` if no such cell ran.
         """
         assert self.core.front_end is not None
         job = self.core.front_end.sent_away()
@@ -167,7 +167,7 @@ class Session:
         return blocks is not None and bool(blocks(threading.main_thread().ident))
 
     def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
-        """Say so if a wait for *jobs* is one for the end of a cell that was sent away, too."""
+        """Say so if *jobs* cannot go on until a cell that was sent away has ended."""
         still = [str(job.number) for job in jobs if job.where == "loop" and not job.done()]
         if not still:
             return
@@ -192,13 +192,13 @@ class Session:
             self.foreground.refuse_to_block()
 
         def claim(job: Record) -> None:
-            # Its end is the foreground's to tell, also if that comes before the wait begins.
+            # The foreground reports its end, even if that comes before the wait begins.
             self._claims[job.number] = self.screen.claim(job)
 
         return self.launcher.launch(code, options, local=local, cell=cell, prepare=claim)
 
     def _let_go(self, jobs: Sequence[Record]) -> None:
-        """The wait has begun, and is told all that comes."""
+        """Release the claims on *jobs*: the wait has begun, and sees all that follows."""
         for job in jobs:
             if (release := self._claims.pop(job.number, None)) is not None:
                 release()
@@ -239,7 +239,7 @@ class Session:
             self._let_go(jobs)
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
-        """Wait a moment where that is possible, then say what became of the jobs."""
+        """Wait a moment where that is possible, then report the state of the jobs."""
 
         async def wait_and_say() -> None:
             try:
@@ -250,7 +250,7 @@ class Session:
         return self.wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
 
     def prune(self) -> None:
-        """Forget the jobs that have ended."""
+        """Discard the jobs that have ended."""
         count = self.registry.prune()
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
@@ -266,7 +266,7 @@ class Session:
         self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
 
     def visible(self, every: bool) -> list[Record]:
-        """Return the jobs that `%jobs` shows: with *every* all, else what runs or ended lately."""
+        """Return the jobs that `%jobs` shows: with *every* all, else the recent ones."""
         if every:
             return list(self.registry)
         recent = {job.number for job in self.registry.ended()[-_RECENT:]}
@@ -278,7 +278,7 @@ class Session:
         awaited: bool,
         instead: Callable[[], None],
     ) -> Any:
-        """Return *coro* for a cell that awaits it, else run it; where that cannot be, *instead*."""
+        """Return *coro* for a cell that awaits it, else run it; if that cannot be, *instead*."""
         if awaited:
             return unseen(coro)
         if asyncio._get_running_loop() is not None:
@@ -293,4 +293,4 @@ class Session:
 
 
 def _runs_already() -> None:
-    """Stand for the call of a cell that was not started here."""
+    """Do nothing, in place of the call of a cell that was not started here."""

@@ -1,4 +1,4 @@
-"""From what was typed to a running job: what `%bg`, `%%bg`, `%fg CODE` and `%%fg` share."""
+"""Launching: what `%bg`, `%%bg`, `%fg CODE` and `%%fg` share, from text to a running job."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Launches CODE of one shell's user into one registry. Any thread may call."""
+    """Launches the CODE of one shell's user into one registry. Any thread may call."""
 
     shell: Any
     registry: Registry
@@ -59,8 +59,8 @@ class Launcher:
     ) -> Record:
         """Launch CODE, typed on a magic's line or, with *cell*, as its body.
 
-        Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python;
-        nothing is launched then. With *card* the job is displayed before it starts; *prepare* is
+        Raises `BadInput` for what cannot be run and `SyntaxError` for what is not Python; then
+        nothing is launched. With *card* the job is displayed before it starts; *prepare* is
         called with it before that, too.
         """
         command = None if cell else command_in(code.strip())
@@ -87,7 +87,7 @@ class Launcher:
     def _read(
         self, code: str, local: Mapping[str, Any] | None, cell: bool, late: frozenset[str]
     ) -> Work:
-        """Read CODE; what looks like a job or a shell command says what would do."""
+        """Read CODE; if it looks like a job or shell command, the error suggests what to write."""
         if not cell and code[:1] == "%" and specs.is_spec(code) and " " not in code:
             number = self.registry.find(code).number
             raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
@@ -110,10 +110,10 @@ class Launcher:
         card: bool = False,
         prepare: Callable[[Record], object] | None = None,
     ) -> Record:
-        """Launch what CODE was read as, from the caller's cell, with the rest of the options."""
+        """Launch the work read from CODE, from the caller's cell, with the rest of the options."""
         accept = getattr(where, "accept", None)
         if accept is not None and not after:
-            work = accept(work)  # copied now; else when it starts
+            work = accept(work)  # copied now; with *after*, when it starts
         sink = FileSink(options.log) if options.log else None
         if work.source is not None:
             self.sources.hold(work.source)
@@ -138,13 +138,13 @@ class Launcher:
         )
 
     def jobs(self, given: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
-        """The jobs that the specs name, each once; `BadInput` if one names none or several."""
+        """Return the jobs that the specs name, each once; `BadInput` unless each names one job."""
         variables = self.variables(local)
         found = {(job := self.registry.find(spec, variables)).number: job for spec in given}
         return list(found.values())
 
     def variables(self, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """The user's variables as the caller of a magic sees them."""
+        """Return the user's variables as the caller of a magic sees them."""
         namespace: dict[str, Any] = self.shell.user_ns
         if local is None or local is namespace:
             return namespace
@@ -153,7 +153,7 @@ class Launcher:
     def _place(
         self, options: LaunchOptions, local: Mapping[str, Any] | None
     ) -> str | Runner | None:
-        """Where to run: what was asked for, None for the default."""
+        """Return where to run: what was asked for, or None for the default."""
         if options.on is not None:
             return self.executors().runner_for(self._evaluate(options.on, local), options.on)
         return self.process_runner if options.place == "process" else options.place
@@ -165,10 +165,10 @@ class Launcher:
             raise BadInput(f"--on {expression}: {error_line(error)}") from None
 
     def _expand(self, command: str, local: Mapping[str, Any] | None) -> str:
-        """The command with `{expressions}` and `$names` replaced, as IPython does after `!`."""
+        """Return the command with `{expressions}` and `$names` replaced, as IPython does it."""
         try:
             return expanded(command, self.variables(local))
-        except Exception:  # braces and dollars that are the shell's own: left as they are
+        except Exception:  # the shell's own braces and dollars: left as they are
             return command
 
     def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
@@ -184,7 +184,7 @@ class Launcher:
         )
 
     def _transform(self, text: str) -> str:
-        """IPython syntax to Python. Where the body itself awaits, its magics may, too."""
+        """Transform IPython syntax to Python. Where the body itself awaits, its magics may, too."""
         lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
@@ -195,7 +195,7 @@ def _attach_file(sink: FileSink, job: Record) -> None:
 
 
 def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:
-    """Raise `BadInput` if nothing here could run *work* there."""
+    """Raise `BadInput` if *work* cannot run there on this platform."""
     place = where if isinstance(where, str) else getattr(where, "where", None)
     if place in ("shell", "process") and not has_processes():
         what = "a !command" if place == "shell" else "-p"
@@ -221,7 +221,7 @@ def _place_of_command(options: LaunchOptions) -> str:
 
 
 def _place_of_call() -> tuple[int, str]:
-    """The line on which the magic stands, and the file name of its cell."""
+    """Return the line of the magic, and the file name of its cell."""
     frame = sys._getframe(1)
     while True:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -233,7 +233,7 @@ def _place_of_call() -> tuple[int, str]:
 
 
 def _is_program(code: str, variables: Mapping[str, Any]) -> bool:
-    """Return whether CODE begins with a word that is no name here, but a program's."""
+    """Return whether CODE begins with a word that is not a name here, but that of a program."""
     import shutil
 
     word = code.split(maxsplit=1)[0] if code.strip() else ""

@@ -1,4 +1,4 @@
-"""The end of a session: everybody is told at once, may clean up, and nothing is said any more."""
+"""The end of a session: all jobs are stopped at once, may clean up, and report nothing more."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 
-#: Seconds for the tasks that jobs have started and left behind, after the jobs' own.
+#: Seconds for the tasks that jobs have started and abandoned, after the jobs' own.
 _AFTERWARDS = 0.05
 
 
 class Leaving:
     """Ends the jobs of one registry, once, when its session ends.
 
-    *loop* is the registry's loop; *grace* says for how many seconds jobs may clean up. Does
-    nothing in a forked child. Unless said otherwise any thread may call any method.
+    *loop* is the registry's loop; *grace* gives the seconds for which jobs may clean up. Does
+    nothing in a forked child. Unless stated otherwise, any thread may call any method.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Leaving:
         self._registry = registry
         self._loop = loop
         self._grace = grace
-        #: Called, in any thread, before the jobs are told, and when they had their time.
+        #: Called, in any thread, before the jobs are stopped, and when their time is over.
         self.on_begin: list[Callable[[], object]] = []
         self.on_end: list[Callable[[], object]] = []
         self._owner = os.getpid()
@@ -50,7 +50,7 @@ class Leaving:
         self._over: Future[None] = Future()
 
     def tell(self) -> None:
-        """Stop all jobs; returns at once. Nothing is launched any more."""
+        """Stop all jobs; returns immediately. Nothing is launched any more."""
         with self._lock:
             if self._deadline is not None or os.getpid() != self._owner:
                 return
@@ -58,7 +58,7 @@ class Leaving:
             self._deadline = time.monotonic() + grace
         _call_all(self.on_begin)
         left = self._registry.shutdown()
-        # Telling many can take its time where they compute.
+        # Stopping many jobs can take long while they compute.
         self._deadline = max(self._deadline, time.monotonic() + grace / 2)
         self._over.add_done_callback(lambda _: _call_all(self.on_end))
         sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
@@ -66,26 +66,26 @@ class Leaving:
         if self._loop.is_closed():
             ended.add_done_callback(lambda _: self._over.set_result(None))
         else:
-            # In no job's context, even if it is a job that ends the session.
+            # In an empty context, even if it is a job that ends the session.
             self._loop.call_soon_threadsafe(self._begin_winding_up, ended, context=Context())
 
     def wait(self) -> None:
-        """Block until all is over, but not longer than it may take; not on the loop's thread."""
+        """Block until the session has shut down, for a bounded time; not on the loop's thread."""
         with suppress(TimeoutError):
             self._over.result(self._left())
 
     async def ended(self) -> None:
-        """The same on any loop."""
+        """Wait, on any loop, until the session has shut down, for a bounded time."""
         await asyncio.wait([asyncio.wrap_future(self._over)], timeout=self._left())
 
     def finish(self) -> None:
-        """Tell, and run the loop until all is over. For the loop's thread, as its last act."""
+        """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
         if os.getpid() != self._owner:
             return
         self.tell()
         if self._over.done() or self._loop.is_closed() or self._loop.is_running():
             return
-        # An interrupt ends the wait: whoever leaves may be in a hurry.
+        # An interrupt ends the wait: the user may be in a hurry.
         with suppress(KeyboardInterrupt, RuntimeError):
             run_interruptible(self._loop, self.ended())
         _call_all(self.on_end)
@@ -102,8 +102,8 @@ class Leaving:
 
     async def _wind_up(self, ended: Future[None]) -> None:
         assert self._deadline is not None
-        # What a job started and left behind ends now; what a job that has not ended started
-        # comes last, since the job may clean up with its help.
+        # Tasks that ended jobs left behind end now; those of jobs that have not ended come last,
+        # since a job may clean up with their help.
         left_behind = {task for task in _helpers(self._loop) if _is_left_behind(task)}
         _cancel(left_behind)
         jobs: asyncio.Future[Any] = asyncio.wrap_future(ended)
@@ -115,7 +115,7 @@ class Leaving:
         for task in asyncio.all_tasks(self._loop):
             if job_of(task) is not None:
                 _keep(task)
-        # What asyncio has to say when the interpreter takes the loop apart helps nobody.
+        # asyncio's warnings while the interpreter tears down the loop are of no use.
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._over.set_result(None)
 
@@ -129,7 +129,7 @@ def _call_all(functions: Sequence[Callable[[], object]]) -> None:
 
 
 def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-    """The tasks of *loop* that jobs have started, not those that jobs run in."""
+    """Return the tasks of *loop* that jobs have started, without those in which jobs run."""
     return {
         task
         for task in asyncio.all_tasks(loop)
@@ -148,7 +148,7 @@ def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _all_ended(jobs: Sequence[Record]) -> Future[None]:
-    """Comes true when the last of *jobs* has ended."""
+    """Return a future that resolves when all of *jobs* have ended."""
     future: Future[None] = Future()
     lock = threading.Lock()
     left = len(jobs)
@@ -169,7 +169,7 @@ def _all_ended(jobs: Sequence[Record]) -> Future[None]:
 
 
 def _keep(task: asyncio.Task[Any]) -> None:
-    """Never collect *task*: its coroutine would go on, and asyncio complain, in a dying process."""
+    """Never collect *task*: its coroutine would run on, and asyncio complain, during shutdown."""
     import ctypes
 
     ctypes.pythonapi["Py_IncRef"](ctypes.py_object(task))

@@ -1,4 +1,4 @@
-"""What a user asks for when launching: the options of `%bg`, read and checked."""
+"""What a user asks for when launching: the options of `%bg`, parsed and checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LaunchOptions:
     name: str | None = None
     #: Whether output is recorded only, and not shown.
     quiet: bool = False
-    #: The specs of the jobs that must have finished before.
+    #: The specs of the jobs that must finish first.
     after: tuple[str, ...] = ()
     #: The file to which output is appended as well.
     log: str | None = None

@@ -2,8 +2,8 @@
 
 IPython turns magics into calls before it decides whether a cell is asynchronous. Between the
 two it runs the functions in ``input_transformers_post``; this is one of them. It works on the
-syntax tree, so that a call inside a string is left alone, and changes the text only where the
-call stands, so that line numbers and columns before it remain.
+syntax tree, so that a call inside a string is left alone, and changes the text only at the
+call, so that line numbers, and columns before it, remain.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MARK = "--awaited "
 def await_magics(
     lines: list[str], *, enabled: Callable[[], bool] = lambda: True, top_level: bool = True
 ) -> list[str]:
-    """The lines of a transformed cell, with the waiting magics awaited.
+    """Return the lines of a transformed cell, with its waiting magics awaited.
 
     Only at the cell's top level (or not even there, without *top_level*) and in `async def`:
-    elsewhere an `await` is a syntax error. *enabled* is asked when there is something to
-    rewrite, and tells whether cells may await.
+    elsewhere an `await` is a syntax error. *enabled* is called when there is something to
+    rewrite, and returns whether cells may await.
     """
     text = "".join(lines)
     if "_magic(" not in text or not any(f"('{name}'" in text for name in _NAMES):
@@ -51,7 +51,7 @@ def await_magics(
 
 
 def _silenced(tree: ast.AST) -> ast.Call | None:
-    """The `%bg …;` at the end of a cell: IPython looks for the `;` behind the call, not in it."""
+    """Return the `%bg …;` at the end of a cell, whose `;` IPython expects behind the call."""
     match tree:
         case ast.Module(body=[*_, ast.Expr(value=ast.Call() as call)]):
             pass
@@ -67,7 +67,7 @@ def _silenced(tree: ast.AST) -> ast.Call | None:
 
 
 def awaits(text: str) -> bool:
-    """Whether *text*, as a cell, has a top-level `await`, `async for` or `async with`."""
+    """Return whether *text*, as a cell, has a top-level `await`, `async for` or `async with`."""
     try:
         code = compile(text, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except (SyntaxError, ValueError, RecursionError):
@@ -76,7 +76,7 @@ def awaits(text: str) -> bool:
 
 
 def _waiting_calls(node: ast.AST) -> Iterator[ast.Call]:
-    """The calls to rewrite, in order; not those that are awaited already."""
+    """Yield the calls to rewrite, in order; not those that are awaited already."""
     if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
         # An async function inside is reached when its turn comes; a class body cannot await.
         body: list[ast.AST] = [*node.body] if isinstance(node.body, list) else [node.body]

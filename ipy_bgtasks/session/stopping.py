@@ -1,4 +1,4 @@
-"""Asking jobs to stop, and saying truthfully what became of it."""
+"""Asks jobs to stop, and reports accurately what came of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stopping:
-    """One request to stop some jobs; `report` says what became of each.
+    """One request to stop some jobs; `report` gives the result for each.
 
     *cells* tells which cell a file name stands for.
     """
@@ -64,7 +64,7 @@ class Stopping:
                 job.remove_done_callback(wake)
 
     def report(self) -> list[str]:
-        """One line a job, true when it was written."""
+        """Return one line per job, true at the time of the call."""
         return [self._line(job, before) for job, before in self._before.items()]
 
     def _line(self, job: Record, before: JobState) -> str:
@@ -74,7 +74,7 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None:
-                job.seen = True  # there is nothing more to tell
+                job.seen = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
                 job.seen = True
@@ -85,13 +85,13 @@ class Stopping:
         return self._still(job)
 
     def _still(self, job: Record) -> str:
-        """What to say of a job that was asked and has not ended."""
+        """Return the line for a job that was asked to stop and has not ended."""
         n = job.number
         run = job.run
         why = run.why_not_stopped() if run is not None and self._waited else ""
         frame = innermost(job.stack()) if self._waited else None
         if job.done():
-            return self._line(job, JobState.RUNNING)  # it ended while we looked
+            return self._line(job, JobState.RUNNING)  # it has just ended
         if frame is None:
             note = (run.note if run is not None else "") or "it has been asked to stop"
             return f"job {n} is cancelling: {note}"
