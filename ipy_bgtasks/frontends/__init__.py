@@ -1,1 +1,1 @@
-"""What touches IPython, ipykernel and prompt_toolkit: whose output it is, and where it shows."""
+"""All that touches IPython, ipykernel and prompt_toolkit: whose output it is, where it shows."""

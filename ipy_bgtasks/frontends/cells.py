@@ -2,8 +2,8 @@
 
 A text that IPython transforms may be part of a cell whose top level cannot await: `%time`,
 `%prun` and other magics have a line or body transformed, and then compile it as they please;
-`%%capture` and `%run` run a cell inside the cell. IPython tells a transformer nothing of that, so
-we look who asks.
+`%%capture` and `%run` run a cell inside the cell. IPython does not tell a transformer, so we
+inspect the call stack.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SHELL = "IPython.core.interactiveshell"
 class Sources:
     """Names for the source text of jobs, under which tracebacks find it.
 
-    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added for
-    jobs alone goes again when the last job that was compiled from it is forgotten. A cell may
-    have defined functions that live on: its text stays, as that of every cell does.
+    They are IPython's own, so that a traceback says "Cell In[7], line 2". What was added only
+    for jobs is removed when the last job compiled from it is discarded. A cell may have defined
+    functions that live on: its text stays, like that of every cell.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -41,7 +41,7 @@ class Sources:
         self._own: set[str] = set()
 
     def name(self, text: str, caller: str) -> str:
-        """The file name for *text*, which stands in the cell with the file name *caller*."""
+        """Return the file name for *text*, which is in the cell with the file name *caller*."""
         shell = self._shell
         number = self.cell(caller)
         if number is None:
@@ -54,17 +54,17 @@ class Sources:
         return str(shell.compile.cache(text, number, raw_code=text))
 
     def cell(self, name: str) -> int | None:
-        """The number of the cell that is known under the file name *name*."""
+        """Return the number of the cell with the file name *name*, or None."""
         number = cell_numbers(self._shell).get(name)
         return None if number is None else int(number)
 
     def hold(self, name: str) -> None:
-        """One more job was compiled under *name*."""
+        """Note that one more job was compiled under *name*."""
         with self._lock:
             self._held[name] += 1
 
     def release(self, job: Record) -> None:
-        """A job is forgotten."""
+        """Note that a job was discarded."""
         name = job.source
         if name is None:
             return
@@ -91,9 +91,9 @@ def expanded(text: str, variables: Mapping[str, Any]) -> str:
 
 
 def transforms_a_cell() -> bool:
-    """Whether the top level of what is being transformed now will be run where it may `await`.
+    """Return whether the text being transformed now will run where its top level may `await`.
 
-    To be called from a transformer, in the thread that transforms.
+    Call this from a transformer, in the thread that transforms.
     """
     asks = _outside(sys._getframe(1))
     if asks is None or not _within(asks):
@@ -103,7 +103,7 @@ def transforms_a_cell() -> bool:
 
 
 def _outside(frame: FrameType | None) -> FrameType | None:
-    """Who called the shell's own `transform_cell`."""
+    """Return the frame that called the shell's own `transform_cell`."""
     while frame is not None:
         if _is_shells(frame, "transform_cell"):
             return frame.f_back
@@ -112,7 +112,7 @@ def _outside(frame: FrameType | None) -> FrameType | None:
 
 
 def _within(frame: FrameType | None) -> bool:
-    """Whether code of a cell or a magic is running, on whose behalf somebody asks."""
+    """Return whether the call comes from the code of a cell or a magic."""
     while frame is not None:
         if _is_shells(frame, "run_code", "run_line_magic", "run_cell_magic"):
             return True
@@ -125,7 +125,7 @@ def _is_shells(frame: FrameType, *names: str) -> bool:
 
 
 def code_that_runs_cells() -> CodeType | None:
-    """Return the code of the function of IPython's that calls the user's code."""
+    """Return the code of the IPython function that calls the user's code."""
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     function = getattr(shell, "run_code", None)
     return getattr(function, "__code__", None)

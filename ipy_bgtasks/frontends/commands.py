@@ -1,7 +1,7 @@
-"""`!command`, `%sx`, `%%bash` and their like inside a job: they run as `%bg !command` does.
+"""`!command`, `%sx`, `%%bash` and the like inside a job: they run as `%bg !command` does.
 
-IPython runs them in its own process group, with its terminal as their input; in the foreground
-they still do.
+IPython runs them in its own process group, with its terminal as their input, and still does so in
+the foreground.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RunWithin(Protocol):
-    """Runs a command in the calling job's code; returns its exit code."""
+    """A function that runs a command in the calling job's code and returns its exit code."""
 
     def __call__(
         self, command: Command, take: Callable[[str, str], object], data: bytes = b""
@@ -32,7 +32,7 @@ class RunWithin(Protocol):
 
 
 def jobs_commands(shell: Any, run: RunWithin) -> Callable[[], None]:
-    """Have *run* run the commands of jobs from now on; returns what ends that."""
+    """Have *run* execute the commands of jobs from now on; returns what ends that."""
     ours, cls = _Commands(run), type(shell)
     undo: list[Attribute | _Entry] = [
         Attribute(cls, "system", _InJobs(cls, "system", ours.system)),
@@ -63,7 +63,7 @@ def _replace_scripts(magics: dict[str, Any], ours: _Commands) -> list[Attribute 
         return [replaced]
     owner = script.__self__
 
-    # It was looked up before, and would go past ours.
+    # Its caller looked it up earlier, and would bypass ours.
     def of_now(line: str, cell: str) -> Any:
         return owner.shebang(line, cell)
 
@@ -72,7 +72,7 @@ def _replace_scripts(magics: dict[str, Any], ours: _Commands) -> list[Attribute 
 
 
 class _Entry:
-    """An entry of somebody's dictionary, replaced until `restore`."""
+    """An entry of another package's dictionary, replaced until `restore`."""
 
     def __init__(self, entries: dict[str, Any], name: str, value: object) -> None:
         self._entries, self._name, self._value = entries, name, value
@@ -80,13 +80,13 @@ class _Entry:
         entries[name] = value
 
     def restore(self) -> None:
-        """Put back what was there, unless somebody has replaced ours since."""
+        """Put back the original, unless ours has been replaced since."""
         if self._entries.get(self._name) is self._value:
             self._entries[self._name] = self._before
 
 
 class _Announced:
-    """A method that stays what it is; *first* is called before a job first asks for it."""
+    """An unchanged method; *first* is called before a job first looks it up."""
 
     def __init__(self, owner: type, name: str, first: Callable[[], object]) -> None:
         self._theirs = inspect.getattr_static(owner, name)
@@ -100,9 +100,9 @@ class _Announced:
 
 
 class _InJobs:
-    """A method that is another one in jobs; in the foreground nothing stands before the first.
+    """A method that is replaced in jobs, and untouched in the foreground.
 
-    Not even a frame: IPython finds a caller's variables by counting frames.
+    There not even a frame is added: IPython finds a caller's variables by counting frames.
     """
 
     def __init__(self, owner: type, name: str, ours: Callable[..., Any]) -> None:
@@ -128,7 +128,7 @@ class _InJobs:
 
 
 class _Commands:
-    """What stands for three of IPython's methods; each is given their `self`."""
+    """The replacements of three of IPython's methods; each is given their `self`."""
 
     def __init__(self, run: RunWithin) -> None:
         self._run = run
@@ -176,7 +176,7 @@ class _Commands:
 
     @property
     def shebang(self) -> Callable[..., None]:
-        """`%%script`, `%%bash` and their like."""
+        """`%%script`, `%%bash` and the like."""
         run = self._run
 
         def shebang(magics: Any, line: str, cell: str) -> None:
@@ -196,7 +196,7 @@ def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
 
     theirs = inspect.getattr_static(type(magics), "shebang")._theirs
     args, argv = theirs.parser.parse_known_args(arg_split(line, posix=os.name != "nt"))
-    if args.bg:  # it is not to be waited for, and so no part of the job
+    if args.bg:  # it is not waited for, and so not part of the job
         theirs(magics, line, cell)
         return
     names = {"stdout": args.out, "stderr": args.err}
@@ -221,7 +221,7 @@ def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
 
 
 def _put(stream: str, text: str) -> None:
-    """Write it as the job's own code would."""
+    """Write *text* as the job's own code would."""
     getattr(sys, stream).write(text)
 
 

@@ -1,9 +1,9 @@
-"""rich's consoles in jobs: each job has its own live displays on a console that all share.
+"""rich's consoles in jobs: each job has its own live displays on the shared console.
 
-`rich.progress` and `rich.print` use one console for the whole process, unless told otherwise. That
-keeps the displays that are live on it in one list, which the first of them draws all together:
-the second job's bar would be drawn by the first job, under that job's cell. rich has no public way
-to choose another console for some of its callers.
+`rich.progress` and `rich.print` use one console for the whole process, unless told otherwise. It
+keeps its live displays in one list, and the first of them draws them all: the second job's bar
+would be drawn by the first job, under that job's cell. rich has no public way to choose another
+console for some of its callers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipy_bgtasks.hooks.imports import when_imported
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What a `Console` keeps of its live displays, by version, and how each begins.
+#: The attributes in which a `Console` keeps its live displays, by version, with initial values.
 _STATE: dict[str, Callable[[], Any]] = {
     "_live_stack": list,  # from rich 14.1 on
     "_live": lambda: None,
@@ -26,7 +26,7 @@ _STATE: dict[str, Callable[[], Any]] = {
 
 
 def part_consoles() -> Callable[[], None]:
-    """Begin, now or when rich is imported; returns what undoes it."""
+    """Keep jobs' displays apart, now or once rich is imported; returns what undoes it."""
     undo: list[Callable[[], None]] = []
     end_waiting = when_imported("rich.console", lambda module: undo.append(_part(module.Console)))
 
@@ -56,7 +56,7 @@ def _part(console_class: Any) -> Callable[[], None]:
 
 
 class _OfJob:
-    """An attribute of which each job has its own; the foreground's stays where it was."""
+    """An attribute with a value for each job; the foreground's stays where it was."""
 
     def __init__(self, name: str, begin: Callable[[], Any]) -> None:
         self._name = name
@@ -80,7 +80,7 @@ class _OfJob:
     def _values(self, console: Any) -> tuple[Any, Any]:
         job = current.get()
         if job is not None:
-            # The foreground has one, too, when this ends.
+            # The foreground needs a value, too, when this ends.
             vars(console).setdefault(self._name, self._begin())
             return self._of_jobs.setdefault(job, weakref.WeakKeyDictionary()), console
         return vars(console), self._name

@@ -1,4 +1,4 @@
-"""The ways out of a process: what Python does when it ends, with ours before it."""
+"""The ways out of a process: what Python does at exit, with ours before it."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class Leaving(Protocol):
-    """Ends the jobs of a session; `session.leaving` does. Any thread may call."""
+    """What ends the jobs of a session, as `session.leaving` does. Any thread may call."""
 
     def tell(self) -> None:
-        """Stop all jobs; returns at once."""
+        """Stop all jobs; returns immediately."""
 
     def wait(self) -> None:
-        """Block until all is over, but not longer than it may take."""
+        """Block until the session has shut down, for a bounded time."""
 
     async def ended(self) -> None:
-        """Wait for the same on any loop."""
+        """Wait, on any loop, until the session has shut down, for a bounded time."""
 
     def finish(self) -> None:
-        """Tell, and run the loop until all is over: the last act of the loop's thread."""
+        """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
 
 
 class FrontEnd(Protocol):
-    """What shows jobs, from the first loading on: one for a kernel, one for a terminal."""
+    """A front end, from the first loading on: one for a kernel, one for a terminal."""
 
     @property
     def screen(self) -> Screen:
         """Where jobs are shown."""
 
-    #: Is given the thread of the foreground's cell: ends a `%fg` that waits there, if one does.
+    #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
     waits: Callable[[int], bool]
     #: Tells whether the first interrupt of a cell is to send it to the background.
     sends_away: Callable[[], bool]
 
     def reaches(self) -> bool:
-        """Whether an interrupt of the foreground finds the calling thread."""
+        """Return whether an interrupt of the foreground reaches the calling thread."""
 
     def sent_away(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
@@ -54,11 +54,11 @@ class FrontEnd(Protocol):
         """Route output, and let interrupts reach the foreground and nothing else."""
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
-        """Let *leaving* come before the session's own end."""
+        """Call *leaving* before the session's own shutdown."""
 
 
 def watch_process(leaving: Leaving) -> Callable[[], None]:
-    """Let *leaving* come first when the process ends or gets SIGTERM; returns what undoes it.
+    """Call *leaving* first when the process exits or gets SIGTERM; returns what undoes it.
 
     Any thread may call.
     """
@@ -79,8 +79,8 @@ def watch_process(leaving: Leaving) -> Callable[[], None]:
 def _at_exit(finish: Callable[[], None]) -> Callable[[], None]:
     """Call *finish* when the interpreter begins to end, before it waits for any thread."""
     atexit.register(finish)
-    # Unlike `atexit` it comes before executors are shut down, which a job's clean-up may need,
-    # and before their threads are waited for. There is no unregistering: what is left is empty.
+    # Unlike `atexit`, this runs before executors are shut down, which a job's clean-up may need,
+    # and before their threads are joined. It cannot be unregistered: an empty call is left.
     calls = [finish]
     if (register := getattr(threading, "_register_atexit", None)) is not None:
         register(lambda: [call() for call in calls])

@@ -1,8 +1,8 @@
-"""Installing in somebody else's house: step by step, each undone, none of them indispensable.
+"""Installing into other packages: in steps that can each be undone and are each optional.
 
 `TOUCHES` names whatever of IPython, ipykernel, prompt_toolkit and Python itself is used or
-replaced beyond what its documentation promises. A step that does not find what it needs is left
-out, with one line when the extension is loaded; everything else works.
+replaced beyond what its documentation promises. A step that does not find what it needs is
+skipped, with one line when the extension is loaded; everything else works.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One private or patched thing of somebody else's."""
+    """One private or patched attribute of another package."""
 
     owner: str
     names: str
-    #: The versions in which it was seen.
+    #: The versions in which it was found.
     seen: str
     why: str
     without: str
-    #: Whether most versions do without it: who asks for it is told then.
+    #: Whether most versions lack it: the user is told only when asking for it.
     optional: bool = False
 
 
@@ -194,11 +194,11 @@ TOUCHES = {
 
 
 class Installation:
-    """All that one loading changed, and how to change it back. For one thread at a time."""
+    """All that one loading changed, and how to undo it. Not thread-safe."""
 
     def __init__(self) -> None:
         self._undo = ExitStack()
-        #: The words of the steps that were left out.
+        #: The words of the steps that were skipped.
         self.missing: list[str] = []
 
     def add(self, undo: Callable[[], object]) -> None:
@@ -208,7 +208,7 @@ class Installation:
     def step(self, word: str, install: Callable[[], Callable[[], object] | None]) -> None:
         """Do one step of `TOUCHES`; *install* returns what undoes it.
 
-        Where what it touches is not there, or not as it was, it is left out.
+        If what it touches is missing or has changed, the step is skipped.
         """
         assert word in TOUCHES
         try:
@@ -239,7 +239,7 @@ class Installation:
         self.add(lambda: here(inner.undo))
 
     def append(self, items: list[Any], item: Any) -> None:
-        """Append to somebody's list, from which it is removed at the end."""
+        """Append to another package's list until `undo`."""
         items.append(item)
 
         def undo() -> None:
@@ -249,11 +249,11 @@ class Installation:
         self.add(undo)
 
     def undo(self) -> None:
-        """Take everything back, the last first; what one step raises does not keep the others."""
+        """Undo everything, in reverse order, even if a step raises."""
         self._undo.close()
 
     def report(self) -> str:
-        """Return the line that says what does not work here; empty if everything does."""
+        """Return one line that says what does not work here; empty if everything does."""
         if not self.missing:
             return ""
         missing = [word for word in self.missing if not TOUCHES[word].optional]

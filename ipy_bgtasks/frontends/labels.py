@@ -1,6 +1,6 @@
-"""Whose line is this: where several jobs show their output at the same time, each line says it.
+"""Labels that say whose line it is where several jobs show their output at the same time.
 
-Only what is shown gets labels; what is recorded does not.
+Only what is shown is labelled; what is recorded is not.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
-#: Where a line begins anew, if anything follows.
+#: Where a new line begins, if anything follows.
 _NEW_LINE = re.compile(r"\r?\n|\r(?!\n)")
 
 
 @dataclass(slots=True)
 class _Line:
-    """The line of a place that is not ended yet: whose, and whether it gets overwritten."""
+    """The partial line of a place: whose it is, and whether it will be overwritten."""
 
     number: int
     bar: bool
-    #: Its label is still to be written, before what comes next.
+    #: Whether its label is still to be written, before the next text.
     bare: bool = False
 
 
 class Labels:
-    """The labels of all places. Any thread may call; a place is whatever can be hashed."""
+    """The labels of all places. Any thread may call; a place is anything hashable."""
 
     def __init__(self) -> None:
         #: Whether there are any.
         self.on = True
-        #: Held by who shows what `put` returned, where nothing else keeps that in order.
+        #: Held while the result of `put` is shown, where nothing else keeps that in order.
         self.order = threading.RLock()
         self._lock = threading.Lock()
         self._present: dict[Any, dict[int, Record]] = {}
@@ -41,7 +41,7 @@ class Labels:
         self._lines: dict[tuple[Any, str], _Line] = {}
 
     def enter(self, job: Record, place: Any, *, among: bool = False) -> None:
-        """The job's output will be shown in *place*; *among* others, if they are soon there."""
+        """Note that the job's output is shown in *place*; with *among* others are about to be."""
         if job.number in self._present.get(place, ()):
             return
         with self._lock:
@@ -52,7 +52,7 @@ class Labels:
                 self._labelled.update([*others, (place, job.number)])
 
     def leave(self, job: Record, place: Any) -> None:
-        """It will not any more."""
+        """Note that the job's output is no longer shown in *place*."""
         with self._lock:
             self._labelled.discard((place, job.number))
             present = self._present.get(place, {})
@@ -63,14 +63,14 @@ class Labels:
                     del self._lines[key]
 
     def wanted(self, job: Record, place: Any) -> bool:
-        """Whether its lines get labels there: once it was not alone, to its end."""
+        """Return whether its lines are labelled there: until its end, once it was not alone."""
         return self.on and (place, job.number) in self._labelled
 
     def put(self, job: Record, place: Any, stream: str, text: str) -> str:
         """Return *text*, which the job is about to show there, with its labels.
 
-        Where another job has left a line open, this begins a new one, unless both are bars, which
-        share it. To be called in the order in which the texts are shown.
+        After another job's partial line this begins a new one, unless both are bars, which share
+        it. Call this in the order in which the texts are shown.
         """
         if not text or not self.wanted(job, place):
             return text

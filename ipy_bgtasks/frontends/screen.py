@@ -1,4 +1,4 @@
-"""Where output can be seen: the protocol of a front end, and what both kinds share."""
+"""Where output is shown: the protocol of a screen, and what both kinds share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
 
-#: Characters of the recorded end that are shown again.
+#: Characters of the log's tail that are shown again.
 _REPLAY = 64_000
-#: Seconds after which those who follow a job get what it wrote.
+#: Seconds after which subscribers get what a job wrote.
 _SOON = 0.1
 
 
 class Screen(Host):
     """A front end in which jobs show their output, each in its own place.
 
-    The place in which a job was launched is opaque to everybody else (`Job.origin`). Unless
-    said otherwise any thread may call any method. ``later(seconds, function)`` calls a function
-    after some time.
+    The place in which a job was launched is opaque to all other code (`Job.origin`). Unless
+    stated otherwise, any thread may call any method. ``later(seconds, function)`` calls a
+    function after some time.
     """
 
-    #: Whether what was displayed can be brought up to date later; if not, there is `footer`.
+    #: Whether displays can be updated later; if not, there is `footer`.
     live = False
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
@@ -44,11 +44,11 @@ class Screen(Host):
         self.labels = Labels()
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
-        #: Called with each job about which something is new, as often as that is.
+        #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
 
     def install(self) -> Callable[[], None]:
-        """Begin to route; returns what ends it. Main thread only."""
+        """Route output from now on; returns what ends that. Main thread only."""
         raise NotImplementedError
 
     def overhear(self, job: Record, name: str, text: str) -> None:
@@ -58,13 +58,13 @@ class Screen(Host):
             self.watcher(job)
 
     def new_log(self, job: Record) -> Log:
-        """Make a log within the limit that is set now."""
+        """Make a log with the current limit."""
         from ipy_bgtasks.log.output import Log
 
         return Log(self.log_limit)
 
     def here(self) -> Any:
-        """The place of whoever calls: a cell, or the place of the job that runs the caller."""
+        """Return the caller's place: a cell, or the place of the job that runs the caller."""
         raise NotImplementedError
 
     def entering(self, job: Record) -> None:
@@ -73,16 +73,16 @@ class Screen(Host):
     def write(self, job: Record, name: str, text: str) -> None:
         """Write what came from elsewhere as the job's own to "stdout" or "stderr".
 
-        To be called in a context that `prepare` has bound to the job's place.
+        Call this in a context that `entering` has bound to the job's place.
         """
         raise NotImplementedError
 
     def show(self, mimebundle: dict[str, Any]) -> None:
-        """Display something in the place of whoever calls."""
+        """Display something in the caller's place."""
         raise NotImplementedError
 
     def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-        """Display something in the place of whoever calls; returns what puts news there."""
+        """Display something in the caller's place; returns what updates it."""
         raise NotImplementedError
 
     def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
@@ -94,13 +94,13 @@ class Screen(Host):
         raise NotImplementedError
 
     def say(self, line: str) -> None:
-        """Say one line in the place of whoever calls."""
+        """Print one line in the caller's place."""
         print(line)
 
     def show_job(self, job: Record) -> None:
         """Display a job that is the value of the caller's cell.
 
-        Raises `NotImplementedError` where its repr is all there is to show.
+        Raises `NotImplementedError` if there is only its repr to show.
         """
         raise NotImplementedError
 
@@ -112,30 +112,30 @@ class Screen(Host):
         self._muted = (job.number, self.shell.execution_count)
 
     def display_job(self, job: Record) -> None:
-        """What IPython calls to display a job."""
+        """Display a job; called by IPython."""
         if self._muted != (job.number, self.shell.execution_count):
             self.show_job(job)
 
     def place_of(self, job: Record) -> Any:
-        """Return the place in which the job was launched, as something that can be hashed."""
+        """Return the place in which the job was launched, as a hashable."""
         return job.origin
 
     def changed(self, job: Record) -> None:
-        """The job was launched, began, was asked to stop, or got on."""
+        """Take note that the job was launched, began, was asked to stop, or made progress."""
         if not job.quiet and not job.done():
             self.labels.enter(job, self.place_of(job))
         if self.watcher is not None:
             self.watcher(job)
 
     def closing(self, job: Record) -> None:
-        """The job's code has ended, and what it left open can be shown; in its own context."""
+        """Show what the job left open, once its code has ended; called in its own context."""
 
     def tell(self, job: Record, line: str) -> None:
-        """Say one line about a job in its own place, at once."""
+        """Print one line about a job in its own place, at once."""
         raise NotImplementedError
 
     def ended(self, job: Record) -> None:
-        """Show the job's end, and tell who watches."""
+        """Show the job's end, and notify observers."""
         try:
             self.show_end(job)
         finally:
@@ -148,32 +148,32 @@ class Screen(Host):
         raise NotImplementedError
 
     def shutdown(self) -> None:
-        """The session ends: that jobs end is no news any more."""
+        """Show no more ends of jobs: the session ends."""
         self._shut_down = True
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show the job's output in the caller's place as well; returns what ends that.
 
-        First what this place has not shown yet: the end of the log, or *everything*. *among*
-        others that are to be followed there its lines are labelled.
+        First comes what this place has not shown yet: the end of the log, or *everything*. With
+        *among*, others will be followed there, so its lines are labelled.
         """
         raise NotImplementedError
 
     def claim(self, job: Record) -> Callable[[], None]:
-        """Leave the job's end to whoever waits in the caller's place; returns what ends that."""
+        """Leave the job's end to the wait in the caller's place; returns what ends that."""
         return self._follow(job, self._place_here())
 
     def _place_here(self) -> Any:
-        """The place of whoever calls, as `_follow` takes it."""
+        """Return the caller's place, as `_follow` takes it."""
         raise NotImplementedError
 
     def forget_notice(self, job: Record) -> None:
-        """Say nothing of an end that waits to be told: somebody brings it to the foreground."""
+        """Drop a pending notice of the job's end: it is brought to the foreground."""
 
-    # A failure or an end that somebody is told in another way is not told twice.
+    # A failure or an end that is reported in another way is not reported twice.
 
     def reported(self, job: Record, yes: bool = True) -> None:
-        """Somebody reports the job's end to the user: no notice is needed (or it is again)."""
+        """Note that the job's end is reported otherwise, and needs no notice (or does again)."""
         with self._lock:
             (self._reported.add if yes else self._reported.discard)(job.number)
 
@@ -203,14 +203,14 @@ class Screen(Host):
     def _follow_log(
         self, job: Record, place: Any, put: Callable[[list[Piece]], None], *, everything: bool
     ) -> Callable[[], None]:
-        """Replay the log's end into *put*, and go on with what comes; returns what ends that."""
+        """Replay the log's tail into *put*, then pass on what follows; returns what ends that."""
         from ipy_bgtasks.log.output import Piece  # only now is it needed
 
         unfollow = self._follow(job, place)
         replaying = threading.Lock()
 
         def put_in_order(pieces: list[Piece]) -> None:
-            with replaying:  # another thread may have news before the old is out
+            with replaying:  # another thread may have new output before the old is out
                 put(pieces)
 
         with replaying:

@@ -1,9 +1,9 @@
 """A moment to clean up before SIGTERM ends the process.
 
-Python calls a signal's handler in the main thread between two bytecodes, so that a main thread
-that is in C code would never leave. Here `faulthandler` takes the signal: it acts in C at once
-and writes a few lines to a socket, at which a thread of ours reads. No handler of Python's is
-installed, and whoever installs one afterwards has it.
+Python calls a signal's handler in the main thread between two bytecodes, so a main thread that is
+in C code would never run it. Here `faulthandler` takes the signal: it acts in C at once
+and writes a few lines to a socket, which a thread of ours reads. No Python handler is installed,
+and one that is installed afterwards takes over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-#: Process, user and group of who wrote, where the system tells.
+#: Process, user and group of the sender, where the system supplies them.
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -44,7 +44,7 @@ def before_sigterm(clean_up: Callable[[], None]) -> Callable[[], None]:
 
 
 class _Watch:
-    """Waits for one SIGTERM."""
+    """A wait for one SIGTERM."""
 
     def __init__(
         self, clean_up: Callable[[], None], reader: socket.socket, writer: socket.socket
@@ -59,7 +59,7 @@ class _Watch:
         platforms.ask_for_senders(self._reader)
         try:
             threading.Thread(target=self._wait, name="bg-sigterm", daemon=True).start()
-        except RuntimeError:  # no threads here: SIGTERM ends the process at once, as ever
+        except RuntimeError:  # no threads here: SIGTERM ends the process at once, as usual
             self._active = False
             self._reader.close()
             self._writer.close()
@@ -94,7 +94,7 @@ class _Watch:
         self._writer.close()
 
     def _is_ours(self) -> bool:
-        """Wait for a signal; whether it came to this process, and not to one forked in C."""
+        """Wait for a signal; return whether it was for this process, and not one forked in C."""
         extra = platforms.receive_extra(self._reader, _CREDENTIALS.size)
         return all(_CREDENTIALS.unpack(data)[0] == os.getpid() for data in extra)
 
@@ -102,11 +102,11 @@ class _Watch:
         platforms.take_signal(signal.SIGTERM, self._writer.fileno())
 
     def _give_back(self) -> None:
-        """To the default action, or to whatever handler was installed since."""
+        """Restore the default action, or the handler that was installed since."""
         handler = signal.getsignal(signal.SIGTERM)
         platforms.give_signal_back(signal.SIGTERM)
         if handler is not signal.SIG_DFL:
-            with suppress(ValueError):  # only the main thread may, and seldom another must
+            with suppress(ValueError):  # only the main thread may; others rarely need to
                 signal.signal(signal.SIGTERM, handler)
 
     def _before_fork(self) -> None:

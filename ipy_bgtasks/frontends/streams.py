@@ -1,9 +1,9 @@
-"""Routing of Python's output streams: a job's text goes to the job, all else stays as it was.
+"""Routing of Python's output streams: a job's text goes to the job, the rest is unchanged.
 
-Whoever prints, job or foreground, calls ``sys.stdout.write``. Ours looks at the current job
-first. IPython puts a function of its own over that attribute for the time of a plain cell, to
-keep everything printed in its output history; here that becomes the way of the foreground
-only, so that what a job prints is kept once, and bounded, in its log.
+All code that prints, job or foreground, calls ``sys.stdout.write``. Ours checks the current job
+first. During a plain cell IPython replaces that attribute by a function of its own, to keep
+everything printed in its output history; here that function serves the foreground only, so that
+what a job prints is kept once, and bounded, in its log.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class JobOutput(Protocol):
-    """Takes what jobs write."""
+    """A receiver of what jobs write."""
 
     def take(self, job: Record, name: str, text: str, write: Write) -> None:
-        """A job wrote *text* to the stream *name*, whose own function is *write*."""
+        """Take *text*, which a job wrote to the stream *name* with the function *write*."""
 
     def overhear(self, job: Record, name: str, text: str) -> None:
-        """A cell that was sent away writes *text*, which is shown as that of any cell."""
+        """Record *text* of a cell that was sent away; it is shown like that of any cell."""
 
     def flush(self, job: Record) -> None:
-        """A job flushed a stream."""
+        """Take note that a job flushed a stream."""
 
 
 class _Route:
-    """Makes the `write` that a routed stream answers with."""
+    """A factory of the `write` of a routed stream."""
 
     def __init__(self, name: str, output: JobOutput, own_write: Write) -> None:
         self.name = name
@@ -43,8 +43,8 @@ class _Route:
         self.own_write = own_write
 
     def writer(self, foreground: Write) -> Write:
-        """A `write` that takes a job's text and leaves the rest to *foreground*."""
-        # Of writers around each other, as IPython's capturing makes them, only the innermost.
+        """Return a `write` that takes jobs' text and leaves the rest to *foreground*."""
+        # Of nested writers, as IPython's capturing makes them, only the innermost.
         overhear = self.output.overhear if foreground == self.own_write else None
         name, take, own, current_job = self.name, self.output.take, self.own_write, current.get
 
@@ -57,8 +57,8 @@ class _Route:
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
             take(job, name, text, own)
-            # A thread that does little but print is hard to stop anywhere else. `print` writes
-            # the end of its line apart, also an empty one.
+            # A thread that does little but print can hardly be stopped elsewhere. `print` writes
+            # the end of its line separately, even if that is empty.
             if job.asked and text[-1:] in ("", "\n", "\r"):
                 job.checkpoint()
             return len(text)
@@ -68,10 +68,10 @@ class _Route:
 
 
 class RoutedStream:
-    """Stands in for a text stream and routes what is written; everything else is the stream's own.
+    """A stand-in for a text stream that routes what is written and delegates everything else.
 
-    Attributes can be set, as IPython and others do with `write`. What is not a job's goes to
-    *foreground*, by default the stream's own `write`.
+    Attributes can be set, as IPython and others do with `write`. What does not come from a
+    job goes to *foreground*, by default the stream's own `write`.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], No
     """Route a stream without replacing the object; returns what undoes it.
 
     For streams whose class is written in Python, such as ipykernel's: a logging handler that
-    holds the stream since long before is routed, too.
+    has held the stream for long is routed, too.
     """
     cls = type(stream)
     route = _Route(name, output, cls.write.__get__(stream))
@@ -156,9 +156,9 @@ def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], No
 
 
 def part_publishers(shell: Any, publisher: Any) -> tuple[ByContext, Callable[[], None]]:
-    """Let who replaces the shell's display publisher, as `%%capture` does, do it for itself.
+    """Confine replacements of the shell's display publisher, as by `%%capture`, to their context.
 
-    All others have *publisher*. Returns the attribute, and what undoes it.
+    All other code gets *publisher*. Returns the attribute, and what undoes it.
     """
     parted = ByContext("display_pub", publisher)
     parted.put(vars(shell)["display_pub"])
@@ -176,5 +176,5 @@ def _routed(route: _Route, write: Write) -> Write:
 
 
 def _is_foreign(write: Any) -> bool:
-    """Whether somebody else's function is pinned, not the stream's own method."""
+    """Return whether *write* is a function set by other code, not the stream's own method."""
     return not hasattr(write, "__self__")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def formatted(shell: Any, outcome: Outcome) -> list[str]:
-    """The lines of the traceback, without the frames of this package. Any thread may call."""
+    """Return the traceback's lines, without the frames of this package. Any thread may call."""
     error = outcome.error
     assert error is not None
     kind, trace = type(error), outcome.traceback
@@ -34,7 +34,7 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
             notes = getattr(error, "__notes__", [])
             shown = "\n".join(lines)
             return [*lines, *(note for note in notes if note not in shown)]
-    except Exception:  # a broken repr in somebody's exception: the plain form still works
+    except Exception:  # a broken repr in a user's exception: the plain form still works
         pass
     return [line.rstrip("\n") for line in traceback.format_exception(kind, error, trace)]
 

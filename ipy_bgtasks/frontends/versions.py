@@ -1,7 +1,7 @@
 """What differs between the versions of IPython and ipykernel, in one place.
 
-Each function asks whether the newer way is there, never for a number. Nothing else in the
-package knows that there were other ways: IPython before 8 has no `get_asyncio_loop` and keeps no
+Each function checks for the newer way itself, never for a version number. Nothing else in the
+package knows of the older ways: IPython before 8 has no `get_asyncio_loop` and keeps no
 table of cells, before 8.6 no contexts for matchers, before 8.18 another clean-up; ipykernel
 before 6.29 knows one parent of all output, not one for each context.
 """
@@ -16,7 +16,7 @@ from ipy_bgtasks.hooks.attributes import Attribute
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    #: Gives, for a line up to the cursor and the word there, texts and a word on each.
+    #: Gives, for a line up to the cursor and the word there, texts with a description of each.
     Candidates = Callable[[str, str], list[tuple[str, str]]]
 
 
@@ -26,9 +26,9 @@ BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
 
 
 def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
-    """Return the loop on which the shell's cells run, whether it runs yet or not.
+    """Return the loop on which the shell's cells run, which may not run yet.
 
-    Raises `ImportError` where IPython has none. Any thread may call.
+    Raises `ImportError` if IPython has none. Any thread may call.
     """
     kernel = getattr(shell, "kernel", None)
     if kernel is not None:
@@ -52,7 +52,7 @@ def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
 def cell_numbers(shell: Any) -> MutableMapping[str, int]:
     """Return the table of the numbers of cells by the file names under which they were compiled.
 
-    It is IPython's own where that keeps one, else the one that `note_cells` fills.
+    It is IPython's own if there is one, else the one that `note_cells` fills.
     """
     compiler = shell.compile
     own: MutableMapping[str, int] | None = getattr(compiler, "_filename_map", None)
@@ -62,7 +62,7 @@ def cell_numbers(shell: Any) -> MutableMapping[str, int]:
 
 
 def note_cells(shell: Any) -> Callable[[], None] | None:
-    """Keep the table of cells where IPython keeps none; returns what ends that, if it began.
+    """Keep the table of cells if IPython keeps none; returns what ends that, if it began.
 
     Raises `AttributeError` if the shell's compiler names no cells at all.
     """
@@ -80,9 +80,9 @@ def note_cells(shell: Any) -> Callable[[], None] | None:
 
 
 def complete_with(completer: Any, candidates: Candidates) -> Callable[[], None]:
-    """Let Tab offer *candidates*, and nothing else where there are some; returns what ends it.
+    """Let Tab offer *candidates*, and nothing else if there are any; returns what ends that.
 
-    Raises `AttributeError` where *completer* takes no matchers of others.
+    Raises `AttributeError` if *completer* takes no custom matchers.
     """
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
@@ -122,7 +122,7 @@ def _append(matchers: list[Any], matcher: Any) -> Callable[[], None]:
 def before_clean_up(shell: Any, finish: Callable[[], None]) -> Callable[[], None] | None:
     """Call *finish* before IPython clears the user's namespace at its end; returns what undoes it.
 
-    Returns None where IPython does that in a handler of `atexit`, before which ours come anyway.
+    Returns None where IPython does that in an `atexit` handler, before which ours run anyway.
     """
     clean_up = getattr(shell, "_atexit_once", None)
     if clean_up is None:
@@ -137,9 +137,9 @@ def before_clean_up(shell: Any, finish: Callable[[], None]) -> Callable[[], None
 
 
 def pin_parent(shell: Any, header: Any) -> None:
-    """Bind the output of the calling context to the request with *header*, where that is offered.
+    """Bind the output of the calling context to the request with *header*, if that is supported.
 
-    Where it is not, the context that a thread inherits is enough, or there is none to bind.
+    Otherwise the context that a thread inherits is enough, or there is none to bind.
     """
     pin = getattr(shell, "set_thread_parent", None)
     if pin is not None and header:
@@ -147,5 +147,5 @@ def pin_parent(shell: Any, header: Any) -> None:
 
 
 def knows_contexts(stream: Any) -> bool:
-    """Whether a kernel's stream finds the request of a text in the context of who writes."""
+    """Return whether a kernel's stream finds the request of a text in the writer's context."""
     return isinstance(getattr(type(stream), "parent_header", None), property)

@@ -1,4 +1,4 @@
-"""Routing of what is displayed: a job's goes to the job, all else where it went."""
+"""Routing of displays: a job's go to the job, all others where they went before."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class JobDisplays(Protocol):
-    """Takes what jobs display."""
+    """A receiver of what jobs display."""
 
     def display(self, job: Record, data: Any, metadata: Any = None, **options: Any) -> None:
-        """A job displayed a MIME bundle, or updated one."""
+        """Take a MIME bundle that a job displayed, or updated."""
 
     def overhear_display(self, job: Record, data: Any, metadata: Any) -> None:
-        """A cell that was sent away displayed something, which is shown as that of any cell."""
+        """Record what a cell that was sent away displays; it is shown like that of any cell."""
 
     def clear(self, job: Record, wait: bool) -> None:
-        """A job cleared its output."""
+        """Clear the job's output, at its request."""
 
 
 def route_displays(publisher: Any, displays: JobDisplays) -> Callable[[], None]:
-    """Let *publisher*, the shell's own, hand to *displays* what jobs display.
+    """Let *publisher*, the shell's own, pass to *displays* what jobs display.
 
     Returns what undoes it.
     """

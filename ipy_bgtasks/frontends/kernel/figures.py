@@ -1,9 +1,9 @@
 """pyplot's open figures, kept apart for each job.
 
 pyplot has one table of open figures, and the inline backend shows and closes all of them at the
-end of every cell: a figure that a job is just drawing would appear, half done, under whatever
-cell ends next. With a table for each job a figure belongs to who drew it. Nothing is imported
-here before the user imports it.
+end of every cell: a figure that a job is just drawing would appear, half done, under the cell
+that ends next. With a table for each job, a figure belongs to the job that drew it. Nothing is
+imported here before the user imports it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Figures:
         self._undo: list[Callable[[], None]] = []
 
     def install(self) -> Callable[[], None]:
-        """Begin; returns what ends it."""
+        """Keep figures apart from now on; returns what ends that."""
         events = self._shell.events
         register = events.register
 
@@ -63,7 +63,7 @@ class Figures:
             table.forget(job)
 
     def give(self, job: Record) -> None:
-        """Let the figures that the foreground has open be *job*'s: its cell was sent away."""
+        """Give the foreground's open figures to *job*: its cell was sent away."""
         if self._table is not None:
             self._table.give(job)
 
@@ -83,7 +83,7 @@ class Figures:
 
 
 class _Tables(MutableMapping[Any, Any]):
-    """The table of open figures of whoever asks, in place of pyplot's only one."""
+    """The caller's table of open figures, in place of pyplot's only one."""
 
     def __init__(self, foreground: OrderedDict[Any, Any]) -> None:
         self._foreground = foreground
@@ -103,7 +103,7 @@ class _Tables(MutableMapping[Any, Any]):
         if job is None:
             return self._foreground
         if (table := self._of_jobs.get(job.number)) is None:
-            # One that writes on after its job has ended goes with the foreground.
+            # Code that runs on after its job has ended uses the foreground's.
             if job.done():
                 return self._foreground
             table = self._of_jobs.setdefault(job.number, OrderedDict())

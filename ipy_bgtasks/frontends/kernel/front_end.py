@@ -64,22 +64,22 @@ class KernelFrontEnd:
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
 
     def diverts(self) -> bool:
-        """Whether interrupts are meant for a cell that may run in another thread."""
+        """Return whether interrupts are meant for a cell that may run in another thread."""
         return self._away is not None and self._away.reaches()
 
     def divert(self) -> bool:
-        """Take an interrupt that came to the main thread; whether it is not meant for that."""
+        """Take an interrupt of the main thread; return whether it is meant for another thread."""
         return self._away is not None and self._away.divert()
 
     def first_sends_away(self) -> bool:
-        """Whether the first interrupt of a cell is to send it to the background."""
+        """Return whether the first interrupt of a cell is to send it to the background."""
         return self._away is not None and self.sends_away()
 
     def _diverted(self) -> bool:
         return self._away is not None and self._away.interrupted_here()
 
     def reaches(self) -> bool:
-        """Whether an interrupt of the foreground finds the calling thread."""
+        """Return whether an interrupt of the foreground reaches the calling thread."""
         main = threading.current_thread() is threading.main_thread()
         return main or self.diverts()
 
@@ -151,7 +151,7 @@ class KernelFrontEnd:
         )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
-        """Let *leaving* come before the kernel's own end."""
+        """Call *leaving* before the kernel's own shutdown."""
         changes.step("shutdown", lambda: _watch_shutdown(self._shell, leaving))
 
 
@@ -167,7 +167,7 @@ def _watch_shutdown(shell: Any, leaving: Leaving) -> Callable[[], None]:
 
     def ask_exit() -> None:
         ask()
-        if shell.exit_now:  # `exit` in a cell, and the kernel is not to be kept
+        if shell.exit_now:  # `exit` in a cell, without keeping the kernel
             leaving.tell()
 
     undo = [Attribute(kernel, "do_shutdown", do_shutdown), Attribute(shell, "ask_exit", ask_exit)]

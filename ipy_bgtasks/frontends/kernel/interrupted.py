@@ -1,7 +1,7 @@
-"""An interrupted `await` cell of a kernel ends with `KeyboardInterrupt`, as it does in a terminal.
+"""Ends an interrupted `await` cell of a kernel with `KeyboardInterrupt`, as in a terminal.
 
 ipykernel cancels the task of the cell, so that the cell ends with asyncio's `CancelledError` and
-with frames of asyncio that say nothing to its author. What the cell itself raises stays as it is.
+with asyncio's frames, which tell its author nothing. What the cell itself raises stays as it is.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def show_interrupts(
     shell: Any, diverted: Callable[[], bool], divert: Callable[[], bool]
 ) -> Callable[[], None]:
-    """Show an interrupt as what it is from now on; returns what ends that. Any thread may call.
+    """Show an interrupt as such from now on; returns what ends that. Any thread may call.
 
-    *diverted* tells whether the cell of the calling thread, not the main one, was interrupted;
-    *divert* takes an interrupt that is not for the main one's, and says whether it did.
+    *diverted* returns whether the cell of the calling thread, not the main one, was interrupted;
+    *divert* takes an interrupt that is not for the main thread's, and returns whether it did.
     """
     awaiting = _Awaiting(shell, diverted, divert)
     shown = Attribute(shell, "showtraceback", awaiting.showtraceback)
@@ -50,13 +50,13 @@ class _Awaiting:
         self._showtraceback = shell.showtraceback
         self._diverted = diverted
         self._divert = divert
-        #: Whether that of the main thread was.
+        #: Whether the main thread's cell was interrupted.
         self._interrupted = False
         #: What was shown, by thread.
         self._shown: dict[int, KeyboardInterrupt] = {}
 
     def begins(self) -> None:
-        """See an interrupt that goes to the kernel's own handler for await cells."""
+        """Observe an interrupt that goes to the kernel's own handler for await cells."""
         self._shown.pop(threading.get_ident(), None)
         if threading.current_thread() is not threading.main_thread():
             return
@@ -88,7 +88,7 @@ class _Awaiting:
         return interrupted
 
     def ended(self, result: Any) -> None:
-        """Let the reply say the same."""
+        """Put the same error into the reply."""
         shown = self._shown.pop(threading.get_ident(), None)
         if shown is not None and type(getattr(result, "error_in_exec", None)) in (
             asyncio.CancelledError,
@@ -97,7 +97,7 @@ class _Awaiting:
 
 
 def _users(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback up to the last frame that is neither asyncio's nor ours."""
+    """Return the traceback up to the last frame that is neither asyncio's nor ours."""
     links: list[TracebackType] = []
     while trace is not None:
         links.append(trace)

@@ -1,7 +1,7 @@
-"""Holds back the begun line of a thread until it is whole, or for a fraction of a second.
+"""Holds back a thread's partial line until it is complete, or for a fraction of a second.
 
 `print` writes a line in two pieces. Between the two another thread may write to the same cell,
-as the foreground does right after it launched a job, and tear it.
+as the foreground does right after it launched a job, and split it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     Write = Callable[[str], Any]
 
-#: Seconds after which a begun line is shown as it is. Kernels send text as often.
+#: Seconds after which a partial line is shown as it is. Kernels send text as often.
 _PATIENCE = 0.2
-#: Characters of a begun line that are held at most.
+#: Most characters of a partial line that are held.
 _LONG = 4096
 
 
@@ -65,7 +65,7 @@ class WholeLines:
             self._patient = False  # no threads here: nothing can be held back
 
     def write(self, job: Record, name: str, text: str, write: Write) -> None:
-        """Write what is whole of the calling thread's text, and hold the rest."""
+        """Write the complete lines of the calling thread's text, and hold the rest."""
         key = (job.number, name, threading.get_ident())
         with self._lock:
             held = self._held.get(key)
@@ -108,12 +108,12 @@ class WholeLines:
     def _run(self, wake: threading.Lock) -> None:
         while True:
             wake.acquire()
-            time.sleep(_PATIENCE / 2)  # most lines are whole by then: a few wakings for all jobs
+            time.sleep(_PATIENCE / 2)  # most lines are complete by then: few wake-ups for all jobs
             while self._tick():
                 time.sleep(_PATIENCE / 2)
 
     def _tick(self) -> bool:
-        """Show what was held a whole tick long; returns whether there may be more to come."""
+        """Show what was held for a whole tick; return whether there may be more."""
         with self._lock:
             for key, held in list(self._held.items()):
                 if held.fresh:

@@ -1,7 +1,7 @@
 """One line, instead of asyncio's frames, for an await of what belongs to the main thread's loop.
 
 While a cell that was sent away has the main thread, cells run in a subshell, on a loop of its own.
-What was made on the main loop (a task, a lock that somebody waits for) cannot be awaited there.
+What was made on the main loop (a task, a contended lock) cannot be awaited there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
 
-#: How asyncio says it, in all versions.
+#: asyncio's message, in all versions.
 _SAYS = ("different loop", "different event loop")
 
 

@@ -1,4 +1,4 @@
-"""Which cards stand where: each in the place of a request, shown again when that is cleared."""
+"""Which cards are where: each in the place of a request, shown again when that is cleared."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NAMES = 20  # of those that failed
 
 
 def place_of(parent: Any) -> str | None:
-    """Return what names the place of a request, given its header."""
+    """Return the key of a request's place, given its header."""
     return parent.get("msg_id") if isinstance(parent, dict) else None
 
 
 class Card:
     """One display, of one job or of all that a cell launched. Any thread may call.
 
-    Of jobs that have ended it keeps what it says about them, and not the jobs.
+    Of jobs that have ended it keeps only its text about them.
     """
 
     __slots__ = (
@@ -46,7 +46,7 @@ class Card:
         #: What was sent last, and when, on the monotonic clock.
         self.shown: dict[str, Any] = {}
         self.sent = 0.0
-        #: Whether it was never brought up to date.
+        #: Whether it was never updated.
         self.fresh = True
         self._lock = threading.Lock()
         self._running: dict[int, Record] = {job.number: job}
@@ -55,7 +55,7 @@ class Card:
 
     @property
     def count(self) -> int:
-        """How many jobs it stands for."""
+        """How many jobs it shows."""
         with self._lock:
             return len(self._running) + sum(self._over.values())
 
@@ -66,14 +66,14 @@ class Card:
 
     @property
     def only(self) -> Record | None:
-        """The job, where there is one, and it has not ended."""
+        """The job, if it is the only one and has not ended; else None."""
         with self._lock:
             if len(self._running) != 1 or self._over:
                 return None
             return next(iter(self._running.values()))
 
     def holds(self, job: Record) -> bool:
-        """Whether the job is one of those that have not ended here."""
+        """Return whether the job is one of those that have not ended here."""
         return job.number in self._running or (job.done() and self.is_over)
 
     def numbers(self) -> list[int]:
@@ -82,12 +82,12 @@ class Card:
             return list(self._running)
 
     def add(self, job: Record) -> None:
-        """Stand for one more job."""
+        """Show one more job."""
         with self._lock:
             self._running[job.number] = job
 
     def settle(self, job: Record) -> None:
-        """Take in how a job has ended, and let go of it."""
+        """Note how a job has ended, and drop it."""
         alone = self.count == 1
         if alone:
             self.shown = {**self.shown, **_card(job)}
@@ -98,7 +98,7 @@ class Card:
                     self._failed.append(f"[{job.number}] {job.name}")
 
     def bundle(self) -> dict[str, str]:
-        """Return what it says now, as a MIME bundle."""
+        """Return its current content, as a MIME bundle."""
         if (job := self.only) is not None:
             return _card(job)
         with self._lock:
@@ -112,7 +112,7 @@ class Card:
 
 
 class Places:
-    """The cards of each request, sent where they can be seen. Any thread may call."""
+    """The cards of each request, sent to where they are shown. Any thread may call."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         self._send = send
@@ -121,7 +121,7 @@ class Places:
         self._launch: dict[str, Card] = {}
         #: The header of the request that runs now, if one does.
         self._now: Any = None
-        #: The header of the cell that ran last, or runs.
+        #: The header of the cell that runs, or ran last.
         self.last: Any = {}
         self._unseen: list[Card] = []
 
@@ -152,10 +152,10 @@ class Places:
             self._launch.pop(gone, None)
 
     def put(self, card: Card, bundle: dict[str, Any]) -> None:
-        """Bring a card up to date, for whoever listens.
+        """Update a card in all clients.
 
-        A program that executes a notebook hears an update only as part of the request that runs:
-        the end is sent with that as its parent too, or with the next one.
+        A program that executes a notebook sees an update only as part of the request that runs:
+        the end is also sent with that as its parent, or with the next one.
         """
         if card.shown == bundle and not card.is_over:
             return
@@ -174,7 +174,7 @@ class Places:
             self._send(now, bundle, card.display_id, update=True)
 
     def watch(self, events: Any, here: Callable[[], Any]) -> Callable[[], None]:
-        """Hear of each cell that begins and ends; *here* gives the header of the one that runs.
+        """Track each cell that begins and ends; *here* returns the header of the one that runs.
 
         Returns what ends that.
         """
@@ -199,7 +199,7 @@ class Places:
         return undo
 
     def request_begins(self, parent: Any) -> None:
-        """A cell runs now: it hears of the ends that no cell heard of."""
+        """Note that a cell runs now, and send it the ends that no cell was sent."""
         with self._lock:
             self._now = self.last = parent
             unseen, self._unseen = self._unseen, []
@@ -207,11 +207,11 @@ class Places:
             self._send(parent, card.shown, card.display_id, update=True)
 
     def request_ends(self) -> None:
-        """No cell runs now."""
+        """Note that no cell runs now."""
         self._now = None
 
     def stand_in(self, parent: Any) -> bool:
-        """Whether there are cards in a place."""
+        """Return whether there are cards in the place of a request."""
         return bool(self._at.get(place_of(parent) or ""))
 
     def show_again(self, parent: Any) -> None:
@@ -223,6 +223,6 @@ class Places:
 
 
 def _card(job: Record) -> dict[str, str]:
-    from ipy_bgtasks.views.card import card  # with all that HTML takes, at the first card
+    from ipy_bgtasks.views.card import card  # imports all that HTML needs, with the first card
 
     return card(job)

@@ -1,4 +1,4 @@
-"""The replies of a kernel: each once, and none that makes a request get lost."""
+"""The replies of a kernel: each is sent once, and none loses a request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class ReplyOnce:
-    """Stands for the socket to which a cell's reply goes, which may have been sent already.
+    """A stand-in for the socket of a cell's reply, which may have been sent already.
 
-    *take* tells whether it is still to be sent, and *failed* is called if the cell failed.
+    *take* returns whether it is still to be sent, and *failed* is called if the cell failed.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class ReplyOnce:
         self._failed = failed
 
     def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
-        """Send the reply, unless that was done."""
+        """Send the reply, unless it was sent already."""
         if not self._take():
             return None
         # The content follows the delimiter, the signature and three headers.
@@ -40,10 +40,10 @@ class ReplyOnce:
 
 
 def send_replies_by_stream(manager: Any, stream: Any) -> Callable[[], object]:
-    """Send replies as ipykernel 7.4 does, where it does not; returns what undoes it.
+    """Send replies as ipykernel 7.4 does, in older versions; returns what undoes it.
 
-    Before, they went past the stream that reads the same socket. One that was sent at the moment
-    in which a request came made the stream miss that, for ever.
+    Those bypass the stream that reads the same socket. A reply sent at the moment in which a
+    request came made the stream miss that request for ever.
     """
     if not hasattr(manager, "_shell_socket"):
         return lambda: None

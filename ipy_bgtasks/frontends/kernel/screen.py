@@ -1,4 +1,4 @@
-"""Output in a Jupyter kernel: under the cell that launched the job, whichever runs meanwhile.
+"""Output in a Jupyter kernel: under the cell that launched the job, not the one that runs.
 
 Each message names the request it belongs to, its parent. For text ipykernel finds the parent in
 the context, which a job inherits from its cell; for all else, where versions differ, we send
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
 
-#: Characters of text after which a sender waits until the kernel has sent what was before.
+#: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
 
 
 class KernelScreen(Screen):
-    """The front ends of a kernel."""
+    """The screen of a kernel, shown in its front ends."""
 
     live = True
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         super().__init__(shell, later)
-        #: The shell's own: under %%capture another one stands in its place.
+        #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
         self._written: dict[int, int] = {}
         self._streams: list[Any] = []
@@ -60,7 +60,7 @@ class KernelScreen(Screen):
         self._cleared: set[Any] = set()
         self._bars = WidgetBars()
         self._values = Values(shell, self._show_value, later)
-        #: What sends text in place of the streams, where those would send it to any cell.
+        #: What sends text in place of the streams, where those would send it to the wrong cell.
         self._texts: Texts | None = None
 
     def install(self) -> Callable[[], None]:
@@ -90,12 +90,12 @@ class KernelScreen(Screen):
         return undo_all
 
     def part_captures(self) -> Callable[[], None]:
-        """Let who captures what is displayed capture its own; returns what undoes it."""
+        """Confine captures of displays to their own cell or job; returns what undoes it."""
         self._captures, undo = part_publishers(self.shell, self._publisher)
         return undo
 
     def here(self) -> Any:
-        """The header of the message that the caller's cell came with."""
+        """Return the header of the caller's cell's request."""
         job = current.get()
         return self._parent_here() if job is None else job.origin
 
@@ -103,7 +103,7 @@ class KernelScreen(Screen):
         return _key(self.here())
 
     def entering(self, job: Record) -> None:
-        """Pin the cell in the calling context, where this ipykernel offers it."""
+        """Pin the cell in the calling context, where this ipykernel supports it."""
         self._lines.start()
         self._pin(job)
 
@@ -115,13 +115,13 @@ class KernelScreen(Screen):
         self.shell.display_pub.publish(mimebundle)
 
     def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-        """Display under the caller's cell; returns what puts news there."""
+        """Display under the caller's cell; returns what updates it."""
         parent, display_id = self.here(), uuid.uuid4().hex
         self._send_card(parent, mimebundle, display_id, update=False)
         return lambda news: self._send_card(parent, news, display_id, update=True)
 
     def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give the cards of jobs that go on for a while a button."""
+        """Give the cards of jobs that run for a while a button."""
         self._cards.make_widget = make
         return self._cards.close
 
@@ -147,7 +147,7 @@ class KernelScreen(Screen):
         return _key(job.origin)
 
     def changed(self, job: Record) -> None:
-        """Bring the job's cards up to date, soon."""
+        """Update the job's cards soon."""
         super().changed(job)
         self._cards.changed(job)
 
@@ -173,7 +173,7 @@ class KernelScreen(Screen):
         self._cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
-        own_cell = job.where == "cell"  # which shows its end itself, as any cell does
+        own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
             self._values.show(job, self.log_limit)
         if (
@@ -183,7 +183,7 @@ class KernelScreen(Screen):
         ):
             return
         assert outcome.error is not None
-        if job.quiet or self._shut_down:  # the time is short
+        if job.quiet or self._shut_down:  # time is short
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
             return
@@ -196,11 +196,11 @@ class KernelScreen(Screen):
         self._send(job.origin, "error", content)
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
-        """Send the job's output under the caller's cell too, from the recorded end on."""
+        """Send the job's output under the caller's cell too, from the log's tail on."""
         parent = self.here()
         place = _key(parent)
         if place == _key(job.origin) and not job.quiet and not everything:
-            return self._follow(job, place)  # this very cell shows it already
+            return self._follow(job, place)  # this cell shows it already
         if job.done() and not job.has_output:
             return self._follow(job, place)
 
@@ -239,11 +239,11 @@ class KernelScreen(Screen):
         self._written[job.number] = written
 
     def write(self, job: Record, name: str, text: str) -> None:
-        """Take it as if the job had written it here."""
+        """Take text as if the job had written it here."""
         self.take(job, name, text, self._own_writes.get(name) or getattr(sys, name).write)
 
     def flush(self, job: Record) -> None:
-        """Write the lines that a job has begun."""
+        """Write the job's partial lines."""
         self._lines.release(job)
         if self._texts is not None:
             self._texts.flush()
@@ -283,10 +283,10 @@ class KernelScreen(Screen):
         job.log.display(data, metadata)
 
     def untangle(self) -> None:
-        """Take off the streams what IPython's capturing of a cell has left there.
+        """Remove from the streams what IPython's capturing of a cell has left there.
 
-        It puts a function over `write` for each plain cell, and puts back what it found; cells that
-        end in another order than they began put back each other's.
+        It replaces `write` for each plain cell, and restores what it found; cells that end in
+        another order than they began restore each other's.
         """
         for stream in self._streams:
             write = vars(stream).get("write")
@@ -295,14 +295,14 @@ class KernelScreen(Screen):
                 vars(stream).pop("write", None)
 
     def sent_away(self, job: Record) -> None:
-        """Let what the foreground has open be *job*'s, which it was until now."""
+        """Give what the foreground has open to *job*, which was the foreground until now."""
         self._figures.give(job)
         take_along(job)
         if self._captures is not None:
             self._captures.take_along(job)
 
     def clear(self, job: Record, wait: bool) -> None:
-        """Clear what the job's cell shows, but for its cards."""
+        """Clear what the job's cell shows, except its cards."""
         if (widget := self._widgets.around(_key(job.origin))) is not None:
             self._widgets.clear(job, widget)
         else:
@@ -314,7 +314,7 @@ class KernelScreen(Screen):
         if widget is not None or not self._cards.places.stand_in(job.origin):
             self._send(job.origin, "clear_output", {"wait": wait})
             return
-        # With the next output in any case: then nothing flickers.
+        # With the next output in any case, to avoid flicker.
         self._send(job.origin, "clear_output", {"wait": True})
         self._cleared.add(_key(job.origin))
         if not wait:
@@ -323,7 +323,7 @@ class KernelScreen(Screen):
     # Inside
 
     def _clear_now(self, job: Record) -> None:
-        """Something comes after what was cleared: the cards come first."""
+        """Show the cards again before the first output that follows a clearing."""
         key = _key(job.origin)
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
@@ -370,7 +370,7 @@ class KernelScreen(Screen):
         session.send(publisher.pub_socket, message, ident=publisher.topic)
 
     def _flush(self) -> None:
-        """Let what was written so far go first; on the kernel's own sending thread it is."""
+        """Send what was written so far first; on the kernel's own sending thread it has been."""
         for stream in self._streams:
             thread = getattr(stream, "pub_thread", None)
             if thread is not None and thread.thread is not threading.current_thread():
@@ -387,5 +387,5 @@ def _key(header: Any) -> Any:
 
 
 def _clean(text: str) -> str:
-    """Without lone surrogates, which no message can carry."""
+    """Return *text* without lone surrogates, which no message can carry."""
     return text.encode("utf-8", "replace").decode()

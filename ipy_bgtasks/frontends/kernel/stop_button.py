@@ -1,8 +1,8 @@
-"""The stop button of a kernel hits the user's code, and never the kernel's own around it.
+"""Makes a kernel's stop button hit the user's code, and never the kernel's own around it.
 
 Stock ipykernel lets Python's handler raise ``KeyboardInterrupt`` from the arrival of a request to
 its reply. Where that lands between the two in the kernel's own code, the reply is lost and the
-front end waits forever; after an await cell the loop has turns there, with steps of jobs.
+front end waits forever; after an await cell the loop iterates there, with steps of jobs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SOON = 0.01
 
 
 def spare_the_kernel(shell: Any, diversion: Diversion) -> Callable[[], None]:
-    """Let an interrupt wait for the code of its request; returns what undoes it.
+    """Delay an interrupt until the code of its request; returns what undoes it.
 
-    One that comes before the code hits it when it begins, one that comes after it has nothing
-    left to hit. A second one in the same request is raised in any case. *diversion* takes those
-    that are meant for a cell in another thread. Main thread only.
+    One that comes before the code hits it when it begins; one that comes after it is discarded.
+    A second one in the same request is raised in any case. *diversion* takes those that are meant
+    for a cell in another thread. Main thread only.
     """
     button = _StopButton(shell.kernel, diversion)
     shell.kernel.pre_handler_hook = button.request_begins
@@ -50,37 +50,37 @@ def spare_the_kernel(shell: Any, diversion: Diversion) -> Callable[[], None]:
 
 
 class Diversion(Protocol):
-    """Takes interrupts while the foreground's cell may run in another thread."""
+    """A receiver of interrupts while the foreground's cell may run in another thread."""
 
     def diverts(self) -> bool:
-        """Whether interrupts are taken now."""
+        """Return whether interrupts are taken now."""
 
     def divert(self) -> bool:
-        """Take one; whether it is not for the main thread."""
+        """Take an interrupt; return whether it is meant for another thread than the main one."""
 
     def first_sends_away(self) -> bool:
-        """Whether the first interrupt of a cell is to send it to the background."""
+        """Return whether the first interrupt of a cell is to send it to the background."""
 
 
 class _StopButton:
-    """What SIGINT does from the beginning of an execute request to its end.
+    """The handling of SIGINT from the beginning of an execute request to its end.
 
     While interrupts are diverted, it does the same between the requests of the main thread, and
-    in those that execute nothing: the cell that they are meant for runs elsewhere.
+    in those that execute nothing: the cell that interrupts are meant for runs elsewhere.
     """
 
     def __init__(self, kernel: Any, diversion: Diversion) -> None:
         self._kernel = kernel
         self._diversion = diversion
         self._handler = self._sigint
-        #: What the kernel has between requests.
+        #: The kernel's handler between requests.
         self._between: Any = signal.SIG_IGN
         self._executing = False
         self._held = 0
         self._request = 0
 
     def request_begins(self) -> None:
-        """In place of the kernel's own, which sets Python's handler for every request."""
+        """Set our handler, in place of the kernel's hook, which sets Python's for every request."""
         kernel = self._kernel
         executes = self._is_execute_request()
         if not _in_main_thread() or not (executes or self._diversion.diverts()):
@@ -94,7 +94,7 @@ class _StopButton:
         kernel.saved_sigint_handler = self._between
 
     def request_ends(self) -> None:
-        """In place of the kernel's own, which lets interrupts be ignored."""
+        """Reset the handler, in place of the kernel's hook, which makes interrupts ignored."""
         self._executing = self._executing and not _in_main_thread()
         if _in_main_thread() and self._diversion.diverts():
             signal.signal(signal.SIGINT, self._handler)
@@ -102,7 +102,7 @@ class _StopButton:
             type(self._kernel).post_handler_hook(self._kernel)
 
     def code_begins(self) -> None:
-        """IPython is about to run code: a plain cell finds Python's handler, as ever."""
+        """Set Python's handler for a plain cell, as usual: IPython is about to run code."""
         if not _in_main_thread():
             return
         held, self._held = self._held, 0
@@ -117,12 +117,12 @@ class _StopButton:
             signal.raise_signal(signal.SIGINT)
 
     def code_ends(self) -> None:
-        """IPython has run code, perhaps within that of a cell."""
+        """Set our handler again: IPython has run code, perhaps within that of a cell."""
         if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handler)
 
     def retire(self) -> None:
-        """Give the rest of the request Python's handler again."""
+        """Restore Python's handler for the rest of the request."""
         if signal.getsignal(signal.SIGINT) == self._handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -154,7 +154,7 @@ def _in_main_thread() -> bool:
 
 
 def _runs_code(frame: FrameType | None) -> bool:
-    """Whether IPython's `run_code` is at work: user code, or what it called."""
+    """Return whether IPython's `run_code` is at work: user code, or what it called."""
     while frame is not None:
         if frame.f_code.co_name == "run_code":
             return str(frame.f_globals.get("__name__")) == "IPython.core.interactiveshell"

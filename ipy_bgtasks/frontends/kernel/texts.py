@@ -1,7 +1,7 @@
-"""Text of jobs for kernels whose streams know one parent for all that is written.
+"""Text of jobs for kernels whose streams have one parent for all that is written.
 
 There a job's text would appear under the cell that runs at the moment it is sent. So it goes to
-the kernel's stream only while that cell is the job's own; at all other times it is gathered here
+the kernel's stream only while that cell is the job's own; at all other times it is buffered here
 and sent, as often as the kernel sends its own, under the cell of the job.
 """
 
@@ -27,7 +27,7 @@ _INTERVAL = 0.2
 
 
 class Texts:
-    """Gathers and sends what jobs write to *streams*. Any thread may call.
+    """Buffers and sends what jobs write to *streams*. Any thread may call.
 
     *later* calls a function after some seconds.
     """
@@ -41,7 +41,7 @@ class Texts:
         self._armed = False
 
     def install(self) -> Callable[[], None]:
-        """Let each stream send what it holds before it turns to another cell; returns an undo."""
+        """Let each stream send what it holds before it changes to another cell; returns an undo."""
         undo = [
             Attribute(stream, "set_parent", self._flushing(stream))
             for stream in self._streams.values()
@@ -55,7 +55,7 @@ class Texts:
         return undo_all
 
     def writer(self, job: Record, name: str, write: Write) -> Write:
-        """Return what stands in for *write*, that of the stream *name*, for the job."""
+        """Return the job's stand-in for *write*, that of the stream *name*."""
         header, stream = job.origin, self._streams.get(name)
 
         def write_there(text: str) -> None:

@@ -1,8 +1,8 @@
 """The value of a job, shown below its card as a cell would show it.
 
 A display is made by the user's objects: it may raise, print, block or be enormous. So it is made
-in a thread of its own, in the job's context, when the job has ended: that costs the job its display
-at the most. What is plain text in the card already is not said again.
+in a thread of its own, in the job's context, when the job has ended: only the display can be lost.
+Plain text that the card shows already is not repeated.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Values:
         self._later = later
 
     def show(self, job: Record, limit: int) -> None:
-        """Show the value with which a job has finished; returns at once.
+        """Show the value with which a job has finished; returns immediately.
 
-        *limit* is how many characters a display may have.
+        *limit* is the most characters that a display may have.
         """
         value = None if job.outcome is None else job.outcome.value
         if value is None or _fits_in_card(value):
             return
         from ipy_bgtasks.views.value import run_as
 
-        undecided = [True]  # whoever takes it out has the word
+        undecided = [True]  # the one that pops it decides
 
         def say(text: str) -> None:
             self._show(job, {"text/plain": f"{text}: %fg {job.number} returns the value"}, {})
@@ -66,7 +66,7 @@ class Values:
 
 
 def _fits_in_card(value: Any) -> bool:
-    from ipy_bgtasks.views.value import is_plain  # at the first value there is
+    from ipy_bgtasks.views.value import is_plain  # imported with the first value
 
     short = not hasattr(value, "__len__") or len(value) <= _IN_CARD
     return is_plain(value) and short and len(repr(value)) <= _IN_CARD
@@ -75,8 +75,8 @@ def _fits_in_card(value: Any) -> bool:
 def bundle_of(shell: Any, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a cell would show of a value: data and metadata by MIME type.
 
-    What raises is left out, quietly: IPython itself would print a traceback, under a cell that
-    has nothing to do with it.
+    A formatter that raises is skipped silently: IPython would print a traceback, under an
+    unrelated cell.
     """
     formatter = shell.display_formatter
     data: dict[str, Any] = {}

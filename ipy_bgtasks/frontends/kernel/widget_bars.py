@@ -1,7 +1,7 @@
-"""How far the progress bars are that jobs show as widgets.
+"""The progress of the bars that jobs show as widgets.
 
-`tqdm.notebook` and others draw bars as widgets and print nothing. What a job displays says which
-widget it is; ipywidgets, which the job has imported then, resolves it, and tells when it changes.
+`tqdm.notebook` and others draw bars as widgets and print nothing. A job's display names the
+widget; ipywidgets, which the job has imported by then, resolves it, and reports its changes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
-_BARS = 50  # of one job that are looked at; the newest
-_DEEP = 5  # boxes in boxes in which a bar is found
+_BARS = 50  # of one job that are read; the newest
+_DEEP = 5  # levels of nested boxes searched for a bar
 _TAG = re.compile(r"<[^>]*>")
 _PERCENT = re.compile(r"(?:^|(?<=\s))\d{1,3}%(?=\s|$)")
-_TEXT = 4000  # characters of a display in which a bar is looked for
+_TEXT = 4000  # characters of a display searched for a bar
 _COUNT = re.compile(r"(?:^|(?<=\s))(\d+)(?=\D*\[)")
 
 
@@ -36,11 +36,11 @@ class _Bar:
 
     @property
     def gone(self) -> bool:
-        """Whether it was closed, and is on no page any more."""
+        """Whether it was closed, and is no longer shown."""
         return getattr(self._widget, "comm", None) is None
 
     def read(self) -> Progress | None:
-        """How far it is now; None if that makes no sense."""
+        """Return its progress; None if that makes no sense."""
         from ipy_bgtasks.job.progress import Progress
 
         widget = self._widget
@@ -50,7 +50,7 @@ class _Bar:
         try:
             start, end, value = widget.min, widget.max, widget.value
             if getattr(widget, "bar_style", "") == "info" and (value, end) == (1, 1):
-                # How tqdm draws that nobody knows how much there is.
+                # This is how tqdm draws an unknown total.
                 counted = _COUNT.search(text)
                 return Progress(int(counted[1]) if counted else 0, None, text)
             return Progress(value - start, end - start, " ".join(_PERCENT.sub("", text).split()))
@@ -65,7 +65,7 @@ class WidgetBars:
         self._bars: dict[int, list[_Bar]] = {}
 
     def note(self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]) -> None:
-        """A job displays something: if it is a progress bar, it tells how far the job is.
+        """Take note of what a job displays: a progress bar gives the job's progress.
 
         *changed* is called, on the job's own thread, with each step of it.
         """
@@ -101,14 +101,14 @@ class WidgetBars:
             changed(job)
 
     def forget(self, job: Record) -> None:
-        """The job has ended: its last word is kept, its widgets are not."""
+        """Drop the widgets of a job that has ended, and keep its last progress."""
         if (bars := self._bars.pop(job.number, None)) is not None:
             last = _progress(bars)
             job.bars = lambda: last
 
 
 def _progress(bars: list[_Bar]) -> Progress | None:
-    """Of the first bar that goes on: those inside it are steps of its step."""
+    """Return the progress of the first unfinished bar: inner ones are parts of its step."""
     last = None
     for bar in bars:
         seen = None if bar.gone else bar.read()

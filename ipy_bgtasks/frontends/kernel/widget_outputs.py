@@ -22,8 +22,8 @@ _WIDGETS = "ipywidgets.widgets.widget"
 class _Recorded:
     """How many displays of one widget a log holds, and which of them is replaced next.
 
-    *thread* cleared it last: what another thread of the job prints meanwhile, beside a bar that
-    is just being drawn, a page shows within the widget, too, until that is cleared; a log keeps it.
+    *thread* cleared it last. What another thread of the job prints meanwhile, beside a bar that is
+    being drawn, also appears within the widget until that is cleared; the log keeps it.
     """
 
     count: int = 0
@@ -32,7 +32,7 @@ class _Recorded:
 
 
 class WidgetOutputs:
-    """Keeps the displays within widgets in the logs of jobs. Any thread may call."""
+    """The displays within widgets, kept in the logs of jobs. Any thread may call."""
 
     def __init__(self) -> None:
         self._recorded: weakref.WeakKeyDictionary[Record, dict[str, _Recorded]] = (
@@ -40,7 +40,7 @@ class WidgetOutputs:
         )
 
     def around(self, request: Any) -> str | None:
-        """Return the id of the widget that takes the output of a request now, if there is one."""
+        """Return the id of the widget that captures the output of a request now, or None."""
         output = getattr(sys.modules.get(f"{_WIDGETS}_output"), "Output", None)
         widgets = getattr(sys.modules.get(_WIDGETS), "_instances", None)
         if output is None or not widgets or not request:
@@ -51,7 +51,7 @@ class WidgetOutputs:
         return None
 
     def display(self, job: Record, widget: str, data: Any, metadata: Any) -> None:
-        """Record it, in place of what was cleared."""
+        """Record a display, in place of what was cleared."""
         recorded = self._of(job, widget)
         if recorded.thread != threading.get_ident():
             job.log.display(data, metadata)
@@ -65,7 +65,7 @@ class WidgetOutputs:
         recorded.next += 1
 
     def clear(self, job: Record, widget: str) -> None:
-        """What comes next replaces what is there."""
+        """Have the next displays replace the present ones."""
         recorded = self._of(job, widget)
         recorded.next, recorded.thread = 0, threading.get_ident()
 

@@ -1,7 +1,7 @@
-"""Text above a prompt that waits: in order, and none of it left behind when the prompt ends.
+"""Text above a waiting prompt: in order, and none of it left over when the prompt ends.
 
 prompt_toolkit's own stream for this (``patch_stdout``) hands each text to a thread and from there
-to the event loop, which may stop with the prompt: such a text appears when the loop runs again,
+to the event loop, which may stop with the prompt: such text appears when the loop runs again,
 after lines that were written later. And Enter waits for that thread, up to 0.2 s.
 """
 
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds from one painting of the prompt to the next: text is bundled meanwhile.
+#: Seconds between two paintings of the prompt: text is batched meanwhile.
 _APART = 0.1
 
 
 class AbovePrompt:
     """Shows text above the prompts of prompt_toolkit.
 
-    *write* and *flush* are those of the terminal. Any thread may call `put`, the main thread
-    all else.
+    *write* and *flush* are those of the terminal. Any thread may call `put`; the rest is for
+    the main thread.
     """
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
@@ -37,7 +37,7 @@ class AbovePrompt:
         self._shown = 0.0
 
     def put(self, text: str) -> None:
-        """Show it soon, at the latest when the prompt ends; without a prompt, now."""
+        """Show *text* soon, at the latest when the prompt ends; without a prompt, now."""
         with self._lock:
             self._texts.append(text)
             if not self._open:
@@ -46,20 +46,20 @@ class AbovePrompt:
                 self._schedule()
 
     def open(self, app: Any) -> None:
-        """The ``Application`` *app*, a prompt, is about to begin: text waits from now on."""
+        """Hold text from now on: the ``Application`` *app*, a prompt, is about to begin."""
         with self._lock:
             self._app = app
             self._open = True
             self._due = False
 
     def begun(self) -> None:
-        """The prompt has begun: to be called on its loop."""
+        """Show what was held: the prompt has begun. Call this on its loop."""
         with self._lock:
             if self._texts:
                 self._schedule()
 
     def close(self) -> None:
-        """The prompt has ended."""
+        """Write out what is left: the prompt has ended."""
         with self._lock:
             self._open = False
             self._write_out()
@@ -98,10 +98,10 @@ class AbovePrompt:
 
 
 class PromptStream:
-    """Stands in for *stream* while the prompt waits: what is written goes above.
+    """A stand-in for *stream* while the prompt waits: what is written goes above the prompt.
 
-    As with prompt_toolkit's, text waits for the end of its line, which the prompt would paint
-    over, or for a flush.
+    As with prompt_toolkit's, a partial line, which the prompt would paint over, waits for its
+    end or for a flush.
     """
 
     def __init__(self, stream: TextIO, above: AbovePrompt) -> None:
@@ -114,7 +114,7 @@ class PromptStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Show the lines that are whole."""
+        """Show the complete lines."""
         with self._lock:
             lines, newline, self._begun = (self._begun + text).rpartition("\n")
             if newline:
@@ -122,7 +122,7 @@ class PromptStream:
         return len(text)
 
     def flush(self) -> None:
-        """Show a begun line, too."""
+        """Show a partial line, too."""
         with self._lock:
             begun, self._begun = self._begun, ""
             if begun:

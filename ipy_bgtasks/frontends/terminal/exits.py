@@ -1,4 +1,4 @@
-"""Leaving a terminal session: jobs are told first, and the first `exit` with jobs running asks."""
+"""Leaving a terminal session: jobs are stopped first; with jobs running, the first `exit` asks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class ExitQuestion:
-    """With jobs running, the first `exit` or Ctrl-D says so, and a second straight after leaves.
+    """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
 
-    For a shell that is the whole session, in its main thread. *running* tells how many jobs would
-    be stopped; none where nobody is to be asked.
+    For a shell that is the whole session, in its main thread. *running* returns how many jobs
+    would be stopped; 0 if there is nothing to ask.
     """
 
     def __init__(self, shell: Any, screen: Screen, running: Callable[[], int]) -> None:
@@ -27,7 +27,7 @@ class ExitQuestion:
         self._said_before_cell = False
 
     def install(self) -> Callable[[], None]:
-        """Stand before the shell's own ways; returns what undoes it."""
+        """Replace the shell's own exits; returns what undoes it."""
         shell = self._shell
         self._ask_exit, self._prompt = shell.ask_exit, shell.prompt_for_code
         attributes = [
@@ -65,7 +65,7 @@ class ExitQuestion:
         return bool(self._running())
 
     def _cell_begins(self, info: Any) -> None:
-        # A look at what runs, between two exits, is no reason to be asked twice.
+        # A look at what runs, between two exits, is no reason to ask again.
         if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] == "jobs":
             return
         self._said, self._said_before_cell = False, self._said

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class TerminalFrontEnd:
     """One terminal session, or a shell without any terminal, from the first loading on.
 
-    *notice* gives the line that says that a job has ended; *running* tells how many jobs an exit
-    would stop, 0 where nobody is to be asked.
+    *notice* returns the line that says that a job has ended; *running* returns how many jobs an
+    exit would stop, or 0 if there is nothing to ask.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TerminalFrontEnd:
             changes.step("prompt", self._share_loop)
 
     def reaches(self) -> bool:
-        """Whether an interrupt of the foreground finds the calling thread."""
+        """Return whether an interrupt of the foreground reaches the calling thread."""
         return threading.current_thread() is threading.main_thread()
 
     def sent_away(self) -> Record:
@@ -70,7 +70,7 @@ class TerminalFrontEnd:
         )
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
-        """Let *leaving* come before IPython's own end, and a question before that."""
+        """Call *leaving* before IPython's own shutdown, and ask a question before that."""
         # A job's clean-up may need the user's names.
         changes.step("exit", lambda: before_clean_up(self._shell, leaving.finish))
         if self._prompts and not hasattr(self._shell, "embedded_active"):
@@ -85,6 +85,6 @@ class TerminalFrontEnd:
 
         terminal = TerminalLoop(self._shell, self._loop, around_prompt=self.screen.around_prompt)
         line = terminal.install()
-        if line and getattr(self._shell.parent, "interact", True):  # else no prompt is to come
+        if line and getattr(self._shell.parent, "interact", True):  # else there will be no prompt
             self.screen.say(f"ipy_bgtasks: {line}")
         return terminal.uninstall

@@ -1,7 +1,7 @@
 """The prompt and the await cells of terminal IPython on one event loop.
 
 Tasks then run on while the prompt waits, and SIGINT ends the prompt or the cell but never
-lands in a task. This module knows IPython's terminal shell and prompt_toolkit, and nothing of
+hits a task. This module knows IPython's terminal shell and prompt_toolkit, but nothing of
 jobs. `IPython.terminal.interactiveshell` is the code whose parts it replaces.
 """
 
@@ -32,10 +32,10 @@ def _above_prompt() -> AbstractContextManager[None]:
 
 
 class TerminalLoop:
-    """Makes the prompt and the await cells of `shell` run on `loop`, and interrupts safe.
+    """Makes the prompt and the await cells of `shell` run on `loop`, with safe interrupts.
 
     `shell` is a ``TerminalInteractiveShell``. `around_prompt` makes a context in which each
-    prompt waits, which may give a function to call when the prompt has begun; the default is
+    prompt waits, which may yield a function to call when the prompt has begun; the default is
     prompt_toolkit's ``patch_stdout``. All methods are for the main thread.
     """
 
@@ -55,9 +55,9 @@ class TerminalLoop:
         self._told = False
 
     def install(self) -> str | None:
-        """Put ours in the shell's place; return a line for the user if the prompt cannot share.
+        """Replace the shell's prompt; return a line for the user if it cannot share the loop.
 
-        That is so with ``--simple-prompt``, and while a ``%gui`` loop runs the prompt.
+        It cannot with ``--simple-prompt``, and while a ``%gui`` loop runs the prompt.
         """
         self._installed = True
         runners = self._shell.loop_runner_map
@@ -72,7 +72,7 @@ class TerminalLoop:
         return self._new_obstacle()
 
     def uninstall(self) -> None:
-        """Put back what `install` changed; what somebody has replaced since stays theirs."""
+        """Restore what `install` changed, except what has been replaced since."""
         self._installed = False
         while self._attributes:
             self._attributes.pop().restore()
@@ -87,9 +87,9 @@ class TerminalLoop:
         self._attributes.append(Attribute(self._shell, name, value))
 
     def _prompt_for_code(self) -> str:
-        """What the shell calls for the next input; EOFError means that the user leaves."""
+        """Return the next input; called by the shell. `EOFError` means that the user leaves."""
         if not self._installed:
-            # Somebody who wrapped ours still calls it.
+            # Code that wrapped ours still calls it.
             return str(type(self._shell).prompt_for_code(self._shell))
         if self._loop.is_closed() or self._gui() is not None:
             if line := self._new_obstacle():
@@ -98,7 +98,7 @@ class TerminalLoop:
         return self._shared_prompt()
 
     def _gui(self) -> str | None:
-        """The GUI whose event loop runs the prompt at the moment."""
+        """Return the GUI whose event loop runs the prompt at the moment, if any."""
         name = self._shell.active_eventloop
         # asyncio's input hook does nothing: it is IPython's name for the sharing we do.
         return None if self._shell._inputhook is None or name == "asyncio" else str(name)
@@ -127,7 +127,7 @@ class TerminalLoop:
         # The handler is there before and after anything else changes, so that no interrupt
         # leaves the prompt's stream in `sys.stdout`.
         with sigint_for(self._loop, interrupt), self._around_prompt() as begun:
-            # An exception of some task is asyncio's to log. prompt_toolkit's own handler
+            # Let asyncio log the exception of a task. prompt_toolkit's own handler
             # would stop everything and ask for ENTER.
             prompt = self._shell.pt_app.prompt_async(
                 handle_sigint=False,
@@ -144,10 +144,10 @@ class TerminalLoop:
 
 
 class _PromptInterrupt:
-    """A SIGINT handler that gives up the prompt at its await, once.
+    """A SIGINT handler that cancels the prompt at its await, once.
 
-    prompt_toolkit must end in good order, or the terminal stays in raw mode: nothing is
-    raised in its code, and nothing disturbs it while it ends.
+    prompt_toolkit must end cleanly, or the terminal stays in raw mode: nothing is raised in its
+    code, and nothing interrupts it while it ends.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -167,7 +167,7 @@ class _PromptInterrupt:
 
 
 class _LoopRunner:
-    """What IPython takes for a loop runner; `%autoawait` shows its name."""
+    """A loop runner for IPython; `%autoawait` shows its name."""
 
     def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._run = run

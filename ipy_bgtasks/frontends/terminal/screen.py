@@ -1,7 +1,7 @@
 """Output in a terminal: whole lines above the prompt, and notices when jobs end.
 
 Lines of a job are shown when they are complete, so that neither another job nor the foreground
-tears them. Notices wait for the prompt, as in bash.
+can split them. Notices wait for the prompt, as in bash.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 _TERMINAL = "terminal"
 
-#: Seconds between two looks at how far a job is that `%fg` waits for.
+#: Seconds between two updates of the progress of a job that `%fg` waits for.
 _BAR_EVERY = 0.25
-#: Seconds that the end of a session waits for ends of jobs that are just being told.
+#: Seconds that the shutdown waits for notices of jobs that are just being shown.
 _LAST_WORD = 0.3
-#: Seconds that jobs wait for the end of a line that the foreground has begun.
+#: Seconds that jobs wait for the end of the foreground's partial line.
 _BEGUN = 0.25
 
 
 def _nothing() -> None:
-    """Nothing needs to be flushed."""
+    """Do nothing, as a flush."""
 
 
 class TerminalScreen(Screen):
-    """A terminal, which is one place for everybody.
+    """A terminal, which is one place for all jobs.
 
-    *notice* gives the line that says that a job has ended.
+    *notice* returns the line that says that a job has ended.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class TerminalScreen(Screen):
         self._partial: dict[int, str] = {}
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
-        #: How to write beside the prompt, while that waits.
+        #: How to write above the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
-        #: How many ends are just being told.
+        #: How many ends are just being shown.
         self._telling = 0
         self._told = threading.Condition(self._lock)
-        #: News of jobs that have ended, until the next prompt; None while one waits.
+        #: Notices of jobs that have ended, until the next prompt; None while one waits.
         self._held: list[tuple[str, Record | None, Record]] | None = []
-        #: Whether the foreground has begun a line, and what waits for its end.
+        #: Whether the foreground has a partial line, and what waits for its end.
         self._begun = False
         self._waiting: list[str] = []
         self._above_prompt: AbovePrompt | None = None
@@ -69,7 +69,7 @@ class TerminalScreen(Screen):
         self._bar: str | None = None  # the footer that `%fg` shows
 
     def install(self) -> Callable[[], None]:
-        """Put ours over both streams."""
+        """Route both streams through this screen."""
         found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
         self._write, self._flush = found["stdout"].write, found["stdout"].flush
         put_back = streams.give_each_job_its_own(
@@ -88,7 +88,7 @@ class TerminalScreen(Screen):
     def spare_values(self) -> Callable[[], None]:
         """Let lines of jobs wait for the value that follows ``Out[3]: ``; returns what undoes it.
 
-        IPython writes that to the terminal past Python's streams.
+        IPython writes that to the terminal, bypassing Python's streams.
         """
         hook = self.shell.displayhook
         write_out = hook.write_output_prompt
@@ -102,9 +102,9 @@ class TerminalScreen(Screen):
 
     @contextmanager
     def around_prompt(self) -> Iterator[Callable[[], None]]:
-        """While the prompt waits, everything goes above it.
+        """Show everything above the prompt while it waits.
 
-        Gives what is to be called when the prompt has begun. Main thread only.
+        Yields what must be called when the prompt has begun. Main thread only.
         """
         self._end_begun_line()
         above = self._above()
@@ -117,7 +117,7 @@ class TerminalScreen(Screen):
             self._write, self._flush = above.put, _nothing
             held, self._held = self._held or [], None
         for name, stream in beside.items():
-            # In one step: a thread that prints meanwhile finds either the one or the other.
+            # Atomically: a thread that prints meanwhile finds one or the other.
             streams.make_real(name, stream)
         if held:
             self._put("".join(self._news(*news) for news in held))
@@ -134,7 +134,7 @@ class TerminalScreen(Screen):
                 self._held = []
 
     def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
-        """The foreground's way to a stream: lines of jobs wait until its own line is whole."""
+        """Return a foreground `write` during whose partial lines the lines of jobs wait."""
 
         def spare(text: str) -> Any:
             with self._lock:
@@ -148,7 +148,7 @@ class TerminalScreen(Screen):
         return spare
 
     def _end_begun_line(self, only: list[str] | None = None) -> None:
-        """Show what has waited, on a line of its own; not if something else than *only* waits."""
+        """Show what has waited, on a line of its own; nothing if other than *only* waits."""
         with self._lock:
             if only is not None and only is not self._waiting:
                 return
@@ -163,7 +163,7 @@ class TerminalScreen(Screen):
         return self._above_prompt
 
     def _beside(self, name: str, stream: Any, above: AbovePrompt) -> RoutedStream:
-        """What stands in for *stream* while a prompt waits: the same object each time."""
+        """Return the stand-in for *stream* while a prompt waits: the same object each time."""
         replaced, beside = self._besides.get(name, (None, None))
         if beside is None or replaced is not stream:
             beside = RoutedStream(PromptStream(stream, above), name, self)
@@ -171,7 +171,7 @@ class TerminalScreen(Screen):
         return beside
 
     def here(self) -> Any:
-        """There is one place."""
+        """Return the terminal: there is only one place."""
         return _TERMINAL
 
     def show(self, mimebundle: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class TerminalScreen(Screen):
         print(mimebundle.get("text/plain", ""))
 
     def tell(self, job: Record, line: str) -> None:
-        """Print one line, at once: where the prompt is, if that cannot move as its loop stands."""
+        """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
         app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
         with self._lock:
             outside, loop = self._outside, None if app is None else app.loop
@@ -234,7 +234,7 @@ class TerminalScreen(Screen):
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet.
 
-        How far the job is stands below, where lines can be replaced.
+        The job's progress is shown below, where lines can be replaced.
         """
         if not (job.quiet or everything) or (job.done() and not job.has_output):
             unfollow = self._follow(job, _TERMINAL)
@@ -256,7 +256,7 @@ class TerminalScreen(Screen):
         end = self._follow_log(job, _TERMINAL, put, everything=everything)
         if job.quiet:
             return end
-        end()  # what comes now is shown anyway
+        end()  # what comes from now on is shown anyway
         return self._follow(job, _TERMINAL)
 
     def _show_progress(self, job: Record) -> Callable[[], None]:
@@ -287,7 +287,7 @@ class TerminalScreen(Screen):
         return self._footer is not None and self._footer != self._bar
 
     def take(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
-        """Record a job's text, and show the lines that are whole."""
+        """Record a job's text, and show its complete lines."""
         job.log.write(name, text)
         if self.watcher is not None:
             self.watcher(job)
@@ -298,27 +298,27 @@ class TerminalScreen(Screen):
             lines, newline, rest = text.rpartition("\n")
             if rest:
                 self._partial[job.number] = rest
-            if newline:  # still within the lock, or another thread's next line overtakes it
+            if newline:  # within the lock, or another thread's next line overtakes it
                 self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
 
     def write(self, job: Record, name: str, text: str) -> None:
-        """Take it as if the job had written it here."""
+        """Take text as if the job had written it here."""
         self.take(job, name, text, self._write)
 
     def flush(self, job: Record) -> None:
-        """A begun line stays held: it would tear what stands there."""
+        """Do nothing: a partial line stays held, since it would split what is shown."""
 
     def _place_here(self) -> Any:
         return _TERMINAL
 
     def forget_notice(self, job: Record) -> None:
-        """Say nothing of an end that waits for the prompt."""
+        """Drop a notice of the job's end that waits for the prompt."""
         with self._lock:
             if self._held is not None:
                 self._held = [news for news in self._held if news[2] is not job]
 
     def shutdown(self) -> None:
-        """Show what waited for a prompt that does not come, on stderr."""
+        """Show, on stderr, what waited for a prompt that will not come."""
         with self._told:
             self._told.wait_for(lambda: not self._telling, _LAST_WORD)
         super().shutdown()
@@ -330,7 +330,7 @@ class TerminalScreen(Screen):
             sys.stderr.flush()
 
     def footer(self, text: str | None) -> None:
-        """Keep *text* at the bottom, where it is replaced by the next; None leaves it there."""
+        """Keep *text* at the bottom until the next replaces it; None leaves it there."""
         with self._lock:
             if text == self._footer:
                 return
@@ -358,7 +358,7 @@ class TerminalScreen(Screen):
 
 
 def _unrouted(stream: Any) -> Any:
-    """Return the terminal's own stream: a job may have put back one of ours after an unloading."""
+    """Return the terminal's own stream; a job may have restored one of ours after an unloading."""
     while isinstance(stream, RoutedStream | PromptStream):
         stream = vars(stream)["_stream"]
     return stream
