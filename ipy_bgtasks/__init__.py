@@ -67,14 +67,14 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Load into *shell*: what `%load_ext ipy_bgtasks` calls."""
+    """Load into *shell*; called by `%load_ext ipy_bgtasks`."""
     from ipy_bgtasks.ipython.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Undo what loading did: what `%unload_ext ipy_bgtasks` calls."""
+    """Undo what loading did; called by `%unload_ext ipy_bgtasks`."""
     from ipy_bgtasks.ipython.extension import unload
 
     unload(shell)
