@@ -113,7 +113,7 @@ TOUCHES = {
         "kernel.raw_input, getpass, _sys_raw_input, _save_getpass",
         _IPYKERNEL,
         "a job cannot ask for input",
-        "a job that asks for input waits for ever",
+        "a job that asks for input waits forever",
     ),
     "wake-up": Touch(
         "Python",
@@ -260,4 +260,4 @@ class Installation:
         if not missing:
             return ""
         lacks = "; ".join(f"{TOUCHES[word].without}" for word in missing)
-        return f"ipy_bgtasks: not all can be had in this version of IPython or ipykernel: {lacks}"
+        return f"ipy_bgtasks: not everything works in this version of IPython or ipykernel: {lacks}"

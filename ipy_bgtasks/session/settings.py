@@ -16,13 +16,13 @@ class BgTasks(Configurable):
         os.cpu_count() or 1, min=1, help="Jobs beyond this many worker processes are queued."
     ).tag(config=True)
     max_finished = Int(
-        200, min=0, help="So many jobs that have ended are kept; the oldest are forgotten first."
+        200, min=0, help="Ended jobs that are kept; the oldest are discarded first."
     ).tag(config=True)
     log_limit = Int(
         1_000_000, min=0, help="Characters of output kept for each job, the oldest dropped first."
     ).tag(config=True)
     cancel_wait = Float(
-        1.0, min=0, help="Seconds that %cancel waits to report the end, not the wish."
+        1.0, min=0, help="Seconds that %cancel waits for jobs to end before it reports."
     ).tag(config=True)
     cancel_grace = Float(
         2.0, min=0, help="Seconds that a process has between SIGTERM and SIGKILL."
@@ -31,10 +31,11 @@ class BgTasks(Configurable):
         0.5, min=0, help="Seconds that jobs have to clean up when the session ends."
     ).tag(config=True)
     confirm_exit = Bool(
-        True, help="In a terminal, the first exit with jobs running only says so."
+        True, help="In a terminal, the first exit with jobs running only warns."
     ).tag(config=True)
     labels = Bool(
-        True, help="Where several jobs show output at the same time, lines begin with the number."
+        True,
+        help="Where several jobs show output at the same time, lines begin with the job's number.",
     ).tag(config=True)
     interrupt = Enum(
         ["stop", "background"],
@@ -43,5 +44,5 @@ class BgTasks(Configurable):
         "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
     ).tag(config=True)
     watchdog = Float(
-        1.0, min=0, help="Seconds for which a job may block the loop unnoticed; 0: for ever."
+        1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
     ).tag(config=True)
