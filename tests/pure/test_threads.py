@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -406,3 +407,22 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
     while frame.f_back is not None:
         frame = frame.f_back
         assert not [v for v in frame.f_locals.values() if isinstance(v, Record)]
+
+
+def test_a_tracer_works_after_a_stop_that_was_taken_back() -> None:
+    """Python 3.11 looped for ever where a note of a pending exception was left behind."""
+    code = (
+        "import sys, threading\n"
+        "from ipy_bgtasks import raising\n"
+        "send, number, what = raising._python_api()\n"
+        "me = number(threading.get_ident())\n"
+        "list(map(send, (me, me), (what(KeyboardInterrupt), what())))  # in C: it is not raised\n"
+        "raising.take_back(me.value)\n"
+        "def traced(): return 1\n"
+        "sys.settrace(lambda *_: None)\n"
+        "print(traced())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND, check=True
+    )
+    assert done.stdout == "1\n"

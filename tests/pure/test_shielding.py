@@ -1,7 +1,4 @@
-"""Interrupts that have to wait for the end of a moment.
-
-The first file of its ring, by name: it traces, and hangs behind what `test_combinators` leaves.
-"""
+"""Interrupts that have to wait for the end of a moment."""
 
 from __future__ import annotations
 
