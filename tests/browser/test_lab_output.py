@@ -50,7 +50,9 @@ def test_the_life_of_a_card(open_notebook: OpenNotebook) -> None:
     cancel.click()
     notebook.shows(2, "cancelled")
     expect(cancel).to_have_count(0, timeout=TIMEOUT)
-    expect(notebook.output(3).get_by_role("button")).to_be_visible(timeout=TIMEOUT)
+    expect(notebook.output(3).get_by_role("button", name="Cancel job 2")).to_be_visible(
+        timeout=TIMEOUT
+    )
     notebook.execute("gates['b'].set()")
     notebook.shows(3, "result of b")
     expect(notebook.output(3).get_by_role("button")).to_have_count(0, timeout=TIMEOUT)
