@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -141,20 +142,22 @@ def test_scripts_of_a_job_write_into_its_place(shared: Kernel) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        "!echo started; (sleep 1000 & sleep 1000)",
-        "%%bash\necho started; (sleep 1000 & sleep 1000)",
-        "print('started')\nx = !(sleep 1000 & sleep 1000)",
+        "!echo started; (sleep SECONDS & sleep SECONDS)",
+        "%%bash\necho started; (sleep SECONDS & sleep SECONDS)",
+        "print('started')\nx = !(sleep SECONDS & sleep SECONDS)",
     ],
 )
 def test_commands_are_stopped_with_their_job(shared: Kernel, body: str) -> None:
     """The whole tree, and before the job is called cancelled."""
-    reply = shared.ok(f"%%bg -n stopped\n{body}")
+    seconds = f"1000.{os.getpid()}"  # nobody else sleeps for just as long
+    reply = shared.ok("%%bg -n stopped\n" + body.replace("SECONDS", seconds))
     shared.until(lambda: "started" in reply.stdout)
     done = shared.ok("%cancel %stopped")
     assert re.search(r"job \d+ \(stopped\) cancelled\n", done.stdout)
     left = shared.ok(
         "import subprocess\n"
-        "subprocess.run(['pgrep', '-fc', 'sleep 10''00'], capture_output=True, text=True).stdout"
+        f"command = ['pgrep', '-fc', 'sleep {seconds[:4]}' '{seconds[4:]}']\n"
+        "subprocess.run(command, capture_output=True, text=True).stdout"
     )
     assert left.result == "'0\\n'"
 

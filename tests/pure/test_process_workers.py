@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,8 +46,11 @@ def children() -> set[int]:
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         pytest.skip("only /proc says which children there are")
-    lists = [(task / "children").read_text().split() for task in tasks.iterdir()]
-    return {int(pid) for each in lists for pid in each}
+    found: set[int] = set()
+    for task in tasks.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended meanwhile
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def test_workers_are_used_again_and_cost_a_thread_each_and_no_other_process(
