@@ -11,10 +11,6 @@ from ipy_bgtasks.frontends.sigterm import before_sigterm
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.installing import Installation
-    from ipy_bgtasks.frontends.screen import Screen
-    from ipy_bgtasks.job.record import Record
-
 
 class Leaving(Protocol):
     """What ends the jobs of a session, as `session.leaving` does. Any thread may call."""
@@ -30,31 +26,6 @@ class Leaving(Protocol):
 
     def finish(self) -> None:
         """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
-
-
-class FrontEnd(Protocol):
-    """A front end, from the first loading on: one for a kernel, one for a terminal."""
-
-    @property
-    def screen(self) -> Screen:
-        """Where jobs are shown."""
-
-    #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
-    waits: Callable[[int], bool]
-    #: Tells whether the first interrupt of a cell is to send it to the background.
-    sends_away: Callable[[], bool]
-
-    def reaches(self) -> bool:
-        """Return whether an interrupt of the foreground reaches the calling thread."""
-
-    def sent_away(self) -> Record:
-        """Return the job of the cell that was just sent to the background; `BadInput` if none."""
-
-    def install(self, changes: Installation) -> None:
-        """Route output, and let interrupts reach the foreground and nothing else."""
-
-    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
-        """Call *leaving* before the session's own shutdown."""
 
 
 def watch_process(leaving: Leaving) -> Callable[[], None]:

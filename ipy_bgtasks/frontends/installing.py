@@ -133,6 +133,14 @@ TOUCHES = {
         "`%bg` alone does nothing: start a cell with %%fg",
         optional=True,
     ),
+    "buttons": Touch(
+        "ipykernel",
+        "BaseComm._reply_subshell_id",
+        "ipykernel 7.4",
+        "buttons of cards and panels work while a cell runs",
+        "a button that is pressed while a cell runs works when that has ended",
+        optional=True,
+    ),
     "stop button": Touch(
         "ipykernel",
         "kernel.pre_handler_hook, post_handler_hook, saved_sigint_handler, get_parent",

@@ -24,7 +24,7 @@ from ipy_bgtasks.session.settings import BgTasks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.exits import FrontEnd
+    from ipy_bgtasks.frontends.front_end import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching

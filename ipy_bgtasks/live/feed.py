@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.front_end import ForegroundCells
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 
 _INTERVAL = 0.5  # seconds between two batches, at least
 _SOON = 0.03  # seconds until the first one after a while in which nothing changed
+_LONG = 0.5  # seconds after which a cell in the foreground is news
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Jobs about which something is new, and numbers of jobs that were forgotten."""
+    """Jobs about which something is new, and numbers of jobs that were forgotten.
+
+    Both may be empty: the cell in the foreground may be another one.
+    """
 
     jobs: list[Record]
     gone: list[int]
@@ -29,7 +34,8 @@ class News:
 class Feed:
     """The news of one registry's jobs. Any thread may call.
 
-    While nobody listens it is connected to nothing, and costs nothing.
+    While nobody listens it is connected to nothing, and costs nothing. With *cells* it also tells
+    when the one that runs for a while is another one, or none.
     """
 
     def __init__(
@@ -37,8 +43,10 @@ class Feed:
         registry: Registry,
         screen: Screen,
         later: Callable[[float, Callable[[], None]], object],
+        cells: ForegroundCells | None = None,
     ) -> None:
         self._registry = registry
+        self._cells = cells
         self._screen = screen
         self._later = later
         self._lock = threading.Lock()
@@ -46,6 +54,7 @@ class Feed:
         # Filled by any thread and emptied by one, item by item: no lock on the way of a print.
         self._changed: dict[int, Record] = {}
         self._gone: dict[int, None] = {}
+        self._cell_changed = False
         self._armed = False
         self._sent = 0.0
 
@@ -69,11 +78,26 @@ class Feed:
         registry = self._registry
         registry.on_discard.append(self._note_gone)
         self._screen.watcher = self._note
+        if self._cells is not None:
+            self._cells.watcher = self._note_cell
 
     def _disconnect(self) -> None:
         registry = self._registry
         registry.on_discard.remove(self._note_gone)
         self._screen.watcher = None
+        if self._cells is not None:
+            self._cells.watcher = None
+
+    def _note_cell(self, begins: bool) -> None:
+        if begins:  # most are over before anybody could want to know
+            self._later(_LONG, self._cell_is_news)
+        else:
+            self._cell_is_news()
+
+    def _cell_is_news(self) -> None:
+        self._cell_changed = True
+        if not self._armed:
+            self._arm()
 
     def _note(self, job: Record) -> None:
         self._changed[job.number] = job
@@ -101,8 +125,9 @@ class Feed:
             number, _ = self._gone.popitem()
             gone.append(number)
             changed.pop(number, None)
-        if not changed and not gone:
+        if not changed and not gone and not self._cell_changed:
             return
+        self._cell_changed = False
         news = News([changed[number] for number in sorted(changed)], gone)
         for call in list(self._listeners):
             call(news)

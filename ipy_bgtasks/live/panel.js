@@ -25,6 +25,7 @@ class Store {
     ).join("");
     this.rows = new Map((model.get("rows") ?? []).map((row) => [row.n, row]));
     this.current = this.previous = null;
+    this.cell = null; // the one that runs in the foreground, if it can be sent to the background
     this.live = false; // whether a kernel answers
     this.over = "";
     this.skew = 0; // seconds the kernel's clock is ahead of ours
@@ -92,6 +93,7 @@ class Store {
       if (mark !== null) changed.add(mark);
     this.current = message.current;
     this.previous = message.previous;
+    this.cell = message.cell;
     for (const view of this.views) {
       view.update(changed);
       for (const log of message.logs) view.log(log);
@@ -164,6 +166,7 @@ class View {
     const cells = ["#", "State", "Place", "Name", "Time", "Progress, result or last line", "Actions"];
     const heads = cells.map((text) => make("span", { role: "columnheader" }, text));
     const head = make("div", { role: "row", class: "row heads" }, ...heads);
+    this.front = make("div", { role: "rowgroup" });
     this.body = make("div", { role: "rowgroup" });
     this.empty = make("div", { class: "empty" });
     this.more = make("button", { type: "button", class: "more" });
@@ -171,7 +174,7 @@ class View {
       this.limit += PAGE;
       this.update(new Set());
     };
-    this.grid = make("div", { role: "table", "aria-label": "Jobs" }, head, this.body);
+    this.grid = make("div", { role: "table", "aria-label": "Jobs" }, head, this.front, this.body);
     return make("div", { class: "scroll" }, this.grid, this.empty, this.more);
   }
 
@@ -212,6 +215,7 @@ class View {
     });
     const fits = FILTERS.find(([key]) => key === this.filter)[2];
     const chosen = rows.filter(fits);
+    this.showCell(this.store.live && this.filter !== "failed" ? this.store.cell : null);
     this.arrange(chosen.slice(0, this.limit), changed);
     this.grid.setAttribute("aria-rowcount", String(chosen.length + 1));
     const rest = chosen.length - this.limit;
@@ -223,6 +227,33 @@ class View {
     this.root.classList.toggle("still", !this.store.live);
     if (this.store.over) this.say(this.store.over);
     this.draw(rows);
+  }
+
+  // The cell in the foreground is a row above the jobs; its button makes it one of them.
+  showCell(cell) {
+    if (cell?.id === this.front.dataset.cell) return;
+    this.front.replaceChildren();
+    if (!cell) return delete this.front.dataset.cell;
+    this.front.dataset.cell = cell.id;
+    const button = make("button", { type: "button" }, "Background");
+    button.setAttribute("aria-label", `Send cell ${cell.number}, ${cell.name}, to the background`);
+    button.onclick = () => {
+      button.disabled = true;
+      this.store.send("background", { cell: cell.id });
+    };
+    const content = {
+      number: `[${cell.number}]`, state: make("span", { class: "word running" }, "running"), place: "cell",
+      name: make("bdi", { dir: "auto", title: cell.name }, cell.name), time: "", last: "in the foreground", do: button,
+    };
+    const cells = Object.entries(content).map(([name, it]) => make("span", { role: "cell", class: name }, it));
+    this.front.append(make("div", { role: "row", class: "row front" }, ...cells));
+    this.tickCell();
+  }
+
+  tickCell() {
+    const { cell } = this.store;
+    const time = this.front.querySelector(".time");
+    if (cell && time) setText(time, elapsed(Math.floor(this.store.now() - cell.started), true));
   }
 
   arrange(rows, changed) {
@@ -331,6 +362,7 @@ class View {
 
   tick() {
     if (document.hidden || !this.store.live || !this.root.isConnected) return;
+    this.tickCell();
     let running = false;
     for (const row of this.store.rows.values()) running ||= !ENDED.has(row.state);
     if (!running) return;

@@ -39,12 +39,16 @@ class Actions(Protocol):
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget a job that has ended."""
 
+    def send_away(self, cell: str, say: Callable[[str], None]) -> None:
+        """Send the cell of that id to the background, if it runs in the foreground."""
+
 
 class Panel:
     """One panel, which any number of pages may show. Any thread may call.
 
     *send* takes a message for all of them. *only* are the numbers of the jobs it shows; None:
-    all that are kept. As long as no page shows it, it costs nothing.
+    all that are kept. *cell* returns the cell to show that runs in the foreground, as
+    `tail.cell_row` makes it. As long as no page shows it, it costs nothing.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Panel:
         actions: Actions,
         send: Callable[[dict[str, Any]], None],
         only: Iterable[int] | None = None,
+        cell: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._registry = registry
+        self._cell = cell
         self._feed = feed
         self._actions = actions
         self._send = send
@@ -66,6 +72,7 @@ class Panel:
         self._stale: dict[int, None] = {}
         self._logs: dict[int, tuple[Tail, set[str]]] = {}
         self._marks: tuple[int | None, int | None] = (None, None)
+        self._shown_cell: str | None = None
         self._credit = 0
         self._unlisten: Callable[[], None] | None = None
 
@@ -108,6 +115,8 @@ class Panel:
                     number
                 ):
                     self._actions.cancel(job, force, self._say)
+                case {"kind": "background", "cell": str(cell)}:
+                    self._actions.send_away(cell, self._say)
                 case {"kind": "forget", "job": number} if job := self._job(number):
                     self._actions.discard(job, self._say)
                 case _:
@@ -204,12 +213,16 @@ class Panel:
         rows = [row for job in jobs if (row := self._new_row(job, job.number in in_sight))]
         tails = [news for number in logs if (news := self._logs[number][0].news())]
         marks = (_number(self._registry.current), _number(self._registry.previous))
-        if not (rows or gone or tails or reset or marks != self._marks):
+        cell = self._cell()
+        shown_cell = None if cell is None else cell["id"]
+        other = marks != self._marks or shown_cell != self._shown_cell
+        if not (rows or gone or tails or reset or other):
             return
-        self._marks = marks
+        self._marks, self._shown_cell = marks, shown_cell
         self._credit -= 1
         message = {"kind": "news", "now": time.time(), "rows": rows, "gone": gone, "logs": tails}
-        self._send({**message, "reset": reset, "current": marks[0], "previous": marks[1]})
+        message |= {"reset": reset, "current": marks[0], "previous": marks[1], "cell": cell}
+        self._send(message)
 
     def _new_row(self, job: Record, in_sight: bool) -> dict[str, Any] | None:
         sent = self._sent.get(job.number)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
+from ipy_bgtasks.work.text import label_of_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.front_end import ForegroundCell
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed, News
 
@@ -40,6 +42,12 @@ def live_row(job: Record) -> dict[str, Any]:
         "fraction": seen.fraction,
         "label": seen.label,
     }
+
+
+def cell_row(cell: ForegroundCell) -> dict[str, Any]:
+    """The cell that runs in the foreground, in the same manner."""
+    name = visible(label_of_cell(cell.code))
+    return {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
 
 
 class OpenLog:

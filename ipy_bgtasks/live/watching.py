@@ -35,7 +35,9 @@ class Watching:
         self._registry = session.registry
         self._screen = session.screen
         self._service = session.core.service
-        self.feed = Feed(self._registry, self._screen, self._service.later)
+        front_end = session.core.front_end
+        self._cells = None if front_end is None else front_end.cells
+        self.feed = Feed(self._registry, self._screen, self._service.later, self._cells)
         self._tables: list[Callable[[], None]] = []
         self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
         self._shown: list[Callable[[], None]] = []
@@ -143,7 +145,7 @@ class Watching:
 
         only = None if chosen is None else frozenset(job.number for job in chosen)
         if only not in self._panels:
-            self._panels[only] = show_panel(self._registry, self.feed, self, only)
+            self._panels[only] = show_panel(self._registry, self.feed, self, only, self._cells)
         _, view = self._panels[only]
         # Where there are no widgets, and in a page without a kernel, the table stands for it.
         update = self._screen.show_live({**table(self._registry, visible()), **view})
@@ -156,7 +158,7 @@ class Watching:
             return None
         from ipy_bgtasks.live.widget import LiveCard
 
-        return LiveCard(job, self.feed, self, answered)
+        return LiveCard(job, self.feed, self, answered, self._cells)
 
     # The buttons
 
@@ -178,6 +180,11 @@ class Watching:
             say(str(error))
         else:
             say(f"job {job.number} ({job.name}) is forgotten")
+
+    def send_away(self, cell: str, say: Callable[[str], None]) -> None:
+        """Send the cell of that id to the background, if it runs in the foreground."""
+        if self._cells is None or not self._cells.send_away_by_id(cell):
+            say("that cell does not run in the foreground any more")
 
 
 async def _nothing() -> None:

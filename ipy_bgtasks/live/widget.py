@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from ipy_bgtasks.frontends.kernel.replies import let_page_choose_shell
 from ipy_bgtasks.live.panel import Panel, log_ignored
-from ipy_bgtasks.live.tail import OpenLog
+from ipy_bgtasks.live.tail import OpenLog, cell_row
 from ipy_bgtasks.views.card import card_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ipy_bgtasks.frontends.front_end import ForegroundCells
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed
     from ipy_bgtasks.live.panel import Actions
     from ipy_bgtasks.registry.collection import Registry
+
+_LONG = 0.3  # seconds after which a cell in the foreground is shown; most are over before
 
 
 class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
@@ -43,21 +48,29 @@ class LiveCard:
     """One job's card in the browser. *answered* is called when a page has taken it in."""
 
     def __init__(
-        self, job: Record, feed: Feed, actions: Actions, answered: Callable[[], None]
+        self,
+        job: Record,
+        feed: Feed,
+        actions: Actions,
+        answered: Callable[[], None],
+        cells: ForegroundCells | None,
     ) -> None:
         self._job = job
+        self._cells = cells
         self._actions = actions
         self._log = OpenLog(job, feed, self._send)
         self._answered: Callable[[], None] | None = answered
         self._widget: Any = CardWidget(card=card_data(job))
         self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
         self.view = _view(self._widget)
-        _hear_while_busy(self._widget)
+        let_page_choose_shell(self._widget)
+        if cells is not None:
+            cells.hear(self._widget.model_id)
 
     def refresh(self) -> None:
         """Show the job as it is now."""
         self._widget.card = card_data(self._job)
-        _hear_while_busy(self._widget)
+        let_page_choose_shell(self._widget)
 
     @property
     def is_read(self) -> bool:
@@ -67,6 +80,8 @@ class LiveCard:
     def close(self) -> None:
         """Leave the page."""
         self._log.close()
+        if self._cells is not None:
+            self._cells.hear_no_more(self._widget.model_id)
         self._widget.close()
 
     def receive(self, content: object) -> None:
@@ -89,16 +104,7 @@ class LiveCard:
 
     def _send(self, message: dict[str, Any]) -> None:
         self._widget.send(message)
-        _hear_while_busy(self._widget)
-
-
-def _hear_while_busy(widget: Any) -> None:
-    """Leave it to the page on which subshell it speaks to the widget.
-
-    JupyterLab uses one for all widgets, so that they work while a cell runs; but ipykernel 7.4
-    hands what arrives to whoever last spoke to the page instead, which is a busy cell's shell.
-    """
-    vars(widget.comm or widget).pop("_reply_subshell_id", None)
+        let_page_choose_shell(self._widget)
 
 
 def _view(widget: Any) -> dict[str, Any]:
@@ -107,17 +113,27 @@ def _view(widget: Any) -> dict[str, Any]:
 
 
 def show_panel(
-    registry: Registry, feed: Feed, actions: Actions, only: Iterable[int] | None
+    registry: Registry,
+    feed: Feed,
+    actions: Actions,
+    only: Iterable[int] | None,
+    cells: ForegroundCells | None,
 ) -> tuple[Panel, dict[str, Any]]:
     """Make a panel; returns it and what displays it, a MIME bundle."""
     widget: Any = None
 
     def send(message: dict[str, Any]) -> None:
         widget.send(message)
-        _hear_while_busy(widget)
+        let_page_choose_shell(widget)
 
-    panel = Panel(registry, feed, actions, send, only)
+    def cell() -> dict[str, Any] | None:
+        now = None if cells is None else cells.now()
+        return None if now is None or time.time() - now.began < _LONG else cell_row(now)
+
+    panel = Panel(registry, feed, actions, send, only, cell)
     widget = PanelWidget(rows=panel.rows()[:200])
     widget.on_msg(lambda _widget, content, _buffers: panel.receive(content))
-    _hear_while_busy(widget)
+    let_page_choose_shell(widget)
+    if cells is not None:
+        cells.hear(widget.model_id)
     return panel, _view(widget)

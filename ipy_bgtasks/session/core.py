@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
     from traceback import FrameSummary
 
-    from ipy_bgtasks.frontends.exits import FrontEnd
+    from ipy_bgtasks.frontends.front_end import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.job.runner import Runner
@@ -73,10 +73,9 @@ class Core:
         """Make a job of a cell that runs already; the other arguments are those of `CellRunner`."""
         from ipy_bgtasks.runners.cell import CellRunner
         from ipy_bgtasks.work import Work
-        from ipy_bgtasks.work.text import label_of
+        from ipy_bgtasks.work.text import label_of_cell
 
-        first = next((line for line in code.splitlines() if line.strip()), code)
-        work = Work(_runs_already, label_of(first), code, False)
+        work = Work(_runs_already, label_of_cell(code), code, False)
         runner = CellRunner(
             thread=thread, began=began, awaits=awaits, interrupt=interrupt, stack=stack
         )

@@ -11,7 +11,7 @@ from ..errors import BadInput
 if TYPE_CHECKING:
     from .model import Scope
 
-__all__ = ["LABEL_WIDTH", "Text", "label_of", "name_source", "parse"]
+__all__ = ["LABEL_WIDTH", "Text", "label_of", "label_of_cell", "name_source", "parse"]
 
 LABEL_WIDTH = 60
 
@@ -109,6 +109,11 @@ def label_of(code: str) -> str:
     if "\n" in line:
         line = " ".join(line.split())
     return line if len(line) <= LABEL_WIDTH else line[: LABEL_WIDTH - 1].rstrip() + "…"
+
+
+def label_of_cell(code: str) -> str:
+    """Return the first line of a cell that is not empty, shortened likewise."""
+    return label_of(next((line for line in code.splitlines() if line.strip()), code))
 
 
 def name_source(text: str) -> str:

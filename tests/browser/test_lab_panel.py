@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipykernel
 import pytest
 from labs import TIMEOUT, Notebook, OpenNotebook
 from playwright.sync_api import Locator, expect
@@ -215,3 +216,26 @@ CONTRAST = """el => {
     const [a, b] = [light(blend(text, background)), light(background)];
     return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }"""
+
+
+@APPS
+def test_its_button_sends_the_running_cell_to_the_background(
+    open_notebook: OpenNotebook, app: str
+) -> None:
+    """The cell that runs is a row above the jobs, then one of them, and other cells run."""
+    if ipykernel.version_info[0] < 7:
+        pytest.skip("this kernel has no subshells")
+    long = "go = threading.Event()\nfor epoch in range(9_999):\n    if go.wait(0.1): break\n'done'"
+    notebook = open_notebook([LOAD, WORK, "%jobs -w", long], app=app)
+    notebook.run(0, 1, PANEL)
+    shows(notebook.panel(PANEL), "No jobs yet")
+    notebook.start(3)
+    front = notebook.panel(PANEL).locator(".row.front")
+    shows(front, "go = threading.Event()")
+    shows(front, "in the foreground")
+    press(front, "Send cell")
+    shows(notebook.row(PANEL, 1), "running")
+    expect(front).to_have_count(0, timeout=TIMEOUT)
+    notebook.execute("go.set()")
+    notebook.shows(3, "done")
+    shows(notebook.row(PANEL, 1), "finished")

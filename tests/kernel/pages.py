@@ -19,6 +19,7 @@ class Page:
         self.rows: dict[int, dict[str, Any]] = {}
         self.said: list[str] = []
         self.log = ""
+        self.cell: dict[str, Any] | None = None
         self._taken = 0
         self.send("open")
 
@@ -61,6 +62,7 @@ class Page:
             if content["reset"]:
                 self.rows.clear()
             self.rows.update({row["n"]: row for row in content["rows"]})
+            self.cell = content["cell"]
             for number in content["gone"]:
                 self.rows.pop(number, None)
             for log in content["logs"]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipykernel
 import pytest
 from kernels import Kernel, MakeKernel
 from pages import WIDGET, open_panel
 
+needs_subshells = pytest.mark.skipif(
+    ipykernel.version_info[0] < 7, reason="a busy kernel hears nothing before ipykernel 7"
+)
 DISPLAYS = ("display_data", "update_display_data")
 JOB = """
 import asyncio
@@ -102,3 +106,41 @@ def test_anywidget_is_not_imported_before_it_is_used(kernel: Kernel) -> None:
     names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.panel', 'ipy_bgtasks.live.feed'}"
     found = kernel.ok(f"import sys; sorted({names} & set(sys.modules))")
     assert found.result == "[]"
+
+
+@needs_subshells
+def test_its_button_sends_the_cell_that_runs_away(kernel: Kernel) -> None:
+    """Pressed on a page that knows nothing of subshells, as VS Code; no cell asks for it."""
+    pytest.importorskip("anywidget")
+    kernel.ok("import threading; go = threading.Event()")
+    page = open_panel(kernel)
+    cell = kernel.start("# the long one\nprint('begins')\ngo.wait()\n6 * 7")
+    page.until(lambda: page.cell)
+    assert page.cell["name"] == "# the long one"
+    assert page.cell["number"] == cell.reply.contents("execute_input")[0]["execution_count"]
+    page.send("background", cell="another")
+    page.until(lambda: page.said == ["that cell does not run in the foreground any more"])
+    page.send("background", cell=page.cell["id"])
+    assert cell.wait().status == "ok"
+    page.until(lambda: page.cell is None and page.rows[1]["state"] == "running")
+    assert page.rows[1]["where"] == "cell"
+    assert kernel.ok("1 + 1").result == "2"
+    kernel.ok("go.set()")
+    kernel.until(lambda: cell.reply.result == "42")
+    page.until(lambda: page.rows[1]["state"] == "finished")
+
+
+@needs_subshells
+def test_buttons_work_while_a_cell_runs_on_any_page(kernel: Kernel) -> None:
+    """Cancel is heard though the page sends it to the main shell, which is busy."""
+    pytest.importorskip("anywidget")
+    kernel.ok(JOB)
+    kernel.ok("import time\ndef spin():\n    while True: time.sleep(0.001)")
+    page = open_panel(kernel)
+    kernel.ok("job = %bg spin();")
+    page.until(lambda: page.rows.get(1, {}).get("state") == "running")
+    cell = kernel.start("print('waits')\nwhile not job.done(): time.sleep(0.001)")
+    kernel.until(lambda: "waits" in cell.reply.stdout)
+    page.send("cancel", job=1, force=False)
+    assert cell.wait().status == "ok"
+    page.until(lambda: page.rows[1]["state"] == "cancelled")

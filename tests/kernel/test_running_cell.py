@@ -413,7 +413,7 @@ def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> Non
     cell = running(k, f"print('begins')\n{code}\n6 * 7")
     k.interrupt()
     assert cell.wait().status == "ok"
-    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in cell.reply.stderr)
+    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in cell.reply.stdout)
     second = running(k, "print('begins')\nwhile True: pass")
     k.interrupt()
     assert second.wait().status == "ok"

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import cells_away
+from ipy_bgtasks.frontends.front_end import ForegroundCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.kernel.diverting import Diversion
 from ipy_bgtasks.frontends.kernel.per_thread import PerThread
@@ -49,13 +50,14 @@ class CellsAway:
         self._tangled = False
         self._first_sends_away = first_sends_away
         self._tell = told
-        self._diversion = Diversion(self._queue, waits, stuck, self._send_away)
+        self._diversion = Diversion(self._queue, waits, stuck, self._interrupted)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
         self._close: Callable[[], None] | None = None
         self._jobs: dict[str, Record] = {}
         #: The job of the cell that was sent away last, until somebody asks for it.
         self._last: Record | None = None
+        self.watcher: Callable[[bool], object] | None = None
 
     def install(self) -> Callable[[], None]:
         """Begin; returns what ends it. What is away goes on."""
@@ -84,22 +86,50 @@ class CellsAway:
         if self._diversion.take():
             return True
         run = self._queue.running
-        return run is not None and self._send_away(run)
+        return run is not None and self._interrupted(run)
 
-    def _send_away(self, run: CellRun) -> bool:
+    def _interrupted(self, run: CellRun) -> bool:
         """Send a cell away that was interrupted, if that is wanted. Any thread may call."""
-        if not self._first_sends_away() or run.over or run.away or run.began is None:
+        return self._first_sends_away() and self._send_away(run, self._diversion.sent_away)
+
+    def _send_away(self, run: CellRun, told: Callable[[CellRun], object]) -> bool:
+        """Send a cell away for which no cell asks; returns whether it runs. Any thread may call."""
+        if not _is_foreground(run):
             return False
 
         async def send() -> None:
             await self._queue.send_away(run)
             if run.away and (job := self._last) is not None:
                 self._last = None  # no cell has asked for it
-                self._diversion.sent_away(run)
+                told(run)
                 self._tell(job)
 
         self._shell.kernel.shell_channel_thread.io_loop.add_callback(send)
         return True
+
+    # What `ForegroundCells` asks for
+
+    def now(self) -> ForegroundCell | None:
+        """Return the cell that runs in the foreground, if its code has begun."""
+        run = self._queue.running
+        if run is None or not _is_foreground(run):
+            return None
+        assert run.began is not None
+        ago = time.monotonic() - run.began
+        return ForegroundCell(run.id, run.code, run.number, time.time() - ago)
+
+    def send_away_by_id(self, cell: str) -> bool:
+        """Send that cell to the background; return whether it runs in the foreground."""
+        run = self._queue.running
+        return run is not None and run.id == cell and self._send_away(run, lambda _run: None)
+
+    def hear(self, comm: str) -> None:
+        """Have the messages of this comm, of a widget of ours, not wait for a cell that runs."""
+        self._queue.heard.add(comm)
+
+    def hear_no_more(self, comm: str) -> None:
+        """Take back `hear`."""
+        self._queue.heard.discard(comm)
 
     def reaches(self) -> bool:
         """Whether the stop button finds the calling thread, though it is not the main one."""
@@ -138,6 +168,8 @@ class CellsAway:
             run.task = _own_task()
             run.began = time.monotonic()
             self._queue.begun()
+            if self.watcher is not None:
+                self.watcher(True)
 
     def _ends(self, result: Any) -> None:
         run = self._run_here()
@@ -151,6 +183,8 @@ class CellsAway:
             self._settle(run)
 
     def _over(self, run: CellRun) -> None:
+        if self.watcher is not None:
+            self.watcher(False)
         if run.away:
             self._diversion.renew()
         if self._tangled and not self._jobs and self._queue.running in (run, None):
@@ -205,6 +239,10 @@ class CellsAway:
             job.end_cancelled()
         else:
             job.fail(error)
+
+
+def _is_foreground(run: CellRun) -> bool:
+    return not run.over and not run.away and run.began is not None
 
 
 def _own_task() -> asyncio.Task[Any] | None:

@@ -113,6 +113,8 @@ class CellQueue:
         self.running: CellRun | None = None
         #: The cells that were sent away and go on, by the shell that they keep busy.
         self.away: dict[str | None, CellRun] = {}
+        #: The comms whose messages wait for no cell: those of widgets of our own.
+        self.heard: set[str] = set()
 
     def install(self) -> Callable[[], None]:
         """Stand between the channel and the kernel; returns what undoes it. Any thread may call.
@@ -188,15 +190,19 @@ class CellQueue:
         try:
             idents, rest = session.feed_identities(frames, copy=False)
             header = session.unpack(rest[1].bytes)
-            is_cell = header.get("msg_type") == "execute_request"
-            if header.get("subshell_id") is None and (is_cell or None in self.away):
+            kind = header.get("msg_type")
+            is_cell = kind == "execute_request"
+            may_be_ours = kind == "comm_msg" and bool(self.heard) and self._is_busy()
+            if header.get("subshell_id") is None and (is_cell or None in self.away or may_be_ours):
                 # So its signature is checked, and not used up.
                 message = session.deserialize(rest, content=False, copy=False)
                 message["content"] = session.unpack(message["content"])
                 if is_cell:
                     await self._take(CellRun(idents, frames, message))
                     return
-                frames = self._addressed(idents, message, self._foreground_shell())
+                ours = may_be_ours and message["content"].get("comm_id") in self.heard
+                shell = self._idle_shell() if ours else self._foreground_shell()
+                frames = self._addressed(idents, message, shell)
         except Exception:  # the kernel's own handler says what is wrong with it
             self._kernel.log.debug("not for the cell queue", exc_info=True)
         await self._arrived(frames)
@@ -277,10 +283,18 @@ class CellQueue:
         """Return the shell to which the foreground's other messages go, while the main is busy."""
         return self.running.subshell if self.running is not None else self._free_shell()
 
-    def _free_shell(self) -> str | None:
+    def _is_busy(self) -> bool:
+        return self.running is not None and not self.running.over
+
+    def _idle_shell(self) -> str | None:
+        """Return a shell in which nothing runs at all, not even the foreground's cell."""
+        run = self.running
+        return self._free_shell(but=[run.subshell] if run is not None and not run.over else [])
+
+    def _free_shell(self, but: list[str | None] = []) -> str | None:  # noqa: B006
         """Return a shell that no cell keeps busy: the main one (None), if that is free."""
         for shell in (None, *self._subshells):
-            if shell not in self.away:
+            if shell not in self.away and shell not in but:
                 return shell
         self._subshells.append(str(self._channel.manager._create_subshell()))
         return self._subshells[-1]

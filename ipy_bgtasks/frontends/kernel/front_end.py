@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.exits import Leaving
+    from ipy_bgtasks.frontends.front_end import ForegroundCells
     from ipy_bgtasks.frontends.installing import Installation
     from ipy_bgtasks.frontends.kernel.away import CellsAway
     from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
@@ -62,6 +63,11 @@ class KernelFrontEnd:
             "interrupted cells", lambda: show_interrupts(shell, self._diverted, self.divert)
         )
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
+
+    @property
+    def cells(self) -> ForegroundCells | None:
+        """Its cells, where one that runs can be sent to the background: on ipykernel 7."""
+        return self._away
 
     def diverts(self) -> bool:
         """Return whether interrupts are meant for a cell that may run in another thread."""
@@ -138,7 +144,8 @@ class KernelFrontEnd:
 
     def _say_sent_away(self, job: Record) -> None:
         n = job.number
-        self.screen.tell(job, f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it")
+        line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it\n"
+        self.screen.write_below(job.origin, "stdout", line)  # it was asked for: no alarm
 
     def _say_stuck(self, run: CellRun) -> None:
         frame = innermost(thread_stack(run.thread, code_that_runs_cells()))

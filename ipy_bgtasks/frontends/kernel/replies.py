@@ -1,4 +1,4 @@
-"""The replies of a kernel: each is sent once, and none loses a request."""
+"""What a kernel answers: each reply is sent once, none loses a request, widgets answer at once."""
 
 from __future__ import annotations
 
@@ -48,3 +48,12 @@ def send_replies_by_stream(manager: Any, stream: Any) -> Callable[[], object]:
     if not hasattr(manager, "_shell_socket"):
         return lambda: None
     return Attribute(manager, "_shell_socket", stream).restore
+
+
+def let_page_choose_shell(widget: Any) -> None:
+    """Leave it to the page on which subshell it speaks to the widget.
+
+    JupyterLab uses one for all widgets, so that they work while a cell runs; but ipykernel 7.4
+    hands what arrives to whoever last spoke to the page instead, which is a busy cell's shell.
+    """
+    vars(widget.comm or widget).pop("_reply_subshell_id", None)

@@ -46,6 +46,7 @@ class TerminalFrontEnd:
         self._prompts = hasattr(shell, "prompt_for_code")
         self.waits: Callable[[int], bool] = lambda _thread: False
         self.sends_away: Callable[[], bool] = lambda: False
+        self.cells = None
 
     def install(self, changes: Installation) -> None:
         """Route output, and let the prompt and await cells share the loop."""
