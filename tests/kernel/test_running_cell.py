@@ -41,6 +41,11 @@ def sent_away(kernel: Kernel, cell: Pending, code: str = "job = %bg") -> Reply:
     return asked.reply
 
 
+def shown_text(cell: Pending) -> str:
+    """What is displayed as text under a cell."""
+    return "\n".join(shown["text/plain"] for shown in cell.reply.displays)
+
+
 def replies(reply: Reply) -> int:
     """How many replies a request got."""
     return len(reply.contents("execute_reply"))
@@ -413,11 +418,11 @@ def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> Non
     cell = running(k, f"print('begins')\n{code}\n6 * 7")
     k.interrupt()
     assert cell.wait().status == "ok"
-    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in cell.reply.stdout)
+    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in shown_text(cell))
     second = running(k, "print('begins')\nwhile True: pass")
     k.interrupt()
     assert second.wait().status == "ok"
-    k.until(lambda: "job 2 goes on" in second.reply.stderr)
+    k.until(lambda: "job 2 goes on" in shown_text(second))
     k.interrupt()
     k.until(lambda: second.reply.contents("error"))
     assert k.ok("import ipy_bgtasks\nstr(ipy_bgtasks.jobs()[1].state)").result == "'running'"

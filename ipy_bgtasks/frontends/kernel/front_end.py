@@ -144,8 +144,7 @@ class KernelFrontEnd:
 
     def _say_sent_away(self, job: Record) -> None:
         n = job.number
-        line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it\n"
-        self.screen.write_below(job.origin, "stdout", line)  # it was asked for: no alarm
+        self.screen.note(job, f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it")
 
     def _say_stuck(self, run: CellRun) -> None:
         frame = innermost(thread_stack(run.thread, code_that_runs_cells()))

@@ -159,6 +159,10 @@ class KernelScreen(Screen):
         """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
+    def note(self, job: Record, line: str) -> None:
+        """Show a line under the job's cell that is no part of its output, and no alarm."""
+        self._send_display(job.origin, {"text/plain": line}, {}, {}, False)
+
     def write_below(self, header: Any, name: str, text: str) -> None:
         """Send text of one stream under the cell of a request. Any thread may call."""
         self._send(header, "stream", {"name": name, "text": _clean(text)})
