@@ -18,7 +18,7 @@ from ipy_bgtasks.runners.loop import contain_exits
 from ipy_bgtasks.session.core import Core, Session
 from ipy_bgtasks.session.foreground import Foreground
 from ipy_bgtasks.session.leaving import Leaving
-from ipy_bgtasks.session.rewriting import await_magics
+from ipy_bgtasks.session.rewriting import AwaitedMagics
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Loaded:
         self.session: Session | None = None
         self._changes = Installation()
         self._watching: Watching | None = None
+        self._awaited = AwaitedMagics()
 
     def load(self) -> None:
         """Install everything; a failure on the way undoes what was done."""
@@ -105,9 +106,12 @@ class Loaded:
 
     def _rewrite(self) -> None:
         self._changes.append(self.shell.input_transformers_post, self._await_magics)
+        self._changes.append(self.shell.ast_transformers, self._awaited)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
-        return await_magics(lines, enabled=self._cells_await, top_level=transforms_a_cell())
+        return self._awaited.rewrite(
+            lines, enabled=self._cells_await, top_level=transforms_a_cell()
+        )
 
     def _cells_await(self) -> bool:
         shell = self.shell

@@ -14,12 +14,13 @@ from ipy_bgtasks.frontends.versions import BETWEEN
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.session.rewriting import await_magics, awaits
+from ipy_bgtasks.session.rewriting import await_magics, awaits, mark_awaited
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
+    import ast
     from collections.abc import Callable, Mapping, Sequence
 
     from ipy_bgtasks.frontends.cells import Sources
@@ -178,7 +179,7 @@ class Launcher:
             namespace=shell.user_ns,
             local=None if local is shell.user_ns or cell else local,
             transform=self._transform,
-            transform_ast=shell.transform_ast,
+            transform_ast=self._transform_ast,
             name_source=partial(self.sources.name, caller=file),
             first_line=line + 1 if cell else line,
         )
@@ -187,6 +188,11 @@ class Launcher:
         """Transform IPython syntax to Python. Where the body itself awaits, its magics may, too."""
         lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
+
+    def _transform_ast(self, tree: ast.Module) -> ast.Module:
+        tree = self.shell.transform_ast(tree)
+        mark_awaited(tree)
+        return tree
 
 
 def _attach_file(sink: FileSink, job: Record) -> None:

@@ -4,20 +4,63 @@ IPython turns magics into calls before it decides whether a cell is asynchronous
 two it runs the functions in ``input_transformers_post``; this is one of them. It works on the
 syntax tree, so that a call inside a string is left alone, and changes the text only at the
 call, so that line numbers, and columns before it, remain.
+
+The text gets an `await` and nothing else: it is what tracebacks, `%history -t` and macros show,
+and what is awaited already is left alone when IPython transforms it again. That it is awaited the
+magic is told by a mark in its line, which is put into the syntax tree only, by one of IPython's
+``ast_transformers``.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
 _NAMES = ("bg", "fg", "cancel", "jobs")
 _MARK = "--awaited "
+
+
+class AwaitedMagics:
+    """Both transformers of one shell. Any thread may call; each transforms its own cells."""
+
+    def __init__(self) -> None:
+        self._mentioned = threading.local()
+
+    def rewrite(
+        self, lines: list[str], *, enabled: Callable[[], bool], top_level: bool
+    ) -> list[str]:
+        """Do what `await_magics` does, and remember whether there may be something to mark."""
+        if _mentions("".join(lines)):
+            self._mentioned.now = True
+            return await_magics(lines, enabled=enabled, top_level=top_level)
+        return lines
+
+    def visit(self, tree: Any) -> Any:
+        """Mark what is awaited in the tree of a cell; most cells have nothing of that."""
+        if getattr(self._mentioned, "now", False):
+            self._mentioned.now = False
+            mark_awaited(tree)
+        return tree
+
+
+def mark_awaited(tree: ast.AST) -> None:
+    """Tell the magics that are awaited, in the line they are given, that they are."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Await(value=ast.Call(args=[_, ast.Constant() as line, *_]) as call):
+                if _waits(call) and not str(line.value).startswith(_MARK):
+                    line.value = _MARK + str(line.value)
+
+
+def _mentions(text: str) -> bool:
+    return "_magic(" in text and any(f"('{name}'" in text for name in _NAMES)
 
 
 def await_magics(
@@ -30,7 +73,7 @@ def await_magics(
     rewrite, and returns whether cells may await.
     """
     text = "".join(lines)
-    if "_magic(" not in text or not any(f"('{name}'" in text for name in _NAMES):
+    if not _mentions(text):
         return lines
     try:
         tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -83,7 +126,9 @@ def _waiting_calls(node: ast.AST) -> Iterator[ast.Call]:
         for child in body:
             yield from _async_functions(child)
         return
-    if isinstance(node, ast.Call) and _waits(node):
+    if isinstance(node, ast.Await):
+        node = node.value  # a macro or a saved cell: IPython keeps what it was rewritten to
+    elif isinstance(node, ast.Call) and _waits(node):
         yield node
         return
     for child in ast.iter_child_nodes(node):
@@ -104,8 +149,6 @@ def _waits(call: ast.Call) -> bool:
             func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
             args=[ast.Constant(value=name), ast.Constant(value=line), *_],
         ) if name in _WAITING.get(attr, ()):
-            if str(line).startswith(_MARK):
-                return False  # a macro or a saved cell: IPython keeps what it was rewritten to
             # A table is shown at once; only the live one waits.
             return name != "jobs" or _watches(str(line))
     return False
@@ -119,7 +162,7 @@ def _watches(line: str) -> bool:
 
 
 def _await(lines: list[bytes], call: ast.Call) -> None:
-    """Put an `await` before one call, and the mark into its line argument."""
+    """Put an `await` before one call."""
     argument = call.args[1]
     assert isinstance(argument, ast.Constant)
     end = call.end_lineno or call.lineno
@@ -127,10 +170,6 @@ def _await(lines: list[bytes], call: ast.Call) -> None:
     text = str(argument.value)
     silent = ";" if text.rstrip().endswith(";") and isinstance(call.func, ast.Attribute) else ""
     _insert(lines, end, call.end_col_offset or 0, f"){silent}".encode())
-    row = argument.lineno - 1
-    line = lines[row]
-    marked = repr(_MARK + text).encode()
-    lines[row] = line[: argument.col_offset] + marked + line[argument.end_col_offset :]
     _insert(lines, call.lineno, call.col_offset, b"(await ")
 
 

@@ -7,7 +7,7 @@ import ast
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ipy_bgtasks.session.rewriting import await_magics, awaits
+from ipy_bgtasks.session.rewriting import await_magics, awaits, mark_awaited
 
 
 def rewritten(cell: str, **options: bool) -> str:
@@ -17,7 +17,7 @@ def rewritten(cell: str, **options: bool) -> str:
 
 
 FG = "get_ipython().run_line_magic('fg', '{}')"
-AWAITED = "(await get_ipython().run_line_magic('fg', '--awaited {}'))"
+AWAITED = "(await get_ipython().run_line_magic('fg', '{}'))"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,8 @@ def test_a_magic_at_the_top_level_or_in_async_def_is_awaited(cell: str) -> None:
         "%%capture\n%fg 3",
         "other.run_line_magic('fg', '3')",
         "x = (await f())",
+        f"x = (await {FG.format(3)})",
+        f"print(await {FG.format('f(4)')})",
     ],
 )
 def test_what_cannot_or_need_not_await_is_left_alone(cell: str) -> None:
@@ -95,11 +97,20 @@ def test_all_magics_that_wait_are_awaited(cell: str, times: int) -> None:
 @pytest.mark.parametrize("text", ["'", '"', "\\", "é", "{x}", "'''", "\\n"])
 def test_the_line_arrives_as_typed(text: str) -> None:
     """Whatever is in it."""
-    cell = f"%fg f({text})"
-    calls = [n for n in ast.walk(_tree(rewritten(cell))) if isinstance(n, ast.Call)]
+    tree = _tree(rewritten(f"%fg f({text})"))
+    mark_awaited(tree)
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     line = calls[0].args[1]
     assert isinstance(line, ast.Constant)
     assert line.value == f"--awaited f({text})"
+
+
+def test_only_what_is_awaited_is_told_so() -> None:
+    """In the tree, where no traceback and no history shows it."""
+    text = f"def f():\n    {FG.format(1)}\nx = await {FG.format(2)}\ns = {FG.format(3)!r}"
+    tree = _tree(text)
+    mark_awaited(tree)
+    assert ast.unparse(tree) == text.replace("'2'", "'--awaited 2'")
 
 
 def test_a_semicolon_after_the_magic_silences_its_value() -> None:

@@ -393,6 +393,24 @@ async def test_what_is_rewritten_already_is_left_alone(shell: Any, cells: Any) -
     assert await cells(once) == 1
 
 
+async def test_nobody_sees_how_a_magic_is_told_that_it_is_awaited(
+    shell: Any, cells: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the traceback of a cell, in its history, and in a `%macro` of it, which still waits."""
+    await cells("def bad(): raise ValueError('bad thing')")
+    with pytest.raises(ValueError, match="bad thing"):
+        await cells("%fg bad()")
+    with pytest.raises(ValueError, match="bad thing"):
+        await cells("%%fg\nasync def g():\n    x = %fg bad()\nawait g()")
+    shown = capsys.readouterr().out
+    assert "run_line_magic('fg', 'bad()')" in re.sub(r"\x1b\[[\d;]*m", "", shown)
+    kept = shell.transform_cell("x = %fg gives(3)")
+    assert kept == "x = (await get_ipython().run_line_magic('fg', 'gives(3)'))\n"
+    assert "--awaited" not in shown + kept
+    await cells(kept)
+    assert shell.user_ns["x"] == 3
+
+
 async def test_fg_of_a_failure_leaves_nothing_to_be_told_later(
     cells: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
