@@ -157,7 +157,7 @@ class Loaded:
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
         before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
         if taken := [where for where in names if before[where] is not None]:
-            print(f"ipy_bgtasks: {_were_anothers(taken)}")
+            print(f"ipy_bgtasks: {_hidden(taken)}")
         registered = type(ours).__name__ in manager.registry
         shell.register_magics(ours)
         now = {(kind, name): manager.magics[kind][name] for kind, name in names}
@@ -176,12 +176,12 @@ class Loaded:
         self._changes.add(undo)
 
 
-def _were_anothers(names: list[tuple[str, str]]) -> str:
+def _hidden(names: list[tuple[str, str]]) -> str:
     shown = [("%" if kind == "line" else "%%") + name for kind, name in names]
     if len(shown) == 1:
-        return f"{shown[0]} was another's; %unload_ext ipy_bgtasks gives it back"
+        return f"{shown[0]} hides a magic of that name; %unload_ext ipy_bgtasks brings it back"
     listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{listed} were another's; %unload_ext ipy_bgtasks gives them back"
+    return f"{listed} hide magics of those names; %unload_ext ipy_bgtasks brings them back"
 
 
 def load(shell: Any) -> None:

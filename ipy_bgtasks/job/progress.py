@@ -67,7 +67,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """The part that is done, from 0 to 1; None if that is not known."""
+        """Return the part that is done, from 0 to 1; None if that is not known."""
         if not self.total:
             return None
         return min(1.0, max(0.0, float(self.done / self.total)))

@@ -77,11 +77,11 @@ class Panel:
         self._unlisten: Callable[[], None] | None = None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows as they are now, the newest first."""
+        """Return all rows as they are now, the newest first."""
         return [live_row(job) for job in self._jobs()]
 
     def close(self) -> None:
-        """Send nothing any more, but the last state and that it is the last."""
+        """Send the last state, and that it is the last."""
         with self._lock:
             if self._clients:
                 self._send({"kind": "over", "text": "ipy_bgtasks is not loaded any more"})

@@ -28,7 +28,7 @@ Segments = list[tuple[str, str]]
 
 
 def live_row(job: Record) -> dict[str, Any]:
-    """One job: texts are text, times are seconds since the epoch or None."""
+    """Return one job as data: texts are text, times are seconds since the epoch or None."""
     seen = row(job)
     return {
         "n": seen.number,
@@ -45,7 +45,7 @@ def live_row(job: Record) -> dict[str, Any]:
 
 
 def cell_row(cell: ForegroundCell) -> dict[str, Any]:
-    """The cell that runs in the foreground, in the same manner."""
+    """Return the cell that runs in the foreground as such data."""
     name = visible(label_of_cell(cell.code))
     return {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
 
@@ -67,7 +67,7 @@ class OpenLog:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody reads it."""
+        """Return whether anybody reads it."""
         return bool(self._readers)
 
     def show(self, client: str, wanted: bool) -> None:
@@ -116,7 +116,7 @@ class Tail:
         self._shown: str | None = None
 
     def news(self) -> dict[str, Any] | None:
-        """What to append, or to show instead of all that was shown; None if nothing is new."""
+        """Return what to append, or to show instead of all there was; None if nothing is new."""
         segments = _segments(self._job, self._characters) if self._job.has_output else []
         text = "".join(part for _, part in segments)
         shown, self._shown = self._shown, text
@@ -131,7 +131,7 @@ class Tail:
 
 
 def _overlap(shown: str, text: str) -> int:
-    """How much of the beginning of *text* stands at the end of *shown*; 0 if it is not clear."""
+    """Return how much of the beginning of *text* ends *shown*; 0 if it is not clear."""
     if shown and text.startswith(shown):
         return len(shown)
     end = shown[-_PROBE:]
@@ -154,7 +154,7 @@ def _segments(job: Record, characters: int) -> Segments:
 
 
 def _from(segments: Segments, start: int) -> Segments:
-    """The segments without their first *start* characters."""
+    """Return the segments without their first *start* characters."""
     found: Segments = []
     for stream, text in segments:
         if start < len(text):

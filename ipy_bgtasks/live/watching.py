@@ -78,7 +78,7 @@ class Watching:
             self._shown.pop()()
 
     def show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
-        """Display jobs live in a notebook; comes back at once.
+        """Display jobs live in a notebook; returns at once.
 
         *chosen* are the jobs to show, None for all; *visible* tells which a plain table shows.
         """
@@ -153,7 +153,7 @@ class Watching:
         del self._shown[:-_PANELS]
 
     def card(self, job: Record, answered: Callable[[], None]) -> CardWidget | None:
-        """A card with a button; None where there are no widgets."""
+        """Return a card with a button; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
         from ipy_bgtasks.live.widget import LiveCard

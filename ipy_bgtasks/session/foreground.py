@@ -46,7 +46,7 @@ class Foreground:
         self._interrupted = False  # and no wait has taken it yet
 
     def interruptible(self) -> bool:
-        """Whether a wait that begins here and now can be interrupted.
+        """Return whether a wait that begins here and now can be interrupted.
 
         Signals reach the main thread only, or, while a cell that was sent away has that one, by
         way of `interrupt`; and what a job waits for is the job's affair.
@@ -72,7 +72,7 @@ class Foreground:
         first: bool = False,
         follow: Follow | None = None,
     ) -> asyncio.Future[Any]:
-        """A future of the running loop with the job's result, or, with *every*, all results.
+        """Return a future of the running loop for the job's result; with *every*, for all results.
 
         Awaiting it shows the jobs' output and raises a job's own exception with its own
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
@@ -91,7 +91,7 @@ class Foreground:
         first: bool = False,
         follow: Follow | None = None,
     ) -> Any:
-        """The same for a thread in which no loop runs: blocks, and runs the loop if need be.
+        """Wait in a thread in which no loop runs: block, and run the loop if need be.
 
         Raises `BadInput` where a loop runs in this thread.
         """
@@ -152,7 +152,7 @@ def _in_main_thread() -> bool:
 
 
 class _Wait:
-    """One wait: a future, what makes it come true, and what must be undone then."""
+    """One wait: a future, what resolves it, and what must be undone then."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _Wait:
             self._loop.call_soon_threadsafe(self.interrupt)
 
     def interrupt(self) -> bool:
-        """Detach; whether there was anything left to detach from."""
+        """Detach; return whether there was anything left to detach from."""
         left = [job.number for job in self._jobs if not job.done()]
         if not left or self.future.done():
             return False
@@ -256,7 +256,7 @@ class _Wait:
 
 
 def _error(job: Record) -> BaseException | None:
-    """What waiting for an ended job raises, with the job's own traceback."""
+    """Return what waiting for an ended job raises, with the job's own traceback."""
     outcome = job.outcome
     assert outcome is not None
     if outcome.error is None:

@@ -48,12 +48,12 @@ _FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80e
 
 
 def card(job: Record) -> dict[str, str]:
-    """State, name, start, progress; at the end elapsed time and result, as a MIME bundle."""
+    """Return a job's card as a MIME bundle: state, name, start, progress; at the end its result."""
     return {"text/plain": card_text(job), "text/html": card_html(job)}
 
 
 def card_data(job: Record) -> dict[str, Any]:
-    """The same facts for a card that draws itself."""
+    """Return the facts of a card for one that draws itself."""
     progress = None if job.done() else progress_of(job)
     return {
         "n": job.number,
@@ -70,7 +70,7 @@ def card_data(job: Record) -> dict[str, Any]:
 
 
 def card_text(job: Record) -> str:
-    """The same facts in plain text."""
+    """Return the card as plain text."""
     parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
     progress = None if job.done() else progress_of(job)
     if progress is not None and progress.fraction is not None:
@@ -79,7 +79,7 @@ def card_text(job: Record) -> str:
 
 
 def card_html(job: Record) -> str:
-    """The card as HTML that follows the notebook's theme.
+    """Return the card as HTML that follows the notebook's theme.
 
     Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
     """

@@ -60,7 +60,7 @@ class CellsAway:
         self.watcher: Callable[[bool], object] | None = None
 
     def install(self) -> Callable[[], None]:
-        """Begin; returns what ends it. What is away goes on."""
+        """Begin; returns what ends it. Cells that are away then go on."""
         events = self._shell.events
         undo = self._queue.install()
         events.register("pre_run_cell", self._begins)
@@ -82,7 +82,7 @@ class CellsAway:
         return undo_all
 
     def divert(self) -> bool:
-        """Take an interrupt that came to the main thread; whether it is not meant for that."""
+        """Take an interrupt of the main thread; return whether it is meant for another thread."""
         if self._diversion.take():
             return True
         run = self._queue.running
@@ -132,11 +132,11 @@ class CellsAway:
         self._queue.heard.discard(comm)
 
     def reaches(self) -> bool:
-        """Whether the stop button finds the calling thread, though it is not the main one."""
+        """Return whether the stop button reaches the calling thread, which is not the main one."""
         return self._diversion.active
 
     def interrupted_here(self) -> bool:
-        """Whether the calling thread's cell, one that awaits, was cancelled by an interrupt."""
+        """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""
         run = self._run_here()
         return run is not None and run.interrupted
 
@@ -216,7 +216,7 @@ class CellsAway:
             self._settle(run)
 
     def _settle(self, run: CellRun) -> None:
-        """The code of a cell that is away has ended."""
+        """End the job of a cell whose code has ended."""
         job = self._jobs.pop(run.id, None)
         if job is None:
             return

@@ -50,7 +50,7 @@ class CardWidget(Protocol):
 
     @property
     def is_read(self) -> bool:
-        """Whether its log is open on a page: it is not to be taken from there."""
+        """Return whether its log is open on a page, which must not lose it then."""
 
     def close(self) -> None:
         """Leave the page."""
@@ -81,7 +81,7 @@ class Cards:
         self._looking = False
 
     def close(self) -> None:
-        """Make no more buttons, and leave those there are without anybody to press them for."""
+        """Make no more buttons, and replace those there are by plain cards."""
         self.make_widget = None
         with self._lock:
             numbers = list(self._widgets)
@@ -109,7 +109,7 @@ class Cards:
             self._new(job, parent, launch=False)
 
     def is_alone(self, job: Record) -> bool:
-        """Whether the cell that launched the job shows a card of it alone."""
+        """Return whether the cell that launched the job shows a card of it alone."""
         card = self.places.launch_card(job.origin)
         return card is not None and card.count == 1 and card.holds(job)
 
@@ -133,7 +133,7 @@ class Cards:
             self._later(_BUTTON_AFTER, self._look)
 
     def changed(self, job: Record) -> None:
-        """Something about the job is new."""
+        """Bring the job's cards up to date, soon."""
         for card in self._cards.get(job.number, ()):
             self._note(card)
 
@@ -146,7 +146,7 @@ class Cards:
         self._later(_SOON if card.fresh else _INTERVAL, self._update)
 
     def ended(self, job: Record) -> None:
-        """The job has ended: its cards say so, and hold it no longer."""
+        """Show on the job's cards that it has ended, and let go of it."""
         if job.number not in self._cards:
             return
         with self._lock:
@@ -217,7 +217,7 @@ class Cards:
         widget.close()  # the job has ended meanwhile
 
     def _answered(self, job: Record) -> None:
-        """A front end shows the job's widget: it takes the place of the plain card."""
+        """Put the widget in the place of the plain card: a front end shows it."""
         with self._lock:
             widget = self._widgets.get(job.number)
             cards = [card for card in self._cards.get(job.number, ()) if card.count == 1]

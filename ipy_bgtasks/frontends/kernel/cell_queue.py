@@ -75,7 +75,7 @@ class CellRun:
 
     @property
     def asks_for_background(self) -> bool:
-        """Whether it is `%bg` alone."""
+        """Return whether it is `%bg` alone."""
         return _ALONE.fullmatch(self.code) is not None
 
     def take_reply(self) -> bool:
@@ -178,7 +178,7 @@ class CellQueue:
         return self._by_id.get(message_id)
 
     def begun(self) -> None:
-        """The code of a cell has begun. On the thread that runs it."""
+        """Note that the code of a cell has begun. On the thread that runs it."""
         if self._asking is not None:
             self._channel.io_loop.add_callback(self._begun)
 
@@ -217,7 +217,7 @@ class CellQueue:
         await self._hand_on()
 
     async def _begun(self) -> None:
-        """The cell that runs has begun: somebody wanted it sent away before it had."""
+        """Send the cell away that somebody wanted sent away before its code had begun."""
         self._send_away()
         await self._hand_on()
 
@@ -300,7 +300,7 @@ class CellQueue:
         return self._subshells[-1]
 
     def _addressed(self, idents: Any, message: dict[str, Any], subshell: str | None) -> list[Any]:
-        """Return a message as frames, for a shell: signed anew, as each signature counts once."""
+        """Return a message for a shell as frames, signed anew: each signature counts once."""
         session = self._kernel.session
         header = {**message["header"], "subshell_id": subshell}
         if subshell is None:
@@ -311,7 +311,7 @@ class CellQueue:
     # From the kernel
 
     def _ended(self, run: CellRun) -> None:
-        """The kernel is done with a cell. On the thread that ran it."""
+        """Note that the kernel is done with a cell. On the thread that ran it."""
         self._by_id.pop(run.id, None)
         # After a failure the kernel refuses what comes before a message that it sends to itself
         # by way of this thread: nothing may overtake that.
@@ -353,7 +353,7 @@ class CellQueue:
             publish(kernel, "idle", "shell", run.message)
 
     async def _let_all_go(self) -> None:
-        """Give the kernel all that waits: nobody stands in between any more."""
+        """Give the kernel all that waits, when nobody stands in between any more."""
         while self._waiting:
             run = self._waiting.popleft()
             await self._arrived(self._addressed(run.idents, run.message, None))

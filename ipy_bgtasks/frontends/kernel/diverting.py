@@ -92,7 +92,7 @@ class Diversion:
                 self._register()
 
     def take(self) -> bool:
-        """Take an interrupt that found a handler of Python's; whether that is to be done here."""
+        """Take an interrupt that a Python handler got; return whether it is dealt with here."""
         if not self.active or self._writer is None:
             return False
         self._writer.send(b"\n")
@@ -179,7 +179,7 @@ class Diversion:
 
 
 def _is_elsewhere(run: CellRun) -> bool:
-    """Whether a cell that awaits is not in the middle of a step: cancelling it is enough."""
+    """Return whether a cell awaits and is not in the middle of a step: cancelling is enough."""
     return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
 
 

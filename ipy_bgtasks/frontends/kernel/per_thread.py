@@ -31,7 +31,7 @@ class PerThread:
         self._classes = type(shell), type(self._hook)
 
     def install(self) -> None:
-        """Begin. The value of the cell that runs now stays where it is."""
+        """Begin; the value of the cell that runs now stays where it is."""
         shell, hook = self._classes
         quiet = hook.quiet
         mine = self.quiet
@@ -58,7 +58,7 @@ class PerThread:
         self._shell.display_trap.set()
 
     def uninstall(self) -> None:
-        """End it; to be called while no two cells run."""
+        """Put both back. Call it while no two cells run."""
         shell, hook = self._classes
         for trap in (self._shell.display_trap, self._shell.builtin_trap):
             trap.__exit__(None, None, None)

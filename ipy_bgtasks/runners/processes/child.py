@@ -35,7 +35,7 @@ _PORTION = 1 << 16
 
 
 class RemoteJob:
-    """Stands for the job in the worker process: what `current.get()` gives there."""
+    """What stands for the job in the worker process: what `current.get()` returns there."""
 
     def __init__(self, child: Child, number: int, name: str = "") -> None:
         self._child = child
@@ -48,12 +48,12 @@ class RemoteJob:
 
     @property
     def job(self) -> RemoteJob:
-        """What users get: it shows them no more than this."""
+        """Return what users get, which shows them no more than this."""
         return self
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job is; what is set here is shown in the session."""
+        """Return how far the job is; what is set here is shown in the session."""
         return self._progress
 
     @progress.setter
@@ -66,7 +66,7 @@ class RemoteJob:
 
 
 class Child:
-    """What this process is: a worker."""
+    """The worker that this process is."""
 
     def __init__(self, sock: socket.socket, control: socket.socket) -> None:
         self.pid = os.getpid()
@@ -184,7 +184,7 @@ class _Stream(io.TextIOBase):
         self._stream = name
 
     def writable(self) -> bool:
-        """It can be written to."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:

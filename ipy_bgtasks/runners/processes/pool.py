@@ -57,7 +57,7 @@ class ProcessRunner:
         self._shut_down = False
 
     def accept(self, work: Work) -> Work:
-        """The work with all it needs copied; `BadInput` if something cannot be sent."""
+        """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
         from importlib.util import find_spec
 
         if "cloudpickle" not in sys.modules and find_spec("cloudpickle") is None:
@@ -99,24 +99,24 @@ class ProcessRunner:
             worker.kill()
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """The stack as the worker tells it; empty while C code keeps it from answering."""
+        """Return the stack as the worker tells it; empty while C code keeps it from answering."""
         run = job.run
         worker = run.worker if isinstance(run, _Run) else None
         return [] if worker is None or job.started is None else worker.stack()
 
     def needs_this_thread(self) -> bool:
-        """Each worker has a thread here that ends its jobs."""
+        """Return False: each worker has a thread here that ends its jobs."""
         return False
 
     def make_room(self, job: Record) -> None:
-        """Who waits here takes no worker's place."""
+        """Do nothing: who waits here takes no worker's place."""
 
     def discard(self, job: Record) -> None:
-        """The job is not kept any longer: what its threads may still write is nobody's."""
+        """Forget a job that is not kept any longer, and whatever its threads still write."""
         self._runs.pop(job.number, None)
 
     def shutdown(self) -> None:
-        """The session ends: kill all workers, without waiting."""
+        """Kill all workers, without waiting, as the session ends."""
         if os.getpid() != self._owner:
             return
         with self._lock:
@@ -128,7 +128,7 @@ class ProcessRunner:
 
     @property
     def workers(self) -> list[Worker]:
-        """The worker processes there are, idle or not."""
+        """Return the worker processes there are, idle or not."""
         with self._lock:
             return list(self._workers)
 
@@ -182,7 +182,7 @@ class ProcessRunner:
             worker.kill()
 
     def _next(self, worker: Worker) -> None:
-        """A worker has done its job: give it another one, or let it wait."""
+        """Give a worker that has done its job another one, or let it wait."""
         with self._lock:
             if not worker.usable:
                 return
@@ -200,7 +200,7 @@ class ProcessRunner:
             self._give(worker, run)
 
     def _refill(self) -> None:
-        """A worker is gone: those who wait may need another one."""
+        """Start another worker for those who wait, when one is gone."""
         with self._lock:
             if not self._queue or len(self._workers) + self._starting >= self.max_processes:
                 return
@@ -210,7 +210,7 @@ class ProcessRunner:
     # From worker to end
 
     def said(self, worker: Worker, message: tuple[Any, ...]) -> None:
-        """A worker sent a message."""
+        """Take a message that a worker sent."""
         kind, number, *rest = message
         run = self._runs.get(number)
         if run is None:
@@ -229,7 +229,7 @@ class ProcessRunner:
             self._next(worker)
 
     def gone(self, worker: Worker, exitcode: int | None) -> None:
-        """A worker is dead."""
+        """Note that a worker is dead."""
         with self._lock:
             self._workers.discard(worker)
             if worker in self._idle:
@@ -240,7 +240,7 @@ class ProcessRunner:
         self._refill()
 
     def _lost(self, run: _Run, exitcode: int | None) -> None:
-        """The worker of a job is dead, and all it said was heard."""
+        """Fail a job whose worker is dead, once all that it said was heard."""
         if run.job.asked or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif run.job.started is None and run.attempts < _ATTEMPTS:
@@ -272,7 +272,7 @@ class _Run(Run):
 
 
 def _how(exitcode: int | None, begun: bool) -> str:
-    """How a worker died, in a sentence."""
+    """Return how a worker died, in a sentence."""
     when = "" if begun else " before it could begin"
     if exitcode is None:
         return f"the worker process ended{when}"

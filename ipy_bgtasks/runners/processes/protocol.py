@@ -17,7 +17,7 @@ _CHUNK = 1 << 18
 
 
 def packed(*message: Any) -> bytes:
-    """A message as it goes over the wire."""
+    """Return a message as it goes over the wire."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(data)) + data
 
@@ -29,7 +29,7 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Any, ...]]:
-        """Take a piece in; gives each message that is whole now."""
+        """Take a piece in; yield each message that is whole now."""
         buffer = self._buffer
         buffer += data
         start = 0
@@ -46,7 +46,7 @@ class Unpacker:
 
 
 def received(sock: socket.socket) -> Iterator[Iterator[tuple[Any, ...]]]:
-    """What comes over a blocking socket, until the other end is gone: messages in batches."""
+    """Yield what comes over a blocking socket, until the other end is gone: messages in batches."""
     unpacker = Unpacker()
     while data := sock.recv(_CHUNK):
         yield unpacker.feed(data)

@@ -39,7 +39,7 @@ _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class Owner(Protocol):
-    """Hears of a worker, each time on the worker's own thread."""
+    """Whoever is told of a worker, on the worker's own thread."""
 
     def said(self, worker: Worker, message: tuple[Any, ...]) -> None:
         """The worker sent a message."""
@@ -100,7 +100,7 @@ class Worker:
 
     @property
     def usable(self) -> bool:
-        """Whether it can take another job."""
+        """Return whether it can take another job."""
         return not self._stopped
 
     def submit(self, number: int, name: str, data: bytes) -> None:
@@ -116,7 +116,7 @@ class Worker:
             Context().run(sender.start)
 
     def take_run(self) -> Any:
-        """Return what it was given, to the first who asks: a job may end and its worker die."""
+        """Return the run it was given, to the first who asks: a job may end and its worker die."""
         with self._lock:
             run, self.run = self.run, None
             return run
@@ -213,7 +213,7 @@ def _directory() -> str:
 
 
 class _Question:
-    """A worker was asked where it is."""
+    """A question to a worker where it is, until it is answered."""
 
     def __init__(self) -> None:
         self.answer: list[tuple[str, int, str]] = []
@@ -221,7 +221,7 @@ class _Question:
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
-    """With neighbouring texts of one stream as one, which are as many as there are lines."""
+    """Return the messages with neighbouring texts of one stream joined; each line comes as one."""
     pending: tuple[Any, ...] | None = None
     texts: list[str] = []
     for message in messages:
