@@ -202,7 +202,8 @@ def test_magics_of_another_extension_are_given_back(
     manager.load_extension(EXTENSION)
     said = capsys.readouterr().out
     assert said == (
-        "ipy_bgtasks: %bg and %%fg hide magics of those names; %unload_ext ipy_bgtasks brings them back\n"
+        "ipy_bgtasks: %bg and %%fg hide magics of those names; "
+        "%unload_ext ipy_bgtasks brings them back\n"
     )
     job = shell.run_line_magic("bg", "print()")
     assert job.number == 1
