@@ -46,7 +46,8 @@ TOUCHES = {
     ),
     "rewriting": Touch(
         "IPython",
-        "input_transformers_post; the frames of transform_cell, run_code and run_*_magic",
+        "input_transformers_post, ast_transformers; "
+        "the frames of transform_cell, run_code and run_*_magic",
         _IPYTHON,
         "%fg is awaited, and only where it can be",
         "%fg works in plain functions and from Python only: use `await job`",
@@ -75,7 +76,8 @@ TOUCHES = {
     ),
     "streams": Touch(
         "ipykernel",
-        "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic",
+        "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic; "
+        "before 6.29 OutStream.set_parent, parent_header",
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",
         "output of jobs appears under the cell that runs at the moment",
@@ -103,8 +105,8 @@ TOUCHES = {
     ),
     "widgets": Touch(
         "ipywidgets",
-        "widgets.widget._instances",
-        "ipywidgets 8.1",
+        "widgets.widget._instances; Widget._model_name",
+        "ipywidgets 7.7 and 8.1",
         "clear_output within an Output widget clears that widget's part of the log",
         "clear_output within an Output widget clears the job's log",
     ),
@@ -190,6 +192,20 @@ TOUCHES = {
         _PYTHON,
         "a thread that a job starts is the job's, and does not hold up the exit",
         "output of a job's own threads appears under the cell that runs at the moment",
+    ),
+    "streams by context": Touch(
+        "Python",
+        "the class of the module sys, for sys.stdout and sys.stderr",
+        _PYTHON,
+        "a stream that a job puts into sys.stdout is that job's alone",
+        "a stream that a job puts into sys.stdout is everybody's",
+    ),
+    "stopping threads": Touch(
+        "Python",
+        "PyThreadState_SetAsyncExc; asyncio.Runner._loop, base_events.Server, uvloop.loop.Server",
+        _PYTHON,
+        "%cancel stops a thread, also one that runs an event loop or a server of its own",
+        "a thread goes on until its code ends",
     ),
     "exits of tasks": Touch(
         "asyncio",

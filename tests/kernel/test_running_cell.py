@@ -429,3 +429,15 @@ def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> Non
     assert k.run("%bg").stderr.startswith("UsageError: no cell runs")
     k.ok("go.set(); get_ipython().kernel.io_loop.asyncio_loop.call_soon_threadsafe(gate.set)")
     k.until(lambda: cell.reply.result == "42")
+
+
+def test_where_ipython_is_built_otherwise_nothing_is_lost(k: Kernel) -> None:
+    """The cell goes on in the foreground, `%bg` says one line after it, and others run."""
+    k.ok("from IPython.core.displayhook import DisplayHook\ndel DisplayHook.exec_result")
+    tried = "get_ipython()._ipy_bgtasks_core.front_end.cells.unable"
+    cell = running(k, f"print('begins')\nwhile not {tried}: time.sleep(0.001)\n6 * 7")
+    asked = k.start("%bg", queue=True)
+    assert cell.wait().status == "ok"
+    assert cell.reply.result == "42"
+    assert asked.wait().stderr.startswith("UsageError: `%bg` alone does not work with this version")
+    assert k.ok("1 + 1").result == "2"

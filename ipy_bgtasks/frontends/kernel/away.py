@@ -45,7 +45,7 @@ class CellsAway:
     ) -> None:
         self._shell = shell
         self._launch = launch
-        self._queue = CellQueue(shell.kernel, self._take, self._over, self._back)
+        self._queue = CellQueue(shell.kernel, self._can_take, self._take, self._over, self._back)
         self._untangle_streams = untangle
         self._tangled = False
         self._first_sends_away = first_sends_away
@@ -58,6 +58,8 @@ class CellsAway:
         #: The job of the cell that was sent away last, until somebody asks for it.
         self._last: Record | None = None
         self.watcher: Callable[[bool], object] | None = None
+        #: Whether it was tried, and this version of IPython is not built as needed.
+        self.unable = False
 
     def install(self) -> Callable[[], None]:
         """Begin; returns what ends it. Cells that are away then go on."""
@@ -198,11 +200,22 @@ class CellsAway:
         if not self._jobs:
             self._diversion.end()
 
+    def _can_take(self) -> bool:
+        """Keep for each thread what IPython keeps once; return whether that works here."""
+        if self._per_thread is None and not self.unable:
+            per_thread = PerThread(self._shell)
+            try:
+                per_thread.install()
+            except (AttributeError, TypeError):
+                self.unable = True
+                self._shell.kernel.log.debug("no cell can be sent away", exc_info=True)
+            else:
+                self._per_thread = per_thread
+        return not self.unable
+
     def _take(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""
-        if self._per_thread is None:
-            self._per_thread = PerThread(self._shell)
-            self._per_thread.install()
+        assert self._per_thread is not None
         # IPython counts before it runs a cell, or, before version 9, afterwards.
         self._per_thread.numbers[run.thread] = self._shell.execution_count
         self._per_thread.quiet[run.thread] = run.code.rstrip().endswith(";")

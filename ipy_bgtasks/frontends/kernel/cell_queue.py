@@ -88,13 +88,15 @@ class CellRun:
 class CellQueue:
     """The cells of one kernel's main shell: the one that runs, those sent away, those that wait.
 
-    *sent_away* is called with a cell that is about to be sent away; *ended* with one
-    that is over, on the thread that ran it; *back* when cells run on the main thread again.
+    *can_send* is asked before one is sent away, whether that can be; *sent_away* is then called
+    with it; *ended* with one that is over, on the thread that ran it; *back* when cells run on the
+    main thread again.
     """
 
     def __init__(
         self,
         kernel: Any,
+        can_send: Callable[[], bool],
         sent_away: Callable[[CellRun], object],
         ended: Callable[[CellRun], object],
         back: Callable[[], object],
@@ -104,6 +106,7 @@ class CellQueue:
         self._told_back = back
         self._channel = kernel.shell_channel_thread
         self._arrived = kernel.shell_channel_thread_main
+        self._can_send = can_send
         self._sent_away = sent_away
         self._waiting: deque[CellRun] = deque()
         self._by_id: dict[str, CellRun] = {}
@@ -244,7 +247,7 @@ class CellQueue:
             await self._hand_on()
 
     def _detach(self, run: CellRun) -> None:
-        if not run.take_reply():
+        if not self._can_send() or not run.take_reply():
             return
         run.away = True
         self.away[run.subshell] = run

@@ -96,6 +96,11 @@ class KernelFrontEnd:
                 "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
                 "start the cell with %%fg, and an interrupt sends it to the background"
             )
+        if self._away.unable:
+            raise BadInput(
+                "`%bg` alone does not work with this version of IPython; start the cell with "
+                "%%fg, and an interrupt sends it to the background"
+            )
         if (job := self._away.last()) is None:
             raise BadInput(
                 "no cell runs that could go to the background: `%bg`, alone in a cell of its own, "

@@ -31,27 +31,35 @@ class PerThread:
         self._classes = type(shell), type(self._hook)
 
     def install(self) -> None:
-        """Begin; the value of the cell that runs now stays where it is."""
+        """Begin; the value of the cell that runs now stays where it is.
+
+        Raises `AttributeError` or `TypeError`, and changes nothing, where IPython is not built so.
+        """
         shell, hook = self._classes
         quiet = hook.quiet
         mine = self.quiet
+        traps = self._shell.display_trap, self._shell.builtin_trap
+        enter = [trap.__enter__ for trap in traps]
+        _ = [trap.__exit__ for trap in traps], self._shell.display_trap.set
 
         def quiet_here(hook: Any) -> bool:
             own = mine.get(threading.get_ident())
             return bool(quiet(hook) if own is None else own)
 
         number = _property(shell.execution_count, self.numbers, own_only=True)
-        self._shell.__class__ = _subclass(shell, execution_count=number)
-        # IPython counts the cells that use these, and the last one takes them off. What counts is
-        # not made for two threads: a cell that began at that moment had its value shown nowhere.
-        for trap in (self._shell.display_trap, self._shell.builtin_trap):
-            trap.__enter__()
-        self._hook.__class__ = _subclass(
+        numbered = _subclass(shell, execution_count=number)
+        parted = _subclass(
             hook,
             exec_result=_property(hook.exec_result, self._results),
             msg=_property(None, self._messages),
             quiet=quiet_here,
         )
+        self._shell.__class__ = numbered
+        # IPython counts the cells that use these, and the last one takes them off. What counts is
+        # not made for two threads: a cell that began at that moment had its value shown nowhere.
+        for begin in enter:
+            begin()
+        self._hook.__class__ = parted
 
     def cell_begins(self) -> None:
         """Put the display hook there again, if a cell that just ended took it off."""
