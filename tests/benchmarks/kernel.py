@@ -67,6 +67,17 @@ def async_cell(size: Size) -> Iterator[Round]:
         yield from _turns(contenders, size.rounds(20))
 
 
+@BENCH.add("a cell `1+1`, loaded", {"not loaded": ratio(1.03)})
+def loaded_cell(size: Size) -> Iterator[Round]:
+    """What loading costs a cell: standing between the channel and the kernel, above all."""
+    with kernel() as k:
+        contenders = {
+            OURS: partial(_cells, k, "1+1", 50, _LOAD, _UNLOAD),
+            "not loaded": partial(_cells, k, "1+1", 50),
+        }
+        yield from _turns(contenders, size.rounds(30))
+
+
 @BENCH.add("a cell `1+1` with 1,000 idle jobs", {"not loaded": ratio(1.05)})
 def plain_cell(size: Size) -> Iterator[Round]:
     """What loading costs whoever uses nothing of it."""
