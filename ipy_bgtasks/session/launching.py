@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import await_magics, awaits
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import Scope, read
+from ipy_bgtasks.work import Forms, Scope, read, same_tree
 from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Launcher:
     sources: Sources
     process_runner: ProcessRunner
     executors: Callable[[], Executors]
+    #: What the texts launched last mean, for the loop that launches them again.
+    forms: Forms = field(default_factory=Forms)
 
     def launch(
         self,
@@ -92,7 +94,7 @@ class Launcher:
             number = self.registry.find(code).number
             raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
         try:
-            return read(code, self._scope(local, cell), cell=cell, late=late)
+            return read(code, self._scope(local, cell), cell=cell, late=late, forms=self.forms)
         except (BadInput, SyntaxError) as error:
             if cell or not _is_program(code, self.variables(local)):
                 raise
@@ -174,13 +176,15 @@ class Launcher:
     def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
         shell = self.shell
         line, file = _place_of_call()
+        number = self.sources.number(file)
         return Scope(
             namespace=shell.user_ns,
             local=None if local is shell.user_ns or cell else local,
             transform=self._transform,
-            transform_ast=shell.transform_ast,
-            name_source=partial(self.sources.name, caller=file),
+            transform_ast=shell.transform_ast if shell.ast_transformers else same_tree,
+            name_source=partial(self.sources.name, number=number),
             first_line=line + 1 if cell else line,
+            source=number,
         )
 
     def _transform(self, text: str) -> str:
