@@ -48,8 +48,9 @@ class Labels:
             return
         with self._lock:
             present = self._present.setdefault(place, {})
-            # The newest first: it is the one most likely to be running still.
-            among = among or any(not other.done() for other in reversed(present.values()))
+            for other in reversed(present.values()):  # the newest is the likeliest to run still
+                if among := among or not other.done():
+                    break
             present[job.number] = job
             if not among:
                 self._bare.setdefault(place, []).append(job)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections import ChainMap
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
@@ -69,8 +70,8 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = self._place(options, local) if command is None else _place_of_command(options)
-        after = self.jobs(list(options.after), local)
-        late = frozenset().union(*(job.assigns for job in after))
+        after = self.jobs(list(options.after), local) if options.after else []
+        late = frozenset().union(*(job.assigns for job in after)) if after else frozenset()
         if command is None:
             work = self._read(code, local, cell, late)
         else:
@@ -150,7 +151,7 @@ class Launcher:
         namespace: dict[str, Any] = self.shell.user_ns
         if local is None or local is namespace:
             return namespace
-        return {**namespace, **local}
+        return ChainMap(cast("dict[str, Any]", local), namespace)  # made for each launch in a loop
 
     def _place(
         self, options: LaunchOptions, local: Mapping[str, Any] | None

@@ -136,7 +136,9 @@ class Expression(Form):
             lambda: expression_code(
                 plan.applied(self._node), text, bound, binds=binds, is_async=plan.is_async
             ),
-            plan,
+            plan.adds_call,
+            plan.adds_await,
+            plan.is_async,
             binds,
             *bound,
         )
