@@ -40,12 +40,14 @@ class Sources:
         self._held: Counter[str] = Counter()
         self._own: set[str] = set()
 
-    def name(self, text: str, caller: str) -> str:
-        """Return the file name for *text*, which is in the cell with the file name *caller*."""
-        shell = self._shell
+    def number(self, caller: str) -> int:
+        """Return the number of the cell with the file name *caller*, or of the newest cell."""
         number = self.cell(caller)
-        if number is None:
-            number = max(shell.execution_count - 1, 0)
+        return max(self._shell.execution_count - 1, 0) if number is None else number
+
+    def name(self, text: str, number: int) -> str:
+        """Return the file name for *text*, which is in the cell with that number."""
+        shell = self._shell
         # The empty lines before the code count: the same call on another line is another text.
         name = shell.compile.get_code_name(text, text, number)
         if name not in linecache.cache:

@@ -37,6 +37,8 @@ class Labels:
         self.order = threading.RLock()
         self._lock = threading.Lock()
         self._present: dict[Any, dict[int, Record]] = {}
+        #: Of those, the ones without a label: so that a launch looks at no others.
+        self._bare: dict[Any, list[Record]] = {}
         self._labelled: set[tuple[Any, int]] = set()
         self._lines: dict[tuple[Any, str], _Line] = {}
 
@@ -46,10 +48,16 @@ class Labels:
             return
         with self._lock:
             present = self._present.setdefault(place, {})
-            others = [(place, n) for n, other in present.items() if not other.done()]
+            for other in reversed(present.values()):  # the newest is the likeliest to run still
+                if among := among or not other.done():
+                    break
             present[job.number] = job
-            if others or among:
-                self._labelled.update([*others, (place, job.number)])
+            if not among:
+                self._bare.setdefault(place, []).append(job)
+                return
+            others = self._bare.pop(place, ())
+            self._labelled.update((place, other.number) for other in others if not other.done())
+            self._labelled.add((place, job.number))
 
     def leave(self, job: Record, place: Any) -> None:
         """Note that the job's output is no longer shown in *place*."""
@@ -57,8 +65,11 @@ class Labels:
             self._labelled.discard((place, job.number))
             present = self._present.get(place, {})
             present.pop(job.number, None)
+            if (bare := self._bare.get(place)) is not None and job in bare:
+                bare.remove(job)
             if not present:
                 self._present.pop(place, None)
+                self._bare.pop(place, None)
                 for key in [key for key in self._lines if key[0] == place]:
                     del self._lines[key]
 

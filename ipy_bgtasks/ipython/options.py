@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.session.requests import LaunchOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Option:
     """One option of a magic; *takes* names its value, None for a flag."""
 
@@ -68,13 +69,24 @@ JOBS = (Option("all", "a"), Option("verbose", "v"), Option("watch", "w"), Option
 CANCEL = (Option("force", "f"), AWAITED)
 
 
+_NOTHING_ASKED = LaunchOptions()
+
+
+@cache
+def _not_given(table: tuple[Option, ...]) -> Mapping[str, bool | None]:
+    """Return the values of options that were not given."""
+    return {option.name: None if option.takes else False for option in table}
+
+
 class Options:
     """The options given; one that was not is None, or False for a flag."""
 
     def __init__(self, table: tuple[Option, ...]) -> None:
         #: The variables with which values are expanded.
         self.variables: Mapping[str, Any] | None = None
-        vars(self).update((o.name, None if o.takes else False) for o in table)
+        #: Whether any was given; a loop that launches thousands of jobs mostly gives none.
+        self.any_given = False
+        vars(self).update(_not_given(table))
 
     if TYPE_CHECKING:
 
@@ -82,10 +94,13 @@ class Options:
 
     def give(self, name: str, value: Any) -> None:
         """Set one value."""
+        self.any_given = True
         setattr(self, name, value)
 
     def launch(self) -> LaunchOptions:
         """Return those that say how to launch; raises `BadInput` if they contradict each other."""
+        if not self.any_given:
+            return _NOTHING_ASKED
         places = [option.name for option in (*_PLACES, _ON) if getattr(self, option.name)]
         if len(places) > 1:
             raise BadInput(f"a job runs in one place: give one of --{' and --'.join(places)}")
@@ -112,7 +127,7 @@ def read_options(
     options = Options(table)
     options.variables = variables
     rest = line.strip()
-    while (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
+    while rest[:1] == "-" and (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
         word = match.group()
         if word == "--":
             return options, rest[2:].strip()

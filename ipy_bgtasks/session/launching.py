@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import builtins
 import sys
-from dataclasses import dataclass
+from collections import ChainMap
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
@@ -14,9 +15,9 @@ from ipy_bgtasks.frontends.versions import BETWEEN
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.session.rewriting import await_magics, awaits, mark_awaited
+from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import Scope, read
+from ipy_bgtasks.work import Forms, Scope, read, same_tree
 from ipy_bgtasks.work.command import command_in, command_work
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Launcher:
     sources: Sources
     process_runner: ProcessRunner
     executors: Callable[[], Executors]
+    #: What the texts launched last mean, for the loop that launches them again.
+    forms: Forms = field(default_factory=Forms)
 
     def launch(
         self,
@@ -68,8 +71,8 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = self._place(options, local) if command is None else _place_of_command(options)
-        after = self.jobs(list(options.after), local)
-        late = frozenset().union(*(job.assigns for job in after))
+        after = self.jobs(list(options.after), local) if options.after else []
+        late = frozenset().union(*(job.assigns for job in after)) if after else frozenset()
         if command is None:
             work = self._read(code, local, cell, late)
         else:
@@ -93,7 +96,7 @@ class Launcher:
             number = self.registry.find(code).number
             raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
         try:
-            return read(code, self._scope(local, cell), cell=cell, late=late)
+            return read(code, self._scope(local, cell), cell=cell, late=late, forms=self.forms)
         except (BadInput, SyntaxError) as error:
             if cell or not _is_program(code, self.variables(local)):
                 raise
@@ -149,7 +152,7 @@ class Launcher:
         namespace: dict[str, Any] = self.shell.user_ns
         if local is None or local is namespace:
             return namespace
-        return {**namespace, **local}
+        return ChainMap(cast("dict[str, Any]", local), namespace)  # made for each launch in a loop
 
     def _place(
         self, options: LaunchOptions, local: Mapping[str, Any] | None
@@ -175,13 +178,16 @@ class Launcher:
     def _scope(self, local: Mapping[str, Any] | None, cell: bool) -> Scope:
         shell = self.shell
         line, file = _place_of_call()
+        number = self.sources.number(file)
         return Scope(
             namespace=shell.user_ns,
             local=None if local is shell.user_ns or cell else local,
             transform=self._transform,
-            transform_ast=self._transform_ast,
-            name_source=partial(self.sources.name, caller=file),
+            transform_magics=_marked,
+            transform_ast=shell.transform_ast if self._others_transform() else same_tree,
+            name_source=partial(self.sources.name, number=number),
             first_line=line + 1 if cell else line,
+            source=number,
         )
 
     def _transform(self, text: str) -> str:
@@ -189,10 +195,14 @@ class Launcher:
         lines = self.shell.input_transformer_manager.transform_cell(text).splitlines(keepends=True)
         return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
-    def _transform_ast(self, tree: ast.Module) -> ast.Module:
-        tree = self.shell.transform_ast(tree)
-        mark_awaited(tree)
-        return tree
+    def _others_transform(self) -> bool:
+        """Return whether somebody else changes the trees of cells."""
+        return any(not isinstance(each, AwaitedMagics) for each in self.shell.ast_transformers)
+
+
+def _marked(tree: ast.Module) -> ast.Module:
+    mark_awaited(tree)
+    return tree
 
 
 def _attach_file(sink: FileSink, job: Record) -> None:

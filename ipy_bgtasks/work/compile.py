@@ -1,58 +1,40 @@
-"""From a piece of syntax tree to code that runs over the user's namespace."""
+"""From a piece of syntax tree to code; nothing of any namespace is in it."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
-from functools import partial
-from operator import setitem
-from types import CodeType, FunctionType
+from collections.abc import Collection, Iterable
+from types import CodeType
 from typing import Any
 
 from .frames import TOP
 from .text import Text
 
-__all__ = ["cell_codes", "expression_call", "storing"]
+__all__ = ["cell_codes", "expression_code", "storing_code"]
 
 # Not an identifier, so that it cannot shadow a name of the user's.
 _VALUE = ".value"
 
 
-def expression_call(
-    node: ast.expr,
-    text: Text,
-    namespace: dict[str, Any],
-    bound: Mapping[str, Any],
-    *,
-    binds: Collection[str],
-    is_async: bool,
-) -> partial[Any]:
-    """Return a call that evaluates the expression with these names bound and the others live.
+def expression_code(
+    node: ast.expr, text: Text, names: Iterable[str], *, binds: Collection[str], is_async: bool
+) -> CodeType:
+    """Return the code of a function that evaluates the expression; *names* are its arguments.
 
     ``binds`` are the names that ``:=`` binds in the namespace.
     """
     body: list[ast.stmt] = [ast.Return(value=node, **_place(node))]
-    function = _function(node, body, text, namespace, bound, binds, is_async=is_async)
-    return partial(function, **bound)
+    return _function(node, body, text, names, binds, is_async=is_async)
 
 
-def storing(
-    targets: list[ast.expr],
-    text: Text,
-    namespace: dict[str, Any],
-    bound: Mapping[str, Any],
-    *,
-    binds: Collection[str],
-) -> partial[None]:
-    """Return a call that binds the targets to its one argument."""
-    match targets:
-        case [ast.Name(id=name)]:
-            return partial(setitem, namespace, name)
+def storing_code(
+    targets: list[ast.expr], text: Text, names: Iterable[str], *, binds: Collection[str]
+) -> CodeType:
+    """Return the code of a function that binds the targets to its first argument."""
     place = _place(targets[0])
     value = ast.Name(id=_VALUE, ctx=ast.Load(), **place)
     body: list[ast.stmt] = [ast.Assign(targets=targets, value=value, **place)]
-    function = _function(targets[0], body, text, namespace, bound, binds, takes=[_VALUE])
-    return partial(function, **bound)
+    return _function(targets[0], body, text, names, binds, takes=[_VALUE])
 
 
 def cell_codes(tree: ast.Module, text: Text) -> tuple[CodeType | None, CodeType | None]:
@@ -70,19 +52,18 @@ def _function(
     at: ast.expr,
     body: list[ast.stmt],
     text: Text,
-    namespace: dict[str, Any],
-    bound: Mapping[str, Any],
+    names: Iterable[str],
     binds: Collection[str],
     *,
     takes: Collection[str] = (),
     is_async: bool = False,
-) -> FunctionType:
+) -> CodeType:
     place = _place(at)
     if binds:
         body = [ast.Global(names=sorted(binds), **place), *body]
     arguments = ast.arguments(
         posonlyargs=[ast.arg(arg=name, **place) for name in takes],
-        args=[ast.arg(arg=name, **place) for name in bound],
+        args=[ast.arg(arg=name, **place) for name in names],
         kwonlyargs=[],
         kw_defaults=[],
         defaults=[],
@@ -95,8 +76,7 @@ def _function(
     definition = make(name=TOP, args=arguments, body=body, decorator_list=[], **place)
     # Taken out of the module's code instead of run: the namespace must not gain a name.
     module = _compiled(ast.Module(body=[definition], type_ignores=[]), text, "exec")
-    code = next(each for each in module.co_consts if isinstance(each, CodeType))
-    return FunctionType(code, namespace)
+    return next(each for each in module.co_consts if isinstance(each, CodeType))
 
 
 def _compiled(tree: ast.Module | ast.Expression, text: Text, mode: str) -> CodeType:

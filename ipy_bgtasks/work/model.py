@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .text import name_source
 
-__all__ = ["Scope", "Work"]
+__all__ = ["Scope", "Work", "same_tree"]
 
 
 def _same_text(text: str) -> str:
     return text
 
 
-def _same_tree(tree: ast.Module) -> ast.Module:
+def same_tree(tree: ast.Module) -> ast.Module:
+    """Transform nothing."""
     return tree
 
 
@@ -59,9 +60,14 @@ class Scope:
     """The locals of the calling function; None at the top level."""
     transform: Callable[[str], str] = _same_text
     """Turns IPython syntax into Python text; asked only when the text is not Python."""
-    transform_ast: Callable[[ast.Module], ast.Module] = _same_tree
+    transform_magics: Callable[[ast.Module], ast.Module] = same_tree
+    """Completes the tree of the text that ``transform`` returned."""
+    transform_ast: Callable[[ast.Module], ast.Module] = same_tree
     name_source: Callable[[str], str] = name_source
     """Source text -> the file name under which tracebacks find it. The text is preceded by
     empty lines, so that its line numbers are those of the cell."""
     first_line: int = 1
     """The line of the cell on which the code stands."""
+    source: Hashable = None
+    """What else ``name_source`` goes by: the same text and this give the same name. None: they
+    may not, and nothing that is read is kept."""

@@ -162,6 +162,8 @@ def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
             bound[name] = built_in[name]
         else:
             raise BadInput(_not_defined(name, scope))
+    if SEES_LOCALS.isdisjoint(bound):
+        return bound
     for name in SEES_LOCALS.intersection(bound):
         if bound[name] is not built_in[name]:
             continue

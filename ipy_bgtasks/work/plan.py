@@ -24,14 +24,23 @@ _WHAT_WOULD_DO = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to compile, and what is left to do with its value where it runs."""
+    """How to compile an expression, and what is left to do with its value where it runs."""
 
-    node: ast.expr
+    adds_call: bool = False
+    """Whether ``()`` is added to it."""
+    adds_await: bool = False
+    """Whether ``await`` is put before it, and before the call."""
     is_async: bool = False
     settle: bool = False
     """Only the value tells whether it must be awaited."""
     call: bool = False
     """Only the value tells whether it is a function to call."""
+
+    def applied(self, node: ast.expr) -> ast.expr:
+        """Return the expression to compile."""
+        if self.adds_call:
+            node = _calling(node)
+        return ast.copy_location(ast.Await(value=node), node) if self.adds_await else node
 
 
 def plan_for(node: ast.expr, bound: Mapping[str, Any], *, awaits: bool) -> Plan:
@@ -41,10 +50,10 @@ def plan_for(node: ast.expr, bound: Mapping[str, Any], *, awaits: bool) -> Plan:
     be run.
     """
     if isinstance(node, ast.Await):  # the code says already how much to await
-        return Plan(node, is_async=True)
+        return Plan(is_async=True)
     plan = _plan(node, bound)
     if awaits and not plan.is_async:
-        return Plan(plan.node, is_async=True, settle=True, call=plan.call)
+        return Plan(plan.adds_call, is_async=True, settle=True, call=plan.call)
     return plan
 
 
@@ -55,27 +64,29 @@ def _plan(node: ast.expr, bound: Mapping[str, Any]) -> Plan:
         return _plan_lambda(node, bound)
     if isinstance(node, ast.Call):
         if _makes_partial(node, bound):
-            return _plan_call(_calling(node), _kind_of_calling(node, bound))
+            return _plan_call(node, _kind_of_calling(node, bound), adds_call=True)
         return _plan_call(node, _kind_of_calling(node.func, bound))
     if isinstance(node, ast.GeneratorExp):
         inside = _shown(node)[1:-1] or "…"
         raise BadInput(f"a generator expression runs nothing by itself: write [{inside}]")
     if _is_literal(node):
         raise BadInput(f"{_shown(node)} is nothing to run: {_WHAT_WOULD_DO}")
-    return Plan(node)
+    return Plan()
 
 
 def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
     if value is UNKNOWN:
-        return Plan(node, call=True)
-    text = ast.unparse(node)
+        return Plan(call=True)
     if is_job(value):
         number = value.number
         raise BadInput(f"job {number} is {value.state} already: %fg {number} returns to it")
     if is_a(value, concurrent.futures.Future):
-        return Plan(node, is_async=True, settle=True)
+        return Plan(is_async=True, settle=True)
     if is_awaitable(value):
-        return Plan(_awaiting(node), is_async=True)
+        return Plan(adds_await=True, is_async=True)
+    if callable(value):
+        return _plan_call(node, kind_of(value), adds_call=True)
+    text = ast.unparse(node)
     if is_a(value, types.GeneratorType):
         raise BadInput(f"{text} is a generator, which runs nothing by itself: write list({text})")
     if is_a(value, types.AsyncGeneratorType):
@@ -83,8 +94,6 @@ def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:
             f"{text} is an async generator, which runs nothing by itself: "
             f"write [x async for x in {text}]"
         )
-    if callable(value):
-        return _plan_call(_calling(node), kind_of(value))
     name = type(value).__name__
     article = "an" if name[0] in "aeiou" else "a"
     raise BadInput(f"{text} is {article} {name}, nothing to run: {_WHAT_WOULD_DO}")
@@ -97,15 +106,17 @@ def _plan_lambda(node: ast.Lambda, bound: Mapping[str, Any]) -> Plan:
         hidden = parameters(node.args)
         visible = {name: value for name, value in bound.items() if name not in hidden}
         kind = _kind_of_calling(node.body.func, visible)
-    return _plan_call(_calling(node), kind, made_by=node.body)
+    return _plan_call(node, kind, adds_call=True, made_by=node.body)
 
 
-def _plan_call(call: ast.Call, kind: Kind, made_by: ast.expr | None = None) -> Plan:
+def _plan_call(
+    node: ast.expr, kind: Kind, *, adds_call: bool = False, made_by: ast.expr | None = None
+) -> Plan:
     if kind is Kind.AWAITABLE:
-        return Plan(_awaiting(call), is_async=True)
+        return Plan(adds_call, adds_await=True, is_async=True)
     if kind is Kind.PLAIN:
-        return Plan(call)
-    text = _shown(made_by or call)
+        return Plan(adds_call)
+    text = _shown(made_by or (_calling(node) if adds_call else node))
     if kind is Kind.GENERATOR:
         raise BadInput(f"{text} only makes a generator and runs nothing: write list({text})")
     raise BadInput(
@@ -126,10 +137,6 @@ def _makes_partial(call: ast.Call, bound: Mapping[str, Any]) -> bool:
 
 def _calling(node: ast.expr) -> ast.Call:
     return ast.copy_location(ast.Call(func=node, args=[], keywords=[]), node)
-
-
-def _awaiting(node: ast.expr) -> ast.Await:
-    return ast.copy_location(ast.Await(value=node), node)
 
 
 def _is_literal(node: ast.expr) -> bool:

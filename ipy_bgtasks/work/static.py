@@ -111,6 +111,8 @@ def _through_descriptor(found: Any, owner: object) -> Any:
 
 def kind_of(target: object) -> Kind:
     """Return what calling the target gives; ``UNKNOWN`` and what is not callable count as plain."""
+    if type(target) is types.FunctionType:  # the most frequent, each time round a loop
+        return _kind_of_function(target)
     target = _unwrapped(target)
     if is_a(target, types.FunctionType):
         return _kind_of_function(target)

@@ -19,13 +19,17 @@ LABEL_WIDTH = 60
 class Text:
     """CODE as typed, the same text at its place in the cell, and the tree it means."""
 
-    __slots__ = ("_name", "_name_source", "code", "label", "shown", "tree")
+    __slots__ = ("_name", "_name_source", "code", "is_python", "label", "shown", "tree")
 
-    def __init__(self, code: str, shown: str, tree: ast.Module, scope: Scope) -> None:
+    def __init__(
+        self, code: str, shown: str, tree: ast.Module, scope: Scope, *, is_python: bool
+    ) -> None:
         self.code = code
         self.label = label_of(code)
         self.shown = shown
         self.tree = tree
+        #: Whether the text is Python as typed; else only the shell knows what it means.
+        self.is_python = is_python
         self._name_source = scope.name_source
         self._name: str | None = None
 
@@ -35,6 +39,12 @@ class Text:
         if self._name is None:
             self._name = self._name_source(self.shown)
         return self._name
+
+    def registered_name(self) -> str:
+        """Return `name`, registered again if it was forgotten since it was first asked for."""
+        if self._name is not None and self._name not in linecache.cache:
+            self._name = None
+        return self.name
 
     def pointing_here(self, error: SyntaxError) -> SyntaxError:
         """Return the error of a later compile step, with the user's line to show."""
@@ -51,12 +61,14 @@ def parse(code: str, scope: Scope) -> Text:
     text = code if "\n" in code else code.lstrip(" \t")
     pad = "\n" * (scope.first_line - 1)
     shown = pad + text
+    is_python = True
     try:
         tree = _parse(shown)
     except SyntaxError as error:
+        is_python = False
         python = _transformed(text, scope, error, shown)
         try:
-            tree = _parse(pad + python)
+            tree = scope.transform_magics(_parse(pad + python))
         except SyntaxError as second:
             raise _pointing(error, second, shown, scope) from None
         if python.count("\n") - python.endswith("\n") != text.count("\n") - text.endswith("\n"):
@@ -67,7 +79,7 @@ def parse(code: str, scope: Scope) -> Text:
             "no code to run: give a call such as f(x), an awaitable, a function without "
             "arguments, an assignment or statements"
         )
-    return Text(code, shown, tree, scope)
+    return Text(code, shown, tree, scope, is_python=is_python)
 
 
 def _parse(text: str) -> ast.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,5 +92,41 @@ def test_places_are_forgotten_with_their_last_job() -> None:
     labels.put(one, "here", "stdout", "a")
     labels.leave(one, "here")
     labels.leave(other, "here")
-    assert labels._present == labels._lines == {}
+    assert labels._present == labels._lines == labels._bare == {}
     assert labels._labelled == set()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["enter", "end", "leave"]), st.integers(1, 5))))
+def test_a_label_is_for_whoever_was_not_alone(steps: list[tuple[str, int]]) -> None:
+    """As found by looking at all who are there, at each step."""
+    labels, jobs, ended = Labels(), {}, set()
+    for number in range(1, 6):
+        jobs[number] = SimpleNamespace(number=number, done=partial(ended.__contains__, number))
+    present, labelled = set(), set()
+    for step, number in steps:
+        if step == "end":
+            ended.add(number)
+        elif step == "leave":
+            labels.leave(jobs[number], "here")
+            present.discard(number)
+            labelled.discard(number)
+        elif number not in present and number not in ended:
+            labels.enter(jobs[number], "here")
+            others = present - ended
+            labelled |= {number, *others} if others else set()
+            present.add(number)
+        assert {n for n in jobs if labels.wanted(jobs[n], "here")} == labelled
+
+
+def test_a_launch_does_not_look_at_all_who_are_there() -> None:
+    """A loop launches thousands of jobs in one place."""
+    looked = []
+
+    def done() -> bool:
+        looked.append(1)
+        return False
+
+    labels = Labels()
+    for number in range(1_000):
+        labels.enter(SimpleNamespace(number=number, done=done), "here")
+    assert len(looked) < 3_000

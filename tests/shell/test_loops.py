@@ -1,0 +1,87 @@
+"""A loop that launches the same text again and again, in a cell."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from ipy_bgtasks import jobs
+
+BOUND = 10.0
+
+
+@pytest.fixture
+async def cell(loaded: InteractiveShell) -> Any:
+    """Runs a cell; returns its value or raises what it raised."""
+
+    async def run(code: str) -> Any:
+        text = loaded.transform_cell(code)
+        ran = await asyncio.wait_for(loaded.run_cell_async(code, transformed_cell=text), BOUND)
+        if error := ran.error_before_exec or ran.error_in_exec:
+            raise error
+        return ran.result
+
+    return run
+
+
+async def test_what_a_name_stands_for_is_asked_at_each_launch(cell: Any) -> None:
+    """Its value, whether it is a coroutine function, and whether it is there at all."""
+    await cell(
+        "launched = []\n"
+        "for n in range(6):\n"
+        "    if n % 2: \n"
+        "        async def f(x): return 'later', x\n"
+        "    else:\n"
+        "        def f(x): return 'plain', x\n"
+        "    job = %bg f(n)\n"
+        "    launched.append(job)\n"
+    )
+    kinds = ["plain", "later"] * 3
+    assert await cell("%fg all") == [(kinds[n], n) for n in range(6)]
+    assert [job.where for job in jobs()] == ["thread", "loop"] * 3
+    with pytest.raises(Exception, match="name 'n' is not defined"):
+        await cell("for _ in range(2):\n    %bg f(n)\n    del n")
+
+
+async def test_after_looks_the_names_up_at_the_start(cell: Any) -> None:
+    """The same text, with and without it."""
+    await cell("import asyncio\nx = 0\ngate = asyncio.Event()\nasync def f(): await gate.wait()")
+    await cell("async def g(value): return value")
+    await cell(
+        "first = %bg x = f() or 9\n"
+        "waits = []\n"
+        "for _ in range(2):\n"
+        "    waits.append(get_ipython().run_line_magic('bg', 'g(x)'))\n"
+        "    waits.append(get_ipython().run_line_magic('bg', '--after first g(x)'))\n"
+        "gate.set()"
+    )
+    assert await cell("%fg all")
+    assert [job.result() for job in (await cell("waits"))] == [0, None, 0, None]
+
+
+async def test_a_failure_shows_its_line_though_jobs_of_that_text_were_forgotten(
+    cell: Any,
+) -> None:
+    """The source goes with the last job compiled from it, and comes back with the next."""
+    await cell(
+        "%config BgTasks.max_finished = 1\nfrom asyncio import wait\nasync def g(x): return x"
+    )
+    sources, lines = await cell(
+        "from linecache import cache\n"
+        "from traceback import extract_tb\n"
+        "sources, lines = [], []\n"
+        "for n in range(4):\n"
+        "    job = %bg await g(n) / 0\n"
+        "    await wait([job])\n"
+        "    lines += [f.line for f in extract_tb(job.exception().__traceback__)]\n"
+        "    other = %bg g(1)\n"
+        "    await wait([other])\n"
+        "    kept = [''.join(entry[2]).strip() for entry in cache.values()]\n"
+        "    sources.append('await g(n) / 0' in kept)\n"
+        "sources, lines"
+    )
+    assert lines == ["await g(n) / 0"] * 4
+    assert sources == [False] * 4
