@@ -122,8 +122,9 @@ class Screen(Host):
 
     def changed(self, job: Record) -> None:
         """Take note that the job was launched, began, was asked to stop, or made progress."""
-        if not job.quiet and not job.done():
-            self.labels.enter(job, self.place_of(job))
+        grouped = job.group is not None  # with others that take their turns, thousands perhaps
+        if not job.quiet and not job.done() and not (grouped and job.started is None):
+            self.labels.enter(job, self.place_of(job), among=grouped)
         if self.watcher is not None:
             self.watcher(job)
 

@@ -73,7 +73,7 @@ class Stopping:
         if before in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED):
             return f"{who} had {_ended(state)} before"
         match state:
-            case JobState.CANCELLED if job.started is None:
+            case JobState.CANCELLED if job.started is None and not _has_run(job):
                 job.seen = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
@@ -112,6 +112,11 @@ class Stopping:
                     "-f raises an exception there"
                 )
         return f"job {n} was told to stop and is still in {where}; -f asks again until it ends"
+
+
+def _has_run(job: Record) -> bool:
+    """Return whether an attempt of the job has failed, after which it waited for the next."""
+    return job.attempts is not None and job.attempts.has_failed
 
 
 def _ended(state: JobState) -> str:
