@@ -249,7 +249,7 @@ class JobMagics(Magics):
         variables = session.launcher.variables(local_ns)
         if rest == "all":
             return [job for job in session.registry if not (job.done() and job.seen)], True
-        if specs.is_group(rest) and len(rest.split()) == 1:
+        if specs.is_group(rest):
             return session.registry.find_all(rest), True
         if specs.is_spec(rest, variables):
             return [session.registry.find(rest, variables)], False

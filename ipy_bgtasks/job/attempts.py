@@ -59,5 +59,6 @@ class Attempts:
 
 def note_in_log(job: Record, line: str) -> None:
     """Record one line between those of two attempts."""
-    begun = any(job.log.unfinished(stream) for stream in ("stderr", "stdout"))
+    last = job.log.tail(1)
+    begun = bool(last) and not last[-1].text.endswith("\n")
     job.log.write("stderr", "\n" * begun + line + "\n")

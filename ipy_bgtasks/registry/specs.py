@@ -7,6 +7,7 @@ a variable that holds a job · `@name`: all the jobs of a group, where several m
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ipy_bgtasks.errors import NoSuchJob
@@ -73,14 +74,16 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     return (
         text in (*_CURRENT, *_PREVIOUS)
         or bare.isdecimal()
-        or text.startswith(("%", "?", "@"))
+        or text.startswith(("%", "?"))
+        or is_group(text)
         or (variables is not None and isinstance(variables.get(text), Job))
     )
 
 
 def is_group(text: str) -> bool:
     """Return whether *text* has the form of a spec for all the jobs of a group."""
-    return text.lstrip().startswith("@")
+    word = text.strip()
+    return len(word) > 1 and word[0] == "@" and not re.search(r"[\s,]", word)
 
 
 def _starts(name: str, text: str) -> bool:
