@@ -202,7 +202,8 @@ class JobMagics(Magics):
         chosen = self._session.launcher.jobs(words, local_ns) if words else None
         if options.watch:
             return self._live().watch(chosen, every=options.all, awaited=options.awaited)
-        self._session.show_jobs(chosen, every=options.all, verbose=options.verbose)
+        groups = [self._session.registry.group(word) for word in words if specs.is_group(word)]
+        self._session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
         return None
 
     @no_var_expand

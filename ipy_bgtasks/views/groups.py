@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,9 +52,7 @@ class Tally:
     elapsed: float = 0.0
 
     @classmethod
-    def of(
-        cls, alive: Iterable[Record], over: Mapping[str, int], elapsed: float = 0.0
-    ) -> Tally:
+    def of(cls, alive: Iterable[Record], over: Mapping[str, int], elapsed: float = 0.0) -> Tally:
         """Count the jobs that go on, and those of which only the states are known."""
         counts = Counter({str(state): count for state, count in over.items()})
         done = float(counts["finished"] + counts["failed"])
@@ -105,14 +102,6 @@ class Tally:
     def title(self) -> str:
         """How many jobs there are, in words."""
         return "1 job" if self.total == 1 else f"{self.total:,} jobs"
-
-
-def group_tally(group: Group) -> Tally:
-    """Count the jobs of a group; its time is that of its latest round."""
-    tally = Tally.of(group.jobs(), {})
-    if not group.is_over:
-        tally.elapsed = group.elapsed
-    return tally
 
 
 def group_line(group: Group) -> str:

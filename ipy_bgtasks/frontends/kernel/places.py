@@ -29,6 +29,7 @@ class Card:
     """
 
     __slots__ = (
+        "_began",
         "_failed",
         "_lock",
         "_over",
@@ -49,6 +50,7 @@ class Card:
         #: Whether it was never updated.
         self.fresh = True
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self._running: dict[int, Record] = {job.number: job}
         self._over: Counter[str] = Counter()
         self._failed: list[str] = []
@@ -106,9 +108,9 @@ class Card:
             failed = list(failed)
         if not running and sum(over.values()) == 1:
             return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
-        from ipy_bgtasks.views.card import group_card
+        from ipy_bgtasks.views.groups import group_card
 
-        return group_card(running, over, failed)
+        return group_card(running, over, failed, time.monotonic() - self._began)
 
 
 class Places:
