@@ -85,6 +85,7 @@ class Record(Times):
         group: str | None = None,
         host: Host | None = None,
         on_end: tuple[Callable[[Record], object], ...] = (),
+        afterwards: tuple[Callable[[Record], object], ...] = (),
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
@@ -122,7 +123,7 @@ class Record(Times):
         self.value_text: str | None = None
         self.launched = time.monotonic() + EPOCH
         self._lock = threading.Lock()
-        self._callbacks = on_end
+        self._callbacks = on_end + afterwards  # the latter after those that wait for it
         self._books = len(on_end)
         self._pokes: list[Waker] | None = None
         self._log: Log | None = None
@@ -319,14 +320,13 @@ class Record(Times):
 
     def move(self, runner: Runner) -> None:
         """Continue on another runner, as when a thread's value turns out to be awaitable."""
-        with self._lock:
-            if self._outcome is not None:
-                return
-            self.runner, self.where = runner, runner.where
+        self.runner, self.where = runner, runner.where
         self.poke()  # a waiter on a thread that the new runner needs must know
 
     def poke(self) -> None:
         """Have those that wait for its end look anew at where it is."""
+        if self._pokes is None:
+            return  # who comes now looks at it afterwards
         with self._lock:
             pokes, self._pokes = self._pokes, None
         for event in pokes or ():

@@ -71,6 +71,7 @@ class Registry(Collection[Record]):
             later=self._set_timer, released=self._leave_group, enter=self._start_queued
         )
         self._at_end = (self._note_end,)  # one for all jobs
+        self._places = (self._leave_group,)
         self._after: dict[int, list[_Waiting]] = {}
         self._timers: dict[int, Callable[[], None]] = {}
         self._cascade: deque[Record] = deque()
@@ -179,6 +180,7 @@ class Registry(Collection[Record]):
                 group=None if group is None else group.name,
                 host=self.host,
                 on_end=self._at_end,
+                afterwards=() if group is None else self._places,
             )
             if prepare is not None:
                 prepare(job)
@@ -214,7 +216,6 @@ class Registry(Collection[Record]):
                 group = self._groups[given.name] = Group(given.name, self._start_now)
             group.add(job)
             self._units.pop(group, None)
-        job.add_done_callback(self._leave_group)  # after those that wait were woken
         if given.limit is not None:
             group.limit = given.limit
 

@@ -14,6 +14,7 @@ from ipy_bgtasks.registry.queueing import Queued
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Context
 
     from ipy_bgtasks.job.record import Record
@@ -127,10 +128,17 @@ class Group:
 
     def enter(self, job: Record, runner: Runner, context: Context | None = None) -> None:
         """Start the job on its runner, or queue it behind those that wait already."""
-        queued = Queued(job, runner, self, context)
+        queued = None
         with self._lock:
-            self._queue[job.number] = queued
-            job.move(queued)
+            if self._queue or self._filling or self._is_full or context is not None:
+                queued = self._queue[job.number] = Queued(job, runner, self, context)
+                job.move(queued)
+            else:
+                self._filling = True
+                self._places.add(job.number)
+        if queued is None:  # as most: there is nobody before it
+            self._fill(lambda: self._start(runner, job))
+            return
         if job.asked:  # by somebody who found it on its way here
             queued.stop(job, False)
         self.fill()
@@ -140,7 +148,8 @@ class Group:
         with self._lock:
             self._places.discard(job.number)
         if self._queue:
-            self.fill()
+            with Shielded():
+                self.fill()
 
     def drop(self, queued: Queued) -> bool:
         """Remove a job from the queue; return False if it was let go before."""
@@ -168,18 +177,25 @@ class Group:
             if self._filling:
                 return
             self._filling = True
+        self._fill()
+
+    def _fill(self, first: Callable[[], None] | None = None) -> None:
         try:
-            with Shielded():
-                while (queued := self._next()) is not None:
-                    self._let_go(queued)
+            if first is not None:
+                first()
+            while (queued := self._next()) is not None:
+                self._let_go(queued)
         except BaseException:  # a second interrupt: the others must not wait for it
             self._filling = False
             raise
 
+    @property
+    def _is_full(self) -> bool:
+        return self._limit is not None and len(self._places) >= self._limit
+
     def _next(self) -> Queued | None:
         with self._lock:
-            full = self._limit is not None and len(self._places) >= self._limit
-            if full or not self._queue:
+            if self._is_full or not self._queue:
                 self._filling = False
                 return None
             number, queued = self._queue.popitem(last=False)

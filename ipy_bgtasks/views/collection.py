@@ -73,7 +73,7 @@ class Jobs(Collection[Job]):
         return table(self._registry, self._records())
 
 
-def jobs(group: str | None = None) -> Jobs:
+def jobs(spec: str | None = None) -> Jobs:
     """Return the jobs of the IPython shell this runs in. Any thread may call.
 
     With ``"@NAME"`` they are those of a group. Raises `NoSuchJob` if there is none of that name,
@@ -85,7 +85,7 @@ def jobs(group: str | None = None) -> Jobs:
     core = getattr(shell, "_ipy_bgtasks_core", None)
     if core is None:
         raise BgTasksError("no jobs here: `%load_ext ipy_bgtasks` in IPython or Jupyter first")
-    return Jobs(core.registry) if group is None else group_of(core.registry, group)
+    return Jobs(core.registry) if spec is None else group_of(core.registry, spec)
 
 
 def group_of(registry: Registry, spec: str) -> Jobs:

@@ -85,6 +85,8 @@ class Notices:
     def _tell_of_group(self, job: Record, name: str) -> None:
         with self._lock:
             if self._held is not None:
+                if self._held and _is_of_group(self._held[-1], name):
+                    return  # it will say how all are by then
                 self._held = [news for news in self._held if not _is_of_group(news, name)]
                 self._held.append(_News(job, "", True))
             elif name not in self._ending and self._of_group(name):
