@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 from .contest import OURS, Contests, Round, Size, excess, ratio
 from .launch import Contender, _turns
-from .shells import EXTENSION, ask, kernel, launch_of, loaded, plain_shell
+from .shells import EXTENSION, kernel, launch_of, loaded, plain_shell
 
 BENCH = Contests("sweeps")
 
 _AT_A_TIME = 10
 
 
-@BENCH.add("1,000 coroutine jobs, 10 at a time, launch to result", {"Semaphore": ratio(3)})
+@BENCH.add("1,000 coroutine jobs of 1 ms each, 10 at a time", {"Semaphore": ratio(3)})
 def limited(size: Size) -> Iterator[Round]:
-    """Against bare tasks that share a semaphore."""
+    """Against bare tasks that share a semaphore; launch to result."""
     with plain_shell() as shell:
-        yield from asyncio.run(limited_rounds(shell, size.count(1_000), size.rounds(25)))
+        count, rounds = size.count(1_000), size.rounds(15)
+        yield from asyncio.run(limited_rounds(shell, count, rounds, 0.001, perf_counter))
+
+
+@BENCH.add("1,000 coroutine jobs that do nothing, 10 at a time", {"Semaphore": ratio()})
+def limited_noops(size: Size) -> Iterator[Round]:
+    """What launching and counting them costs, and nothing else."""
+    with plain_shell() as shell:
+        count, rounds = size.count(1_000), size.rounds(25)
+        yield from asyncio.run(limited_rounds(shell, count, rounds, 0, process_time))
 
 
 @BENCH.add("launching 10,000 coroutine jobs that are queued", {"thread jobs": ratio(1.1)})
@@ -39,9 +48,9 @@ def late(size: Size) -> Iterator[Round]:
 
 
 @BENCH.add(
-    "part of a core that 1,000 jobs of 10 at a time take, with a card",
-    {"without": excess(0.05)},
-    unit="core",
+    "1,000 jobs, 10 at a time, with a card: per cent of a core",
+    {"without": excess(5)},
+    unit="integer",
 )
 def card(size: Size) -> Iterator[Round]:
     """In a kernel, from launch to end, each job asleep for a while."""
@@ -60,27 +69,29 @@ def card(size: Size) -> Iterator[Round]:
                 only.ok(f"await asyncio.wait(list(__import__('{EXTENSION}').jobs('@g{number}')))")
                 only.ok("cpu, wall = time.process_time() - cpu, time.perf_counter() - wall")
                 only.ok("%jobs --prune")
-                taken[name] = ask(only, "cpu / wall")
+                taken[name] = float(only.ok("cpu / wall * 100").result or "nan")
             yield taken
 
 
-async def limited_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
+async def limited_rounds(
+    shell: Any, count: int, rounds: int, seconds: float, clock: Callable[[], float]
+) -> list[Round]:
     """Jobs of a limited group against tasks behind a semaphore."""
-    shell.user_ns["nap"] = _nap
+    nap = shell.user_ns["nap"] = partial(asyncio.sleep, seconds)
 
     async def jobs() -> float:
         with loaded(shell) as session:
             launch = launch_of(session, f"-g g:{_AT_A_TIME} nap()")
-            return await _all(launch, count)
+            return await _all(launch, count, clock)
 
     async def tasks() -> float:
         semaphore = asyncio.Semaphore(_AT_A_TIME)
 
         async def one() -> None:
             async with semaphore:
-                await _nap()
+                await nap()
 
-        return await _all(lambda: asyncio.create_task(one()), count)
+        return await _all(lambda: asyncio.create_task(one()), count, clock)
 
     return await _turns({OURS: jobs, "Semaphore": tasks}, rounds)
 
@@ -123,16 +134,16 @@ async def _queued(
         for job in list(session.registry.alive()):
             job.cancel()
         gate.set()
-        await asyncio.wait([first])
+        await first.job
         return taken
 
 
-async def _all(make: Callable[[], Awaitable[Any]], count: int) -> float:
-    began = process_time()
+async def _all(make: Callable[[], Awaitable[Any]], count: int, clock: Callable[[], float]) -> float:
+    began = clock()
     made = [make() for _ in range(count)]
     for one in made:
         await one
-    return process_time() - began
+    return clock() - began
 
 
 async def _nap() -> None:
