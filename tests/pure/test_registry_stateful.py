@@ -122,6 +122,27 @@ class Registered(RuleBasedStateMachine):
             numbers.append(number)
         return multiple(*numbers)
 
+    @rule(
+        target=jobs,
+        group=st.sampled_from(GROUPS),
+        limit=st.none() | st.sampled_from([1, 2]),
+        timeouts=st.lists(st.none() | st.sampled_from([1.0, 5.0]), min_size=2, max_size=6),
+    )
+    def launch_a_sweep(self, group: str, limit: int | None, timeouts: list[float | None]) -> object:
+        """Several of a group, of which some are queued."""
+        numbers = []
+        for timeout in timeouts:
+            number = len(self.handles) + 1
+            self.models[number] = model = Model(number, "x", group=group, timeout=timeout)
+            self.recent.append(number)
+            self.handles[number] = self.registry.launch(
+                work(label="x"), timeout=timeout, group=GroupName(group, limit)
+            )
+            self._join(group, limit)
+            self._try_to_start(model)
+            numbers.append(number)
+        return multiple(*numbers)
+
     @precondition(lambda self: self.runner.running)
     @rule(data=st.data(), good=st.booleans())
     def end(self, data: st.DataObject, good: bool) -> None:
