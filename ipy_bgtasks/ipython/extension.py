@@ -89,7 +89,12 @@ class Loaded:
         session = self.session = Session(shell, core, settings, screen, foreground)
         changes.add(session.start())
         changes.add(self._close_views)
-        changes.add(screen.use_buttons(lambda job, ready: self.live_views().card(job, ready)))
+        changes.add(
+            screen.use_buttons(
+                lambda job, ready: self.live_views().card(job, ready),
+                lambda jobs, ready: self.live_views().card_of_many(jobs, ready),
+            )
+        )
         front_end.install(changes)
         changes.step("cells", lambda: note_cells(shell))
         changes.step("threads", threads_of_jobs.listen)
