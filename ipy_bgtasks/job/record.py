@@ -89,9 +89,7 @@ class Record(Times):
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
-        self.code = work.code
-        self.assigns = work.assigns
-        self.source = work.source
+        self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
         self.work: Work | None = work
         #: Where it runs: "loop", "thread", ….

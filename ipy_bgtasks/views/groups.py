@@ -104,12 +104,17 @@ class Tally:
         return "1 job" if self.total == 1 else f"{self.total:,} jobs"
 
 
+def group_tally(group: Group) -> Tally:
+    """Count the jobs of a group."""
+    return Tally.of(group.jobs(), {}, group.elapsed)
+
+
 def group_line(group: Group) -> str:
     """Return ``crawl: 1,000 jobs, 997 finished, 3 failed (12, 45, 301)`` and the time.
 
     While jobs of the group go on, a bar and the time left stand in its place.
     """
-    tally = Tally.of(jobs := group.jobs(), {}, group.elapsed)
+    tally, jobs = group_tally(group), group.jobs()
     failed = [str(job.number) for job in jobs if job.state is JobState.FAILED]
     words = tally.words()
     if failed:
@@ -124,7 +129,7 @@ def group_line(group: Group) -> str:
 
 def group_html(group: Group) -> str:
     """Return the same for a notebook."""
-    tally = Tally.of(jobs := group.jobs(), {}, group.elapsed)
+    tally, jobs = group_tally(group), group.jobs()
     failed = [f"[{job.number}] {job.name}" for job in jobs if job.state is JobState.FAILED]
     return _html(tally, f"{one_line(group.name, _NAME)}: {tally.title}", _named(tally, failed))
 

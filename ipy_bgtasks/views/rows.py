@@ -114,11 +114,11 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
     label = "" if progress is None else one_line(progress_text(job, progress), _LAST)
     attempt = "" if ended else attempt_text(job)
     if fraction is not None:
-        label = f"{attempt}  {label}".strip()
+        label = ", ".join(part for part in (attempt, label) if part)
     if fraction is not None:
         last = f"{bar(fraction)} {label}".rstrip()
     else:
-        last = f"{attempt}  {label or summary(job, _LAST)}".strip()
+        last = ": ".join(part for part in (attempt, label or summary(job, _LAST)) if part)
     pid = job.pid
     if pid is not None and state == "running" and is_suspended(pid):
         state, last = SUSPENDED, f"kill -CONT {pid} lets it go on"
@@ -164,7 +164,7 @@ def attempt_text(job: JobView) -> str:
 def progress_text(job: JobView, progress: Progress) -> str:
     """Return what is said beside a job's bar, with the time that it will still take."""
     parts = (progress_label(progress), progress_left(progress, job.elapsed))
-    return "  ".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part)
 
 
 def progress_label(progress: Progress) -> str:
