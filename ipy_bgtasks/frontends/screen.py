@@ -12,7 +12,7 @@ from ipy_bgtasks.job.host import Host
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
 
@@ -85,8 +85,8 @@ class Screen(Host):
         """Display something in the caller's place; returns what updates it."""
         raise NotImplementedError
 
-    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give displayed jobs the buttons that *make* makes; returns what ends that."""
+    def use_buttons(self, make: MakeWidget, make_many: MakeMany) -> Callable[[], None]:
+        """Give displayed jobs the buttons that these make; returns what ends that."""
         return lambda: None
 
     def footer(self, text: str | None) -> None:
@@ -122,8 +122,9 @@ class Screen(Host):
 
     def changed(self, job: Record) -> None:
         """Take note that the job was launched, began, was asked to stop, or made progress."""
-        if not job.quiet and not job.done():
-            self.labels.enter(job, self.place_of(job))
+        grouped = job.group is not None  # with others that take their turns, thousands perhaps
+        if not job.quiet and not job.done() and not (grouped and job.started is None):
+            self.labels.enter(job, self.place_of(job), among=grouped)
         if self.watcher is not None:
             self.watcher(job)
 

@@ -45,6 +45,11 @@ def candidates(
     before = re.split(r"[\s,]", rest)[-2:-1]
     if before == ["--log"]:
         return [(path[len(word) - len(token) :], "file") for path in _files(word)]
+    if before and before[0] in ("-g", "--group"):
+        names = (group.name for group in registry.groups())
+        return [
+            (name[len(word) - len(token) :], "group") for name in names if name.startswith(word)
+        ]
     if before == ["--on"]:
         return []  # an expression: IPython knows better
     found = _options(percents, magic, word) if word.startswith("-") else []
@@ -86,6 +91,13 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
     if word.startswith("?"):
         text = word[1:]
         return [(f"?{j.name}", f"{j.state}: job {j.number}") for j in registry if text in j.name]
+    groups = [
+        (f"@{group.name}", f"group of {len(group.jobs()):,} jobs")
+        for group in registry.groups()
+        if f"@{group.name}".startswith(word)
+    ]
+    if word.startswith("@"):
+        return groups
     percent = "%" if word.startswith("%") else ""
     bare = word.removeprefix("%")
     jobs = registry.alive() if magic == "cancel" else list(registry)
@@ -104,4 +116,4 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
         ]
     elif "all".startswith(word) and magic in ("fg", "cancel") and jobs:
         found.append(("all", f"{len(jobs)} jobs"))
-    return found
+    return found + groups * (not word)

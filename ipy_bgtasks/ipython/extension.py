@@ -89,7 +89,12 @@ class Loaded:
         session = self.session = Session(shell, core, settings, screen, foreground)
         changes.add(session.start())
         changes.add(self._close_views)
-        changes.add(screen.use_buttons(lambda job, ready: self.live_views().card(job, ready)))
+        changes.add(
+            screen.use_buttons(
+                lambda job, ready: self.live_views().card(job, ready),
+                lambda jobs, ready: self.live_views().card_of_many(jobs, ready),
+            )
+        )
         front_end.install(changes)
         changes.step("cells", lambda: note_cells(shell))
         changes.step("threads", threads_of_jobs.listen)
@@ -232,9 +237,24 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
 
         return notice(job, registry.current, registry.previous)
 
+    def group_notice(name: str) -> str:
+        group = next((g for g in registry.groups() if g.name == name and g.is_over), None)
+        if group is None:
+            return ""
+        from ipy_bgtasks.views.groups import group_line
+
+        return group_line(group)
+
     def running() -> int:
         session = session_of(shell)
         asks = session is not None and session.settings.confirm_exit
         return len(registry.alive()) if asks else 0
 
-    return TerminalFrontEnd(shell, core.loop, core.service.later, notice=notice, running=running)
+    return TerminalFrontEnd(
+        shell,
+        core.loop,
+        core.service.later,
+        notice=notice,
+        group_notice=group_notice,
+        running=running,
+    )

@@ -88,6 +88,10 @@ class JobMagics(Magics):
           --timeout S     stop it after S seconds: it ends failed, with TimeoutError
           --after JOB,…   start when those have finished
           --log FILE      append output to FILE as well, as it comes
+          -g, --group NAME[:N]
+                          the job belongs to the group NAME, of which at most N run at a time;
+                          @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
+          --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s
           --              ends the options
 
         Examples:
@@ -97,6 +101,8 @@ class JobMagics(Magics):
           %bg -n nightly --timeout 60 load()
           %bg !make -j{n}              a shell command, with variables as after any !
           %bg fetch(url);              no card under the cell
+          for url in urls:
+              %bg -g crawl:8 --retries 3 fetch(url)
 
         %jobs lists jobs, %fg waits for one, %cancel stops one.
 
@@ -134,6 +140,7 @@ class JobMagics(Magics):
         %%fg [options of %%bg]         run the cell as a job, attached
 
           JOB             3, %name, ?text, - (the previous one), a variable that holds a job;
+                          @NAME, all jobs of a group: the results as a list, in order of number;
                           nothing: the current one; all: every job that was not here yet
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
@@ -182,7 +189,7 @@ class JobMagics(Magics):
 
         %jobs [JOB…] [-a] [-v] [-w] [--prune]
 
-          JOB…            only these; a single one is shown in full
+          JOB…            only these; a single one is shown in full, @NAME as a group
           -a, --all       all that are kept
           -v, --verbose   also where each running job is right now
           -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
@@ -195,7 +202,8 @@ class JobMagics(Magics):
         chosen = self._session.launcher.jobs(words, local_ns) if words else None
         if options.watch:
             return self._live().watch(chosen, every=options.all, awaited=options.awaited)
-        self._session.show_jobs(chosen, every=options.all, verbose=options.verbose)
+        groups = [self._session.registry.group(word) for word in words if specs.is_group(word)]
+        self._session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
         return None
 
     @no_var_expand
@@ -242,6 +250,8 @@ class JobMagics(Magics):
         variables = session.launcher.variables(local_ns)
         if rest == "all":
             return [job for job in session.registry if not (job.done() and job.seen)], True
+        if specs.is_group(rest):
+            return session.registry.find_all(rest), True
         if specs.is_spec(rest, variables):
             return [session.registry.find(rest, variables)], False
         words = opt.split_specs(rest.replace(" ", ","))

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.registry.groups import GroupName
 from ipy_bgtasks.session.requests import LaunchOptions
 
 
@@ -47,6 +48,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """Return *text* as a number of times; raises `BadInput` unless it is 0 or more."""
+    if not (text.isascii() and text.isdecimal()):
+        raise BadInput(f"--retries takes a number of times, such as 3, not {text!r}")
+    return int(text)
+
+
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _ON = Option("on", None, "EXPR", is_code=True)
 _LAUNCH = (
@@ -57,6 +65,8 @@ _LAUNCH = (
     Option("timeout", None, "S", seconds),
     Option("after", None, "JOB"),
     Option("log", None, "FILE"),
+    Option("group", "g", "NAME[:N]", GroupName.read),
+    Option("retries", None, "N", count),
 )
 
 #: Tells a magic that the rewritten cell awaits what it returns. Not for users.
@@ -109,7 +119,14 @@ class Options:
             raise BadInput(f"--after takes job specs, such as 3,%load, not {self.after!r}")
         place = places[0] if places and places[0] != "on" else None
         return LaunchOptions(
-            place=place, on=self.on, name=self.name, quiet=self.quiet, after=after, log=self.log
+            place=place,
+            on=self.on,
+            name=self.name,
+            quiet=self.quiet,
+            after=after,
+            log=self.log,
+            group=self.group,
+            retries=self.retries or 0,
         )
 
 

@@ -7,8 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.waiting import make_room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipy_bgtasks.job.record import Record
 
 
@@ -24,6 +27,26 @@ class JobFuture(concurrent.futures.Future[Any]):
         """Ask the job to stop; return False if it has ended in another way already."""
         job = self._job
         return (job is not None and job.cancel()) or self.cancelled()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the job's value, as `Job.result` does, but raise for no deadlock."""
+        self._about_to_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the job's exception, if any; likewise."""
+        self._about_to_wait()
+        return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call ``fn(future)`` when the job has ended; now if it has."""
+        if str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio":
+            self._about_to_wait()  # on a loop, by way of `asyncio.wrap_future`
+        super().add_done_callback(fn)
+
+    def _about_to_wait(self) -> None:
+        if (job := self._job) is not None:
+            make_room(job)
 
     def running(self) -> bool:
         """Return whether the job's code runs now."""

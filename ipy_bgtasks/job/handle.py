@@ -7,6 +7,7 @@ import concurrent.futures
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
+from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.own_frames import hide
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Job:
     def pid(self) -> int | None:
         """The id of the process it runs in, while it has one of its own; else None."""
         return self._record.pid
+
+    @property
+    def group(self) -> str | None:
+        """The name of its group; None if it has none."""
+        return self._record.group
 
     @property
     def started(self) -> float | None:
@@ -173,7 +179,10 @@ class Job:
         What *fn* raises is logged and not propagated. A callback that asyncio itself adds, as
         ``asyncio.wait`` does, is called on the loop that runs here. *context* is for asyncio.
         """
-        self._record.add_done_callback(_Callback(fn, self, context))
+        callback = _Callback(fn, self, context)
+        if callback.awaits:
+            make_room(self._record)
+        self._record.add_done_callback(callback)
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
         """Remove *fn*, if it has not been called yet; return how often it was added."""
@@ -218,6 +227,11 @@ class _Callback:
         # asyncio's combinators take a job for one of their own loop's futures.
         theirs = str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio"
         self._loop = asyncio._get_running_loop() if theirs else None
+
+    @property
+    def awaits(self) -> bool:
+        """Whether somebody waits for it on a loop."""
+        return self._loop is not None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Callback) and other._fn == self._fn

@@ -16,6 +16,7 @@ from weakref import ref
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
+from ipy_bgtasks.job.times import EPOCH, Times
 from ipy_bgtasks.job.waiting import await_end, block_until_end
 from ipy_bgtasks.own_frames import hide_all
 from ipy_bgtasks.sigint import Shielded
@@ -24,26 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from traceback import FrameSummary
 
+    from ipy_bgtasks.job.attempts import Attempts
     from ipy_bgtasks.job.future import JobFuture
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.runner import Run, Runner
+    from ipy_bgtasks.job.waiting import Waker
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
 
-#: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
-_EPOCH = time.time() - time.monotonic()
 
-
-class Record:
+class Record(Times):
     """What is known of one job. Any thread may use it; `Registry.launch` makes it."""
 
     __slots__ = (
         "__weakref__",
-        "_began",
         "_books",
         "_callbacks",
-        "_ended",
         "_future",
         "_handle",
         "_host",
@@ -55,9 +53,10 @@ class Record:
         "_timed_out",
         "asked",
         "assigns",
+        "attempts",
         "bars",
         "code",
-        "launched",
+        "group",
         "name",
         "number",
         "origin",
@@ -68,6 +67,7 @@ class Record:
         "seen",
         "source",
         "thread",
+        "timeout",
         "value_text",
         "where",
         "work",
@@ -82,14 +82,14 @@ class Record:
         name: str | None = None,
         origin: object = None,
         quiet: bool = False,
+        group: str | None = None,
         host: Host | None = None,
         on_end: tuple[Callable[[Record], object], ...] = (),
+        afterwards: tuple[Callable[[Record], object], ...] = (),
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
-        self.code = work.code
-        self.assigns = work.assigns
-        self.source = work.source
+        self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
         self.work: Work | None = work
         #: Where it runs: "loop", "thread", ….
@@ -105,6 +105,12 @@ class Record:
         #: What the front end must know of the place of launch.
         self.origin = origin
         self.quiet = quiet
+        #: The name of its group, if it has one.
+        self.group = group
+        #: Runs it again when it fails, if that was asked for.
+        self.attempts: Attempts | None = None
+        #: Seconds for which each attempt may run, if that is limited.
+        self.timeout: float | None = None
         #: Whether it was asked to stop.
         self.asked = False
         #: Whether its end was shown in the foreground.
@@ -113,17 +119,15 @@ class Record:
         self.bars: Callable[[], Progress | None] | None = None
         #: Its value as one line, made when it is first shown, where that is not trivial.
         self.value_text: str | None = None
-        #: When it was launched, in seconds since the epoch.
-        self.launched = time.monotonic() + _EPOCH
+        self.launched = time.monotonic() + EPOCH
         self._lock = threading.Lock()
-        self._callbacks = on_end
+        self._callbacks = on_end + afterwards  # the latter after those that wait for it
         self._books = len(on_end)
-        self._pokes: list[threading.Event] | None = None
+        self._pokes: list[Waker] | None = None
         self._log: Log | None = None
         self._host = SILENT if host is None else host
         self._progress: Progress | None = None
-        self._began: float | None = None
-        self._ended: float | None = None
+        self._began = self._ended = None
         self._timed_out: float | None = None
         self._outcome: Outcome | None = None
         self._handle: ref[Job] | None = None
@@ -172,23 +176,6 @@ class Record:
     def outcome(self) -> Outcome | None:
         """How it ended; None while it has not."""
         return self._outcome
-
-    @property
-    def started(self) -> float | None:
-        """When it started, in seconds since the epoch; None if it has not."""
-        return None if self._began is None else self._began + _EPOCH
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended, in seconds since the epoch; None if it has not."""
-        return None if self._ended is None else self._ended + _EPOCH
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds for which it has run, or ran; 0.0 if it never started."""
-        if self._began is None:
-            return 0.0
-        return (time.monotonic() if self._ended is None else self._ended) - self._began
 
     @property
     def progress(self) -> Progress | None:
@@ -266,7 +253,7 @@ class Record:
         except BaseException:  # an exit would end the loop, or a thread of the pool
             logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
 
-    def wake_at_end(self, event: threading.Event) -> bool:
+    def wake_at_end(self, event: Waker) -> bool:
         """Set *event* when the job ends, or moves to another place; False if it has ended."""
         with self._lock:
             if self._outcome is not None:
@@ -274,7 +261,7 @@ class Record:
             self._pokes = [*(self._pokes or ()), event]
             return True
 
-    def stop_waking(self, event: threading.Event) -> None:
+    def stop_waking(self, event: Waker) -> None:
         """Stop setting *event*."""
         with self._lock:
             self._pokes = [each for each in self._pokes or () if each is not event]
@@ -332,10 +319,28 @@ class Record:
     def move(self, runner: Runner) -> None:
         """Continue on another runner, as when a thread's value turns out to be awaitable."""
         self.runner, self.where = runner, runner.where
-        with self._lock:  # a waiter on a thread that the new runner needs must know
+        self.poke()  # a waiter on a thread that the new runner needs must know
+
+    def poke(self) -> None:
+        """Have those that wait for its end look anew at where it is."""
+        if self._pokes is None:
+            return  # who comes now looks at it afterwards
+        with self._lock:
             pokes, self._pokes = self._pokes, None
         for event in pokes or ():
             event.set()
+
+    def rest(self, runner: Runner) -> None:
+        """Wait on *runner* for the next attempt: this one has failed."""
+        self._host.closing(self)
+        with self._lock:
+            if self._outcome is not None:
+                return
+            self._began = self.thread = self.pid = self.run = self._progress = None
+        self.move(runner)
+        self._host.changed(self)
+        if self.asked:  # meanwhile, of the place that it has left
+            runner.stop(self, False)
 
     def write(self, stream: str, text: str) -> None:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
@@ -352,8 +357,15 @@ class Record:
         self._end(RETURNED_NONE if value is None else Outcome(JobState.FINISHED, value))
 
     def fail(self, error: BaseException) -> None:
-        """End with *error*, which keeps its traceback without the frames of this package."""
+        """End with *error*, which keeps its traceback without the frames of this package.
+
+        An `Exception` is followed by another attempt instead, if one is left.
+        """
         hide_all(error)
+        if self.attempts is not None:
+            if self.attempts.takes(self, error):
+                return
+            self.attempts.annotate(error)
         self._end(Outcome(JobState.FAILED, None, error, error.__traceback__))
 
     def end_cancelled(self, reason: str = "") -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.own_frames import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
+
+
+class Waker(Protocol):
+    """What a job wakes those that wait for it by, such as a `threading.Event`."""
+
+    def set(self) -> None:
+        """Wake the waiter; called on any thread."""
 
 
 def block_until_end(job: Record, timeout: float | None) -> Outcome:
@@ -49,10 +56,8 @@ def await_end(job: Record) -> Generator[Any, None, Any]:
     The waiter does not own the job: cancelling the wait leaves the job alone.
     """
     try:
-        if job.outcome is None:
-            yield from _until_called(job.add_done_callback, job.remove_done_callback)
-        outcome = job.outcome
-        assert outcome is not None
+        while (outcome := job.outcome) is None:
+            yield from _until_woken(job)
         try:
             return outcome.get()
         except (SystemExit, KeyboardInterrupt) as error:
@@ -74,38 +79,50 @@ def _refuse_deadlock(job: Record) -> None:
         raise WouldBlock(
             f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
         )
-    runner.make_room(job)
+    make_room(job)
+
+
+def make_room(job: Record) -> None:
+    """Make sure that the job can start: the calling job is about to wait for its end."""
+    while (runner := job.runner) is not None:
+        runner.make_room(job)
+        if job.runner is runner:
+            return  # else it has gone on to another, which may have a queue, too
 
 
 def _late(job: Record, timeout: float | None) -> TimeoutError:
     return TimeoutError(f"job {job.number} has not ended after {timeout:g} s")
 
 
-def _until_called(
-    add: Callable[[Callable[[object], object]], object],
-    remove: Callable[[Callable[[object], object]], object],
-) -> Generator[Any, None, None]:
-    """Wait on the running loop until the callback given to *add* is called, by any thread.
+class _Waker:
+    """Wakes a wait on the running loop, from any thread, as the set of an event does."""
 
-    However the wait ends, *remove* is called.
-    """
-    loop = asyncio.get_running_loop()
-    called: asyncio.Future[None] = loop.create_future()
+    __slots__ = ("_loop", "woken")
 
-    def resolve() -> None:
-        if not called.done():
-            called.set_result(None)
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.woken: asyncio.Future[None] = self._loop.create_future()
 
-    def wake(_: object) -> None:
+    def set(self) -> None:
         # The loop may have closed since; then there is no waiter left.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(resolve)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve)
 
-    add(wake)
+    def _resolve(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
+
+
+def _until_woken(job: Record) -> Generator[Any, None, None]:
+    """Wait on the running loop until the job ends, or is elsewhere."""
+    waker = _Waker()
+    if not job.wake_at_end(waker):
+        return
     try:
-        yield from called
+        make_room(job)
+        yield from waker.woken
     finally:
-        remove(wake)
+        job.stop_waking(waker)
 
 
 def _in_asyncios_own_task() -> bool:

@@ -25,6 +25,7 @@ class Store {
     ).join("");
     this.rows = new Map((model.get("rows") ?? []).map((row) => [row.n, row]));
     this.current = this.previous = null;
+    this.left = {}; // how long groups will still take, by name
     this.cell = null; // the one that runs in the foreground, if it can be sent to the background
     this.live = false; // whether a kernel answers
     this.over = "";
@@ -89,6 +90,7 @@ class Store {
       changed.add(row.n);
     }
     for (const n of message.gone) this.rows.delete(n);
+    Object.assign(this.left, message.left);
     for (const mark of [this.current, this.previous, message.current, message.previous])
       if (mark !== null) changed.add(mark);
     this.current = message.current;
@@ -123,7 +125,8 @@ class View {
     this.store = store;
     this.filter = "all";
     this.limit = PAGE;
-    this.lines = new Map(); // number -> what is in the page for this row
+    this.lines = new Map(); // number, or @ and the name of a group -> what is in the page for this row
+    this.unfolded = new Set(); // groups that are open
     this.inSight = new Set();
     this.shownLog = null;
     this.root = make("div", { class: "bgp", role: "group", "aria-label": "Background jobs" });
@@ -216,9 +219,10 @@ class View {
     const fits = FILTERS.find(([key]) => key === this.filter)[2];
     const chosen = rows.filter(fits);
     this.showCell(this.store.live && this.filter !== "failed" ? this.store.cell : null);
-    this.arrange(chosen.slice(0, this.limit), changed);
-    this.grid.setAttribute("aria-rowcount", String(chosen.length + 1));
-    const rest = chosen.length - this.limit;
+    const entries = this.folded(chosen);
+    this.arrange(entries.slice(0, this.limit), changed);
+    this.grid.setAttribute("aria-rowcount", String(entries.length + 1));
+    const rest = entries.length - this.limit;
     this.more.hidden = rest <= 0;
     if (rest > 0) setText(this.more, `Show ${Math.min(rest, PAGE)} more of ${rest.toLocaleString()}`);
     this.empty.hidden = chosen.length > 0;
@@ -227,6 +231,78 @@ class View {
     this.root.classList.toggle("still", !this.store.live);
     if (this.store.over) this.say(this.store.over);
     this.draw(rows);
+  }
+
+  // The rows with each group in one of its own, at the place of its newest job; open, they follow.
+  folded(rows) {
+    const groups = new Map();
+    for (const row of rows) {
+      if (row.group == null) continue;
+      if (!groups.has(row.group)) groups.set(row.group, []);
+      groups.get(row.group).push(row);
+    }
+    const entries = [];
+    for (const row of rows) {
+      const jobs = groups.get(row.group);
+      if (!jobs || jobs.length < 2) entries.push(row);
+      else if (jobs[0] === row) {
+        entries.push({ n: `@${row.group}`, group: row.group, jobs });
+        if (this.unfolded.has(row.group)) entries.push(...jobs);
+      }
+    }
+    return entries;
+  }
+
+  newGroup({ n, group }) {
+    const cell = (name, ...content) => make("span", { role: "cell", class: name }, ...content);
+    const line = { row: null, bar: make("span", { class: "bar", role: "progressbar", "aria-valuemax": "100" }) };
+    line.fill = make("span");
+    line.bar.append(line.fill);
+    line.percent = make("span", { class: "percent" });
+    line.counts = make("span");
+    line.fold = make("button", { type: "button" });
+    line.cancel = make("button", { type: "button", "aria-label": `Cancel all of group ${group}` }, "Cancel all");
+    line.fold.onclick = () => {
+      if (!this.unfolded.delete(group)) this.unfolded.add(group);
+      this.update(new Set([n]));
+    };
+    line.cancel.onclick = () => this.store.send("cancel all", { group });
+    line.state = make("span", { class: "word" });
+    line.el = make("div", { role: "row", class: "row group", "data-n": n });
+    line.el.append(
+      cell("number"), cell("state", line.state), cell("place"), cell("name", make("bdi", { dir: "auto" }, n)),
+      cell("time"), cell("last", line.percent, line.bar, line.counts), cell("do", line.fold, line.cancel),
+    );
+    return line;
+  }
+
+  patchGroup(line, { group, jobs }) {
+    const counts = new Map();
+    let done = 0;
+    for (const row of jobs) {
+      counts.set(row.state, (counts.get(row.state) ?? 0) + 1);
+      done += ENDED.has(row.state) ? 1 : (row.fraction ?? 0);
+    }
+    const goesOn = jobs.some((row) => !ENDED.has(row.state));
+    const state = !goesOn ? (counts.has("failed") ? "failed" : "finished") : counts.has("running") ? "running" : "queued";
+    setText(line.state, state);
+    line.state.className = `word ${state}`;
+    const percent = Math.floor((done / jobs.length) * 100 + 1e-9);
+    line.bar.hidden = line.percent.hidden = !goesOn;
+    setText(line.percent, `${percent}%`);
+    line.bar.setAttribute("aria-valuenow", String(percent));
+    line.bar.setAttribute("aria-label", `Progress of group ${group}`);
+    line.fill.style.width = `${percent}%`;
+    const words = [...STATES].filter((word) => counts.has(word)).map((word) => `${counts.get(word).toLocaleString("en")} ${word}`);
+    const left = (goesOn && this.store.left[group]) || "";
+    setText(line.counts, [`${jobs.length.toLocaleString("en")} jobs`, ...words, left].filter(Boolean).join(", "));
+    line.counts.title = line.counts.textContent;
+    const open = this.unfolded.has(group);
+    setText(line.fold, open ? "Fold" : "Open");
+    line.fold.setAttribute("aria-expanded", String(open));
+    line.fold.setAttribute("aria-label", `${open ? "Fold" : "Open"} group ${group}`);
+    line.cancel.hidden = !goesOn;
+    line.cancel.disabled = !this.store.live;
   }
 
   // The cell in the foreground is a row above the jobs; its button makes it one of them.
@@ -268,7 +344,10 @@ class View {
     let next = this.body.firstChild;
     for (const row of rows) {
       let line = this.lines.get(row.n);
-      if (!line) {
+      if (row.jobs) {
+        if (!line) this.lines.set(row.n, (line = this.newGroup(row)));
+        this.patchGroup(line, row);
+      } else if (!line) {
         line = this.newLine(row);
         this.lines.set(row.n, line);
         this.sight.observe(line.el);
@@ -461,6 +540,11 @@ class View {
   }
 
   reveal(n) {
+    const group = this.store.rows.get(n)?.group ?? null;
+    if (!this.lines.has(n) && group !== null) {
+      this.unfolded.add(group);
+      this.update(new Set());
+    }
     if (!this.lines.has(n)) return;
     const { el, show } = this.lines.get(n);
     el.scrollIntoView({ block: "nearest" });

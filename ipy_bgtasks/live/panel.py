@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.live.tail import Tail, live_row
 from ipy_bgtasks.text import short_repr
+from ipy_bgtasks.views.groups import group_tally
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -35,6 +36,9 @@ class Actions(Protocol):
 
     def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
         """Ask the job to stop."""
+
+    def cancel_all(self, jobs: Sequence[Record], say: Callable[[str], None]) -> None:
+        """Ask jobs to stop."""
 
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget a job that has ended."""
@@ -117,6 +121,10 @@ class Panel:
                     self._actions.cancel(job, force, self._say)
                 case {"kind": "background", "cell": str(cell)}:
                     self._actions.send_away(cell, self._say)
+                case {"kind": "cancel all", "group": str(group)} if alive := [
+                    job for job in self._jobs() if job.group == group and not job.done()
+                ]:
+                    self._actions.cancel_all(alive, self._say)
                 case {"kind": "forget", "job": number} if job := self._job(number):
                     self._actions.discard(job, self._say)
                 case _:
@@ -221,8 +229,14 @@ class Panel:
         self._marks, self._shown_cell = marks, shown_cell
         self._credit -= 1
         message = {"kind": "news", "now": time.time(), "rows": rows, "gone": gone, "logs": tails}
+        message["left"] = self._left({row["group"] for row in rows})
         message |= {"reset": reset, "current": marks[0], "previous": marks[1], "cell": cell}
         self._send(message)
+
+    def _left(self, names: set[str | None]) -> dict[str, str]:
+        """Return how long these groups will still take, in words."""
+        groups = self._registry.groups() if names - {None} else []
+        return {g.name: group_tally(g).left for g in groups if g.name in names}
 
     def _new_row(self, job: Record, in_sight: bool) -> dict[str, Any] | None:
         sent = self._sent.get(job.number)

@@ -35,6 +35,7 @@ def live_row(job: Record) -> dict[str, Any]:
         "name": seen.name,
         "state": seen.state,
         "where": seen.where,
+        "group": job.group,
         "launched": job.launched,
         "started": job.started,
         "ended": job.ended,

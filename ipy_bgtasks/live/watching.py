@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ipy_bgtasks.frontends.kernel.cards import CardWidget
+    from ipy_bgtasks.frontends.kernel.places import Card
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.panel import Panel
     from ipy_bgtasks.session.core import Session
@@ -160,17 +161,31 @@ class Watching:
 
         return LiveCard(job, self.feed, self, answered, self._cells)
 
+    def card_of_many(self, card: Card, answered: Callable[[], None]) -> CardWidget | None:
+        """Return buttons for the card of several jobs; None where there are no widgets."""
+        if find_spec("anywidget") is None:
+            return None
+        from ipy_bgtasks.live.many import ManyCard
+
+        return ManyCard(card, self._registry.get, self, answered, self._cells)
+
     # The buttons
 
-    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
-        """Ask the job to stop; what became of it is said a moment later."""
-        stopping = Stopping([job], self._screen, force=force)
+    def cancel_all(
+        self, jobs: Sequence[Record], say: Callable[[str], None], *, force: bool = False
+    ) -> None:
+        """Ask jobs to stop; what became of them is said a moment later."""
+        stopping = Stopping(jobs, self._screen, force=force)
 
         async def report() -> None:
             await stopping.wait(self._session.settings.cancel_wait)
             say("\n".join(stopping.report()))
 
         self._service.submit(report())
+
+    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
+        """Ask the job to stop; what became of it is said a moment later."""
+        self.cancel_all([job], say, force=force)
 
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget the job, if it has ended."""

@@ -62,7 +62,7 @@ class LiveCard:
         self._answered: Callable[[], None] | None = answered
         self._widget: Any = CardWidget(card=card_data(job))
         self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
-        self.view = _view(self._widget)
+        self.view = view_of(self._widget)
         let_page_choose_shell(self._widget)
         if cells is not None:
             cells.hear(self._widget.model_id)
@@ -107,7 +107,8 @@ class LiveCard:
         let_page_choose_shell(self._widget)
 
 
-def _view(widget: Any) -> dict[str, Any]:
+def view_of(widget: Any) -> dict[str, Any]:
+    """Return what displays a widget, as a MIME bundle."""
     view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}
 
@@ -136,4 +137,4 @@ def show_panel(
     let_page_choose_shell(widget)
     if cells is not None:
         cells.hear(widget.model_id)
-    return panel, _view(widget)
+    return panel, view_of(widget)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
@@ -16,12 +17,16 @@ from ipy_bgtasks.job.host import HostSwitch
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.registry.groups import Group
+from ipy_bgtasks.registry.queueing import Queued
+from ipy_bgtasks.registry.retries import Retries
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ipy_bgtasks.job.runner import Runner
+    from ipy_bgtasks.registry.groups import GroupName
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
 
@@ -40,7 +45,8 @@ class Registry(Collection[Record]):
     """The jobs of one shell: numbers, launches and finds them, and discards the oldest ended ones.
 
     A `Collection` of the jobs it keeps, in order of number: all that have not ended, and of those
-    that have, the *max_finished* that ended last. Any thread may call any method.
+    that have, the *max_finished* that ended last. The jobs of a group count as one, which ends
+    with the last of them. Any thread may call any method.
     """
 
     def __init__(
@@ -57,8 +63,15 @@ class Registry(Collection[Record]):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Record] = {}
         self._recent: dict[int, None] = {}
-        self._ended: OrderedDict[int, None] = OrderedDict()  # a dict is slow to give its first
+        self._ended: dict[int, None] = {}
+        #: What is discarded at once: a job that has ended, or a group all of whose jobs have.
+        self._units: OrderedDict[int | Group, None] = OrderedDict()  # a dict is slow to give its
+        self._groups: dict[str, Group] = {}  # first
+        self._retries = Retries(
+            later=self._set_timer, released=self._leave_group, enter=self._start_queued
+        )
         self._at_end = (self._note_end,)  # one for all jobs
+        self._places = (self._leave_group,)
         self._after: dict[int, list[_Waiting]] = {}
         self._timers: dict[int, Callable[[], None]] = {}
         self._cascade: deque[Record] = deque()
@@ -84,6 +97,20 @@ class Registry(Collection[Record]):
     def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
         """Return the job that a spec names; raises `BadInput` unless there is exactly one."""
         return specs.find(self, spec, variables)
+
+    def find_all(self, spec: str, variables: Mapping[str, Any] | None = None) -> list[Record]:
+        """Return the jobs that a spec names: those of a group, or one; `BadInput` if none."""
+        if specs.is_group(spec):
+            return self.group(spec).jobs()
+        return [self.find(spec, variables)]
+
+    def group(self, spec: str) -> Group:
+        """Return the group that ``@NAME`` names; raises `NoSuchJob` if it has no jobs."""
+        return specs.find_group(self._groups, spec)
+
+    def groups(self) -> list[Group]:
+        """Return the groups that have jobs, in the order in which they were first used."""
+        return list(self._groups.values())
 
     @property
     def current(self) -> Record | None:
@@ -122,6 +149,8 @@ class Registry(Collection[Record]):
         name: str | None = None,
         timeout: float | None = None,
         after: Iterable[Record] = (),
+        group: GroupName | None = None,
+        retries: int = 0,
         origin: object = None,
         quiet: bool = False,
         prepare: Callable[[Record], object] | None = None,
@@ -129,9 +158,11 @@ class Registry(Collection[Record]):
         """Turn *work* into a job and start it; returns the job.
 
         *where* is a runner, or the name of one; by default async work goes to the loop and anything
-        else to a thread. *timeout* is in seconds from now. With *after* it starts when those
-        have finished, and is cancelled if one fails or is cancelled. *prepare* is called with
-        the job before it can start. *origin* and *quiet* are passed to the job.
+        else to a thread. *timeout* is in seconds from now; in a group, and with *retries*, from
+        when it could start, for each attempt. With *after* it starts when those have finished, and
+        is cancelled if one fails or is cancelled. It joins *group*, whose limit it may change, and
+        is run again up to *retries* times if it fails. *prepare* is called with the job before it
+        can start. *origin* and *quiet* are passed to the job.
         """
         if self._shut_down:
             raise BadInput("the session is ending: nothing is launched any more")
@@ -146,14 +177,22 @@ class Registry(Collection[Record]):
                 name=name,
                 origin=origin,
                 quiet=quiet,
+                group=None if group is None else group.name,
                 host=self.host,
                 on_end=self._at_end,
+                afterwards=() if group is None else self._places,
             )
             if prepare is not None:
                 prepare(job)
             self._add(job)
+            if group is not None:
+                self._join(job, group)
             self.host.changed(job)
-            if timeout is not None:
+            if retries:
+                self._retries.grant(job, runner, retries)
+            if timeout is not None and (group is not None or retries):
+                job.timeout = timeout
+            elif timeout is not None:
                 self._timers[number] = self.service.later(timeout, job.time_out, timeout)
             if after:
                 self._start_after(job, runner, list(after))
@@ -170,14 +209,53 @@ class Registry(Collection[Record]):
             if overtaken:  # by a launch in another thread
                 self._jobs = dict(sorted(self._jobs.items()))
 
+    def _join(self, job: Record, given: GroupName) -> None:
+        with self._lock:
+            group = self._groups.get(given.name)
+            if group is None:
+                group = self._groups[given.name] = Group(given.name, self._start_now)
+            group.add(job)
+            self._units.pop(group, None)
+        if given.limit is not None:
+            group.limit = given.limit
+
+    def _leave_group(self, job: Record) -> None:
+        if job.group is not None and (group := self._groups.get(job.group)) is not None:
+            group.leave(job)
+
     def _start(self, runner: Runner, job: Record) -> None:
+        if job.group is None:
+            self._start_now(runner, job)
+        else:
+            self._groups[job.group].enter(job, runner)
+
+    def _start_queued(self, queued: Queued) -> None:
+        if (name := queued.job.group) is None:
+            queued.go(self._start_now)
+        else:
+            self._groups[name].enter(queued.job, queued.runner, queued.context)
+
+    def _start_now(self, runner: Runner, job: Record) -> None:
         if self._shut_down:
             job.end_cancelled(f"job {job.number} never started: the session ended")
             return
+        if job.timeout is not None:
+            self._set_timer(job, job.timeout, partial(job.time_out, job.timeout))
         try:
             runner.start(job)
         except Exception as error:  # no more threads, a closed loop: not queued forever
             job.fail(error)
+
+    def _set_timer(self, job: Record, seconds: float, fn: Callable[[], object]) -> None:
+        """Give the job its one timer; it is called off when it ends."""
+        self._call_off(job)
+        self._timers[job.number] = self.service.later(seconds, fn)
+        if job.done():  # meanwhile
+            self._call_off(job)
+
+    def _call_off(self, job: Record) -> None:
+        if self._timers and (call_off := self._timers.pop(job.number, None)) is not None:
+            call_off()
 
     def _start_after(self, job: Record, runner: Runner, others: list[Record]) -> None:
         waiting = _Waiting(job, runner, len(others) + 1, copy_context())
@@ -203,6 +281,7 @@ class Registry(Collection[Record]):
         if ready and not job.done():
             # Where it was launched, not in the context of the job that happened to end last.
             waiting.context.run(self._start, waiting.runner, job)
+            job.poke()
 
     # Ending
 
@@ -215,6 +294,9 @@ class Registry(Collection[Record]):
             self._shut_down, told = True, self._shut_down
         if not told:
             alive = self.alive()
+            for job in alive:  # nothing of these runs, and there may be thousands
+                if isinstance(job.runner, Queued):
+                    _end(job)
             # The loop comes first, so that it can run while many threads are being stopped.
             own = (job.runner for job in alive if job.runner is not None)
             for runner in dict.fromkeys([*self.runners.values(), *own]):
@@ -227,7 +309,11 @@ class Registry(Collection[Record]):
 
     def prune(self) -> int:
         """Discard all jobs that have ended; returns how many."""
-        return self._discard_beyond(0)
+        with self._lock:
+            ended = list(self._ended)
+            for number in ended:
+                self._drop(number)
+        return len(ended)
 
     def discard(self, job: Record) -> None:
         """Discard one job that has ended; raises `BadInput` if it has not."""
@@ -237,11 +323,13 @@ class Registry(Collection[Record]):
             self._drop(job.number)
 
     def _note_end(self, job: Record) -> None:
-        if self._timers and (call_off := self._timers.pop(job.number, None)) is not None:
-            call_off()
+        self._call_off(job)
         with self._lock:
             self._ended[job.number] = None
-            self._discard_beyond(self.max_finished)
+            group = None if job.group is None else self._groups[job.group]
+            if group is None or group.ended(job):
+                self._units[job.number if group is None else group] = None
+                self._discard_beyond(self.max_finished)
         job.notify(self.host.ended)
         if self._after:
             self._start_dependents(job)
@@ -263,22 +351,25 @@ class Registry(Collection[Record]):
             for one in waiting:
                 self._advance(one, ended)
 
-    def _discard_beyond(self, keep: int) -> int:
-        with self._lock:
-            surplus = len(self._ended) - keep
-            if surplus <= 0:
-                return 0
-            for number in list(itertools.islice(self._ended, surplus)):
+    def _discard_beyond(self, keep: int) -> None:
+        while len(self._units) > keep:
+            unit = next(iter(self._units))
+            numbers = [unit] if isinstance(unit, int) else [job.number for job in unit.jobs()]
+            for number in numbers:
                 self._drop(number)
-            return surplus
 
     def _drop(self, number: int) -> None:
         job = self._jobs.pop(number, None)
         self._ended.pop(number, None)
+        self._units.pop(number, None)
         self._recent.pop(number, None)
-        if job is not None:
-            for fn in self.on_discard:
-                fn(job)
+        if job is None:
+            return
+        if job.group is not None and (group := self._groups[job.group]).remove(job):
+            del self._groups[job.group]
+            self._units.pop(group, None)
+        for fn in self.on_discard:
+            fn(job)
 
     def _nth_recent(self, n: int) -> Record | None:
         with self._lock:

@@ -2,12 +2,13 @@
 
 `3` `%3` by number · `+` `%+` `%%` or nothing: the current job · `-`: the one before ·
 `%name`: its name starts with (`%make` finds `!make`, too) · `?text`: its name contains ·
-a variable that holds a job.
+a variable that holds a job · `@name`: all the jobs of a group, where several may stand.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import re
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ipy_bgtasks.errors import NoSuchJob
 from ipy_bgtasks.job.handle import Job, record_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _CURRENT = ("", "+", "%", "%+", "%%")
 _PREVIOUS = ("-", "%-")
+
+G = TypeVar("G")
 
 
 class Jobs(Protocol):
@@ -38,6 +41,8 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     *variables* are the user's; a spec may be the name of one that holds a job.
     """
     spec = spec.strip()
+    if is_group(spec):
+        raise NoSuchJob(f"{spec} names a group, and this takes one job: %jobs {spec} lists them")
     if spec in _CURRENT or spec in _PREVIOUS:
         return _recent(jobs, spec)
     bare = spec.removeprefix("%")
@@ -53,6 +58,15 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     raise NoSuchJob(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
+def find_group(groups: Mapping[str, G], spec: str) -> G:
+    """Return the group that ``@NAME`` names; raises `NoSuchJob` if there is none."""
+    name = spec.strip()[1:]
+    if (group := groups.get(name)) is None:
+        known = ", ".join(f"@{name}" for name in list(groups)[-8:])
+        raise NoSuchJob(f"no group {name!r}: {f'there is {known}' if known else 'there are none'}")
+    return group
+
+
 def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     """Return whether *text* has the form of a job spec, or is a variable that holds a job."""
     text = text.strip()
@@ -61,8 +75,15 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
         text in (*_CURRENT, *_PREVIOUS)
         or bare.isdecimal()
         or text.startswith(("%", "?"))
+        or is_group(text)
         or (variables is not None and isinstance(variables.get(text), Job))
     )
+
+
+def is_group(text: str) -> bool:
+    """Return whether *text* has the form of a spec for all the jobs of a group."""
+    word = text.strip()
+    return len(word) > 1 and word[0] == "@" and not re.search(r"[\s,]", word)
 
 
 def _starts(name: str, text: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections import deque
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,6 @@ from ipy_bgtasks.stacks import await_chain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from contextvars import Context
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
@@ -54,14 +55,26 @@ class LoopRunner:
         self.active = 0
         #: … and what is called, on the loop's thread, when the first one does.
         self.on_active: Callable[[], object] | None = None
+        self._handed_over: deque[tuple[Record, Context]] = deque()  # by other threads
         self._shut_down = False
 
     def start(self, job: Record) -> None:
-        """Make the task: at once on the loop's own thread, else when the loop next runs."""
+        """Make the task: at once on the loop's own thread, else when the loop next runs.
+
+        Jobs begin in the order of these calls, whatever thread makes them.
+        """
         if threading.get_ident() == self.thread:
+            if self._handed_over:
+                self._begin_handed_over()
             self._begin(job)
-        else:
-            self.loop.call_soon_threadsafe(self._begin, job)
+            return
+        entry = job, copy_context()
+        self._handed_over.append(entry)
+        try:
+            self.loop.call_soon_threadsafe(self._begin_handed_over)
+        except RuntimeError:  # the loop is closed
+            self._handed_over.remove(entry)
+            raise
 
     def adopt(self, job: Record, awaitable: Awaitable[Any], context: Context) -> None:
         """Continue a running job here, awaiting what its first part returned."""
@@ -103,6 +116,11 @@ class LoopRunner:
     def shutdown(self) -> None:
         """Refuse what threads still hand over; the registry cancels the tasks."""
         self._shut_down = True
+
+    def _begin_handed_over(self) -> None:
+        while self._handed_over:
+            job, context = self._handed_over.popleft()
+            context.run(self._begin, job)
 
     def _begin(self, job: Record) -> None:
         work = job.work

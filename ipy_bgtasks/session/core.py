@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.job.host import Absence
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.own_frames import unseen
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands.runner import ShellRunner
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.job.runner import Runner
+    from ipy_bgtasks.registry.groups import Group
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.session.foreground import Foreground
     from ipy_bgtasks.session.launching import Launcher
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
+#: How many queued jobs of a group it shows.
+_QUEUED = 10
 
 
 class Core:
@@ -253,23 +258,45 @@ class Session:
         count = self.registry.prune()
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
-    def show_jobs(self, chosen: list[Record] | None, *, every: bool, verbose: bool) -> None:
-        """Display the table, or a single job in full."""
+    def show_jobs(
+        self,
+        chosen: list[Record] | None,
+        groups: Sequence[Group] = (),
+        *,
+        every: bool,
+        verbose: bool,
+    ) -> None:
+        """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
         from ipy_bgtasks.views.show import detail, table
 
         cells = self.core.sources.cell
-        if chosen is not None and len(chosen) == 1:
+        if chosen is not None and len(chosen) == 1 and not groups:
             self.screen.show(detail(chosen[0], cells=cells))
             return
         jobs = self.visible(every) if chosen is None else chosen
-        self.screen.show(table(self.registry, jobs, verbose=verbose, cells=cells))
+        if chosen is None:
+            names = {job.group for job in jobs}
+            groups = [group for group in self.registry.groups() if group.name in names]
+        self.screen.show(table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells))
 
     def visible(self, every: bool) -> list[Record]:
-        """Return the jobs that `%jobs` shows: with *every* all, else the recent ones."""
+        """Return the jobs that `%jobs` shows: with *every* all, else the recent ones.
+
+        Of a group that is queued by the hundred those are left out whose turn is far away.
+        """
         if every:
             return list(self.registry)
         recent = {job.number for job in self.registry.ended()[-_RECENT:]}
-        return [job for job in self.registry if not job.done() or job.number in recent]
+        queued: Counter[str] = Counter()
+        found = []
+        for job in self.registry:
+            if job.group is not None and job.state is JobState.QUEUED:
+                queued[job.group] += 1  # the group's line counts them all
+                if queued[job.group] > _QUEUED:
+                    continue
+            if not job.done() or job.number in recent:
+                found.append(job)
+        return found
 
     def wait(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 
 if TYPE_CHECKING:
@@ -178,6 +179,9 @@ class _Wait:
         self.future.add_done_callback(self._over)
         if self._foreground.interruptible():
             self._foreground.begun(self)  # before anybody sees that it waits
+        if caller() is not None:  # a job of a full group may wait for one that is queued there
+            for job in self._jobs:
+                make_room(job)
         self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._time_out)

@@ -19,6 +19,7 @@ from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, m
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Forms, Scope, read, same_tree
 from ipy_bgtasks.work.command import command_in, command_work
+from ipy_bgtasks.work.once import runs_once
 
 if TYPE_CHECKING:
     import ast
@@ -78,6 +79,10 @@ class Launcher:
         else:
             work = command_work(command, code.strip(), lambda text: self._expand(text, local))
         _refuse_what_cannot_be(work, where)
+        if options.retries and (name := runs_once(work, self.variables(local))):
+            raise BadInput(
+                f"--retries cannot run {name} again, which ends once: give a call that makes it"
+            )
         return self.start(
             work,
             options,
@@ -92,6 +97,8 @@ class Launcher:
         self, code: str, local: Mapping[str, Any] | None, cell: bool, late: frozenset[str]
     ) -> Work:
         """Read CODE; if it looks like a job or shell command, the error suggests what to write."""
+        if not cell and specs.is_group(code):
+            raise BadInput(f"{code} names a group: %fg {code} waits for its jobs")
         if not cell and code[:1] == "%" and specs.is_spec(code) and " " not in code:
             number = self.registry.find(code).number
             raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
@@ -138,14 +145,16 @@ class Launcher:
             after=after,
             origin=self.screen.here(),
             quiet=options.quiet,
+            group=options.group,
+            retries=options.retries,
             prepare=prepare_all,
         )
 
     def jobs(self, given: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
-        """Return the jobs that the specs name, each once; `BadInput` unless each names one job."""
+        """Return the jobs that the specs name, each once; `BadInput` for one that names none."""
         variables = self.variables(local)
-        found = {(job := self.registry.find(spec, variables)).number: job for spec in given}
-        return list(found.values())
+        found = (job for spec in given for job in self.registry.find_all(spec, variables))
+        return list({job.number: job for job in found}.values())
 
     def variables(self, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Return the user's variables as the caller of a magic sees them."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.registry.groups import GroupName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +28,7 @@ class LaunchOptions:
     after: tuple[str, ...] = ()
     #: The file to which output is appended as well.
     log: str | None = None
+    #: The group that the job joins, and the limit that it gives it.
+    group: GroupName | None = None
+    #: How many times it is run again if it fails.
+    retries: int = 0

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
 
+#: With more than so many jobs that were cancelled one line stands for all.
+_MANY = 10
+
 
 class Stopping:
     """One request to stop some jobs; `report` gives the result for each.
@@ -64,8 +67,19 @@ class Stopping:
                 job.remove_done_callback(wake)
 
     def report(self) -> list[str]:
-        """Return one line per job, true at the time of the call."""
-        return [self._line(job, before) for job, before in self._before.items()]
+        """Return one line per job, true at the time of the call.
+
+        Many that were simply cancelled, as those of a group, share one.
+        """
+        lines = {job: self._line(job, before) for job, before in self._before.items()}
+        told: list[str] = []
+        for end, words in (("; it never started", "; they never started"), ("", "")):
+            alike = [job for job, line in lines.items() if line.endswith(f"cancelled{end}")]
+            if len(alike) > _MANY:
+                told.append(f"{len(alike):,} jobs cancelled{words}")
+                for job in alike:
+                    del lines[job]
+        return [*lines.values(), *told]
 
     def _line(self, job: Record, before: JobState) -> str:
         who = f"job {job.number} ({job.name})"
@@ -73,7 +87,7 @@ class Stopping:
         if before in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED):
             return f"{who} had {_ended(state)} before"
         match state:
-            case JobState.CANCELLED if job.started is None:
+            case JobState.CANCELLED if job.started is None and not _has_run(job):
                 job.seen = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
@@ -112,6 +126,11 @@ class Stopping:
                     "-f raises an exception there"
                 )
         return f"job {n} was told to stop and is still in {where}; -f asks again until it ends"
+
+
+def _has_run(job: Record) -> bool:
+    """Return whether an attempt of the job has failed, after which it waited for the next."""
+    return job.attempts is not None and job.attempts.has_failed
 
 
 def _ended(state: JobState) -> str:

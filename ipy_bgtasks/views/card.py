@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import html
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
+from ipy_bgtasks.views.estimates import progress_left
+from ipy_bgtasks.views.groups import COLOURS, FACT, GREY, LINE, QUIET, track_bar
 from ipy_bgtasks.views.html import html_text
-from ipy_bgtasks.views.rows import progress_label, summary
+from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ipy_bgtasks.job.record import Record
 
 _NAME = 80
 _RESULT = 100
-_FAILED = 5  # names of failed jobs
 
-_GREY = "#888"
-_COLOURS = {
-    "running": "var(--jp-brand-color1, #2f80ed)",
-    "cancelling": "var(--jp-warn-color1, #d98200)",
-    "finished": "var(--jp-success-color1, #2e9e4f)",
-    "failed": "var(--jp-error-color1, #d9413a)",
-}
-_LINE = (
-    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
-    "padding-left: var(--jp-code-padding, 5px); "
-    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
-)
-_QUIET = "color: var(--jp-ui-font-color2, inherit)"
-_FACT = f"{_QUIET}; overflow-wrap: anywhere"
 _CODE = (
     "font-family: var(--jp-code-font-family, monospace); color: inherit; "
     "background: transparent; padding: 0; overflow-wrap: anywhere"
 )
-_TRACK = (
-    "display: inline-block; width: 120px; height: 8px; border-radius: 4px; overflow: hidden; "
-    "background: var(--jp-border-color2, #8886)"
-)
-_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
 
 
 def card(job: Record) -> dict[str, str]:
@@ -63,7 +42,7 @@ def card_data(job: Record) -> dict[str, Any]:
         "code": one_line(job.code, 500),
         "fraction": None if progress is None else progress.fraction,
         "facts": [
-            *([] if progress is None else [one_line(progress_label(progress), _NAME)]),
+            *([] if progress is None else [one_line(progress_text(job, progress), _NAME)]),
             *map(visible, _facts(job)),
         ],
     }
@@ -74,7 +53,7 @@ def card_text(job: Record) -> str:
     parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
     progress = None if job.done() else progress_of(job)
     if progress is not None and progress.fraction is not None:
-        parts.append(f"{progress.fraction:.0%}")
+        parts += [f"{progress.fraction:.0%}", progress_left(progress, job.elapsed)]
     return "  ".join(part for part in parts if part)
 
 
@@ -86,73 +65,32 @@ def card_html(job: Record) -> str:
     state = str(job.state)
     title = html.escape(one_line(job.code, 500), quote=True)
     bar = _bar(job) if not job.done() else ""
-    facts = "".join(f'<span style="{_FACT}">{html_text(fact)}</span>' for fact in _facts(job))
+    facts = "".join(f'<span style="{FACT}">{html_text(fact)}</span>' for fact in _facts(job))
     return (
-        f'<div style="{_LINE}" title="{title}">'
-        f'<span style="{_QUIET}">[{job.number}]</span>'
-        f'<span><span style="color: {_COLOURS.get(state, _GREY)}">●</span> {state}</span>'
+        f'<div style="{LINE}" title="{title}">'
+        f'<span style="{QUIET}">[{job.number}]</span>'
+        f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> {state}</span>'
         f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'
     )
-
-
-def group_card(
-    running: Sequence[Record], over: Mapping[str, int], failed: Sequence[str]
-) -> dict[str, str]:
-    """Return one card for the jobs of a cell: those that go on, and how the others ended.
-
-    *over* says how many ended in which state, *failed* names those that failed.
-    """
-    counts = Counter({str(state): count for state, count in over.items()})
-    done = float(sum(over.values()))
-    for job in running:
-        counts[str(job.state)] += 1
-        progress = progress_of(job)
-        done += (progress.fraction or 0.0) if progress is not None else 0.0
-    total = len(running) + sum(over.values())
-    words = [f"{counts[state]:,} {state}" for state in map(str, JobState) if counts[state]]
-    names = ", ".join(one_line(name, _NAME) for name in failed[:_FAILED])
-    more = counts["failed"] - min(len(failed), _FAILED)
-    if names and more > 0:
-        names += f" and {more:,} more"
-    percent = int(done / total * 100 + 1e-9)
-    dots = "".join(
-        f'<span><span style="color: {_COLOURS.get(state, _GREY)}">●</span> '
-        f"{counts[state]:,} {state}</span>"
-        for state in map(str, JobState)
-        if counts[state]
-    )
-    end = f'<span style="{_FACT}">{html_text(f"failed: {names}")}</span>' if names else ""
-    bar = "" if not running else f"<span>{percent}%</span>{_track(percent)}"
-    return {
-        "text/plain": "  ".join(
-            [f"{total:,} jobs", *words, *([f"{percent}%"] if running else [])]
-            + ([f"failed: {names}"] if names else [])
-        ),
-        "text/html": f'<div style="{_LINE}"><span style="{_QUIET}">{total:,} jobs</span>'
-        f"{dots}{bar}{end}</div>",
-    }
-
-
-def _track(percent: int) -> str:
-    return f'<span style="{_TRACK}"><span style="{_FILL} width: {percent}%"></span></span>'
 
 
 def _bar(job: Record) -> str:
     progress = progress_of(job)
     if progress is None:
         return ""
-    label = html_text(one_line(progress_label(progress), _NAME))
+    label = html_text(one_line(progress_text(job, progress), _NAME))
     if (fraction := progress.fraction) is None:
-        return f'<span style="{_FACT}">{label}</span>'
+        return f'<span style="{FACT}">{label}</span>'
     percent = int(fraction * 100)
-    return f'<span>{percent}%</span>{_track(percent)}<span style="{_FACT}">{label}</span>'
+    return f'<span>{percent}%</span>{track_bar(percent)}<span style="{FACT}">{label}</span>'
 
 
 def _facts(job: Record) -> list[str]:
     if job.started is None:
-        return [] if job.done() else ["waiting to start"]
+        return [] if job.done() else [attempt_text(job) or "waiting to start"]
     if not job.done():
-        return [f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}"]
+        since = f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}"
+        return [attempt, since] if (attempt := attempt_text(job)) else [since]
     end = summary(job, _RESULT)
     if job.state is JobState.FINISHED and not end:
         return [elapsed_text(job.elapsed)]

@@ -67,6 +67,10 @@ def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
     yield "where", seen.where
     if seen.where in _ELSEWHERE and not getattr(job, "has_output", True):
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
+    if group := getattr(job, "group", None):
+        yield "group", group
+    if attempts := getattr(job, "attempts", None):
+        yield "attempt", str(attempts).removeprefix("attempt ")
     if job.started is not None:
         yield "started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
         yield "elapsed", seen.elapsed

@@ -19,6 +19,7 @@ from ipy_bgtasks.text import (
     message_of,
     one_line,
 )
+from ipy_bgtasks.views.estimates import progress_left
 from ipy_bgtasks.views.value import value_line
 
 _LAST = 200  # characters of output or of a result that a row carries
@@ -110,11 +111,14 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
     ended = JobState(state).ended
     progress = None if ended or state == "queued" else progress_of(job)
     fraction = None if progress is None else progress.fraction
-    label = "" if progress is None else one_line(progress_label(progress), _LAST)
+    label = "" if progress is None else one_line(progress_text(job, progress), _LAST)
+    attempt = "" if ended else attempt_text(job)
+    if fraction is not None:
+        label = ", ".join(part for part in (attempt, label) if part)
     if fraction is not None:
         last = f"{bar(fraction)} {label}".rstrip()
     else:
-        last = label or summary(job, _LAST)
+        last = ": ".join(part for part in (attempt, label or summary(job, _LAST)) if part)
     pid = job.pid
     if pid is not None and state == "running" and is_suspended(pid):
         state, last = SUSPENDED, f"kill -CONT {pid} lets it go on"
@@ -149,6 +153,18 @@ def summary(job: JobView, limit: int) -> str:
     if outcome is not None and from_line(last) is not None:
         return ""  # a full bar says no more than the state
     return one_line(last, limit)
+
+
+def attempt_text(job: JobView) -> str:
+    """Return ``attempt 2 of 4``; empty in the first one, and where there is only one."""
+    attempts = getattr(job, "attempts", None)
+    return str(attempts) if attempts is not None and attempts.has_failed else ""
+
+
+def progress_text(job: JobView, progress: Progress) -> str:
+    """Return what is said beside a job's bar, with the time that it will still take."""
+    parts = (progress_label(progress), progress_left(progress, job.elapsed))
+    return ", ".join(part for part in parts if part)
 
 
 def progress_label(progress: Progress) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.views.detail import detail_html, detail_text
+from ipy_bgtasks.views.groups import group_html, group_line
 from ipy_bgtasks.views.html import html_note, html_table
 from ipy_bgtasks.views.rows import rows
 from ipy_bgtasks.views.text import text_table
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.registry.groups import Group
 
 _MOST = 100  # rows of a live table
 
 
 def table(
-    registry: Registry, jobs: Sequence[Record], *, verbose: bool = False, cells: Cells = no_cells
+    registry: Registry,
+    jobs: Sequence[Record],
+    *,
+    groups: Sequence[Group] = (),
+    verbose: bool = False,
+    cells: Cells = no_cells,
 ) -> dict[str, str]:
     """Return the table of some jobs, with *verbose* also where each running one is.
 
-    *cells* tells which cell a file name stands for.
+    Above it stands one line for each of *groups*. *cells* tells which cell a file name stands for.
     """
     found = rows(
         jobs,
@@ -38,6 +45,10 @@ def table(
     )
     text = text_table(found, shutil.get_terminal_size().columns)
     bundle = {"text/plain": text, "text/html": html_table(found)}
+    if groups:
+        lines = "\n".join(map(group_line, groups))
+        bundle["text/plain"] = f"{lines}\n{text}" if found else lines
+        bundle["text/html"] = "".join(map(group_html, groups)) + bundle["text/html"]
     return bundle
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from .contest import Contest, Size, Unavailable
 from .results import Results, heading, text
 
-TOPICS = ("launch", "kernel", "printing", "memory", "loading", "cancel", "places")
+TOPICS = ("launch", "kernel", "printing", "memory", "loading", "cancel", "places", "sweeps")
 
 
 def contests(words: list[str]) -> list[Contest]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from ipy_bgtasks.live.panel import Panel
 from ipy_bgtasks.live.tail import Tail
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.groups import GroupName
 
 
 class FakeScreen(Host):
@@ -49,6 +50,10 @@ class House:
         """What the button does."""
         self.done.append(("cancel", job.number, force))
         say("asked")
+
+    def cancel_all(self, jobs: Sequence[Record], say: Callable[[str], None]) -> None:
+        """What the button of a group does."""
+        self.done.append(("cancel all", [job.number for job in jobs]))
 
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """What the button does."""
@@ -308,3 +313,18 @@ def test_the_tail_of_a_log_is_told_by_its_changes() -> None:
     assert shown.endswith("red\n")
     assert "\x1b" not in shown
     assert tail.news() is None
+
+
+def test_a_group_is_told_of_with_the_time_it_will_take_and_cancelled_as_one(house: House) -> None:
+    """The page folds its rows by its name."""
+    limit = GroupName("crawl", 1)
+    first, *others = (house.registry.launch(work(), group=limit) for _ in range(3))
+    rows = house.receive("open")[0]["rows"]
+    assert [row["group"] for row in rows] == ["crawl"] * 3
+    house.runner.finish(first)
+    (news,) = house.later()
+    assert news["left"] == {"crawl": ""}  # too early to tell
+    house.receive("cancel all", group="crawl")
+    assert house.done == [("cancel all", [job.number for job in reversed(others)])]
+    house.receive("cancel all", group="nobody")
+    assert len(house.done) == 1

@@ -23,7 +23,7 @@ SIGNATURES = {
     "call_in_background": "(target: 'Callable[[], T]', *, loop: 'asyncio.AbstractEventLoop | "
     "None' = None, executor: 'Executor | None' = None) -> 'asyncio.Future[T]'",
     "current_job": "() -> 'Job | None'",
-    "jobs": "() -> 'Jobs'",
+    "jobs": "(spec: 'str | None' = None) -> 'Jobs'",
     "load_ipython_extension": "(shell: 'Any') -> 'None'",
     "run_in_foreground": "(task: 'Coroutine[Any, Any, T] | asyncio.Future[T]', *, "
     "loop: 'asyncio.AbstractEventLoop | None' = None) -> 'T'",

@@ -18,14 +18,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.groups import GroupName
 
 KEPT = 4
 PLACES = 2
 NAMES = ("load(a)", "load(b)", "train(m)", "x", "12")
-SPECS = ("1", "%2", "3", "", "+", "%%", "-", "%load", "?a", "%x", "?12", "j")
+GROUPS = ("g", "h")
+SPECS = ("@g", "1", "%2", "3", "", "+", "%%", "-", "%load", "?a", "%x", "?12", "j")
 ENDED = ("finished", "failed", "cancelled")
 
 
@@ -39,10 +41,13 @@ class Model:
     deadline: float | None = None
     late: bool = False
     after: list[int] = field(default_factory=list)
+    group: str | None = None
+    timeout: float | None = None
+    armed: int = 0  # which timer this is: of several that strike at a time the oldest comes first
 
 
 class Registered(RuleBasedStateMachine):
-    """Launches, ends, cancels, time, pruning and specs, in any order."""
+    """Launches, ends, cancels, time, groups, limits, pruning and specs, in any order."""
 
     jobs = Bundle("jobs")
 
@@ -57,6 +62,11 @@ class Registered(RuleBasedStateMachine):
         self.recent: list[int] = []  # the current one last
         self.in_order: list[int] = []  # kept and ended, the oldest first
         self.waiting: list[int] = []  # what the place has queued
+        self.units: list[int | str] = []  # what is forgotten at once, the oldest first
+        self.limits: dict[str, int | None] = {}  # of the groups that there are
+        self.lines: dict[str, list[int]] = {name: [] for name in GROUPS}
+        self.places: dict[str, set[int]] = {name: set() for name in GROUPS}
+        self.timers = 0
 
     # What happens
 
@@ -64,21 +74,35 @@ class Registered(RuleBasedStateMachine):
         target=jobs,
         name=st.sampled_from(NAMES),
         timeout=st.none() | st.sampled_from([1.0, 5.0]),
+        group=st.none() | st.sampled_from(GROUPS),
+        limit=st.none() | st.sampled_from([1, 2]),
         data=st.data(),
     )
-    def launch(self, name: str, timeout: float | None, data: st.DataObject) -> int:
-        """One more job, perhaps after others that may have ended long ago."""
+    def launch(
+        self,
+        name: str,
+        timeout: float | None,
+        group: str | None,
+        limit: int | None,
+        data: st.DataObject,
+    ) -> int:
+        """One more job, perhaps after others that may have ended long ago, perhaps in a group."""
         known = list(self.handles)
         after = data.draw(st.lists(st.sampled_from(known), max_size=3)) if known else []
         number = len(self.handles) + 1
-        model = Model(number, name, after=after)
-        if timeout is not None:
-            model.deadline = self.clock.now + timeout
+        model = Model(number, name, after=after, group=group, timeout=timeout)
+        if group is None:
+            self._arm(model)
         self.models[number] = model
         self.recent.append(number)
         self.handles[number] = self.registry.launch(
-            work(label=name), timeout=timeout, after=[self.handles[n] for n in after]
+            work(label=name),
+            timeout=timeout,
+            after=[self.handles[n] for n in after],
+            group=None if group is None else GroupName(group, limit),
         )
+        if group is not None:
+            self._join(group, limit)
         self._try_to_start(model)
         return number
 
@@ -94,6 +118,27 @@ class Registered(RuleBasedStateMachine):
             self.handles[number] = self.registry.launch(
                 work(label=name), after=[self.handles[n] for n in after]
             )
+            self._try_to_start(model)
+            numbers.append(number)
+        return multiple(*numbers)
+
+    @rule(
+        target=jobs,
+        group=st.sampled_from(GROUPS),
+        limit=st.none() | st.sampled_from([1, 2]),
+        timeouts=st.lists(st.none() | st.sampled_from([1.0, 5.0]), min_size=2, max_size=6),
+    )
+    def launch_a_sweep(self, group: str, limit: int | None, timeouts: list[float | None]) -> object:
+        """Several of a group, of which some are queued."""
+        numbers = []
+        for timeout in timeouts:
+            number = len(self.handles) + 1
+            self.models[number] = model = Model(number, "x", group=group, timeout=timeout)
+            self.recent.append(number)
+            self.handles[number] = self.registry.launch(
+                work(label="x"), timeout=timeout, group=GroupName(group, limit)
+            )
+            self._join(group, limit)
             self._try_to_start(model)
             numbers.append(number)
         return multiple(*numbers)
@@ -131,7 +176,7 @@ class Registered(RuleBasedStateMachine):
         """Time passes."""
         self.clock.advance(seconds)
         due = [m for m in self.models.values() if m.deadline is not None]
-        for model in sorted(due, key=lambda m: (m.deadline, m.number)):
+        for model in sorted(due, key=lambda m: (m.deadline, m.armed)):
             if model.deadline is not None and model.deadline <= self.clock.now:
                 model.deadline = None
                 if model.state not in ENDED:
@@ -150,7 +195,8 @@ class Registered(RuleBasedStateMachine):
     def prune(self) -> None:
         """Forgets what has ended."""
         assert self.registry.prune() == len(self.in_order)
-        self._forget(len(self.in_order))
+        for number in list(self.in_order):
+            self._drop(number)
 
     @rule(number=jobs)
     def forget(self, number: int) -> None:
@@ -158,8 +204,7 @@ class Registered(RuleBasedStateMachine):
         if self.models[number].state in ENDED:
             self.registry.discard(self.handles[number])
             if number in self.in_order:
-                self.in_order.remove(number)
-                self.recent.remove(number)
+                self._drop(number)
             return
         with pytest.raises(BadInput, match="stops it"):
             self.registry.discard(self.handles[number])
@@ -169,6 +214,13 @@ class Registered(RuleBasedStateMachine):
         """A spec names one job, or the error says why not, in one line."""
         variables = {"j": self.handles[max(self.handles)].job} if self.handles else {}
         wanted = self._named(spec)
+        if spec.startswith("@"):
+            if wanted:
+                assert [job.number for job in self.registry.find_all(spec)] == wanted
+            else:
+                with pytest.raises(NoSuchJob):
+                    self.registry.find_all(spec)
+            return
         if len(wanted) == 1:
             assert [self.registry.find(spec, variables).number] == wanted
             return
@@ -200,21 +252,60 @@ class Registered(RuleBasedStateMachine):
         assert [job.number for job in self.registry] == sorted({*alive, *self.in_order})
         assert [job.number for job in self.registry.alive()] == alive
         assert [job.number for job in self.registry.ended()] == self.in_order
-        assert len(self.in_order) <= KEPT
+        assert len(self.units) <= KEPT
+        assert {group.name: group.limit for group in self.registry.groups()} == self.limits
         marks = [job and job.number for job in (self.registry.current, self.registry.previous)]
         assert marks == [*reversed(self.recent), None, None][:2]
         timed = [m for m in self.models.values() if m.state not in ENDED and m.deadline is not None]
         assert len(timed) == self.clock.pending
 
+    @invariant()
+    def limits_hold(self) -> None:
+        """More have a place than may only where the limit came later than they."""
+        for name, limit in self.limits.items():
+            if self.lines[name]:
+                assert limit is not None
+                assert len(self.places[name]) >= limit
+
     # The model's own rules
+
+    def _arm(self, model: Model) -> None:
+        if model.timeout is not None:
+            self.timers += 1
+            model.armed, model.deadline = self.timers, self.clock.now + model.timeout
+
+    def _join(self, group: str, limit: int | None) -> None:
+        if group in self.units:
+            self.units.remove(group)  # it lives again
+        self.limits.setdefault(group, None)
+        if limit is not None:
+            self.limits[group] = limit
+            self._give_places(group)
+
+    def _give_places(self, group: str) -> None:
+        limit, line, places = self.limits.get(group), self.lines[group], self.places[group]
+        while line and (limit is None or len(places) < limit):
+            number = line.pop(0)
+            places.add(number)
+            self._arm(self.models[number])
+            self.waiting.append(number)
+            self._fill()
 
     def _try_to_start(self, model: Model) -> None:
         ends = [self.models[n].state for n in model.after]
         if any(end in ("failed", "cancelled") for end in ends):
             self._ended(model, "cancelled")
-        elif all(end == "finished" for end in ends) and model.number not in self.waiting:
-            self.waiting.append(model.number)
-            self._fill()
+        elif all(end == "finished" for end in ends) and not self._is_in_line(model):
+            if model.group is None:
+                self.waiting.append(model.number)
+                self._fill()
+            else:
+                self.lines[model.group].append(model.number)
+                self._give_places(model.group)
+
+    def _is_in_line(self, model: Model) -> bool:
+        line = self.lines[model.group] if model.group is not None else []
+        return model.number in self.waiting or model.number in line
 
     def _fill(self) -> None:
         running = [m for m in self.models.values() if m.state in ("running", "cancelling")]
@@ -233,6 +324,7 @@ class Registered(RuleBasedStateMachine):
 
     def _ended(self, model: Model, state: str) -> None:
         """It ends; what comes of that, in the order in which it comes."""
+        first = model
         ends = [(model, state)]
         while ends:
             model, state = ends.pop(0)
@@ -240,9 +332,11 @@ class Registered(RuleBasedStateMachine):
                 continue
             if model.number in self.waiting:
                 self.waiting.remove(model.number)
+            if model.group is not None and model.number in self.lines[model.group]:
+                self.lines[model.group].remove(model.number)
             model.state = state
             self.in_order.append(model.number)
-            self._forget(len(self.in_order) - KEPT)
+            self._keep(model)
             for other in self.models.values():
                 if other.state == "queued" and model.number in other.after:
                     if state == "finished":
@@ -250,10 +344,38 @@ class Registered(RuleBasedStateMachine):
                     else:
                         ends.append((other, "cancelled"))
         self._fill()
+        if first.group is not None:  # its place is free when all this has happened
+            self.places[first.group].discard(first.number)
+            self._give_places(first.group)
 
-    def _forget(self, count: int) -> None:
-        for _ in range(count):
-            self.recent.remove(self.in_order.pop(0))
+    def _keep(self, model: Model) -> None:
+        mine = [m for m in self.models.values() if m.group == model.group]
+        if model.group is None:
+            self.units.append(model.number)
+        elif all(each.state in ENDED for each in mine):
+            self.units.append(model.group)
+        while len(self.units) > KEPT:
+            unit = self.units[0]
+            for number in [n for n in self.in_order if unit in (n, self.models[n].group)]:
+                self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        group = self.models[number].group
+        self.in_order.remove(number)
+        self.recent.remove(number)
+        if group is None:
+            self.units.remove(number)
+        elif not self._kept(group):
+            del self.limits[group]
+            if group in self.units:
+                self.units.remove(group)
+
+    def _kept(self, group: str) -> list[int]:
+        return [
+            m.number
+            for m in self.models.values()
+            if m.group == group and (m.state not in ENDED or m.number in self.in_order)
+        ]
 
     def _named(self, spec: str) -> list[int]:
         if spec in ("", "+", "%%"):
@@ -262,6 +384,8 @@ class Registered(RuleBasedStateMachine):
             return self.recent[-2:-1]
         if spec == "j":
             return [max(self.handles)] if self.handles else []
+        if spec.startswith("@"):
+            return self._kept(spec[1:])
         kept = [job.number for job in self.registry]
         if spec.lstrip("%").isdecimal():
             return [n for n in kept if n == int(spec.lstrip("%"))]

@@ -59,6 +59,8 @@ class CardWidget(Protocol):
 #: Makes one for a job, and calls the function once a front end has answered; None if there are
 #: no widgets here.
 MakeWidget = Callable[[Record, Callable[[], None]], CardWidget | None]
+#: The same for a card that shows several jobs.
+MakeMany = Callable[[Card, Callable[[], None]], CardWidget | None]
 
 
 class Cards:
@@ -76,17 +78,23 @@ class Cards:
         self._armed = False
         #: How to make a button; None while nobody can.
         self.make_widget: MakeWidget | None = None
+        self.make_many: MakeMany | None = None
         self._widgets: dict[int, CardWidget] = {}
+        self._many: dict[Card, CardWidget | None] = {}  # of several jobs, while they go on
         self._past: list[CardWidget] = []
         self._looking = False
 
     def close(self) -> None:
         """Make no more buttons, and replace those there are by plain cards."""
-        self.make_widget = None
+        self.make_widget = self.make_many = None
         with self._lock:
             numbers = list(self._widgets)
+            many, self._many = self._many, {}
         for number in numbers:
             self._plain_again(number)
+        for card, widget in many.items():
+            if widget is not None:
+                self.places.put(card, card.bundle())
 
     def launching(self, job: Record) -> None:
         """Show a job that is about to start where it was launched: alone, or with the others."""
@@ -100,6 +108,10 @@ class Cards:
         if card.count == 2:
             for number in card.numbers():
                 self._plain_again(number)
+        if card not in self._many and self.make_many is not None:
+            with self._lock:
+                self._many[card] = None
+            self._look_soon()
         self._note(card)
 
     def show(self, job: Record, parent: Any) -> None:
@@ -128,7 +140,11 @@ class Cards:
             return
         if not launch:
             self._note(card)  # it may have begun meanwhile
-        if self.make_widget is not None and not self._looking:
+        if self.make_widget is not None:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._looking:
             self._looking = True
             self._later(_BUTTON_AFTER, self._look)
 
@@ -154,10 +170,13 @@ class Cards:
             widget = self._widgets.pop(job.number, None)
         for card in cards:
             card.settle(job)
+            if card.is_over and card in self._many:
+                with self._lock:
+                    widget = self._many.pop(card, None) or widget
         if widget is not None:
             self._keep_past(widget)
         for card in cards:
-            if widget is not None and widget.is_read and card.count == 1:
+            if widget is not None and widget.is_read and card.is_over:
                 self.places.put(card, {**card.bundle(), **widget.view})
             elif card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
                 self.places.put(card, card.bundle())
@@ -177,7 +196,11 @@ class Cards:
 
     def _refresh(self, card: Card) -> None:
         if card.count > 1:
-            self.places.put(card, card.bundle())
+            many = self._many.get(card)
+            if many is not None:
+                many.refresh()
+            if many is None or not many.view.keys() <= card.shown.keys():
+                self.places.put(card, card.bundle())
             return
         job = card.only
         if job is None or job.done():
@@ -197,8 +220,12 @@ class Cards:
                 for n, cards in self._cards.items()
                 if n not in self._widgets and (job := cards[0].only) is not None
             ]
+            waiting = [card for card, widget in self._many.items() if widget is None]
             room = min(_BUTTONS_AT_ONCE, _BUTTONS - len(self._widgets))
-            self._looking = bool(jobs) and room > 0
+            self._looking = bool(jobs or waiting) and room > 0
+        for card in waiting[:_BUTTONS_AT_ONCE]:
+            if card.age > _BUTTON_AFTER:
+                self._add_to_many(card)
         for job in [job for job in jobs if job.launched <= due][: max(room, 0)]:
             self._add_widget(job)
         if self._looking:
@@ -215,6 +242,25 @@ class Cards:
                 self._widgets[job.number] = widget
                 return
         widget.close()  # the job has ended meanwhile
+
+    def _add_to_many(self, card: Card) -> None:
+        make = self.make_many
+        widget = None if make is None else make(card, lambda: self._many_answered(card))
+        with self._lock:
+            if widget is not None and card in self._many:
+                self._many[card] = widget
+                return
+            self._many.pop(card, None)
+        if widget is None:
+            self.make_many = None
+        else:
+            widget.close()  # all have ended meanwhile
+
+    def _many_answered(self, card: Card) -> None:
+        widget = self._many.get(card)
+        if widget is not None:
+            widget.refresh()
+            self.places.put(card, {**card.bundle(), **widget.view})
 
     def _answered(self, job: Record) -> None:
         """Put the widget in the place of the plain card: a front end shows it."""

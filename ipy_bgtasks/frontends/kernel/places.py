@@ -29,6 +29,8 @@ class Card:
     """
 
     __slots__ = (
+        "_all",
+        "_began",
         "_failed",
         "_lock",
         "_over",
@@ -49,7 +51,9 @@ class Card:
         #: Whether it was never updated.
         self.fresh = True
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self._running: dict[int, Record] = {job.number: job}
+        self._all = [job.number]
         self._over: Counter[str] = Counter()
         self._failed: list[str] = []
 
@@ -63,6 +67,11 @@ class Card:
     def is_over(self) -> bool:
         """Whether all of them have ended."""
         return not self._running
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was first shown."""
+        return time.monotonic() - self._began
 
     @property
     def only(self) -> Record | None:
@@ -85,6 +94,17 @@ class Card:
         """Show one more job."""
         with self._lock:
             self._running[job.number] = job
+            self._all.append(job.number)
+
+    def all_numbers(self) -> list[int]:
+        """Return the numbers of all that it shows, ended or not."""
+        with self._lock:
+            return list(self._all)
+
+    def alive(self) -> list[Record]:
+        """Return the jobs that have not ended."""
+        with self._lock:
+            return list(self._running.values())
 
     def settle(self, job: Record) -> None:
         """Note how a job has ended, and drop it."""
@@ -101,14 +121,18 @@ class Card:
         """Return its current content, as a MIME bundle."""
         if (job := self.only) is not None:
             return _card(job)
-        with self._lock:
-            running, over, failed = list(self._running.values()), Counter(self._over), self._failed
-            failed = list(failed)
+        running, over, failed, age = self.facts()
         if not running and sum(over.values()) == 1:
             return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
-        from ipy_bgtasks.views.card import group_card
+        from ipy_bgtasks.views.groups import group_card
 
-        return group_card(running, over, failed)
+        return group_card(running, over, failed, age)
+
+    def facts(self) -> tuple[list[Record], Counter[str], list[str], float]:
+        """Return the jobs that go on, how many ended in which state, who failed, and its age."""
+        with self._lock:
+            running = list(self._running.values())
+            return running, Counter(self._over), list(self._failed), self.age
 
 
 class Places:

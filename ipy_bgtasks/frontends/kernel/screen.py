@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.frontends.kernel.cards import Cards, MakeWidget
+from ipy_bgtasks.frontends.kernel.cards import Cards, MakeMany, MakeWidget
 from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
@@ -120,9 +120,9 @@ class KernelScreen(Screen):
         self._send_card(parent, mimebundle, display_id, update=False)
         return lambda news: self._send_card(parent, news, display_id, update=True)
 
-    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give the cards of jobs that run for a while a button."""
-        self._cards.make_widget = make
+    def use_buttons(self, make: MakeWidget, make_many: MakeMany) -> Callable[[], None]:
+        """Give the cards of jobs that run for a while buttons."""
+        self._cards.make_widget, self._cards.make_many = make, make_many
         return self._cards.close
 
     def launching(self, job: Record) -> None:

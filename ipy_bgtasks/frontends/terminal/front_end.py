@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class TerminalFrontEnd:
     """One terminal session, or a shell without any terminal, from the first loading on.
 
-    *notice* returns the line that says that a job has ended; *running* returns how many jobs an
+    *notice* returns the line that says that a job has ended, *group_notice* that for a group, or an
+    empty text while one of its jobs goes on; *running* returns how many jobs an
     exit would stop, or 0 if there is nothing to ask.
     """
 
@@ -37,9 +38,10 @@ class TerminalFrontEnd:
         later: Callable[..., object],
         *,
         notice: Callable[[Record], str],
+        group_notice: Callable[[str], str],
         running: Callable[[], int],
     ) -> None:
-        self.screen = TerminalScreen(shell, later, notice)
+        self.screen = TerminalScreen(shell, later, notice, group_notice)
         self._shell = shell
         self._loop = loop
         self._running = running

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import RoutedStream
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
+from ipy_bgtasks.frontends.terminal.notices import Notices
 from ipy_bgtasks.frontends.tracebacks import formatted
 from ipy_bgtasks.hooks import streams
 from ipy_bgtasks.hooks.attributes import Attribute
@@ -42,14 +43,19 @@ def _nothing() -> None:
 class TerminalScreen(Screen):
     """A terminal, which is one place for all jobs.
 
-    *notice* returns the line that says that a job has ended.
+    *notice* returns the line that says that a job has ended, *group_notice* the one that says so
+    of all jobs of a group; it is empty as long as one of them goes on.
     """
 
     def __init__(
-        self, shell: Any, later: Callable[..., object], notice: Callable[[Record], str]
+        self,
+        shell: Any,
+        later: Callable[..., object],
+        notice: Callable[[Record], str],
+        group_notice: Callable[[str], str],
     ) -> None:
         super().__init__(shell, later)
-        self._notice = notice
+        self._notices = Notices(self._put, later, notice, group_notice)
         self._partial: dict[int, str] = {}
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
@@ -58,8 +64,6 @@ class TerminalScreen(Screen):
         #: How many ends are just being shown.
         self._telling = 0
         self._told = threading.Condition(self._lock)
-        #: Notices of jobs that have ended, until the next prompt; None while one waits.
-        self._held: list[tuple[str, Record | None, Record]] | None = []
         #: Whether the foreground has a partial line, and what waits for its end.
         self._begun = False
         self._waiting: list[str] = []
@@ -115,12 +119,11 @@ class TerminalScreen(Screen):
         with self._lock:
             self._outside = outside
             self._write, self._flush = above.put, _nothing
-            held, self._held = self._held or [], None
         for name, stream in beside.items():
             # Atomically: a thread that prints meanwhile finds one or the other.
             streams.make_real(name, stream)
-        if held:
-            self._put("".join(self._news(*news) for news in held))
+        if held := self._notices.take_held(hold=False):
+            self._put(held)
         try:
             yield above.begun
         finally:
@@ -131,7 +134,7 @@ class TerminalScreen(Screen):
                 above.close()
                 self._write, self._flush = outside
                 self._outside = None
-                self._held = []
+            self._notices.take_held(hold=True)
 
     def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
         """Return a foreground `write` during whose partial lines the lines of jobs wait."""
@@ -218,18 +221,12 @@ class TerminalScreen(Screen):
         told = self._is_reported(job)
         if self._shut_down or self._is_followed(job, _TERMINAL):
             return
-        failure = ""
-        if outcome.state is JobState.FAILED and not job.quiet:
-            failure = "\n".join(formatted(self.shell, outcome)) + "\n"
-        news = failure, None if told else job, job
-        with self._lock:
-            if self._held is not None:
-                self._held.append(news)
-                return
-        self._put(self._news(*news))
-
-    def _news(self, failure: str, job: Record | None, _of: Record) -> str:
-        return failure if job is None else f"{failure}{self._notice(job)}\n"
+        failed = outcome.state is JobState.FAILED and not job.quiet
+        self._notices.tell(
+            job,
+            (lambda: "\n".join(formatted(self.shell, outcome)) + "\n") if failed else None,
+            notice=not told,
+        )
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet.
@@ -313,19 +310,14 @@ class TerminalScreen(Screen):
 
     def forget_notice(self, job: Record) -> None:
         """Drop a notice of the job's end that waits for the prompt."""
-        with self._lock:
-            if self._held is not None:
-                self._held = [news for news in self._held if news[2] is not job]
+        self._notices.forget(job)
 
     def shutdown(self) -> None:
         """Show, on stderr, what waited for a prompt that will not come."""
         with self._told:
             self._told.wait_for(lambda: not self._telling, _LAST_WORD)
         super().shutdown()
-        with self._lock:
-            held, self._held = self._held, None
-        text = "".join(self._news(*news) for news in held or ())
-        if text:
+        if text := self._notices.take_held(hold=False):
             sys.stderr.write(text)
             sys.stderr.flush()
 

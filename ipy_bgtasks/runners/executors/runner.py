@@ -202,7 +202,8 @@ class ExecutorRunner:
                 return
             self._runs.discard(run)
         run.future = None  # it would keep the result in the engine's memory
-        run.context.copy().run(end)
+        if run.job.run is run:  # else it has ended, or waits for its next attempt
+            run.context.copy().run(end)
 
     # Watching what runs elsewhere
 

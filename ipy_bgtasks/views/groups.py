@@ -1,0 +1,196 @@
+"""Several jobs seen as one: how many are in which state, how far all are, which failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.progress import progress_of
+from ipy_bgtasks.text import bar, one_line
+from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
+from ipy_bgtasks.views.html import html_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.groups import Group
+
+_NAME = 80  # characters
+_FAILED = 5  # of those that failed
+
+GREY = "#888"
+COLOURS = {
+    "running": "var(--jp-brand-color1, #2f80ed)",
+    "cancelling": "var(--jp-warn-color1, #d98200)",
+    "finished": "var(--jp-success-color1, #2e9e4f)",
+    "failed": "var(--jp-error-color1, #d9413a)",
+}
+LINE = (
+    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
+    "padding-left: var(--jp-code-padding, 5px); "
+    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
+)
+QUIET = "color: var(--jp-ui-font-color2, inherit)"
+FACT = f"{QUIET}; overflow-wrap: anywhere"
+_TRACK = (
+    "display: inline-block; width: 120px; height: 8px; border-radius: 4px; overflow: hidden; "
+    "background: var(--jp-border-color2, #8886)"
+)
+_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What can be said of several jobs. *elapsed* is for how many seconds they have gone on."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    #: How many of them are done, those that run by their fraction; of those that do something.
+    done: float = 0.0
+    elapsed: float = 0.0
+
+    @classmethod
+    def of(cls, alive: Iterable[Record], over: Mapping[str, int], elapsed: float = 0.0) -> Tally:
+        """Count the jobs that go on, and those of which only the states are known."""
+        counts = Counter({str(state): count for state, count in over.items()})
+        done = float(counts["finished"] + counts["failed"])
+        for job in alive:
+            state = str(job.state)
+            counts[state] += 1
+            if state in ("running", "cancelling"):
+                progress = progress_of(job)
+                done += (progress.fraction or 0.0) if progress is not None else 0.0
+            elif state in ("finished", "failed"):
+                done += 1
+        return cls(counts, done, elapsed)
+
+    @property
+    def total(self) -> int:
+        """How many jobs there are."""
+        return sum(self.counts.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all have ended."""
+        return not any(self.counts[state] for state in JobState if not state.ended)
+
+    @property
+    def fraction(self) -> float:
+        """The part that is done, from 0 to 1; who was cancelled is."""
+        return (self.done + self.counts["cancelled"]) / max(self.total, 1)
+
+    @property
+    def left(self) -> str:
+        """How long it will still take, in words, told from those that have ended."""
+        if self.is_over or not (self.counts["finished"] + self.counts["failed"]):
+            return ""
+        work = self.total - self.counts["cancelled"]
+        return left_text(seconds_left(self.done / max(work, 1), self.elapsed))
+
+    @property
+    def percent(self) -> int:
+        """The part that is done, rounded down."""
+        return int(self.fraction * 100 + 1e-9)
+
+    def words(self) -> list[str]:
+        """Return how many are in each state: ``8 running``, …."""
+        return [f"{self.counts[s]:,} {s}" for s in map(str, JobState) if self.counts[s]]
+
+    @property
+    def title(self) -> str:
+        """How many jobs there are, in words."""
+        return "1 job" if self.total == 1 else f"{self.total:,} jobs"
+
+
+def group_tally(group: Group) -> Tally:
+    """Count the jobs of a group."""
+    return Tally.of(group.jobs(), {}, group.elapsed)
+
+
+def group_line(group: Group) -> str:
+    """Return ``crawl: 1,000 jobs, 997 finished, 3 failed (12, 45, 301)`` and the time.
+
+    While jobs of the group go on, a bar and the time left stand in its place.
+    """
+    tally, jobs = group_tally(group), group.jobs()
+    failed = [str(job.number) for job in jobs if job.state is JobState.FAILED]
+    words = tally.words()
+    if failed:
+        more = f" and {len(failed) - _FAILED:,} more" if len(failed) > _FAILED else ""
+        at = next(i for i, word in enumerate(words) if word.endswith(" failed"))
+        words[at] += f" ({', '.join(failed[:_FAILED])}{more})"
+    line = ", ".join([f"{one_line(group.name, _NAME)}: {tally.title}", *words])
+    if tally.is_over:
+        return f"{line}  {long_time(group.elapsed)}"
+    return f"{line}  {bar(tally.fraction).strip()}  {tally.left}".rstrip()
+
+
+def group_html(group: Group) -> str:
+    """Return the same for a notebook."""
+    tally, jobs = group_tally(group), group.jobs()
+    failed = [f"[{job.number}] {job.name}" for job in jobs if job.state is JobState.FAILED]
+    return _html(tally, f"{one_line(group.name, _NAME)}: {tally.title}", _named(tally, failed))
+
+
+def group_card(
+    alive: Sequence[Record], over: Mapping[str, int], failed: Sequence[str], elapsed: float = 0.0
+) -> dict[str, str]:
+    """Return one card for the jobs of a cell: those that go on, and how the others ended.
+
+    *over* says how many ended in which state, *failed* names those that failed; they were
+    launched *elapsed* seconds ago.
+    """
+    tally = Tally.of(alive, over, elapsed)
+    named = _named(tally, failed)
+    ahead = [] if tally.is_over else [f"{tally.percent}%", tally.left]
+    parts = [tally.title, *tally.words(), *ahead, named]
+    return {
+        "text/plain": "  ".join(part for part in parts if part),
+        "text/html": _html(tally, tally.title, named),
+    }
+
+
+def group_data(
+    alive: Sequence[Record], over: Mapping[str, int], failed: Sequence[str], elapsed: float = 0.0
+) -> dict[str, Any]:
+    """Return the same facts for a card that draws itself."""
+    tally = Tally.of(alive, over, elapsed)
+    return {
+        "title": tally.title,
+        "counts": [[s, tally.counts[s]] for s in map(str, JobState) if tally.counts[s]],
+        "ended": tally.is_over,
+        "fraction": None if tally.is_over else tally.fraction,
+        "facts": [fact for fact in (tally.left, _named(tally, failed)) if fact],
+    }
+
+
+def track_bar(percent: int) -> str:
+    """Return a progress bar as HTML."""
+    return f'<span style="{_TRACK}"><span style="{_FILL} width: {percent}%"></span></span>'
+
+
+def _named(tally: Tally, failed: Sequence[str]) -> str:
+    names = ", ".join(one_line(name, _NAME) for name in failed[:_FAILED])
+    more = tally.counts["failed"] - min(len(failed), _FAILED)
+    if not names:
+        return ""
+    return f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def _html(tally: Tally, title: str, named: str) -> str:
+    dots = "".join(
+        f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> '
+        f"{tally.counts[state]:,} {state}</span>"
+        for state in map(str, JobState)
+        if tally.counts[state]
+    )
+    ahead = "" if tally.is_over else f"<span>{tally.percent}%</span>{track_bar(tally.percent)}"
+    facts = "".join(
+        f'<span style="{FACT}">{html_text(fact)}</span>' for fact in (tally.left, named) if fact
+    )
+    return (
+        f'<div style="{LINE}"><span style="{QUIET}">{html_text(title)}</span>{dots}{ahead}{facts}'
+        "</div>"
+    )

@@ -1,0 +1,127 @@
+"""How long it will still take, and what is said of many jobs at once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fakes import FakeClock, FakeRunner, work
+
+from ipy_bgtasks.job.progress import Progress
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.views.card import card_data, card_html, card_text
+from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
+from ipy_bgtasks.views.groups import Tally, group_card, group_html, group_line
+from ipy_bgtasks.views.rows import row
+
+
+@pytest.mark.parametrize(
+    ("fraction", "elapsed", "left"),
+    [
+        (0.5, 60.0, 60.0),
+        (0.25, 30.0, 90.0),
+        (None, 60.0, None),
+        (0.0, 60.0, None),
+        (0.005, 60.0, None),
+        (0.5, 1.0, None),
+        (1.0, 60.0, None),
+    ],
+)
+def test_the_pace_so_far_tells_what_is_left(
+    fraction: float | None, elapsed: float, left: float | None
+) -> None:
+    """As soon as there is enough of it, and as long as something is left."""
+    assert seconds_left(fraction, elapsed) == left
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (0.3, "0.3 s"),
+        (41.2, "41 s"),
+        (59.6, "1 min"),
+        (125, "2 min"),
+        (3580, "1 h"),
+        (3900, "1 h 5 min"),
+    ],
+)
+def test_times_are_rounded(seconds: float, text: str) -> None:
+    """Nobody wants to know more."""
+    assert long_time(seconds) == text
+
+
+def test_it_is_said_in_a_few_words() -> None:
+    """Or not at all."""
+    assert left_text(120) == "2 min left"
+    assert left_text(0.01) == "1 s left"
+    assert left_text(None) == ""
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with a place in which nothing happens by itself."""
+    fake = FakeRunner()
+    return Registry({"thread": fake}, FakeClock())  # type: ignore[arg-type]
+
+
+def runs_since(job: Record, seconds: float) -> None:
+    """Make a job one that began so long ago."""
+    job._began = time.monotonic() - seconds
+
+
+def test_a_job_with_progress_shows_the_time_left_everywhere(registry: Registry) -> None:
+    """In the table, the panel and the card."""
+    job = registry.launch(work())
+    job.progress = Progress(25, 100, "epochs")
+    assert "left" not in row(job).last
+    runs_since(job, 60)
+    assert row(job).label == "epochs, 3 min left"
+    assert row(job).last.endswith("epochs, 3 min left")
+    assert "3 min left" in card_text(job)
+    assert "3 min left" in card_html(job)
+    assert "3 min left" in card_data(job)["facts"][0]
+
+
+def test_a_group_tells_what_is_left_from_those_that_have_ended(registry: Registry) -> None:
+    """Running ones count by their progress, cancelled ones not at all."""
+    jobs = [registry.launch(work(), group=GroupName("g", 2)) for _ in range(10)]
+    place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
+    jobs[9].cancel()
+    jobs[0].progress = 0.5
+    assert Tally.of(jobs, {}, 60).left == ""
+    place.finish(jobs[1])
+    place.fail(jobs[2], ValueError())
+    tally = Tally.of(jobs, {}, 50)
+    assert (tally.done, tally.total) == (2.5, 10)
+    assert tally.left == "2 min left"  # 6.5 of 9 are left, at 20 s each
+    assert group_line(registry.group("@g")).startswith(
+        "g: 10 jobs, 5 queued, 2 running, 1 finished, 1 failed (3), 1 cancelled  35%"
+    )
+
+
+def test_the_line_of_a_group_that_has_ended_says_how_long_it_took(registry: Registry) -> None:
+    """And names the first that failed."""
+    jobs = [registry.launch(work(), group=GroupName("crawl")) for _ in range(1008)]
+    place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
+    for job in jobs[:1000]:
+        place.finish(job)
+    for job in jobs[1000:]:
+        place.fail(job, ValueError())
+    failed = "(1001, 1002, 1003, 1004, 1005 and 3 more)"
+    assert group_line(registry.group("@crawl")) == (
+        f"crawl: 1,008 jobs, 1,000 finished, 8 failed {failed}  "
+        f"{long_time(registry.group('@crawl').elapsed)}"
+    )
+
+
+def test_what_is_said_of_many_is_escaped(registry: Registry) -> None:
+    """Names come from users."""
+    job = registry.launch(work(label="<b>"), group=GroupName("<g>"))
+    place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
+    place.fail(job, ValueError())
+    assert "<g>" not in group_html(registry.group("@<g>"))
+    assert "<b>" not in group_html(registry.group("@<g>"))
+    assert "&lt;b&gt;" in group_card([], {"failed": 2}, ["[1] <b>"])["text/html"]

@@ -1,0 +1,181 @@
+"""Sweeps as a user types them: groups, limits and retries in a shell."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+
+from ipy_bgtasks import NoSuchJob, jobs
+from ipy_bgtasks.ipython.completion import candidates
+
+BOUND = 20.0
+
+SETUP = """
+import asyncio
+gate = asyncio.Event()
+
+async def waits(value=None):
+    await gate.wait()
+    return value
+
+async def fails(value):
+    raise ValueError(value)
+"""
+
+
+@pytest.fixture
+async def cells(shell: InteractiveShell) -> Any:
+    """Runs cells in a loaded shell; the result, or what the cell raised."""
+
+    async def run(code: str) -> Any:
+        if "ipy_bgtasks" not in shell.extension_manager.loaded:
+            shell.extension_manager.load_extension("ipy_bgtasks")
+            await run(SETUP)
+        text = shell.transform_cell(code)
+        ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
+        if error := ran.error_before_exec or ran.error_in_exec:
+            raise error
+        return ran.result
+
+    return run
+
+
+async def test_a_loop_launches_a_sweep_and_its_results_come_as_a_list(cells: Any) -> None:
+    """Each with the values of its turn, in order of number."""
+    await cells("for i in range(6):\n    %bg -g crawl:2 waits(i)")
+    await asyncio.sleep(0)
+    assert [str(job.state) for job in jobs("@crawl")] == ["running"] * 2 + ["queued"] * 4
+    await cells("gate.set()")
+    assert await cells("%fg @crawl") == [0, 1, 2, 3, 4, 5]
+    assert await cells("x = %fg @crawl\nlen(x)") == 6
+
+
+async def test_several_specs_may_name_a_group_among_them(cells: Any) -> None:
+    """Each job counts once."""
+    await cells("gate.set()\nfor i in range(3):\n    %bg -g a waits(i)\n%bg waits(9)")
+    assert await cells("%fg @a 2 4") == [0, 1, 2, 9]
+
+
+async def test_failures_of_a_group_are_raised_as_those_of_all(cells: Any) -> None:
+    """One as itself, several as a group; after all have ended."""
+    await cells("gate.set()\n%bg -q -g one fails(1)\n%bg -q -g one waits(2)")
+    with pytest.raises(ValueError, match="1"):
+        await cells("%fg @one")
+    await cells("for i in range(3):\n    %bg -q -g many fails(i)")
+    with pytest.raises(ExceptionGroup, match="3 of 3 jobs failed"):
+        await cells("%fg @many")
+
+
+async def test_cancel_stops_a_group(cells: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The queued ones never start."""
+    await cells("for i in range(4):\n    %bg -g crawl:1 waits(i)")
+    await asyncio.sleep(0)
+    await cells("%cancel @crawl")
+    said = capsys.readouterr().out
+    assert "job 1 (waits(i)) cancelled\n" in said
+    assert said.count("it never started") == 3
+    assert {str(job.state) for job in jobs("@crawl")} == {"cancelled"}
+
+
+async def test_a_job_may_wait_for_a_group(cells: Any) -> None:
+    """With `--after`."""
+    await cells("for i in range(3):\n    %bg -g crawl:1 waits(i)\n%bg --after @crawl waits('last')")
+    assert str(jobs()[4].state) == "queued"
+    await cells("gate.set()")
+    assert await cells("%fg 4") == "last"
+    assert [str(job.state) for job in jobs("@crawl")] == ["finished"] * 3
+
+
+async def test_group_names_and_limits_are_expanded(cells: Any) -> None:
+    """As the values of all options are."""
+    await cells("n = 2\nfor i in range(2):\n    %bg -g 'fold-{i}:{n}' waits(i)")
+    assert [job.group for job in jobs()] == ["fold-0", "fold-1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%bg -g crawl:0 waits()", "-g crawl:N takes how many may run at a time, 1 or more"),
+        ("%bg -g crawl:many waits()", "not 'many'"),
+        ("%bg -g a,b waits()", "-g takes the name of a group, a word such as crawl"),
+        ("%bg --retries x waits()", "--retries takes a number of times, such as 3, not 'x'"),
+        ("%bg --retries 2 task", "--retries cannot run task again, which ends once"),
+        ("%bg --retries 2 await task", "--retries cannot run task again"),
+        ("%bg --retries 2 asyncio.shield(task)", "--retries cannot run task again"),
+        ("%bg @crawl", "@crawl names a group: %fg @crawl waits for its jobs"),
+        ("%fg @crawl", "no group 'crawl': there are none"),
+        ("%cancel @crawl", "no group 'crawl': there are none"),
+    ],
+)
+async def test_what_cannot_be_is_refused_in_one_line(cells: Any, line: str, message: str) -> None:
+    """And nothing is launched."""
+    await cells("task = asyncio.get_running_loop().create_task(waits())")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        await cells(line)
+    assert len(jobs()) == 0
+    await cells("task.cancel()")
+
+
+async def test_jobs_takes_a_group(cells: Any) -> None:
+    """From Python."""
+    await cells("%bg -g crawl waits()\n%bg waits()")
+    assert [job.number for job in jobs("@crawl")] == [1]
+    assert "waits()" in repr(jobs("@crawl"))
+    with pytest.raises(NoSuchJob, match="no group 'x': there is @crawl"):
+        jobs("@x")
+    await cells("gate.set()")
+    await cells("%fg all")
+
+
+async def test_groups_are_completed(cells: Any, shell: InteractiveShell) -> None:
+    """As specs, and as the value of -g."""
+    await cells("%bg -g crawl:1 waits()\n%bg -g cross waits()")
+    registry = shell._ipy_bgtasks_core.registry  # type: ignore[attr-defined]
+
+    def texts(line: str, token: str) -> list[str]:
+        return [text for text, _ in candidates(registry, line, token)]
+
+    assert texts("%fg @c", "@c") == ["@crawl", "@cross"]
+    assert texts("%cancel @cr", "cr") == ["crawl", "cross"]
+    assert "@crawl" in texts("%jobs ", "")
+    assert texts("%bg --after @cra", "@cra") == ["@crawl"]
+    assert texts("%bg -g cro", "cro") == ["cross"]
+    await cells("gate.set()")
+    await cells("%fg all")
+
+
+FLAKY = """
+from pathlib import Path
+def flaky(path):
+    if not Path(path).exists():
+        Path(path).touch()
+        raise ValueError("the first time")
+    return 7
+"""
+
+
+async def test_what_fails_is_run_again_in_every_place(
+    cells: Any, shell: InteractiveShell, tmp_path: Path
+) -> None:
+    """What was bound at launch stays bound."""
+    pytest.importorskip("cloudpickle")
+    with ThreadPoolExecutor(1) as pool:
+        shell.user_ns.update(pool=pool, here=str(tmp_path))
+        await cells(FLAKY)
+        await cells("p = here + '/a'\n%bg -q --retries 1 flaky(p)\np = None")
+        await cells("p = here + '/b'\n%bg -q -p --retries 1 flaky(p)\np = None")
+        await cells("p = here + '/c'\n%bg -q --on pool --retries 1 flaky(p)\np = None")
+        await cells("p = here + '/d'\n%bg -q -l --retries 1 flaky(p)\np = None")
+        await cells(
+            "p = here + '/e'\n%bg -q --retries 1 !test -f {p} || (touch {p}; exit 3)\np = None"
+        )
+        await cells("%%bg -q --retries 1\nflaky(here + '/f')")
+        assert await cells("%fg all") == [7, 7, 7, 7, 0, 7]
+    assert all("attempt 1 of 2 failed: " in job.log.text for job in jobs())
