@@ -48,6 +48,7 @@ def seconds(text: str) -> float:
 
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _ON = Option("on", None, "EXPR", is_code=True)
+_NOTIFY = Option("notify")
 _LAUNCH = (
     *_PLACES,
     _ON,
@@ -56,13 +57,14 @@ _LAUNCH = (
     Option("timeout", None, "S", seconds),
     Option("after", None, "JOB"),
     Option("log", None, "FILE"),
+    _NOTIFY,
 )
 
 #: Tells a magic that the rewritten cell awaits what it returns. Not for users.
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
-FG = (Option("all", "a"), Option("any"), Option("timeout", None, "S", seconds), AWAITED)
+FG = (Option("all", "a"), Option("any"), Option("timeout", None, "S", seconds), _NOTIFY, AWAITED)
 FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
 JOBS = (Option("all", "a"), Option("verbose", "v"), Option("watch", "w"), Option("prune"), AWAITED)
 CANCEL = (Option("force", "f"), AWAITED)
@@ -94,7 +96,13 @@ class Options:
             raise BadInput(f"--after takes job specs, such as 3,%load, not {self.after!r}")
         place = places[0] if places and places[0] != "on" else None
         return LaunchOptions(
-            place=place, on=self.on, name=self.name, quiet=self.quiet, after=after, log=self.log
+            place=place,
+            on=self.on,
+            name=self.name,
+            quiet=self.quiet,
+            after=after,
+            log=self.log,
+            notify=self.notify,
         )
 
 

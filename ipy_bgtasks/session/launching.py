@@ -46,6 +46,8 @@ class Launcher:
     sources: Sources
     process_runner: ProcessRunner
     executors: Callable[[], Executors]
+    #: Asks for a notice of a job's end.
+    ask: Callable[[Record], object]
 
     def launch(
         self,
@@ -124,6 +126,8 @@ class Launcher:
                 _attach_file(sink, job)
             if card:
                 self.screen.launching(job)
+            if options.notify:
+                self.ask(job)
             if prepare is not None:
                 prepare(job)
 

@@ -24,3 +24,5 @@ class LaunchOptions:
     after: tuple[str, ...] = ()
     #: The file to which output is appended as well.
     log: str | None = None
+    #: Whether the user is to be told, wherever that is, when it has ended.
+    notify: bool = False

@@ -47,9 +47,12 @@ _TRACK = (
 _FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
 
 
-def card(job: Record) -> dict[str, str]:
-    """Return a job's card as a MIME bundle: state, name, start, progress; at the end its result."""
-    return {"text/plain": card_text(job), "text/html": card_html(job)}
+def card(job: Record, place: str | None = None) -> dict[str, str]:
+    """Return state, name, start, progress; at the end elapsed time and result, as a MIME bundle.
+
+    *place* is what a notice finds the card by.
+    """
+    return {"text/plain": card_text(job), "text/html": card_html(job, place)}
 
 
 def card_data(job: Record) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def card_text(job: Record) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def card_html(job: Record) -> str:
+def card_html(job: Record, place: str | None = None) -> str:
     """Return the card as HTML that follows the notebook's theme.
 
     Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
@@ -88,15 +91,22 @@ def card_html(job: Record) -> str:
     bar = _bar(job) if not job.done() else ""
     facts = "".join(f'<span style="{_FACT}">{html_text(fact)}</span>' for fact in _facts(job))
     return (
-        f'<div style="{_LINE}" title="{title}">'
+        f'<div style="{_LINE}" title="{title}"{_at(place)}>'
         f'<span style="{_QUIET}">[{job.number}]</span>'
         f'<span><span style="color: {_COLOURS.get(state, _GREY)}">●</span> {state}</span>'
         f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'
     )
 
 
+def _at(place: str | None) -> str:
+    return "" if place is None else f' data-bg="{html.escape(place, quote=True)}"'
+
+
 def group_card(
-    running: Sequence[Record], over: Mapping[str, int], failed: Sequence[str]
+    running: Sequence[Record],
+    over: Mapping[str, int],
+    failed: Sequence[str],
+    place: str | None = None,
 ) -> dict[str, str]:
     """Return one card for the jobs of a cell: those that go on, and how the others ended.
 
@@ -128,7 +138,7 @@ def group_card(
             [f"{total:,} jobs", *words, *([f"{percent}%"] if running else [])]
             + ([f"failed: {names}"] if names else [])
         ),
-        "text/html": f'<div style="{_LINE}"><span style="{_QUIET}">{total:,} jobs</span>'
+        "text/html": f'<div style="{_LINE}"{_at(place)}><span style="{_QUIET}">{total:,} jobs</span>'
         f"{dots}{bar}{end}</div>",
     }
 

@@ -90,7 +90,7 @@ class Card:
         """Note how a job has ended, and drop it."""
         alone = self.count == 1
         if alone:
-            self.shown = {**self.shown, **_card(job)}
+            self.shown = {**self.shown, **_card(job, place_of(self.parent))}
         with self._lock:
             if self._running.pop(job.number, None) is not None:
                 self._over[str(job.state)] += 1
@@ -100,7 +100,7 @@ class Card:
     def bundle(self) -> dict[str, str]:
         """Return its current content, as a MIME bundle."""
         if (job := self.only) is not None:
-            return _card(job)
+            return _card(job, place_of(self.parent))
         with self._lock:
             running, over, failed = list(self._running.values()), Counter(self._over), self._failed
             failed = list(failed)
@@ -108,7 +108,7 @@ class Card:
             return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
         from ipy_bgtasks.views.card import group_card
 
-        return group_card(running, over, failed)
+        return group_card(running, over, failed, place_of(self.parent))
 
 
 class Places:
@@ -222,7 +222,7 @@ class Places:
             self._send(parent, card.shown, card.display_id, update=False)
 
 
-def _card(job: Record) -> dict[str, str]:
+def _card(job: Record, place: str | None) -> dict[str, str]:
     from ipy_bgtasks.views.card import card  # imports all that HTML needs, with the first card
 
-    return card(job)
+    return card(job, place)
