@@ -138,7 +138,8 @@ def group_card(
             [f"{total:,} jobs", *words, *([f"{percent}%"] if running else [])]
             + ([f"failed: {names}"] if names else [])
         ),
-        "text/html": f'<div style="{_LINE}"{_at(place)}><span style="{_QUIET}">{total:,} jobs</span>'
+        "text/html": f'<div style="{_LINE}"{_at(place)}>'
+        f'<span style="{_QUIET}">{total:,} jobs</span>'
         f"{dots}{bar}{end}</div>",
     }
 
