@@ -74,7 +74,7 @@ def test_it_comes_while_a_cell_runs_and_tears_no_line(loaded: Terminal, tmp_path
     cell.touch()
     loaded.prompt()
     assert "begun ended\n" in loaded.text.replace("\a", "")
-    loaded.run("")
+    loaded.run("1")
     assert re.search(r"\[1\]\+ finished  until", loaded.text)
 
 
