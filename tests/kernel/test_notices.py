@@ -104,5 +104,6 @@ def test_a_server_that_never_answers_does_not_hold_up_the_end(
         if exit_by == "shutdown":
             assert kernel.shutdown() < 3
         else:
-            kernel.ok("%bg asyncio.sleep(100)\nexit", timeout=5)
+            kernel.ok("%bg asyncio.sleep(100)")
+            kernel.start("exit")
             assert kernel.status(timeout=5) == 0
