@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
+    from ipy_bgtasks.notices import Notice
 
 #: Characters of the log's tail that are shown again.
 _REPLAY = 64_000
@@ -46,6 +47,8 @@ class Screen(Host):
         self._muted: tuple[int, int] | None = None
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
+        #: Called with each job that has ended, once that is shown.
+        self.on_end: Callable[[Record], object] | None = None
 
     def install(self) -> Callable[[], None]:
         """Route output from now on; returns what ends that. Main thread only."""
@@ -143,6 +146,11 @@ class Screen(Host):
             self.labels.leave(job, self.place_of(job))
             if self.watcher is not None:
                 self.watcher(job)
+            if self.on_end is not None:
+                self.on_end(job)
+
+    def alert(self, notice: Notice) -> None:
+        """Call for the user's attention, at once; nothing where the front end itself cannot."""
 
     def show_end(self, job: Record) -> None:
         """Show what there is to show of a job's end, once."""

@@ -87,6 +87,8 @@ class Loaded:
         front_end.waits = foreground.interrupt
         front_end.sends_away = lambda: settings.interrupt == "background"
         session = self.session = Session(shell, core, settings, screen, foreground)
+        if screen.live:
+            session.pages = lambda: self.live_views().pages
         changes.add(session.start())
         changes.add(self._close_views)
         changes.add(
@@ -150,6 +152,7 @@ class Loaded:
         assert core.front_end is not None
         leaving = Leaving(session.registry, core.loop, lambda: settings.exit_grace)
         leaving.on_begin += [session.screen.shutdown, threads_of_jobs.let_go]
+        leaving.on_begin.append(session.close_notices)
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
         changes.add(watch_process(leaving))
         core.front_end.watch_exits(changes, leaving)

@@ -92,6 +92,8 @@ class JobMagics(Magics):
                           the job belongs to the group NAME, of which at most N run at a time;
                           @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
           --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s
+          --notify        tell me when it has ended, wherever I am: the terminal rings, a page that
+                          is hidden shows a notification, and BgTasks.notify is told
           --              ends the options
 
         Examples:
@@ -110,8 +112,11 @@ class JobMagics(Magics):
         options, code = self._read(line, opt.BG, "%bg" if cell is None else "%%bg", local_ns)
         if cell is not None and code:
             raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
-        if cell is None and line.partition("#")[0].strip(" ;") == "":
-            return self._session.sent_away().job
+        if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
+            away = self._session.sent_away()
+            if options.notify:
+                self._session.notices.ask([away])
+            return away.job
         typed = code if cell is None else cell
         quiet = typed.rstrip().endswith(";")
         job = self._session.launcher.launch(
@@ -146,6 +151,7 @@ class JobMagics(Magics):
           -a, --all       show all of the recorded output, not only the end
           --timeout S     wait S seconds at most; the job goes on
           --any           wait for the first of several to end, and return its Job
+          --notify        tell me when it has ended, or all of several, wherever I am
 
         Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
         background. A failed job raises its exception here.
@@ -171,6 +177,8 @@ class JobMagics(Magics):
                 line = line.removesuffix(";")
             options, rest = self._read(line, opt.FG, "%fg", local_ns)
             jobs, every = self._foreground_jobs(rest, options, local_ns)
+            if options.notify and (left := [job for job in jobs if not job.done()]):
+                self._session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
         return self._session.attach(
             jobs,
             every=every,
@@ -262,7 +270,9 @@ class JobMagics(Magics):
                 f"{rest!r} is no job and nothing that can be awaited: "
                 f"%fg {rest}() launches a call, %fg ?{rest} finds a job by name"
             )
-        launch = opt.Options(opt.FG_CELL).launch()
+        options = opt.Options(opt.FG_CELL)
+        options.give("notify", given.notify)
+        launch = options.launch()
         job = session.launch_attached(
             rest, launch, local=local_ns, cell=False, awaited=given.awaited
         )

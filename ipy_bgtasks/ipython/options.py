@@ -57,6 +57,7 @@ def count(text: str) -> int:
 
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _ON = Option("on", None, "EXPR", is_code=True)
+_NOTIFY = Option("notify")
 _LAUNCH = (
     *_PLACES,
     _ON,
@@ -67,13 +68,14 @@ _LAUNCH = (
     Option("log", None, "FILE"),
     Option("group", "g", "NAME[:N]", GroupName.read),
     Option("retries", None, "N", count),
+    _NOTIFY,
 )
 
 #: Tells a magic that the rewritten cell awaits what it returns. Not for users.
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
-FG = (Option("all", "a"), Option("any"), Option("timeout", None, "S", seconds), AWAITED)
+FG = (Option("all", "a"), Option("any"), Option("timeout", None, "S", seconds), _NOTIFY, AWAITED)
 FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
 JOBS = (Option("all", "a"), Option("verbose", "v"), Option("watch", "w"), Option("prune"), AWAITED)
 CANCEL = (Option("force", "f"), AWAITED)
@@ -127,6 +129,7 @@ class Options:
             log=self.log,
             group=self.group,
             retries=self.retries or 0,
+            notify=self.notify,
         )
 
 

@@ -43,6 +43,12 @@ class Actions(Protocol):
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget a job that has ended."""
 
+    def notify(self, job: Record, wanted: bool) -> None:
+        """Ask for a notice of the job's end, or take that back."""
+
+    def aside(self, job: Record) -> dict[str, Any]:
+        """Return whether there will be a notice of the job, and the place of its launch."""
+
     def send_away(self, cell: str, say: Callable[[str], None]) -> None:
         """Send the cell of that id to the background, if it runs in the foreground."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
+from ipy_bgtasks.live.pages import PageNotices
 from ipy_bgtasks.session.stopping import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
@@ -42,6 +43,7 @@ class Watching:
         self._tables: list[Callable[[], None]] = []
         self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
         self._shown: list[Callable[[], None]] = []
+        self.pages = PageNotices()
 
     def watch(self, chosen: list[Record] | None, *, every: bool, awaited: bool) -> Any:
         """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C.
@@ -71,6 +73,7 @@ class Watching:
         Where a panel was there is a table now: nobody answers it, and a notebook that is saved
         from here on shows the last state.
         """
+        self.pages.close()
         for panel, _ in self._panels.values():
             panel.close()
         while self._tables:
@@ -195,6 +198,19 @@ class Watching:
             say(str(error))
         else:
             say(f"job {job.number} ({job.name}) is forgotten")
+
+    def notify(self, job: Record, wanted: bool) -> None:
+        """Ask for a notice of the job's end, or take that back."""
+        if wanted:
+            self._session.notices.ask([job])
+        else:
+            self._session.notices.take_back(job)
+
+    def aside(self, job: Record) -> dict[str, Any]:
+        """Return whether there will be a notice of the job, and the place of its launch."""
+        asked = self._session.core.asked
+        notify = asked is not None and job in asked
+        return {"notify": notify, "place": self._screen.place_of(job)}
 
     def send_away(self, cell: str, say: Callable[[str], None]) -> None:
         """Send the cell of that id to the background, if it runs in the foreground."""

@@ -44,6 +44,17 @@ class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     card: Any = traitlets.Dict().tag(sync=True)
 
 
+class NoticesWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+    """What hears notices in a page; it has no view."""
+
+    _esm = Path(__file__).with_name("notices.js")
+
+    def hear(self, notice: dict[str, Any]) -> None:
+        """Send the parts of a notice to all pages."""
+        self.send({"kind": "notice", **notice})
+        let_page_choose_shell(self)
+
+
 class LiveCard:
     """One job's card in the browser. *answered* is called when a page has taken it in."""
 
@@ -60,7 +71,7 @@ class LiveCard:
         self._actions = actions
         self._log = OpenLog(job, feed, self._send)
         self._answered: Callable[[], None] | None = answered
-        self._widget: Any = CardWidget(card=card_data(job))
+        self._widget: Any = CardWidget(card=self._data())
         self._widget.on_msg(lambda _widget, content, _buffers: self.receive(content))
         self.view = view_of(self._widget)
         let_page_choose_shell(self._widget)
@@ -69,8 +80,11 @@ class LiveCard:
 
     def refresh(self) -> None:
         """Show the job as it is now."""
-        self._widget.card = card_data(self._job)
+        self._widget.card = self._data()
         let_page_choose_shell(self._widget)
+
+    def _data(self) -> dict[str, Any]:
+        return card_data(self._job) | self._actions.aside(self._job)
 
     @property
     def is_read(self) -> bool:
@@ -95,6 +109,9 @@ class LiveCard:
                 self._actions.cancel(self._job, force, self._say)
             case {"kind": "log", "client": str(client), "open": bool(wanted)}:
                 self._log.show(client, wanted)
+            case {"kind": "notify", "on": bool(wanted)}:
+                self._actions.notify(self._job, wanted)
+                self.refresh()
             case _:
                 log_ignored("card", content)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.session.foreground import Foreground
     from ipy_bgtasks.session.launching import Launcher
+    from ipy_bgtasks.session.notices import Asked, Notices, Pages
     from ipy_bgtasks.session.requests import LaunchOptions
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.session.stopping import Stopping
@@ -63,6 +64,8 @@ class Core:
         self.registry.on_discard.append(self.process_runner.discard)
         #: The front end, made at the first loading: jobs that outlive a reload keep their cards.
         self.front_end: FrontEnd | None = None
+        #: The notices that were asked for, once one was.
+        self.asked: Asked | None = None
 
     def launch_cell(
         self,
@@ -106,6 +109,8 @@ class Session:
         self.screen = screen
         self.foreground = foreground
         self.registry = core.registry
+        #: The pages that show the notebook, for notices; None where there are none.
+        self.pages: Callable[[], Pages] | None = None
         self._claims: dict[int, Callable[[], None]] = {}
 
     @cached_property
@@ -122,7 +127,18 @@ class Session:
             core.sources,
             core.process_runner,
             lambda: core.executors,
+            lambda job: self.notices.ask([job]),
         )
+
+    @cached_property
+    def notices(self) -> Notices:
+        """What tells the user that jobs have ended; imported when that is first asked for."""
+        from ipy_bgtasks.session.notices import Asked, Notices
+
+        core = self.core
+        core.asked = core.asked or Asked()
+        later = core.service.later
+        return Notices(self.settings, self.screen, core.asked, later, self.pages)
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -140,10 +156,14 @@ class Session:
             self.screen.log_limit = settings.log_limit
             self.screen.labels.on = settings.labels
             watchdog.limit = settings.watchdog
+            if settings.notify_after or settings.on_end or core.asked is not None:
+                self.notices.listen()
             if core.loop_runner.active:
                 watchdog.wake()
 
         apply()
+        if settings.notify:
+            self.notices.check()
         settings.observe(apply)
         core.registry.host.exchange(self.screen)
 
@@ -151,9 +171,15 @@ class Session:
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
+            self.close_notices()
             core.registry.host.exchange(Absence())
 
         return undo
+
+    def close_notices(self) -> None:
+        """Tell nobody any more that jobs have ended."""
+        if (notices := vars(self).get("notices")) is not None:
+            notices.close()
 
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background.

@@ -48,6 +48,8 @@ class Launcher:
     sources: Sources
     process_runner: ProcessRunner
     executors: Callable[[], Executors]
+    #: Asks for a notice of a job's end.
+    ask: Callable[[Record], object]
     #: What the texts launched last mean, for the loop that launches them again.
     forms: Forms = field(default_factory=Forms)
 
@@ -134,6 +136,8 @@ class Launcher:
                 _attach_file(sink, job)
             if card:
                 self.screen.launching(job)
+            if options.notify:
+                self.ask(job)
             if prepare is not None:
                 prepare(job)
 

@@ -32,3 +32,5 @@ class LaunchOptions:
     group: GroupName | None = None
     #: How many times it is run again if it fails.
     retries: int = 0
+    #: Whether the user is to be told, wherever that is, when it has ended.
+    notify: bool = False

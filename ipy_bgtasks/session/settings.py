@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from typing import Any
 
-from traitlets import Bool, Enum, Float, Int
+from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
+
+from ipy_bgtasks.addresses import Address, wrong
+from ipy_bgtasks.text import error_line
+
+
+class _Refused(TraitError):
+    """A value that cannot be; shown as one line, which holds none of it that may be secret."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"TraitError: {self}"]
+
+
+class _Addresses(List):  # type: ignore[type-arg, unused-ignore]
+    """A list of `Address`, which takes their texts, too."""
+
+    def validate(self, obj: Any, value: Any) -> list[Address]:
+        """Return the addresses; raises `TraitError`, with nothing of them, for anything else."""
+        given = [value] if isinstance(value, str | Address) else value
+        if not isinstance(given, list | tuple) or not all(
+            isinstance(each, str | Address) for each in given
+        ):
+            raise _Refused("BgTasks.notify takes a list of Apprise URLs, such as ['ntfy://topic']")
+        return [each if isinstance(each, Address) else Address(each) for each in given]
 
 
 class BgTasks(Configurable):
@@ -46,3 +71,50 @@ class BgTasks(Configurable):
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
     ).tag(config=True)
+    notify_after = Float(
+        0.0,
+        min=0,
+        help="Give notice, as --notify does, of every job that took more than so many seconds; "
+        "0: of none.",
+    ).tag(config=True)
+    notify = _Addresses(
+        help="Apprise URLs to which notices are sent, too: a phone, mail, a chat, a webhook.",
+    ).tag(config=True)
+    on_end = Unicode(
+        "",
+        help="The function, as module.function, that is called with every job that has ended, on "
+        "the thread on which it ended.",
+    ).tag(config=True)
+
+    def __init__(self, **options: Any) -> None:
+        #: Whether the values of now are looked at closely; those of a config file later are.
+        self._checks = False
+        super().__init__(**options)
+        self._checks = True
+
+    @validate("notify")
+    def _known(self, proposal: Any) -> list[Address]:
+        addresses: list[Address] = proposal["value"]
+        if self._checks and addresses and (line := wrong(addresses)):
+            raise _Refused(line)
+        return addresses
+
+    @validate("on_end")
+    def _callable(self, proposal: Any) -> str:
+        path = str(proposal["value"]).strip()
+        if self._checks and path:
+            try:
+                found = function(path)
+            except Exception as error:
+                raise _Refused(f"BgTasks.on_end, {path!r}: {error_line(error)}") from None
+            if not callable(found):
+                raise _Refused(f"BgTasks.on_end: {path} is a {type(found).__name__}, no function")
+        return path
+
+
+def function(path: str) -> Any:
+    """Return what ``module.function`` names; raises whatever that import does."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise ValueError("module.function is what it takes")
+    return getattr(import_module(module), name)

@@ -10,7 +10,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
-from ipy_bgtasks.views.groups import COLOURS, FACT, GREY, LINE, QUIET, track_bar
+from ipy_bgtasks.views.groups import COLOURS, FACT, GREY, LINE, QUIET, at, track_bar
 from ipy_bgtasks.views.html import html_text
 from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
 
@@ -26,9 +26,12 @@ _CODE = (
 )
 
 
-def card(job: Record) -> dict[str, str]:
-    """Return a job's card as a MIME bundle: state, name, start, progress; at the end its result."""
-    return {"text/plain": card_text(job), "text/html": card_html(job)}
+def card(job: Record, place: str | None = None) -> dict[str, str]:
+    """Return a job's card as a MIME bundle: state, name, start, progress; at the end its result.
+
+    *place* is what a notice finds the card by.
+    """
+    return {"text/plain": card_text(job), "text/html": card_html(job, place)}
 
 
 def card_data(job: Record) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def card_text(job: Record) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def card_html(job: Record) -> str:
+def card_html(job: Record, place: str | None = None) -> str:
     """Return the card as HTML that follows the notebook's theme.
 
     Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
@@ -67,7 +70,7 @@ def card_html(job: Record) -> str:
     bar = _bar(job) if not job.done() else ""
     facts = "".join(f'<span style="{FACT}">{html_text(fact)}</span>' for fact in _facts(job))
     return (
-        f'<div style="{LINE}" title="{title}">'
+        f'<div style="{LINE}" title="{title}"{at(place)}>'
         f'<span style="{QUIET}">[{job.number}]</span>'
         f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> {state}</span>'
         f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'

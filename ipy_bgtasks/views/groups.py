@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -135,12 +136,16 @@ def group_html(group: Group) -> str:
 
 
 def group_card(
-    alive: Sequence[Record], over: Mapping[str, int], failed: Sequence[str], elapsed: float = 0.0
+    alive: Sequence[Record],
+    over: Mapping[str, int],
+    failed: Sequence[str],
+    elapsed: float = 0.0,
+    place: str | None = None,
 ) -> dict[str, str]:
     """Return one card for the jobs of a cell: those that go on, and how the others ended.
 
     *over* says how many ended in which state, *failed* names those that failed; they were
-    launched *elapsed* seconds ago.
+    launched *elapsed* seconds ago. *place* is what a notice finds the card by.
     """
     tally = Tally.of(alive, over, elapsed)
     named = _named(tally, failed)
@@ -148,7 +153,7 @@ def group_card(
     parts = [tally.title, *tally.words(), *ahead, named]
     return {
         "text/plain": "  ".join(part for part in parts if part),
-        "text/html": _html(tally, tally.title, named),
+        "text/html": _html(tally, tally.title, named, place),
     }
 
 
@@ -166,6 +171,11 @@ def group_data(
     }
 
 
+def at(place: str | None) -> str:
+    """Return the attribute by which a notice finds a card; empty without a *place*."""
+    return "" if place is None else f' data-bg="{html.escape(place, quote=True)}"'
+
+
 def track_bar(percent: int) -> str:
     """Return a progress bar as HTML."""
     return f'<span style="{_TRACK}"><span style="{_FILL} width: {percent}%"></span></span>'
@@ -179,7 +189,7 @@ def _named(tally: Tally, failed: Sequence[str]) -> str:
     return f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def _html(tally: Tally, title: str, named: str) -> str:
+def _html(tally: Tally, title: str, named: str, place: str | None = None) -> str:
     dots = "".join(
         f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> '
         f"{tally.counts[state]:,} {state}</span>"
@@ -191,6 +201,6 @@ def _html(tally: Tally, title: str, named: str) -> str:
         f'<span style="{FACT}">{html_text(fact)}</span>' for fact in (tally.left, named) if fact
     )
     return (
-        f'<div style="{LINE}"><span style="{QUIET}">{html_text(title)}</span>{dots}{ahead}{facts}'
-        "</div>"
+        f'<div style="{LINE}"{at(place)}><span style="{QUIET}">{html_text(title)}</span>'
+        f"{dots}{ahead}{facts}</div>"
     )

@@ -28,6 +28,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +81,8 @@ class Terminal:
         self._dumb = term == "dumb" or "--simple-prompt" in arguments
         self.timeout = 30.0
         """Seconds after which a wait fails."""
+        self.sent = ""
+        """All that the terminal was sent so far, escape sequences included."""
         self.text = ""
         """All that was shown so far."""
         self.seen = 0
@@ -128,6 +131,13 @@ class Terminal:
     def expect(self, pattern: str) -> re.Match[str]:
         """Wait until `pattern` has come after what was waited for last; go past it."""
         return self._wait_for(re.compile(pattern))
+
+    def wait(self, predicate: Callable[[], bool]) -> None:
+        """Read until something is so."""
+        deadline = time.monotonic() + self.timeout
+        while not predicate():
+            if not self._read(deadline):
+                raise AssertionError(f"it never was so in:\n{self.text[self.seen :][-3000:]}")
 
     def sync(self) -> None:
         """Get an answer out of IPython when it is unknown whether a prompt is there."""
@@ -193,6 +203,7 @@ class Terminal:
         except pexpect.EOF:
             self._ended = True
             return False
+        self.sent += chunk
         self._raw += chunk
         open_escape = _OPEN_ESCAPE.search(self._raw)
         end = open_escape.start() if open_escape else len(self._raw)

@@ -110,7 +110,7 @@ class Card:
         """Note how a job has ended, and drop it."""
         alone = self.count == 1
         if alone:
-            self.shown = {**self.shown, **_card(job)}
+            self.shown = {**self.shown, **_card(job, place_of(self.parent))}
         with self._lock:
             if self._running.pop(job.number, None) is not None:
                 self._over[str(job.state)] += 1
@@ -120,13 +120,13 @@ class Card:
     def bundle(self) -> dict[str, str]:
         """Return its current content, as a MIME bundle."""
         if (job := self.only) is not None:
-            return _card(job)
+            return _card(job, place_of(self.parent))
         running, over, failed, age = self.facts()
         if not running and sum(over.values()) == 1:
             return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
         from ipy_bgtasks.views.groups import group_card
 
-        return group_card(running, over, failed, age)
+        return group_card(running, over, failed, age, place_of(self.parent))
 
     def facts(self) -> tuple[list[Record], Counter[str], list[str], float]:
         """Return the jobs that go on, how many ended in which state, who failed, and its age."""
@@ -246,7 +246,7 @@ class Places:
             self._send(parent, card.shown, card.display_id, update=False)
 
 
-def _card(job: Record) -> dict[str, str]:
+def _card(job: Record, place: str | None) -> dict[str, str]:
     from ipy_bgtasks.views.card import card  # imports all that HTML needs, with the first card
 
-    return card(job)
+    return card(job, place)

@@ -6,6 +6,7 @@ can split them. Notices wait for the prompt, as in bash.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
+    from ipy_bgtasks.notices import Notice
 
 _TERMINAL = "terminal"
 
@@ -71,11 +73,13 @@ class TerminalScreen(Screen):
         self._besides: dict[str, tuple[Any, RoutedStream]] = {}
         self._footer: str | None = None
         self._bar: str | None = None  # the footer that `%fg` shows
+        self._isatty: Callable[[], bool] = lambda: False
 
     def install(self) -> Callable[[], None]:
         """Route both streams through this screen."""
         found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
         self._write, self._flush = found["stdout"].write, found["stdout"].flush
+        self._isatty = getattr(found["stdout"], "isatty", self._isatty)
         put_back = streams.give_each_job_its_own(
             {
                 name: RoutedStream(stream, name, self, self._spare_begun_lines(stream.write))
@@ -199,6 +203,24 @@ class TerminalScreen(Screen):
                 app.invalidate()
 
         loop.call_soon_threadsafe(redraw)
+
+    def alert(self, notice: Notice) -> None:
+        """Ring, and ask for a notification of the desktop: in a terminal, also while a cell runs.
+
+        The sequences are never put into a line that is being written, nor into a prompt.
+        """
+        from ipy_bgtasks.frontends.terminal.bells import sequences
+
+        if self._isatty() and (text := sequences(notice, os.environ)):
+            self._ring(text)
+
+    def _ring(self, text: str, patient: bool = True) -> None:
+        with self._lock:
+            if patient and self._begun:  # perhaps in the middle of a sequence of its own
+                self._later(_BEGUN, self._ring, text, False)
+            else:
+                self._write(text)
+                self._flush()
 
     def show_end(self, job: Record) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""

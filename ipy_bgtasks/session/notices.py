@@ -1,0 +1,255 @@
+"""Notices: telling users that what they wait for has ended, wherever they are.
+
+A notice goes to the front end itself (the terminal, or the pages that show a notebook) and to the
+addresses in `BgTasks.notify`. It is composed and sent aside from the thread that ended the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.notices import Ended, Notice, joined, notice_of, notice_of_all
+from ipy_bgtasks.session.settings import function
+from ipy_bgtasks.text import error_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.session.settings import BgTasks
+
+_VALUE = 100  # characters of a value
+
+
+class Pages(Protocol):
+    """The pages that show the notebook, as far as notices are concerned."""
+
+    def prepare(self) -> None:
+        """Let them be ready for notices."""
+
+    def tell(self, notice: Notice, place: Any) -> None:
+        """Show it where nobody looks; a click leads to *place*, the place of a launch."""
+
+
+@dataclass(slots=True)
+class _Set:
+    """Jobs of which one notice tells when all have ended; *name* is empty for a single one."""
+
+    name: str
+    jobs: list[Record] = field(default_factory=list)
+    left: set[int] = field(default_factory=set)
+
+
+class Asked:
+    """What was asked for and is still to come; it outlives an unloading. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sets: dict[str | int, _Set] = {}
+        self._key: dict[int, str | int] = {}
+
+    def add(self, jobs: Iterable[Record], name: str) -> None:
+        """Ask for a notice of each of *jobs*, or, with a name, for one when all have ended."""
+        with self._lock:
+            for job in jobs:
+                key = name or job.number
+                if job.done() or self._key.get(job.number) == key:
+                    continue
+                self._leave(job)
+                asked = self._sets.setdefault(key, _Set(name))
+                asked.jobs.append(job)
+                asked.left.add(job.number)
+                self._key[job.number] = key
+
+    def remove(self, job: Record) -> None:
+        """Ask for none of that job."""
+        with self._lock:
+            self._leave(job)
+
+    def __contains__(self, job: Record) -> bool:
+        return job.number in self._key
+
+    def ended(self, job: Record) -> _Set | None:
+        """Return what its end completes; raises `KeyError` if it was not asked for."""
+        with self._lock:
+            key = self._key.pop(job.number)
+            asked = self._sets[key]
+            asked.left.discard(job.number)
+            return None if asked.left else self._sets.pop(key)
+
+    def _leave(self, job: Record) -> None:
+        if (key := self._key.pop(job.number, None)) is None:
+            return
+        asked = self._sets[key]
+        asked.left.discard(job.number)
+        asked.jobs.remove(job)
+        if not asked.jobs:
+            del self._sets[key]
+
+
+class Notices:
+    """The notices of one session, until it is closed. Any thread may call.
+
+    *later* calls a function after some seconds, on a thread that must not be held up; *pages*
+    returns the pages that show the notebook, and is None in a terminal.
+    """
+
+    def __init__(
+        self,
+        settings: BgTasks,
+        screen: Screen,
+        asked: Asked,
+        later: Callable[..., object],
+        pages: Callable[[], Pages] | None,
+    ) -> None:
+        self._settings = settings
+        self._screen = screen
+        self._asked = asked
+        self._later = later
+        self._pages = pages
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Record, Notice]] = []
+        self._posting = False
+        self._closed = False
+        self._listens = False
+
+    def listen(self) -> None:
+        """Take note of ends of jobs from now on, and let the pages be ready."""
+        with self._lock:
+            if self._listens or self._closed:
+                return
+            self._listens = True
+        self._screen.on_end = self.ended
+        if (pages := self._pages) is not None:
+            self._later(0, lambda: pages().prepare())
+
+    def check(self) -> None:
+        """Look at the addresses of a config file, aside from the loading: that takes a second."""
+        from ipy_bgtasks.addresses import wrong
+
+        def look() -> None:
+            if (line := wrong(self._settings.notify)) and not self._closed:
+                self._screen.say(f"ipy_bgtasks: {line}")
+
+        with suppress(RuntimeError):  # no threads here: the first notice says so
+            Context().run(threading.Thread(target=look, name="bg-notify", daemon=True).start)
+
+    def close(self) -> None:
+        """Tell nobody anything any more; what is on its way is left to itself."""
+        self._closed = True
+        self._screen.on_end = None
+
+    # Asking
+
+    def ask(self, jobs: Iterable[Record], name: str = "") -> None:
+        """Ask for a notice of each of *jobs*; of those that have ended there is none.
+
+        With *name*, as in ``group crawl``, there is one notice when all have ended, those that
+        are asked for under the same name until then included.
+        """
+        self._asked.add(jobs, name)
+        self.listen()
+
+    def take_back(self, job: Record) -> None:
+        """Ask for no notice of that job."""
+        self._asked.remove(job)
+
+    def is_asked(self, job: Record) -> bool:
+        """Return whether there will be a notice of that job, by itself or with others."""
+        return job in self._asked
+
+    # Telling
+
+    def ended(self, job: Record) -> None:
+        """Take note of the end of any job, on the thread that ended it."""
+        if self._settings.on_end:
+            self._call(job)
+        if self._closed:
+            return
+        try:
+            due = self._asked.ended(job)
+        except KeyError:
+            after = self._settings.notify_after
+            due = _Set("", [job]) if 0 < after < job.elapsed else None
+        if due is not None:
+            self._later(0, self._tell, due.name, due.jobs)
+
+    def _call(self, job: Record) -> None:
+        """Call the user's own function with the job; what it raises is one line."""
+        path = self._settings.on_end
+        try:
+            function(path)(job.job)
+        except BaseException as error:  # an exit would end the loop, or a thread of the pool
+            self._screen.tell(job, f"BgTasks.on_end, {path}: {error_line(error)}")
+
+    def _tell(self, name: str, jobs: list[Record]) -> None:
+        """Compose a notice and send it every way there is; one that fails hurts no other."""
+        first = jobs[0]
+        notice = _notice(name, jobs)
+        ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
+        if (pages := self._pages) is not None:
+            ways.append(lambda: pages().tell(notice, self._screen.place_of(first)))
+        if self._settings.notify:
+            ways.append(lambda: self._post(first, notice))
+        for way in ways:
+            try:
+                way()
+            except Exception:
+                logging.getLogger(__name__).exception("a notice of job %d", first.number)
+
+    def _post(self, job: Record, notice: Notice) -> None:
+        with self._lock:
+            self._waiting.append((job, notice))
+            if self._posting:
+                return
+            self._posting = True
+        thread = threading.Thread(target=self._post_all, name="bg-notify", daemon=True)
+        try:
+            Context().run(thread.start)
+        except RuntimeError:  # where there are no threads
+            self._posting = False
+            self._screen.tell(job, f"job {job.number}: notice not delivered: it needs a thread")
+
+    def _post_all(self) -> None:
+        """Send what waits, as one message, and then what has come meanwhile."""
+        from ipy_bgtasks.addresses import deliver
+
+        while True:
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+                if not waiting or self._closed:
+                    self._posting = False
+                    return
+            failed = deliver(joined([notice for _, notice in waiting]), self._settings.notify)
+            if not failed or self._closed:
+                continue
+            for job, _ in waiting:
+                with suppress(Exception):  # a screen that is gone
+                    self._screen.tell(job, f"job {job.number}: {failed}")
+
+
+def _notice(name: str, jobs: list[Record]) -> Notice:
+    told = [_ended(job) for job in jobs]
+    if not name:
+        return notice_of(told[0])
+    began = [job.started for job in jobs if job.started is not None]
+    ended = [job.ended for job in jobs if job.ended is not None]
+    seconds = max(max(ended) - min(began), 0.0) if began and ended else 0.0
+    return notice_of_all(told, name, seconds)
+
+
+def _ended(job: Record) -> Ended:
+    from ipy_bgtasks.views.rows import summary
+
+    outcome = job.outcome
+    # What it printed last is no news, and what it assigns may be large.
+    says = outcome is not None and (outcome.error is not None or outcome.value is not None)
+    last = summary(job, _VALUE) if says and not (job.assigns and job.state == "finished") else ""
+    seconds = None if job.started is None else job.elapsed
+    return Ended(job.number, job.name, str(job.state), seconds, last)

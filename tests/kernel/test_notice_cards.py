@@ -1,0 +1,109 @@
+"""Notices from a real kernel: to its pages, to addresses, and never in the way of its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kernels import Kernel, MakeKernel
+from receivers import receiver, silence
+
+SETUP = """
+import asyncio
+gate = asyncio.Event()
+async def work():
+    await gate.wait()
+    return "the value"
+"""
+
+
+def _told(kernel: Kernel) -> list[dict[str, Any]]:
+    """What the pages were told."""
+    contents = [m["content"]["data"] for m in kernel.messages if m["msg_type"] == "comm_msg"]
+    said = [data.get("content") or {} for data in contents]
+    return [content for content in said if content.get("kind") == "notice"]
+
+
+def _hears(kernel: Kernel) -> bool:
+    """Whether a page has been given what hears notices."""
+    return any(
+        m["msg_type"] == "comm_open" and 'kind !== "notice"' in str(m["content"])
+        for m in kernel.messages
+    )
+
+
+def test_the_pages_are_told_which_job_and_where_it_stands(kernel: Kernel) -> None:
+    """What hears it is there before the job has ended."""
+    pytest.importorskip("anywidget")
+    kernel.ok(SETUP)
+    cell = kernel.ok("%bg --notify work()")
+    kernel.until(lambda: _hears(kernel))
+    kernel.ok("gate.set()\n%fg 1;")
+    kernel.until(lambda: _told(kernel))
+    (told,) = _told(kernel)
+    assert told["title"] == "job 1 finished: work()"
+    assert told["body"].endswith("s  'the value'")
+    assert told["place"] == cell.msg_id
+    assert f'data-bg="{cell.msg_id}"' in cell.displays[-1]["text/html"]
+
+
+def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:
+    """Neither a notice nor a word about it."""
+    kernel.ok("import sys; sys.modules['anywidget'] = None")
+    kernel.ok(SETUP)
+    cell = kernel.ok("%bg --notify work()")
+    end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")
+    assert _told(kernel) == []
+    assert not _hears(kernel)
+    assert cell.stderr + end.stderr == ""
+
+
+def test_an_address_that_refuses_is_one_line_under_the_jobs_cell(make_kernel: MakeKernel) -> None:
+    """Which holds nothing of it; the jobs of other cells are not concerned."""
+    pytest.importorskip("apprise")
+    with receiver(status=403) as server:
+        kernel = make_kernel(config=f"c.BgTasks.notify = [{server.url!r}]")
+        kernel.load()
+        kernel.ok(SETUP)
+        other = kernel.ok("%bg work()")
+        cell = kernel.ok("%bg --notify work()")
+        kernel.ok("gate.set()\n%fg all")
+        kernel.until(lambda: cell.stderr)
+        assert server.next()["title"] == "job 2 finished: work()"
+        assert cell.stderr == (
+            "job 2: notice not delivered: json://… could not be reached, or refused it\n"
+        )
+        assert other.stderr == ""
+        assert "secret" not in kernel.dump()
+
+
+def test_a_wrong_address_in_a_config_file_is_one_line(make_kernel: MakeKernel) -> None:
+    """Loading does not wait for it."""
+    pytest.importorskip("apprise")
+    kernel = make_kernel(config="c.BgTasks.notify = ['json://127.0.0.1', 'slak://secret']")
+    loaded = kernel.ok("%load_ext ipy_bgtasks")
+    line = "ipy_bgtasks: BgTasks.notify: number 2, slak://…, is no URL that Apprise knows\n"
+    kernel.until(lambda: loaded.stdout == line)
+    assert "secret" not in kernel.dump()
+
+
+@pytest.mark.parametrize("exit_by", ["shutdown", "exit"])
+def test_a_server_that_never_answers_does_not_hold_up_the_end(
+    make_kernel: MakeKernel, exit_by: str
+) -> None:
+    """Nor anything before it: not the job, not the loop."""
+    pytest.importorskip("apprise")
+    with silence() as (url, came):
+        kernel = make_kernel(config=f"c.BgTasks.notify = [{url!r}]")
+        kernel.load()
+        kernel.ok(SETUP)
+        kernel.ok("%bg --notify work()")
+        kernel.ok("gate.set()\n%fg 1;")
+        assert came.wait(30)
+        assert kernel.ok("%fg --notify asyncio.sleep(0, 'on')", timeout=5).result == "'on'"
+        if exit_by == "shutdown":
+            assert kernel.shutdown() < 3
+        else:
+            kernel.ok("%bg asyncio.sleep(100)")
+            kernel.start("exit")
+            assert kernel.status(timeout=5) == 0
