@@ -67,6 +67,7 @@ class JobMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @usage_errors
+    @opt.documented(opt.BG)
     def bg(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Job:
@@ -77,23 +78,7 @@ class JobMagics(Magics):
         %%bg [options]                 the whole cell
         %bg                            alone, while a cell runs: that cell goes on in the background
 
-          -l, --loop      run on the kernel's event loop (default for what can be awaited)
-          -t, --thread    run in a thread (default for all else); a coroutine gets an event
-                          loop of its own there, which goes on while a cell is busy
-          -p, --process   run a copy in a worker process, which can always be killed
-          --on EXPR       run on an executor of your own: a concurrent.futures.Executor, a Dask
-                          Client, an ipyparallel Client or view
-          -n, --name NAME the job's name; default: the code
-          -q, --quiet     record output, do not show it
-          --timeout S     stop it after S seconds: it ends failed, with TimeoutError
-          --after JOB,…   start when those have finished
-          --log FILE      append output to FILE as well, as it comes
-          -g, --group NAME[:N]
-                          the job belongs to the group NAME, of which at most N run at a time;
-                          @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
-          --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s
-          --notify        tell me when it has ended, wherever I am: the terminal rings, a page that
-                          is hidden shows a notification, and BgTasks.notify is told
+        OPTIONS
           --              ends the options
 
         Examples:
@@ -135,6 +120,7 @@ class JobMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @usage_errors
+    @opt.documented(opt.FG)
     def fg(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Any:
@@ -148,10 +134,7 @@ class JobMagics(Magics):
                           @NAME, all jobs of a group: the results as a list, in order of number;
                           nothing: the current one; all: every job that was not here yet
           CODE            is launched, as by %bg, and brought to the foreground
-          -a, --all       show all of the recorded output, not only the end
-          --timeout S     wait S seconds at most; the job goes on
-          --any           wait for the first of several to end, and return its Job
-          --notify        tell me when it has ended, or all of several, wherever I am
+        OPTIONS
 
         Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
         background. A failed job raises its exception here.
@@ -192,17 +175,14 @@ class JobMagics(Magics):
     @needs_local_scope
     @line_magic
     @usage_errors
+    @opt.documented(opt.JOBS)
     def jobs(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """List the jobs that have not ended and the ten that ended last.
 
         %jobs [JOB…] [-a] [-v] [-w] [--prune]
 
           JOB…            only these; a single one is shown in full, @NAME as a group
-          -a, --all       all that are kept
-          -v, --verbose   also where each running job is right now
-          -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
-                          in a terminal a table until Ctrl-C
-          --prune         forget the jobs that have ended
+        OPTIONS
         """
         options, words = opt.read_all(line, opt.JOBS, "%jobs")
         if options.prune:
@@ -218,12 +198,13 @@ class JobMagics(Magics):
     @needs_local_scope
     @line_magic
     @usage_errors
+    @opt.documented(opt.CANCEL)
     def cancel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Stop jobs, and say what really became of them.
 
         %cancel JOB… | all [-f]
 
-          -f, --force     insist: no grace period, and again if the code refuses
+        OPTIONS
 
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.
