@@ -102,19 +102,7 @@ class JobMagics(Magics):
             if options.notify:
                 self._session.notices.ask([away])
             return away.job
-        typed = code if cell is None else cell
-        quiet = typed.rstrip().endswith(";")
-        job = self._session.launcher.launch(
-            typed,
-            options.launch(),
-            local=local_ns,
-            cell=cell is not None,
-            timeout=options.timeout,
-            card=not quiet,
-        )
-        if quiet:
-            self._session.screen.mute(job)
-        return job.job
+        return self._launch(code if cell is None else cell, options, cell is not None, local_ns).job
 
     @no_var_expand
     @needs_local_scope
@@ -221,6 +209,22 @@ class JobMagics(Magics):
         cells = self._session.core.sources.cell
         stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
         return self._session.report(stopping, awaited=options.awaited)
+
+    def _launch(
+        self, typed: str, options: opt.Options, cell: bool, local_ns: Mapping[str, Any] | None
+    ) -> Record:
+        quiet = typed.rstrip().endswith(";")
+        job = self._session.launcher.launch(
+            typed,
+            options.launch(),
+            local=local_ns,
+            cell=cell,
+            timeout=options.timeout,
+            card=not quiet,
+        )
+        if quiet:
+            self._session.screen.mute(job)
+        return job
 
     def _read(
         self,

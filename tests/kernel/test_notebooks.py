@@ -104,6 +104,10 @@ def test_the_tour(tmp_path: Path) -> None:
     assert waited < requests / 2
     assert run.text("fg").endswith("epoch 100: loss 0.133\nthe loss is 0.133\n")
     assert "about 3.14" in run.text("process")
+    assert "40 jobs  40 finished" in run.shown("sweep")
+    assert run.text("sweep-fg").count("attempt 2 of 3") == 2
+    assert "0.450" in run.shown("sweep-fg")
+    assert any("image/png" in o.get("data", {}) for o in run.outputs("sweep-fg"))
     assert "linking\ndone" in run.text("shell-fg")
     assert [place["city"] for place in run.value("all")] == ["Tromso", "Ushuaia", "Ushuaia"]
     assert "failed because of ValueError" in run.text("fail-state")
