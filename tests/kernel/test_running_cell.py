@@ -228,7 +228,7 @@ def test_a_failure_stops_the_cells_that_wait(k: Kernel) -> None:
     assert k.ok("'never' in globals()").result == "False"
 
 
-@pytest.mark.parametrize("code", ["%bg", " %bg ", "%bg;", "%bg  # this one"])
+@pytest.mark.parametrize("code", ["%bg", " %bg ", "%bg;", "%bg  # this one", "%bg --notify"])
 def test_with_nothing_to_send_it_is_one_line(k: Kernel, code: str) -> None:
     """Which says what would do."""
     reply = k.run(code)

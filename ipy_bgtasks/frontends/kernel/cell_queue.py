@@ -25,8 +25,8 @@ from ipy_bgtasks.hooks.attributes import Attribute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: `%bg` and nothing else, as the text of a cell.
-_ALONE = re.compile(r"\s*%bg\s*;?\s*(?:#.*)?\s*")
+#: `%bg` without CODE, as the text of a cell.
+_ALONE = re.compile(r"\s*(%bg(?:\s+--notify)?)\s*;?\s*(?:#.*)?\s*")
 
 
 @dataclass(eq=False)
@@ -74,9 +74,10 @@ class CellRun:
         return str(self.message["content"].get("code", ""))
 
     @property
-    def asks_for_background(self) -> bool:
-        """Return whether it is `%bg` alone."""
-        return _ALONE.fullmatch(self.code) is not None
+    def alone(self) -> str | None:
+        """Return the magic alone, if the cell is `%bg` without CODE."""
+        found = _ALONE.fullmatch(self.code)
+        return None if found is None else found[1]
 
     def take_reply(self) -> bool:
         """Return whether the caller is the first to reply. Any thread may call."""
@@ -212,9 +213,9 @@ class CellQueue:
 
     async def _take(self, run: CellRun) -> None:
         self._waiting.append(run)
-        if run.asks_for_background:
+        if run.alone is not None:
             run.frames = []  # IPython knows no magic `bg;`
-            run.message["content"]["code"] = "%bg"
+            run.message["content"]["code"] = run.alone
             self._asking = run
             self._send_away()
         await self._hand_on()
