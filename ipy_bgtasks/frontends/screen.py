@@ -41,6 +41,7 @@ class Screen(Host):
         self._later = later
         self._lock = threading.RLock()
         self._followed: Counter[tuple[int, Any]] = Counter()
+        self._places_of: Counter[int] = Counter()  # in how many places a job is followed
         self._reported: set[int] = set()
         self.labels = Labels()
         self._shut_down = False
@@ -198,12 +199,18 @@ class Screen(Host):
         elsewhere = place != self.place_of(job) or job.quiet
         with self._lock:
             self._followed[key] += 1
+            self._places_of[job.number] += self._followed[key] == 1
 
         def unfollow() -> None:
             with self._lock:
+                if key not in self._followed:
+                    return
                 self._followed[key] -= 1
-                if self._followed[key] <= 0:
+                if not self._followed[key]:
                     del self._followed[key]
+                    self._places_of[job.number] -= 1
+                    if not self._places_of[job.number]:
+                        del self._places_of[job.number]
                     if elsewhere:
                         self.labels.leave(job, place)
 
@@ -232,7 +239,7 @@ class Screen(Host):
             unsubscribe()
             unfollow()
             with self._lock:
-                followed = any(number == job.number for number, _ in self._followed)
+                followed = job.number in self._places_of
             if not followed:
                 job.log.on_pending(None)
 

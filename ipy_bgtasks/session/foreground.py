@@ -174,6 +174,7 @@ class _Wait:
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._unfollow: list[Callable[[], None]] = []
+        self._seen_ended = 0  # so many of the jobs, from the first on: there may be thousands
 
     def begin(self, follow: Follow) -> None:
         self.future.add_done_callback(self._over)
@@ -219,7 +220,7 @@ class _Wait:
         if self._first and (ended := [job for job in self._jobs if job.done()]):
             self._stop_following()
             self.future.set_result(ended[0].job)
-        if self.future.done() or not all(job.done() for job in self._jobs):
+        if self.future.done() or not self._all_ended():
             return
         self._stop_following()  # what was written last comes before the result
         failed = [job for job in self._jobs if _error(job) is not None]
@@ -235,6 +236,12 @@ class _Wait:
         else:
             message = f"{len(errors)} of {len(self._jobs)} jobs failed"
             self._raise(BaseExceptionGroup(message, errors))
+
+    def _all_ended(self) -> bool:
+        jobs = self._jobs
+        while self._seen_ended < len(jobs) and jobs[self._seen_ended].done():
+            self._seen_ended += 1
+        return self._seen_ended == len(jobs)
 
     def _raise(self, error: BaseException) -> None:
         if self.future.done():

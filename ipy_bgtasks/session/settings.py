@@ -41,7 +41,9 @@ class BgTasks(Configurable):
         os.cpu_count() or 1, min=1, help="Jobs beyond this many worker processes are queued."
     ).tag(config=True)
     max_finished = Int(
-        200, min=0, help="Ended jobs that are kept; the oldest are discarded first."
+        200,
+        min=0,
+        help="Ended jobs that are kept; the oldest are discarded first, a group as one.",
     ).tag(config=True)
     log_limit = Int(
         1_000_000, min=0, help="Characters of output kept for each job, the oldest dropped first."

@@ -132,7 +132,8 @@ async def _queued(
             launch()
         taken = process_time() - began
         for job in list(session.registry.alive()):
-            job.cancel()
+            if job is not first:
+                job.cancel()
         gate.set()
         await first.job
         return taken

@@ -83,3 +83,13 @@ def test_its_list_opens(kernel: Kernel) -> None:
     kernel.until(lambda: shown(kernel, model)["rows"][0][:2] == [8, "failed"])
     kernel.until(lambda: shown(kernel, model)["many"]["ended"])
     assert WIDGET in cell.displays[-1]  # a page reads it
+
+
+def test_of_a_sweep_that_fails_the_first_tracebacks_are_shown(kernel: Kernel) -> None:
+    """The card counts the others; jobs without a group each show theirs."""
+    kernel.ok("async def bad(i): raise ValueError(f'no {i}')")
+    cell = kernel.ok("for i in range(20):\n    %bg -g many bad(i)")
+    kernel.until(lambda: cell.displays[-1]["text/plain"].startswith("20 jobs  20 failed  failed:"))
+    alone = kernel.ok("for i in range(5):\n    %bg bad(i)")
+    kernel.until(lambda: len([m for m in alone.messages if m["msg_type"] == "error"]) == 5)
+    assert len([m for m in cell.messages if m["msg_type"] == "error"]) == 3

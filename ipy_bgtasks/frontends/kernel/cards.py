@@ -125,6 +125,11 @@ class Cards:
         card = self.places.launch_card(job.origin)
         return card is not None and card.count == 1 and card.holds(job)
 
+    def failed_before(self, job: Record) -> int:
+        """Return how many others of the jobs that the same cell launched have failed by now."""
+        card = self.places.launch_card(job.origin)
+        return 0 if card is None else max(0, card.failed - 1)
+
     def _new(self, job: Record, parent: Any, *, launch: bool) -> None:
         card = Card(job, parent, uuid.uuid4().hex)
         self.places.add(card, launch=launch)

@@ -64,6 +64,11 @@ class Card:
             return len(self._running) + sum(self._over.values())
 
     @property
+    def failed(self) -> int:
+        """How many of them have failed."""
+        return self._over["failed"]
+
+    @property
     def is_over(self) -> bool:
         """Whether all of them have ended."""
         return not self._running

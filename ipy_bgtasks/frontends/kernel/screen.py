@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
 
+#: Tracebacks of a group's jobs that are shown, the first.
+_GROUP_FAILURES = 3
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
 
@@ -187,6 +189,8 @@ class KernelScreen(Screen):
         ):
             return
         assert outcome.error is not None
+        if job.group is not None and self._cards.failed_before(job) >= _GROUP_FAILURES:
+            return  # the card that they share counts and names them
         if job.quiet or self._shut_down:  # time is short
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
