@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, validate
+from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
 from ipy_bgtasks.addresses import Address, wrong
@@ -20,7 +20,7 @@ class _Refused(TraitError):
         return [f"TraitError: {self}"]
 
 
-class _Addresses(List):  # type: ignore[type-arg, unused-ignore]
+class Addresses(List):  # type: ignore[type-arg, unused-ignore]
     """A list of `Address`, which takes their texts, too."""
 
     def validate(self, obj: Any, value: Any) -> list[Address]:
@@ -79,7 +79,7 @@ class BgTasks(Configurable):
         help="Give notice, as --notify does, of every job that took more than so many seconds; "
         "0: of none.",
     ).tag(config=True)
-    notify = _Addresses(
+    notify = Addresses(
         help="Apprise URLs to which notices are sent, too: a phone, mail, a chat, a webhook.",
     ).tag(config=True)
     on_end = Unicode(
@@ -100,6 +100,20 @@ class BgTasks(Configurable):
         if self._checks and addresses and (line := wrong(addresses)):
             raise _Refused(line)
         return addresses
+
+    @observe("notify")
+    def _hide(self, _change: object) -> None:
+        self._hide_in(self.config)
+
+    def update_config(self, config: Any) -> None:
+        """Take what `%config` was given, and leave it to the others without any secrets."""
+        super().update_config(config)
+        self._hide_in(self.config)
+        self._hide_in(config)
+
+    def _hide_in(self, config: Any) -> None:
+        if "notify" in config.get("BgTasks", {}):
+            config["BgTasks"]["notify"] = self.notify
 
     @validate("on_end")
     def _callable(self, proposal: Any) -> str:

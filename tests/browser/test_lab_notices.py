@@ -54,22 +54,21 @@ def _wait(notebook: Notebook, condition: str) -> None:
 @pytest.mark.parametrize("app", ["lab/tree", "notebooks"])
 def test_a_hidden_page_tells_and_marks_its_title(open_watched: OpenNotebook, app: str) -> None:
     """Until it is looked at; a click brings the card into view."""
-    notebook = open_watched([SETUP, "%bg --notify work()", "print('\\n' * 200)"], app=app)
-    notebook.run(0, 1, 2)
+    notebook = open_watched([SETUP, "%bg --notify work()", "#\n" * 100], app=app)
+    notebook.run(0, 1)
     bell = notebook.output(1).get_by_role("button", name="Notify when job 1")
     expect(bell).to_have_attribute("aria-pressed", "true", timeout=TIMEOUT)
-    title = notebook.page.title()
     notebook.page.evaluate("hide(true)")
     notebook.execute("gate.set()")
     _wait(notebook, "told.length > 0")
     ((shown, text),) = notebook.page.evaluate(TOLD)
     assert shown == "job 1 finished: work()"
     assert re.fullmatch(r"[\d.]+s  'the value'", text)
-    assert notebook.page.title() == f"● {title}"
+    assert notebook.page.title().startswith("● ")
     notebook.page.evaluate("document.title = 'another'")  # as the application does now and then
     _wait(notebook, "document.title === '● another'")
     notebook.page.evaluate("hide(false)")
-    _wait(notebook, "document.title === 'another'")
+    _wait(notebook, "!document.title.startsWith('●')")
     notebook.cell(3).scroll_into_view_if_needed()
     card = notebook.output(1).locator("[data-bg]")
     expect(card).not_to_be_in_viewport(timeout=TIMEOUT)
@@ -81,7 +80,6 @@ def test_a_page_that_is_looked_at_tells_nothing(open_watched: OpenNotebook) -> N
     """The user sees it."""
     notebook = open_watched([SETUP, "%bg --notify work()", "%bg --notify work()"])
     notebook.run(0, 1)
-    title = notebook.page.title()
     notebook.execute("gate.set()")
     notebook.shows(1, "finished")
     notebook.page.evaluate("hide(true)")
@@ -89,7 +87,7 @@ def test_a_page_that_is_looked_at_tells_nothing(open_watched: OpenNotebook) -> N
     _wait(notebook, "told.length > 0")
     assert [title for title, _ in notebook.page.evaluate(TOLD)] == ["job 2 finished: work()"]
     notebook.page.evaluate("hide(false)")
-    assert notebook.page.title() == title
+    assert not notebook.page.title().startswith("●")
 
 
 def test_the_bell_asks_and_its_job_is_told(open_watched: OpenNotebook) -> None:
@@ -117,13 +115,12 @@ def test_where_the_browser_refuses_the_card_says_so(open_watched: OpenNotebook) 
     notebook.run(0, 1)
     notebook.output(1).get_by_role("button", name="Notify when job 1").click(timeout=TIMEOUT)
     notebook.shows(1, "the browser shows no notifications of this page")
-    title = notebook.page.title()
     notebook.page.evaluate("hide(true)")
     notebook.execute("gate.set()")
     _wait(notebook, "document.title.startsWith('● ')")
     assert notebook.page.evaluate(TOLD) == []
     notebook.page.evaluate("hide(false)")
-    assert notebook.page.title() == title
+    assert not notebook.page.title().startswith("●")
 
 
 def test_a_page_that_was_reloaded_tells_all_the_same(open_watched: OpenNotebook) -> None:

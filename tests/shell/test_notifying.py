@@ -171,7 +171,7 @@ async def test_addresses_are_told_and_never_shown(
         told._shell.user_ns["urls"] = [server.url]
         await told.run("%config BgTasks.notify = urls")
         assert repr(await told.run("%config BgTasks.notify")) == "[json://…]"
-        await told.run("%config BgTasks")
+        await told.run("%config BgTasks\nprint(get_ipython().config)")
         await told.run("%fg --notify asyncio.sleep(0, 'done')")
         got = await asyncio.to_thread(server.next)
         assert got["title"].startswith("job 1 finished: asyncio.sleep")
