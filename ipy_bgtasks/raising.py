@@ -58,15 +58,26 @@ class Sent:
         return bool(self._pending)
 
 
+def frame_of(thread: int) -> FrameType | None:
+    """Return the innermost frame of *thread*; to ask for it takes long where there are many."""
+    return sys._current_frames().get(thread)
+
+
 def raise_in_user_code(
-    thread: int, exception: type[BaseException], start: CodeType, *, own_loop: bool = False
+    thread: int,
+    exception: type[BaseException],
+    start: CodeType,
+    *,
+    frame: FrameType | None = None,
+    own_loop: bool = False,
 ) -> bool:
     """Raise *exception* in *thread* at its next step, if it is in the user's code right now.
 
     *start* is the code that calls the user's; with *own_loop* an event loop of ours is in
-    between. Returns whether it was sent; if not, try again in a moment.
+    between. *frame* is what `frame_of` returned, where it was asked already. Returns whether it
+    was sent; if not, try again in a moment.
     """
-    frame = sys._current_frames().get(thread)
+    frame = frame_of(thread) if frame is None else frame
     if frame is None or not _is_open(frame, start, own_loop):
         return False
     # From here on in C from end to end: the interpreter does not change threads between the
@@ -114,14 +125,14 @@ def came_of_stop(error: BaseException | None) -> bool:
     return False
 
 
-def running_loops(thread: int) -> list[asyncio.AbstractEventLoop]:
-    """Return the running event loops in variables that functions on the stack of *thread* use.
+def running_loops(frame: FrameType | None, start: CodeType) -> list[asyncio.AbstractEventLoop]:
+    """Return the running event loops in variables that functions on the stack of a thread use.
 
-    One of them may run in that thread; only that thread can tell which.
+    From the innermost, *frame*, to those called from *start*. One of the loops may run in that
+    thread; only that thread can tell which.
     """
-    frame = sys._current_frames().get(thread)
     loops: list[asyncio.AbstractEventLoop] = []
-    while frame is not None:
+    while frame is not None and frame.f_code is not start:
         code, near, far = frame.f_code, frame.f_locals, frame.f_globals
         for name in (*code.co_varnames, *code.co_freevars, *code.co_names):
             value = near.get(name, far.get(name))
@@ -161,6 +172,12 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def prepare_to_raise() -> None:
+    """Import what `raise_in_user_code` needs: among many busy threads that takes a second."""
+    _python_api()
+    is_library(__file__)
 
 
 @functools.cache

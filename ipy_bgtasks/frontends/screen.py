@@ -188,6 +188,8 @@ class Screen(Host):
             (self._reported.add if yes else self._reported.discard)(job.number)
 
     def _is_reported(self, job: Record) -> bool:
+        if not self._reported:
+            return False
         with self._lock:
             if job.number not in self._reported:
                 return False
@@ -249,5 +251,7 @@ class Screen(Host):
         self._later(_SOON, log.drain)
 
     def _is_followed(self, job: Record, place: Any) -> bool:
+        if not self._followed:  # each job that ends asks, and mostly nobody follows any
+            return False
         with self._lock:
             return self._followed[job.number, place] > 0

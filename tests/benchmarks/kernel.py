@@ -40,7 +40,7 @@ stopped = threading.Event()
 """
 
 
-@BENCH.add("a cell `%bg f()`, request to idle", {"Thread": ratio(1.2), "ipython-bg": ratio()})
+@BENCH.add("a cell `%bg f()`, request to idle", {"Thread": ratio(1.1), "ipython-bg": ratio()})
 def cell(size: Size) -> Iterator[Round]:
     """Card included."""
     with kernel() as k:
@@ -78,7 +78,7 @@ def loaded_cell(size: Size) -> Iterator[Round]:
         yield from _turns(contenders, size.rounds(30))
 
 
-@BENCH.add("a cell `1+1` with 1,000 idle jobs", {"not loaded": ratio(1.05)})
+@BENCH.add("a cell `1+1` with 1,000 idle jobs", {"not loaded": ratio(1.03)})
 def plain_cell(size: Size) -> Iterator[Round]:
     """What loading costs whoever uses nothing of it."""
     idle = "gate = asyncio.Event()\nfor _ in range(1000):\n    %bg gate.wait()"

@@ -22,8 +22,9 @@ BENCH = Contests("launch")
 
 Contender: TypeAlias = Callable[[], Awaitable[float]]
 
-_COROUTINES = {"create_task": ratio(2.3), "aiojobs": ratio()}
+_COROUTINES = {"create_task": ratio(3.0), "aiojobs": ratio(1.0)}
 _THREADS = {
+    "bare hand-over": ratio(1.3),
     "run_in_executor": ratio(0.8),
     "BackgroundJobManager": ratio(1 / 3),
     "ThreadPoolExecutor": ratio(),
@@ -59,13 +60,17 @@ def threads_in_kernel(size: Size) -> Iterator[Round]:
     yield from _in_kernel("thread_rounds", size.count(10_000), size.rounds(7))
 
 
-@BENCH.add("2,000 coroutine jobs through %bg, kernel", {"create_task": ratio(), "launch": ratio()})
+@BENCH.add(
+    "2,000 coroutine jobs through %bg, kernel", {"create_task": ratio(15), "launch": ratio(2.5)}
+)
 def coroutines_by_magic(size: Size) -> Iterator[Round]:
     """As above, with reading CODE."""
     yield from _in_kernel("magic_rounds", size.count(2_000), size.rounds(7))
 
 
-@BENCH.add("2,000 thread jobs through %bg, kernel", {"run_in_executor": ratio(), "launch": ratio()})
+@BENCH.add(
+    "2,000 thread jobs through %bg, kernel", {"run_in_executor": ratio(), "launch": ratio(2)}
+)
 def threads_by_magic(size: Size) -> Iterator[Round]:
     """As above, with reading CODE."""
     yield from _in_kernel("thread_magic_rounds", size.count(2_000), size.rounds(7))
@@ -104,6 +109,7 @@ async def thread_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         contenders: dict[str, Contender] = {
             OURS: partial(_jobs, shell, "noop()", count),
+            "bare hand-over": partial(_handed_over, count),
             "run_in_executor": partial(_executor, count),
             "to_thread": partial(
                 _awaitables, lambda: asyncio.ensure_future(asyncio.to_thread(_call)), count
@@ -194,6 +200,26 @@ async def _awaitables(
 async def _executor(count: int) -> float:
     loop = asyncio.get_running_loop()
     return await _awaitables(lambda: loop.run_in_executor(None, _call), count)
+
+
+async def _handed_over(count: int) -> float:
+    """The least that a start at once in another thread takes: it is woken, and answers."""
+    wake, answer = threading.Lock(), threading.Lock()
+    wake.acquire()
+    answer.acquire()
+
+    def work() -> None:
+        for _ in range(count):
+            wake.acquire()
+            _call()
+            answer.release()
+
+    threading.Thread(target=work, daemon=True).start()
+    began = perf_counter()
+    for _ in range(count):
+        wake.release()
+        answer.acquire()
+    return perf_counter() - began
 
 
 async def _waited(make: Callable[[], Callable[[], Any]], count: int) -> float:

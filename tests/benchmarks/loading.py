@@ -46,7 +46,7 @@ get_ipython = lambda: shell
 """
 
 
-@BENCH.add("%load_ext in a fresh terminal shell", {"a bare extension": excess(0.015)})
+@BENCH.add("%load_ext in a fresh terminal shell", {"a bare extension": excess(0.012)})
 def terminal(size: Size) -> Iterator[Round]:
     """The extension's own imports included."""
 
@@ -59,7 +59,7 @@ def terminal(size: Size) -> Iterator[Round]:
     yield from _both(load, size.rounds(20))
 
 
-@BENCH.add("%load_ext in a fresh kernel", {"a bare extension": excess(0.015)})
+@BENCH.add("%load_ext in a fresh kernel", {"a bare extension": excess(0.012)})
 def in_kernel(size: Size) -> Iterator[Round]:
     """The extension's own imports included."""
 

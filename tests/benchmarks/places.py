@@ -20,7 +20,7 @@ from .shells import launch_of, loaded, plain_shell
 BENCH = Contests("places")
 
 
-@BENCH.add("warm `-p` jobs, one after the other", {"Pebble schedule": ratio(1.5)})
+@BENCH.add("warm `-p` jobs, one after the other", {"Pebble schedule": ratio(1.2)})
 def process(size: Size) -> Iterator[Round]:
     """Launch to result."""
     import pebble
@@ -70,7 +70,7 @@ def ipyparallel(size: Size) -> Iterator[Round]:
             yield from turns(contenders, size.rounds(7))
 
 
-_COMMANDS = {"Popen of the shell in a thread": ratio(1.3), "Popen of `true` in a thread": ratio()}
+_COMMANDS = {"Popen of the shell in a thread": ratio(1.15), "Popen of `true` in a thread": ratio()}
 
 
 @BENCH.add("`%bg !true`, one after the other", _COMMANDS)

@@ -6,18 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernels import Kernel, MakeKernel
+from kernels import Kernel, MakeKernel, Spare
+
+
+@pytest.fixture(scope="package")
+def _spare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spare]:
+    spare = Spare(lambda: tmp_path_factory.mktemp("kernel"))
+    yield spare
+    spare.close()
 
 
 @pytest.fixture
-def make_kernel(tmp_path: Path) -> Iterator[MakeKernel]:
+def make_kernel(tmp_path: Path, _spare: Spare) -> Iterator[MakeKernel]:
     """For tests that need a kernel of another configuration, or several."""
     kernels: list[Kernel] = []
 
     def make(*, config: str = "", env: dict[str, str] | None = None) -> Kernel:
-        home = tmp_path / f"kernel-{len(kernels)}"
-        home.mkdir()
-        kernels.append(Kernel(home, config=config, env=env))
+        if config or env:
+            home = tmp_path / f"kernel-{len(kernels)}"
+            home.mkdir()
+            kernels.append(Kernel(home, config=config, env=env))
+        else:
+            kernels.append(_spare.take())
         return kernels[-1]
 
     yield make
@@ -39,7 +49,7 @@ def kernel(bare_kernel: Kernel) -> Kernel:
 
 
 @pytest.fixture(scope="module")
-def _kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Kernel]]:
+def _kernels() -> Iterator[list[Kernel]]:
     kernels: list[Kernel] = []
     yield kernels
     for kernel in kernels:
@@ -47,14 +57,14 @@ def _kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Kernel]]
 
 
 @pytest.fixture
-def shared(_kernels: list[Kernel], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+def shared(_kernels: list[Kernel], _spare: Spare) -> Iterator[Kernel]:
     """A kernel with the extension loaded, for all tests of a module that do not interfere.
 
     After each test it must still answer; what the test left running is stopped and forgotten.
     After a failure the next test gets a fresh one.
     """
     if not _kernels:
-        _kernels.append(Kernel(tmp_path_factory.mktemp("shared-kernel")))
+        _kernels.append(_spare.take())
         _kernels[0].load()
     kernel = _kernels.pop()
     try:

@@ -139,10 +139,18 @@ class Pending:
 class Kernel:
     """A kernel of this interpreter, with directories of its own under *home*.
 
-    *config* are lines of an `ipython_config.py`, *env* is added to the environment.
+    *config* are lines of an `ipython_config.py`, *env* is added to the environment. Without
+    *wait*, `connect` must be called before anything else.
     """
 
-    def __init__(self, home: Path, *, config: str = "", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        config: str = "",
+        env: dict[str, str] | None = None,
+        wait: bool = True,
+    ) -> None:
         self._home = home
         self._by_parent: defaultdict[str, list[Message]] = defaultdict(list)
         self.messages: list[Message] = []
@@ -160,7 +168,8 @@ class Kernel:
         for socket in self._channels.values():
             self._poller.register(socket, zmq.POLLIN)
         self._requests: list[Reply] = []
-        self._connect()
+        if wait:
+            self.connect()
 
     # Requests
 
@@ -292,7 +301,7 @@ class Kernel:
         socket.connect(f"{info['transport']}://{info['ip']}:{info[f'{name}_port']}")
         return socket
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """Wait until requests are answered and iopub is subscribed, which takes its time."""
         for _ in range(100):
             self.ask("kernel_info_request", {}, timeout=60)
@@ -350,6 +359,41 @@ class Kernel:
     def _gone(self, timeout: float) -> None:
         process = self.manager.provisioner.process
         process.wait(timeout)
+
+
+class Spare:
+    """One kernel that starts while the test before still runs, for tests that want a plain one."""
+
+    def __init__(self, new_home: Callable[[], Path]) -> None:
+        self._new_home = new_home
+        self._kernel: Kernel | None = None
+        self._environment: dict[str, str] = {}
+
+    def take(self) -> Kernel:
+        """Return a fresh kernel; the next one begins to start."""
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None and self._environment != _environment_now():
+            kernel.close()
+            kernel = None
+        kernel = kernel or Kernel(self._new_home(), wait=False)
+        try:
+            kernel.connect()
+        except BaseException:
+            kernel.close()
+            raise
+        self._environment = _environment_now()
+        self._kernel = Kernel(self._new_home(), wait=False)
+        return kernel
+
+    def close(self) -> None:
+        """End the one that nobody took."""
+        if self._kernel is not None:
+            self._kernel.close()
+
+
+def _environment_now() -> dict[str, str]:
+    """Return what a kernel inherits; pytest tells each test's name in it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 class MakeKernel(Protocol):

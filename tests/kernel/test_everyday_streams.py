@@ -87,7 +87,8 @@ def pytested():
         path = pathlib.Path(folder) / 'test_it.py'
         path.write_text("def test_it():\\n    print('inside')\\n")
         yield
-        code = pytest.main(['-q', '-p', 'no:cacheprovider', '--capture=sys', str(path)])
+        code = pytest.main(['-q', '-p', 'no:cacheprovider', '--capture=sys',
+                            '--import-mode=importlib', str(path)])
     print(code == 0)
 
 def in_thread(steps):
@@ -131,10 +132,10 @@ PLACES = {
 
 
 @pytest.fixture
-def ready(kernel: Kernel) -> Kernel:
+def ready(shared: Kernel) -> Kernel:
     """A kernel that knows all the ways."""
-    kernel.ok(SETUP)
-    return kernel
+    shared.ok(SETUP)
+    return shared
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -176,7 +176,11 @@ class Terminal:
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self._child.close(force=True)
+        if self._child.isalive():
+            self._child.kill(signal.SIGKILL)  # pexpect tries three kinder signals, each for a while
+            self._child.wait()
+        self._child.ptyproc.delayafterclose = 0
+        self._child.close()
 
     def _wait_for(self, pattern: re.Pattern[str], timeout: float | None = None) -> re.Match[str]:
         limit = self.timeout if timeout is None else timeout

@@ -14,7 +14,7 @@ from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.raising import StopThread
+from ipy_bgtasks.raising import StopThread, prepare_to_raise
 from ipy_bgtasks.runners.threads.run import Run
 from ipy_bgtasks.service import ServiceLoop
 
@@ -213,6 +213,7 @@ class SwitchInterval:
             if now > SHORT:
                 self._before = now
                 sys.setswitchinterval(SHORT)
+                prepare_to_raise()  # while the others do not compete for each step yet
         elif not yes and self._before is not None:
             before, self._before = self._before, None
             if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # unchanged since

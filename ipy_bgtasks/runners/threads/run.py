@@ -17,6 +17,7 @@ from ipy_bgtasks.raising import (
     StopThread,
     came_of_stop,
     close_servers,
+    frame_of,
     is_handling_stop,
     raise_in_user_code,
     running_loops,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextvars import Context
     from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.loop import LoopRunner
@@ -189,26 +191,27 @@ class Run(runner.Run):
             target = self._target
             if target is None or not self._due:
                 return True
-            if not self._is_async and self._waits_for_loop(target):
+            frame = frame_of(target)
+            if not self._is_async and self._waits_for_loop(frame):
                 return False
             sent = Sent()
             before, self._sent = self._sent, sent
             start, in_loop = Run.execute.__code__, self._is_async or self._told_loop is not None
-            if raise_in_user_code(target, sent.exception, start, own_loop=in_loop):
+            if raise_in_user_code(target, sent.exception, start, frame=frame, own_loop=in_loop):
                 self._due, self._told_loop = False, None
                 self._sent_at = time.monotonic()
                 return True
             self._sent = before
             return False
 
-    def _waits_for_loop(self, target: int) -> bool:
+    def _waits_for_loop(self, frame: FrameType | None) -> bool:
         """Return whether an event loop that the job's code runs will raise it between two steps.
 
         There no state is half updated, and it is raised even while the loop waits for events.
         """
         now = time.monotonic()
         if self._told_loop is None:
-            for loop in running_loops(target):
+            for loop in running_loops(frame, Run.execute.__code__):
                 with suppress(RuntimeError):  # it has just closed
                     loop.call_soon_threadsafe(self._interrupt, loop)
                     self._told_loop = now
