@@ -165,11 +165,15 @@ class Kernel:
         self._context = zmq.Context()
         self._channels = {name: self._connected(name) for name in _SOCKETS}
         self._poller = zmq.Poller()
-        for socket in self._channels.values():
-            self._poller.register(socket, zmq.POLLIN)
+        for each in self._channels.values():
+            self._poller.register(each, zmq.POLLIN)
         self._requests: list[Reply] = []
         if wait:
-            self.connect()
+            try:
+                self.connect()
+            except BaseException:  # a context that nobody closed would hang when it is collected
+                self.close()
+                raise
 
     # Requests
 
@@ -291,15 +295,16 @@ class Kernel:
         return bool(ready)
 
     def _connected(self, name: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(_SOCKETS[name])
-        socket.linger = 1000
+        channel = self._context.socket(_SOCKETS[name])
+        channel.linger = 1000
         if name == "iopub":
-            socket.subscribe(b"")
+            channel.subscribe(b"")
         else:  # the same for all, by which the kernel knows who asked
-            socket.identity = self.session.bsession
+            channel.identity = self.session.bsession
         info = self.manager.get_connection_info()
-        socket.connect(f"{info['transport']}://{info['ip']}:{info[f'{name}_port']}")
-        return socket
+        between = ":" if info["transport"] == "tcp" else "-"
+        channel.connect(f"{info['transport']}://{info['ip']}{between}{info[f'{name}_port']}")
+        return channel
 
     def connect(self) -> None:
         """Wait until requests are answered and iopub is subscribed, which takes its time."""
@@ -425,8 +430,12 @@ def kernel_manager(home: Path) -> KernelManager:
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     described = {"argv": argv, "display_name": NAME, "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(described))
+    # A free port may be taken by a kernel of another test process before this one binds it; a
+    # name in a directory of its own may not. Such names are at most 103 characters long.
+    named = zmq.has("ipc") and len(str(home)) < 90
     return KernelManager(
         kernel_name=NAME,
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(spec.parent)]),
         connection_file=str(home / "connection.json"),
+        **({"transport": "ipc", "ip": str(home / "s")} if named else {}),
     )

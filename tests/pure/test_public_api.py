@@ -106,6 +106,7 @@ def test_a_job_shows_what_users_may_do_and_little_else() -> None:
         "elapsed",
         "exception",
         "future",
+        "group",
         "log",
         "name",
         "number",
