@@ -155,3 +155,25 @@ def test_blocking_runs_the_loop_where_none_runs() -> None:
 async def test_nothing_to_wait_for_is_done_at_once(foreground: Foreground) -> None:
     """`%fg all` without jobs."""
     assert await foreground.attach([], every=True) == []
+
+
+async def test_a_wait_for_thousands_looks_at_each_a_few_times(
+    foreground: Foreground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at all of them whenever one ends."""
+    jobs = [running(number) for number in range(2000)]
+    looked = 0
+    done = Record.done
+
+    def counted(job: Record) -> bool:
+        nonlocal looked
+        looked += 1
+        return done(job)
+
+    waiting = foreground.attach(jobs, every=True)
+    monkeypatch.setattr(Record, "done", counted)
+    for job in jobs:
+        job.finish(job.number)
+        await asyncio.sleep(0)
+    assert await waiting == list(range(2000))
+    assert looked < 10 * len(jobs)
