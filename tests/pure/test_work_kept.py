@@ -244,7 +244,7 @@ def launches(*values: dict[str, str], **last: Any) -> list[Launch]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(PROGRAMS, min_size=1, max_size=4), st.lists(LAUNCHES, min_size=2, max_size=8))
 @example(["f(x)"], launches({"f": "plain", "x": "number"}, {"f": "later"}))
 @example(["f"], launches({"f": "plain"}, {"f": "later"}, {"f": "makes"}, {"f": "number"}))

@@ -6,17 +6,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from terminals import Terminal
+from terminals import Spare, Terminal
+
+
+@pytest.fixture(scope="package")
+def _spare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spare]:
+    spare = Spare(lambda: tmp_path_factory.mktemp("terminal"))
+    yield spare
+    spare.close()
 
 
 @pytest.fixture
-def spawn_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+def tmp_path(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _spare: Spare
+) -> Path:
+    """The directory of this test's terminals; `terminal` has begun to start in its own."""
+    if "terminal" in request.fixturenames:
+        return _spare.directory
+    return tmp_path_factory.mktemp("terminal")
+
+
+@pytest.fixture
+def spawn_terminal(tmp_path: Path, _spare: Spare) -> Iterator[Callable[..., Terminal]]:
     """Start terminals of one's own: ``spawn_terminal(*arguments, term="xterm")``."""
     spawned: list[Terminal] = []
 
     def spawn(*arguments: str, term: str = "xterm", script: Path | None = None) -> Terminal:
-        spawned.append(Terminal(tmp_path, *arguments, term=term, script=script))
-        return spawned[-1]
+        plain = not arguments and term == "xterm" and script is None
+        if plain and tmp_path == _spare.directory:
+            terminal = _spare.take()
+        else:
+            terminal = Terminal(tmp_path, *arguments, term=term, script=script)
+        spawned.append(terminal)
+        return terminal
 
     yield spawn
     for terminal in spawned:

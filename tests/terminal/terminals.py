@@ -45,11 +45,46 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|
 _OPEN_ESCAPE = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?|[()])?|\r+)$")
 
 
+class Spare:
+    """One terminal that starts while the test before still runs, in a directory of its own."""
+
+    def __init__(self, new_directory: Callable[[], Path]) -> None:
+        self._new_directory = new_directory
+        self._begin()
+
+    def _begin(self) -> None:
+        self.directory = self._new_directory()
+        self._terminal = Terminal(self.directory, wait=False)
+
+    def take(self) -> Terminal:
+        """Return a terminal at its first prompt; the next one begins to start."""
+        terminal = self._terminal
+        self._begin()
+        try:
+            terminal.prompt()
+        except BaseException:
+            terminal.close()
+            raise
+        return terminal
+
+    def close(self) -> None:
+        """End the one that nobody took."""
+        self._terminal.close()
+
+
 class Terminal:
-    """One ``ipython`` in a terminal of 40 lines of 200 columns, waiting at its first prompt."""
+    """One ``ipython`` in a terminal of 40 lines of 200 columns, waiting at its first prompt.
+
+    Without *wait*, call `prompt` before anything else.
+    """
 
     def __init__(
-        self, directory: Path, *arguments: str, term: str = "xterm", script: Path | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        term: str = "xterm",
+        script: Path | None = None,
+        wait: bool = True,
     ) -> None:
         source = str(Path(ipy_bgtasks.__file__).parents[1])
         environment = {
@@ -89,7 +124,8 @@ class Terminal:
         """How much of `text` the waits have gone past."""
         self.number = 0
         """The number in the last prompt that was waited for."""
-        self.prompt()
+        if wait:
+            self.prompt()
 
     @property
     def pid(self) -> int:
