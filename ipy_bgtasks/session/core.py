@@ -127,7 +127,8 @@ class Session:
             core.sources,
             core.process_runner,
             lambda: core.executors,
-            lambda job: self.notices.ask([job]),
+            # Those of a group are told together.
+            lambda job: self.notices.ask([job], f"group {job.group}" if job.group else ""),
         )
 
     @cached_property

@@ -235,7 +235,7 @@ class Notices:
 
 
 def _notice(name: str, jobs: list[Record]) -> Notice:
-    told = [_ended(job) for job in jobs]
+    told = [_ended(job, brief=bool(name)) for job in jobs]
     if not name:
         return notice_of(told[0])
     began = [job.started for job in jobs if job.started is not None]
@@ -244,12 +244,14 @@ def _notice(name: str, jobs: list[Record]) -> Notice:
     return notice_of_all(told, name, seconds)
 
 
-def _ended(job: Record) -> Ended:
+def _ended(job: Record, *, brief: bool) -> Ended:
+    """Return what there is to tell of a job; with *brief*, a value is none of it."""
     from ipy_bgtasks.views.rows import summary
 
     outcome = job.outcome
     # What it printed last is no news, and what it assigns may be large.
     says = outcome is not None and (outcome.error is not None or outcome.value is not None)
+    says = says and not (brief and job.state == "finished")
     last = summary(job, _VALUE) if says and not (job.assigns and job.state == "finished") else ""
     seconds = None if job.started is None else job.elapsed
     return Ended(job.number, job.name, str(job.state), seconds, last)

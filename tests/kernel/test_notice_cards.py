@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ipykernel
 import pytest
 from kernels import Kernel, MakeKernel
 from receivers import receiver, silence
@@ -45,6 +46,25 @@ def test_the_pages_are_told_which_job_and_where_it_stands(kernel: Kernel) -> Non
     assert told["body"].endswith("s  'the value'")
     assert told["place"] == cell.msg_id
     assert f'data-bg="{cell.msg_id}"' in cell.displays[-1]["text/html"]
+
+
+@pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="needs subshells")
+def test_a_cell_that_is_sent_away_can_be_asked_for_too(kernel: Kernel) -> None:
+    """`%bg` alone, with that option."""
+    pytest.importorskip("anywidget")
+    kernel.ok("import threading\ngo = threading.Event()")
+    cell = kernel.start("print('begins')\ngo.wait()\n6 * 7")
+    kernel.until(lambda: cell.reply.stdout)
+    asked = kernel.start("%bg --notify", queue=True)
+    cell.wait()
+    assert asked.wait().status == "ok"
+    kernel.until(lambda: _hears(kernel))
+    kernel.ok("go.set()")
+    kernel.until(lambda: _told(kernel))
+    (told,) = _told(kernel)
+    assert told["title"] == "job 1 finished: print('begins')"
+    assert told["body"].endswith("s  42")
+    assert told["place"] == cell.reply.msg_id
 
 
 def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:

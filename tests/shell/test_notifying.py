@@ -141,6 +141,21 @@ async def test_jobs_with_a_name_in_common_are_told_as_one(told: Told) -> None:
     assert told.nothing_more()
 
 
+async def test_a_group_is_told_when_all_of_it_has_ended(told: Told) -> None:
+    """With the errors of those that failed."""
+    await told.run(
+        "for i in range(3):\n    %bg --notify -q -g crawl:1 waits(KeyError(i) if i else 0)"
+    )
+    await told.run("gate.set()\ntry:\n    %fg @crawl\nexcept BaseException: pass")
+    notice = await told.next()
+    assert notice.title == "group crawl: 1 finished, 2 failed"
+    assert notice.body.splitlines()[1:] == [
+        "[2] waits(KeyError(i) if i else 0): KeyError: 1",
+        "[3] waits(KeyError(i) if i else 0): KeyError: 2",
+    ]
+    assert told.nothing_more()
+
+
 async def test_what_was_asked_for_can_be_taken_back(told: Told) -> None:
     """As the bell of a card does, pressed a second time."""
     await told.run("%bg --notify waits()\n%bg --notify waits()")
