@@ -12,6 +12,7 @@ from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.job.host import Absence
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.own_frames import unseen
+from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.groups import Group
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.session.foreground import Foreground
+    from ipy_bgtasks.session.keeping import Kept
     from ipy_bgtasks.session.launching import Launcher
     from ipy_bgtasks.session.notices import Asked, Notices, Pages
     from ipy_bgtasks.session.requests import LaunchOptions
@@ -90,6 +92,13 @@ class Core:
         return self.registry.launch(work, where=runner, origin=origin)
 
     @cached_property
+    def kept(self) -> Kept:
+        """The jobs that outlive the session, imported when there is one."""
+        from ipy_bgtasks.session.keeping import Kept
+
+        return Kept(self.registry, self.service)
+
+    @cached_property
     def executors(self) -> Executors:
         """The user's own executors as places, imported when one is first named."""
         from ipy_bgtasks.runners.executors.runner import Executors
@@ -128,6 +137,7 @@ class Session:
             core.process_runner,
             lambda: core.executors,
             lambda job: self.notices.ask([job]),
+            lambda: self.kept.runner,
         )
 
     @cached_property
@@ -139,6 +149,33 @@ class Session:
         core.asked = core.asked or Asked()
         later = core.service.later
         return Notices(self.settings, self.screen, core.asked, later, self.pages)
+
+    @property
+    def kept(self) -> Kept:
+        """What keeps jobs, with the settings of now."""
+        self.core.kept.apply(self.settings)
+        return self.core.kept
+
+    def look_for_kept(self) -> None:
+        """Take in the kept jobs of other sessions, if there are any."""
+        if has_kept_jobs():
+            self.kept.finder.look()
+
+    def say_what_is_kept(self) -> None:
+        """Say how many jobs other sessions have kept, in one line, if there are any."""
+        if has_kept_jobs():
+            from ipy_bgtasks.session.keeping import summary_line
+
+            if line := summary_line(self.registry):
+                self.screen.say(line)
+
+    def say_what_goes_on(self) -> None:
+        """Say which jobs go on when the session ends, in one line, if any do."""
+        if "kept" in vars(self.core):
+            from ipy_bgtasks.session.keeping import goes_on_line
+
+            if line := goes_on_line(self.registry):
+                self.screen.say(line)
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -166,8 +203,10 @@ class Session:
             self.notices.check()
         settings.observe(apply)
         core.registry.host.exchange(self.screen)
+        core.registry.on_kept = lambda _number: self.look_for_kept()
 
         def undo() -> None:
+            core.registry.on_kept = None
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
@@ -281,7 +320,8 @@ class Session:
 
     def prune(self) -> None:
         """Discard the jobs that have ended."""
-        count = self.registry.prune()
+        count = self.kept.finder.prune() if has_kept_jobs() else 0
+        count += self.registry.prune()
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
     def show_jobs(
@@ -296,6 +336,8 @@ class Session:
         from ipy_bgtasks.views.show import detail, table
 
         cells = self.core.sources.cell
+        if chosen is None:
+            self.look_for_kept()
         if chosen is not None and len(chosen) == 1 and not groups:
             self.screen.show(detail(chosen[0], cells=cells))
             return
