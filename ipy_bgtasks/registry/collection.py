@@ -18,7 +18,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.registry.groups import Group
-from ipy_bgtasks.registry.numbers import KeptNumber, goes_on
+from ipy_bgtasks.registry.numbers import goes_on
 from ipy_bgtasks.registry.queueing import Queued
 from ipy_bgtasks.registry.retries import Retries
 from ipy_bgtasks.sigint import Shielded
@@ -60,8 +60,8 @@ class Registry(Collection[Record]):
         self.host = HostSwitch()
         #: Called with each job that is no longer kept.
         self.on_discard: list[Callable[[Record], object]] = []
-        #: Called with the number of a kept job that somebody asks for: it may not be here yet.
-        self.on_kept: Callable[[KeptNumber], object] | None = None
+        #: Called with each spec before it is looked up; by default nothing comes of that.
+        self.on_find: Callable[[str], object] = str
         self.adopted: set[int] = set()  # numbers of jobs that other sessions have launched
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -100,8 +100,7 @@ class Registry(Collection[Record]):
 
     def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
         """Return the job that a spec names; raises `BadInput` unless there is exactly one."""
-        if self.on_kept is not None and (number := KeptNumber.read(spec)) is not None:
-            self.on_kept(number)
+        self.on_find(spec)
         return specs.find(self, spec, variables)
 
     def find_all(self, spec: str, variables: Mapping[str, Any] | None = None) -> list[Record]:
@@ -209,14 +208,13 @@ class Registry(Collection[Record]):
 
     def adopt(self, job: Record) -> None:
         """Take in a job that another session has launched, as the oldest of all."""
+        self.adopted.add(job.number)
         with self._lock:
-            self.adopted.add(job.number)
             self._add(job)
             self._recent = {job.number: None, **self._recent}
             if job.done():
                 self._ended = {job.number: None, **self._ended}
-                self._units[job.number] = None
-                self._units.move_to_end(job.number, last=False)
+                self._units = OrderedDict([(job.number, None), *self._units.items()])
             else:
                 job.add_done_callback(self._note_end)
 

@@ -14,6 +14,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.own_frames import unseen
 from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.processes.pool import ProcessRunner
@@ -161,6 +162,10 @@ class Session:
         if has_kept_jobs():
             self.kept.finder.look()
 
+    def _look_for(self, spec: str) -> None:
+        if KeptNumber.read(spec) is not None:
+            self.look_for_kept()
+
     def say_what_is_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
@@ -203,10 +208,10 @@ class Session:
             self.notices.check()
         settings.observe(apply)
         core.registry.host.exchange(self.screen)
-        core.registry.on_kept = lambda _number: self.look_for_kept()
+        core.registry.on_find = self._look_for
 
         def undo() -> None:
-            core.registry.on_kept = None
+            core.registry.on_find = str
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
