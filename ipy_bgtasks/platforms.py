@@ -61,6 +61,11 @@ def state_directory() -> str | None:
     return os.path.join(base, "ipy_bgtasks", "kept")
 
 
+def host_name() -> str:
+    """Return the name of this machine."""
+    return socket.gethostname()
+
+
 def has_kept_jobs() -> bool:
     """Return whether there may be kept jobs; nothing is imported or read for that."""
     directory = state_directory()

@@ -169,9 +169,9 @@ class Session:
     def say_what_is_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
-            from ipy_bgtasks.session.keeping import summary_line
+            from ipy_bgtasks.runners.kept.glance import summary_line
 
-            if line := summary_line(self.registry):
+            if line := summary_line({job.number for job in self.registry}):
                 self.screen.say(line)
 
     def say_what_goes_on(self) -> None:

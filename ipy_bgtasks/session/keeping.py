@@ -29,18 +29,6 @@ class Kept:
         self.runner.log_limit = settings.keep_log_limit
 
 
-def summary_line(registry: Registry) -> str:
-    """Return how many kept jobs of other sessions there are, in a line; empty if there are none."""
-    from ipy_bgtasks.runners.kept.places import summary
-
-    counts = summary({job.number for job in registry})
-    total = sum(counts.values())
-    if not total:
-        return ""
-    listed = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{total} kept job{'s' * (total != 1)}: {listed} (%jobs)"
-
-
 def goes_on_line(registry: Registry) -> str:
     """Return which jobs of this session go on without it, in a line; empty if none do."""
     own = [job for job in registry if job.number not in registry.adopted]

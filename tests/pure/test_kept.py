@@ -13,11 +13,13 @@ import pytest
 
 from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.platforms import host_name
 from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.ended import outcome_of
+from ipy_bgtasks.runners.kept.glance import summary_line
 from ipy_bgtasks.runners.kept.output import OutputReader, OutputWriter, parts
-from ipy_bgtasks.runners.kept.places import FORMAT, Place, host, new_place, places, summary, sweep
+from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place, places, sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX")
 
@@ -37,7 +39,12 @@ def reserved() -> tuple[Place, int]:
 
 def describe(place: Place, **more: Any) -> None:
     """Write down what the job is."""
-    told = {"format": FORMAT, "host": host(), "boot": files.boot_id(), "token": "kept-no-process"}
+    told = {
+        "format": FORMAT,
+        "host": host_name(),
+        "boot": files.boot_id(),
+        "token": "kept-no-process",
+    }
     files.replace_json(place.path, files.JOB, {**told, "name": "f()", "launched": 1.0, **more})
 
 
@@ -156,17 +163,20 @@ def test_a_full_disk_loses_output_and_says_so_once_there_is_room(
 def test_each_crash_point_leaves_a_true_state(reserved: tuple[Place, int]) -> None:
     """From the directory alone to the end."""
     place, launching = reserved
-    assert (place.job(), summary()) == (None, {})  # only the directory
+    assert (place.job(), summary_line(())) == (None, "")  # only the directory
     describe(place)
     assert place.state() == {"state": "queued"}
-    assert summary() == {"queued": 1}
+    assert summary_line(()) == "1 kept job: 1 queued (%jobs)"
+    assert summary_line({place.number}) == ""
     watched = files.lock(place.path, files.WATCHED)
     assert watched is not None
-    files.replace_json(place.path, files.STATE, {"state": "running", "started": 2.0})
+    files.replace_json(
+        place.path, files.STATE, {"state": "running", "host": host_name(), "started": 2.0}
+    )
     os.close(launching)
     assert place.state()["state"] == "running"
     os.close(watched)
-    assert summary() == {"failed": 1}  # before anybody has written it
+    assert summary_line(()) == "1 kept job: 1 failed (%jobs)"  # before anybody has written it
     state = place.state()
     assert (state["state"], state["started"]) == ("failed", 2.0)
     outcome = outcome_of(place, state)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import time
-from collections.abc import Container
 from contextlib import suppress
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.platforms import state_directory
+from ipy_bgtasks.platforms import host_name, state_directory
 from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.guard import end_unwatched
@@ -40,7 +38,7 @@ class Place:
         """Return what the job is; None if this is no job of this machine that we can read."""
         told = files.read_json(self.path, files.JOB)
         here = told is not None and told.get("format") == FORMAT
-        return told if here and told is not None and told.get("host") == host() else None
+        return told if here and told is not None and told.get("host") == host_name() else None
 
     def state(self) -> dict[str, Any]:
         """Return how far it is, now: with `state`, and more as the watcher wrote it.
@@ -56,15 +54,6 @@ class Place:
                 return told or {"state": "queued"}
             self._settle(holder)
         return {"state": "failed", "kind": "unwatched", "why": "its state cannot be written"}
-
-    def glance(self) -> str:
-        """Return its state in a word, without doing anything about it."""
-        told = files.read_json(self.path, files.STATE)
-        if told is not None and told.get("state") in _ENDED:
-            return str(told["state"])
-        if files.is_held(self.path, files.LAUNCHING if told is None else files.WATCHED):
-            return "queued" if told is None else "running"
-        return "cancelled" if told is None else "failed"
 
     def _settle(self, holder: str) -> None:
         """Write the end of a job that nobody watches, unless somebody just does."""
@@ -86,7 +75,7 @@ class Place:
         if told is None:
             why = "the session ended"
             news = {"state": "cancelled", "kind": "never", "why": why, "ended": time.time()}
-            files.replace_json(self.path, files.STATE, news)
+            files.replace_json(self.path, files.STATE, {"host": job.get("host"), **news})
             return
         if restarted:
             state = {**told, "state": "failed", "kind": "unwatched", "ended": time.time()}
@@ -175,16 +164,6 @@ def new_place() -> tuple[Place, int]:
         raise BadInput(f"--keep cannot write to {root}: {error.strerror or error}") from None
 
 
-def summary(known: Container[int] = ()) -> dict[str, int]:
-    """Return how many kept jobs there are beside the *known*, by state."""
-    counts: dict[str, int] = {}
-    for place in places():
-        if place.number not in known and place.job() is not None:
-            state = place.glance()
-            counts[state] = counts.get(state, 0) + 1
-    return counts
-
-
 def sweep(keep_days: float) -> None:
     """Remove what ended more than *keep_days* ago, and what a crash left behind."""
     root = state_directory()
@@ -208,8 +187,3 @@ def sweep(keep_days: float) -> None:
 
 def _is_free(place: Place) -> bool:
     return not files.is_held(place.path, files.LAUNCHING)
-
-
-def host() -> str:
-    """Return the name of this machine."""
-    return socket.gethostname()

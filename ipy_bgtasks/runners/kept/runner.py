@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.platforms import has_processes, has_sessions
+from ipy_bgtasks.platforms import has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.following import Following
-from ipy_bgtasks.runners.kept.places import FORMAT, Place, host, new_place
+from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work.command import Command
 
@@ -96,7 +96,7 @@ class KeptRunner:
         now = time.time()
         told.update(
             format=FORMAT,
-            host=host(),
+            host=host_name(),
             boot=files.boot_id(),
             name=job.name,
             code=job.code,
@@ -140,9 +140,10 @@ class KeptRunner:
             files.replace_json(place.path, files.JOB, told)
             _launch(place, lock)
         except OSError as error:
-            told = {"state": "failed", "kind": "unwatched", "why": error_line(error)}
+            end: dict[str, Any] = {"state": "failed", "kind": "unwatched"}
+            end.update(why=error_line(error), host=host_name(), ended=time.time())
             with contextlib.suppress(OSError):
-                files.replace_json(place.path, files.STATE, {**told, "ended": time.time()})
+                files.replace_json(place.path, files.STATE, end)
             raise
         finally:
             os.close(lock)
@@ -193,6 +194,7 @@ class KeptRunner:
         outcome = job.outcome
         error = None if outcome is None else outcome.error
         told: dict[str, Any] = {"state": str(job.state), "kind": "never", "ended": time.time()}
+        told["host"] = host_name()
         told["why"] = str(error).rpartition("never started: ")[2] or "it was cancelled"
         if str(job.state) == "failed" and error is not None:
             told.update(kind="unwatched", why=error_line(error))

@@ -48,7 +48,8 @@ class Watcher:
         self._launching = launching
         self._output = OutputWriter(directory, int(job["log_limit"]))
         self._copy = _opened_copy(job.get("log"))
-        self._state: dict[str, Any] = {"state": "running", "watcher": os.getpid()}
+        self._state: dict[str, Any] = {"state": "running", "host": job["host"]}
+        self._state["watcher"] = os.getpid()
         self._answer: dict[str, Any] | None = None
         self._progress: list[Any] | None = None
         self._progress_due = float("inf")
