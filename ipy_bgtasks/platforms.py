@@ -48,6 +48,30 @@ def has_sessions() -> bool:
     return all(hasattr(os, name) for name in ("setsid", "getsid", "killpg"))
 
 
+def state_directory() -> str | None:
+    """Return where kept jobs are, as the platform has it for programs' state; None: nowhere."""
+    if not (has_sessions() and has_processes()):
+        return None
+    if sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Application Support")
+    else:
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):
+            base = os.path.expanduser("~/.local/state")
+    return os.path.join(base, "ipy_bgtasks", "kept")
+
+
+def host_name() -> str:
+    """Return the name of this machine."""
+    return socket.gethostname()
+
+
+def has_kept_jobs() -> bool:
+    """Return whether there may be kept jobs; nothing is imported or read for that."""
+    directory = state_directory()
+    return directory is not None and os.path.isdir(directory)
+
+
 def has_task_factories(loop: asyncio.AbstractEventLoop) -> bool:
     """Return whether *loop* can make tasks while a task factory is set.
 

@@ -14,6 +14,7 @@ from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
 from ipy_bgtasks.ipython.completion import candidates
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.job.handle import Job, record_of
+from ipy_bgtasks.registry.numbers import goes_on
 from ipy_bgtasks.runners.loop import contain_exits
 from ipy_bgtasks.session.core import Core, Session
 from ipy_bgtasks.session.foreground import Foreground
@@ -110,6 +111,7 @@ class Loaded:
         self._watch_exits(session)
         if line := changes.report():
             screen.say(line)
+        session.say_what_is_kept()
 
     def _rewrite(self) -> None:
         self._changes.append(self.shell.input_transformers_post, self._await_magics)
@@ -151,8 +153,8 @@ class Loaded:
         core, settings, changes = session.core, session.settings, self._changes
         assert core.front_end is not None
         leaving = Leaving(session.registry, core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.screen.shutdown, threads_of_jobs.let_go]
-        leaving.on_begin.append(session.close_notices)
+        leaving.on_begin += [session.say_what_goes_on, session.screen.shutdown]
+        leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
         changes.add(watch_process(leaving))
         core.front_end.watch_exits(changes, leaving)
@@ -251,7 +253,7 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     def running() -> int:
         session = session_of(shell)
         asks = session is not None and session.settings.confirm_exit
-        return len(registry.alive()) if asks else 0
+        return sum(not goes_on(job) for job in registry.alive()) if asks else 0
 
     return TerminalFrontEnd(
         shell,

@@ -118,9 +118,10 @@ class JobMagics(Magics):
         %fg [--any] JOB JOB…           several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
-          JOB             3, %name, ?text, - (the previous one), a variable that holds a job;
-                          @NAME, all jobs of a group: the results as a list, in order of number;
-                          nothing: the current one; all: every job that was not here yet
+          JOB             3, k1 (a kept job), %name, ?text, - (the previous one), a variable
+                          that holds a job; @NAME, all jobs of a group: the results as a list,
+                          in order of number; nothing: the current one; all: every job of this
+                          session that was not here yet
           CODE            is launched, as by %bg, and brought to the foreground
         OPTIONS
 
@@ -203,7 +204,8 @@ class JobMagics(Magics):
         if not words:
             raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
         if words == ["all"]:
-            jobs = self._session.registry.alive()
+            registry = self._session.registry
+            jobs = [job for job in registry.alive() if job.number not in registry.adopted]
         else:
             jobs = self._session.launcher.jobs(words, local_ns)
         cells = self._session.core.sources.cell
@@ -242,7 +244,9 @@ class JobMagics(Magics):
         session = self._session
         variables = session.launcher.variables(local_ns)
         if rest == "all":
-            return [job for job in session.registry if not (job.done() and job.seen)], True
+            adopted = session.registry.adopted
+            jobs = [job for job in session.registry if not (job.done() and job.seen)]
+            return [job for job in jobs if job.number not in adopted], True
         if specs.is_group(rest):
             return session.registry.find_all(rest), True
         if specs.is_spec(rest, variables):

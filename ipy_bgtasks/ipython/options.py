@@ -113,6 +113,10 @@ _LAUNCH = (
         help="if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s",
     ),
     _NOTIFY,
+    Option(
+        "keep",
+        help="in a process that outlives this session: later ones find it as k1, k2 …",
+    ),
 )
 
 #: Tells a magic that the rewritten cell awaits what it returns. Not for users.
@@ -219,6 +223,7 @@ class Options:
             group=self.group,
             retries=self.retries or 0,
             notify=self.notify,
+            keep=self.keep,
         )
 
 

@@ -62,7 +62,13 @@ class JobFuture(concurrent.futures.Future[Any]):
             # `concurrent.futures.wait` and the like learn of a cancelled future only from this.
             with suppress(Exception):
                 self.set_running_or_notify_cancel()
-        elif outcome.error is not None:
-            self.set_exception(outcome.error)
+            return
+        try:
+            error = outcome.exception()
+            value = outcome.get() if error is None else None
+        except BaseException as reason:  # a value that cannot be loaded
+            error = reason
+        if error is not None:
+            self.set_exception(error)
         else:
-            self.set_result(outcome.value)
+            self.set_result(value)

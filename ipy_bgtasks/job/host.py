@@ -17,6 +17,9 @@ class Host:
     not raise.
     """
 
+    #: Whether a new log holds output already.
+    has_output = False
+
     def new_log(self, job: Record) -> Log:
         """Make the job's log; called when it is first needed."""
         from ipy_bgtasks.log.output import Log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from collections.abc import Callable
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,6 +25,40 @@ class JobState(StrEnum):
         return self in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
 
 
+class Elsewhere:
+    """Stands for a value that is loaded when it is asked for; its repr is the value's own line.
+
+    *load* returns the value, or raises what says why it cannot be had.
+    """
+
+    def __init__(self, load: Callable[[], Any], shown: str) -> None:
+        self.load = load
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+class ErrorElsewhere(Exception):
+    """Stands for an exception that is loaded when it is asked for; it shows as that would."""
+
+    @classmethod
+    def of(cls, kind: str, message: str, trace: str, load: Callable[[], Any]) -> ErrorElsewhere:
+        """Return what stands for an exception of that class name, message and traceback."""
+        made: Any = type(kind, (cls,), {"__module__": cls.__module__})(message)
+        made.load, made.trace = load, trace
+        error: ErrorElsewhere = made
+        return error
+
+    load: Callable[[], Any]
+    trace: str
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines of the traceback, as they were where it was raised."""
+        line = f"{type(self).__name__}: {self}".rstrip(": ")
+        return self.trace.rstrip("\n").splitlines() or [line]
+
+
 class Outcome(NamedTuple):
     """How a job ended: with a value, or with an error.
 
@@ -41,7 +76,7 @@ class Outcome(NamedTuple):
         error = self.exception()
         if error is not None:
             raise error.with_traceback(self.traceback)
-        return self.value
+        return self.value.load() if isinstance(self.value, Elsewhere) else self.value
 
     def exception(self) -> BaseException | None:
         """Return the error, if any; raises `concurrent.futures.CancelledError` if cancelled."""
@@ -49,7 +84,7 @@ class Outcome(NamedTuple):
             assert self.error is not None
             # A fresh one each time: its traceback belongs to the caller.
             raise concurrent.futures.CancelledError(*self.error.args)
-        return self.error
+        return self.error.load() if isinstance(self.error, ErrorElsewhere) else self.error
 
 
 #: The outcome of most jobs, shared by those that are kept.

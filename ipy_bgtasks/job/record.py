@@ -204,7 +204,7 @@ class Record(Times):
     @property
     def has_output(self) -> bool:
         """Whether anything was ever recorded; asking makes no log."""
-        return self._log is not None
+        return self._log is not None or self._host.has_output
 
     def done(self) -> bool:
         """Return whether the job has ended, in whatever way."""
@@ -251,7 +251,7 @@ class Record(Times):
         try:
             fn(self)
         except BaseException:  # an exit would end the loop, or a thread of the pool
-            logging.getLogger(__name__).exception("done callback of job %d failed", self.number)
+            logging.getLogger(__name__).exception("done callback of job %s failed", self.number)
 
     def wake_at_end(self, event: Waker) -> bool:
         """Set *event* when the job ends, or moves to another place; False if it has ended."""
@@ -376,19 +376,22 @@ class Record(Times):
         reason = reason or f"job {self.number} was cancelled"
         self._end(Outcome(JobState.CANCELLED, error=concurrent.futures.CancelledError(reason)))
 
-    def _end(self, outcome: Outcome) -> None:
+    def end_elsewhere(self, outcome: Outcome, ended: float) -> None:
+        """End as it has been recorded elsewhere, at a time in seconds since the epoch."""
+        self._end(outcome, ended - EPOCH)
+
+    def _end(self, outcome: Outcome, at: float | None = None) -> None:
         if self._began is not None and self._outcome is None:
             self._host.closing(self)
         with self._lock:
             if self._outcome is not None:
                 return
-            self._ended = time.monotonic()
+            self._ended = time.monotonic() if at is None else at
             self._outcome = outcome
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
-        # The registry and the front end come before those that wait: a script may exit as soon as
-        # its last wait is over.
+        # Books and front end before those that wait: a script may exit after its last wait.
         for fn in callbacks[: self._books]:
             self.notify(fn)
         for event in pokes or ():

@@ -392,7 +392,8 @@ class View {
     const ended = ENDED.has(row.state);
     line.row = row;
     const mark = row.n === store.current ? "+" : row.n === store.previous ? "−" : "";
-    setText(line.number, String(row.n));
+    const number = row.as ?? String(row.n);
+    setText(line.number, number);
     setText(line.mark, mark);
     setText(line.state, row.state);
     line.state.className = `word ${STATES.has(row.state) ? row.state : ""}`;
@@ -406,7 +407,7 @@ class View {
       const percent = Math.floor(row.fraction * 100 + 1e-9);
       setText(line.percent, `${percent}%`);
       line.bar.setAttribute("aria-valuenow", String(percent));
-      line.bar.setAttribute("aria-label", `Progress of job ${row.n}`);
+      line.bar.setAttribute("aria-label", `Progress of job ${number}`);
       line.fill.style.width = `${percent}%`;
     }
     const last = known ? row.label : row.last;
@@ -418,7 +419,7 @@ class View {
     line.cancel.hidden = ended;
     line.forget.hidden = !ended;
     if (moves) line.show.focus();
-    const who = `job ${row.n}, ${row.name}`;
+    const who = `job ${number}, ${row.name}`;
     line.show.setAttribute("aria-label", `Log of ${who}`);
     line.cancel.setAttribute("aria-label", `${word === "Force" ? "Force the end of" : "Cancel"} ${who}`);
     line.forget.setAttribute("aria-label", `Forget ${who}`);
@@ -523,7 +524,7 @@ class View {
       const begun = row.started ?? end;
       const y = lane * (height + 1);
       const title = svg("title");
-      title.textContent = `${row.n}: ${row.name}\n${row.state}`;
+      title.textContent = `${row.as ?? row.n}: ${row.name}\n${row.state}`;
       const place = { y, height, "data-n": row.n, rx: 1 };
       const bar = svg("rect", {
         ...place, x: at(begun), width: wide(begun, end), class: STATES.has(row.state) ? row.state : "",

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.output import Entry, dropped_mark
+from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.text import label_of_cell
@@ -30,8 +31,10 @@ Segments = list[tuple[str, str]]
 def live_row(job: Record) -> dict[str, Any]:
     """Return one job as data: texts are text, times are seconds since the epoch or None."""
     seen = row(job)
+    number = seen.number
     return {
-        "n": seen.number,
+        "n": int(number),
+        **({"as": str(number)} if isinstance(number, KeptNumber) else {}),
         "name": seen.name,
         "state": seen.state,
         "where": seen.where,

@@ -85,11 +85,11 @@ class Log:
         self._delivering = threading.RLock()
         self._deliverer: int | None = None  # the thread that holds it
 
-    def write(self, stream: str, text: str) -> None:
-        """Record what was written to ``"stdout"`` or ``"stderr"``. Takes no lock."""
+    def write(self, stream: str, text: str, at: float | None = None) -> None:
+        """Record what was written to ``"stdout"`` or ``"stderr"``, now or then. Takes no lock."""
         if type(text) is not str:
             text = str.__str__(text)  # a subclass may override `len`
-        self._queue.append((stream, time(), text))
+        self._queue.append((stream, time() if at is None else at, text))
         if self._sink is not None:
             self._sink.write(text)
         self._pending += len(text)
@@ -97,6 +97,11 @@ class Log:
             self.drain()
         elif not self._asked:
             self._ask()
+
+    def missing(self, characters: int) -> None:
+        """Note that so many were dropped before they came here."""
+        with self._stored() as recording:
+            recording.dropped += characters
 
     def display(
         self,

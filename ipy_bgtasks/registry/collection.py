@@ -18,6 +18,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.registry.groups import Group
+from ipy_bgtasks.registry.numbers import goes_on
 from ipy_bgtasks.registry.queueing import Queued
 from ipy_bgtasks.registry.retries import Retries
 from ipy_bgtasks.sigint import Shielded
@@ -59,6 +60,9 @@ class Registry(Collection[Record]):
         self.host = HostSwitch()
         #: Called with each job that is no longer kept.
         self.on_discard: list[Callable[[Record], object]] = []
+        #: Called with each spec before it is looked up; by default nothing comes of that.
+        self.on_find: Callable[[str], object] = str
+        self.adopted: set[int] = set()  # numbers of jobs that other sessions have launched
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Record] = {}
@@ -96,6 +100,7 @@ class Registry(Collection[Record]):
 
     def find(self, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
         """Return the job that a spec names; raises `BadInput` unless there is exactly one."""
+        self.on_find(spec)
         return specs.find(self, spec, variables)
 
     def find_all(self, spec: str, variables: Mapping[str, Any] | None = None) -> list[Record]:
@@ -154,6 +159,7 @@ class Registry(Collection[Record]):
         origin: object = None,
         quiet: bool = False,
         prepare: Callable[[Record], object] | None = None,
+        number: int | None = None,
     ) -> Record:
         """Turn *work* into a job and start it; returns the job.
 
@@ -162,14 +168,14 @@ class Registry(Collection[Record]):
         when it could start, for each attempt. With *after* it starts when those have finished, and
         is cancelled if one fails or is cancelled. It joins *group*, whose limit it may change, and
         is run again up to *retries* times if it fails. *prepare* is called with the job before it
-        can start. *origin* and *quiet* are passed to the job.
+        can start. *origin* and *quiet* are passed to the job; *number*, if it has one already.
         """
         if self._shut_down:
             raise BadInput("the session is ending: nothing is launched any more")
         where = where or ("loop" if work.is_async else "thread")
         runner = self.runners[where] if isinstance(where, str) else where
         with Shielded():  # a job that gets a number must start
-            number = next(self._numbers)
+            number = next(self._numbers) if number is None else number
             job = Record(
                 number,
                 work,
@@ -199,6 +205,18 @@ class Registry(Collection[Record]):
             else:
                 self._start(runner, job)
             return job
+
+    def adopt(self, job: Record) -> None:
+        """Take in a job that another session has launched, as the oldest of all."""
+        self.adopted.add(job.number)
+        with self._lock:
+            self._add(job)
+            self._recent = {job.number: None, **self._recent}
+            if job.done():
+                self._ended = {job.number: None, **self._ended}
+                self._units = OrderedDict([(job.number, None), *self._units.items()])
+            else:
+                job.add_done_callback(self._note_end)
 
     def _add(self, job: Record) -> None:
         number = job.number
@@ -286,14 +304,11 @@ class Registry(Collection[Record]):
     # Ending
 
     def shutdown(self) -> list[Record]:
-        """Launch nothing more, and stop everything at once: the session ends.
-
-        Returns the jobs that have not ended yet.
-        """
+        """Launch nothing more, stop all but the kept jobs, and return those that still run."""
         with self._lock:
             self._shut_down, told = True, self._shut_down
         if not told:
-            alive = self.alive()
+            alive = [job for job in self.alive() if not goes_on(job)]
             for job in alive:  # nothing of these runs, and there may be thousands
                 if isinstance(job.runner, Queued):
                     _end(job)
@@ -305,7 +320,7 @@ class Registry(Collection[Record]):
                 for job in alive:
                     if job.runner is runner:
                         _end(job)
-        return self.alive()
+        return [job for job in self.alive() if not goes_on(job)]
 
     def prune(self) -> int:
         """Discard all jobs that have ended; returns how many."""

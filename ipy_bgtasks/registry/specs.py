@@ -1,8 +1,9 @@
 """Job specs, as in bash: the words that name a job.
 
-`3` `%3` by number · `+` `%+` `%%` or nothing: the current job · `-`: the one before ·
-`%name`: its name starts with (`%make` finds `!make`, too) · `?text`: its name contains ·
-a variable that holds a job · `@name`: all the jobs of a group, where several may stand.
+`3` `%3` by number, `k3` by that of a kept job · `+` `%+` `%%` or nothing: the current job ·
+`-`: the one before · `%name`: its name starts with (`%make` finds `!make`, too) ·
+`?text`: its name contains · a variable that holds a job ·
+`@name`: all the jobs of a group, where several may stand.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ipy_bgtasks.errors import NoSuchJob
 from ipy_bgtasks.job.handle import Job, record_of
+from ipy_bgtasks.registry.numbers import KeptNumber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,6 +50,8 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     bare = spec.removeprefix("%")
     if bare.isdecimal():
         return _by_number(jobs, int(bare))
+    if (number := KeptNumber.read(bare)) is not None and not _holds(variables, spec):
+        return _by_number(jobs, number)
     if variables is not None and isinstance(job := variables.get(spec), Job):
         return record_of(job)
     if spec.startswith("?") or spec.startswith("%?"):
@@ -74,6 +78,7 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     return (
         text in (*_CURRENT, *_PREVIOUS)
         or bare.isdecimal()
+        or (KeptNumber.read(bare) is not None and not _is_other(variables, text))
         or text.startswith(("%", "?"))
         or is_group(text)
         or (variables is not None and isinstance(variables.get(text), Job))
@@ -84,6 +89,16 @@ def is_group(text: str) -> bool:
     """Return whether *text* has the form of a spec for all the jobs of a group."""
     word = text.strip()
     return len(word) > 1 and word[0] == "@" and not re.search(r"[\s,]", word)
+
+
+def _holds(variables: Mapping[str, Any] | None, name: str) -> bool:
+    """Return whether a variable holds a job."""
+    return variables is not None and isinstance(variables.get(name), Job)
+
+
+def _is_other(variables: Mapping[str, Any] | None, name: str) -> bool:
+    """Return whether a variable holds anything but a job."""
+    return variables is not None and name in variables and not _holds(variables, name)
 
 
 def _starts(name: str, text: str) -> bool:

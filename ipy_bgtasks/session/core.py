@@ -12,7 +12,9 @@ from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.job.host import Absence
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.own_frames import unseen
+from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.processes.pool import ProcessRunner
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.groups import Group
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.session.foreground import Foreground
+    from ipy_bgtasks.session.keeping import Kept
     from ipy_bgtasks.session.launching import Launcher
     from ipy_bgtasks.session.notices import Asked, Notices, Pages
     from ipy_bgtasks.session.requests import LaunchOptions
@@ -90,6 +93,13 @@ class Core:
         return self.registry.launch(work, where=runner, origin=origin)
 
     @cached_property
+    def kept(self) -> Kept:
+        """The jobs that outlive the session, imported when there is one."""
+        from ipy_bgtasks.session.keeping import Kept
+
+        return Kept(self.registry, self.service)
+
+    @cached_property
     def executors(self) -> Executors:
         """The user's own executors as places, imported when one is first named."""
         from ipy_bgtasks.runners.executors.runner import Executors
@@ -129,6 +139,7 @@ class Session:
             lambda: core.executors,
             # Those of a group are told together.
             lambda job: self.notices.ask([job], f"group {job.group}" if job.group else ""),
+            lambda: self.kept.runner,
         )
 
     @cached_property
@@ -140,6 +151,37 @@ class Session:
         core.asked = core.asked or Asked()
         later = core.service.later
         return Notices(self.settings, self.screen, core.asked, later, self.pages)
+
+    @property
+    def kept(self) -> Kept:
+        """What keeps jobs, with the settings of now."""
+        self.core.kept.apply(self.settings)
+        return self.core.kept
+
+    def look_for_kept(self) -> None:
+        """Take in the kept jobs of other sessions, if there are any."""
+        if has_kept_jobs():
+            self.kept.finder.look()
+
+    def _look_for(self, spec: str) -> None:
+        if KeptNumber.read(spec) is not None:
+            self.look_for_kept()
+
+    def say_what_is_kept(self) -> None:
+        """Say how many jobs other sessions have kept, in one line, if there are any."""
+        if has_kept_jobs():
+            from ipy_bgtasks.runners.kept.glance import summary_line
+
+            if line := summary_line({job.number for job in self.registry}):
+                self.screen.say(line)
+
+    def say_what_goes_on(self) -> None:
+        """Say which jobs go on when the session ends, in one line, if any do."""
+        if "kept" in vars(self.core):
+            from ipy_bgtasks.session.keeping import goes_on_line
+
+            if line := goes_on_line(self.registry):
+                self.screen.say(line)
 
     def start(self) -> Callable[[], None]:
         """Connect the registry to the screen and the settings; returns what undoes it."""
@@ -167,8 +209,10 @@ class Session:
             self.notices.check()
         settings.observe(apply)
         core.registry.host.exchange(self.screen)
+        core.registry.on_find = self._look_for
 
         def undo() -> None:
+            core.registry.on_find = str
             settings.unobserve(apply)
             core.loop_runner.on_active = None
             watchdog.limit = 0
@@ -282,7 +326,8 @@ class Session:
 
     def prune(self) -> None:
         """Discard the jobs that have ended."""
-        count = self.registry.prune()
+        count = self.kept.finder.prune() if has_kept_jobs() else 0
+        count += self.registry.prune()
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
     def show_jobs(
@@ -297,6 +342,8 @@ class Session:
         from ipy_bgtasks.views.show import detail, table
 
         cells = self.core.sources.cell
+        if chosen is None:
+            self.look_for_kept()
         if chosen is not None and len(chosen) == 1 and not groups:
             self.screen.show(detail(chosen[0], cells=cells))
             return

@@ -229,8 +229,12 @@ class _Wait:
         for job in failed or self._jobs:
             job.seen = True
         if not errors:
-            values = [job.outcome.value for job in self._jobs if job.outcome is not None]
-            self.future.set_result(values if self._every else values[0])
+            try:
+                values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
+            except BaseException as error:  # one cannot be loaded from where it is kept
+                self._raise(error)
+            else:
+                self.future.set_result(values if self._every else values[0])
         elif len(errors) == 1:
             self._raise(errors[0])
         else:
@@ -274,4 +278,5 @@ def _error(job: Record) -> BaseException | None:
         return None
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
-    return outcome.error.with_traceback(outcome.traceback)
+    error = outcome.exception()
+    return None if error is None else error.with_traceback(outcome.traceback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections import ChainMap
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,7 @@ from ipy_bgtasks.work.once import runs_once
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ipy_bgtasks.frontends.cells import Sources
     from ipy_bgtasks.frontends.screen import Screen
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors.runner import Executors
+    from ipy_bgtasks.runners.kept.runner import KeptRunner
     from ipy_bgtasks.runners.processes.pool import ProcessRunner
     from ipy_bgtasks.session.requests import LaunchOptions
     from ipy_bgtasks.session.settings import BgTasks
@@ -50,6 +52,8 @@ class Launcher:
     executors: Callable[[], Executors]
     #: Asks for a notice of a job's end.
     ask: Callable[[Record], object]
+    #: What runs jobs that outlive the session.
+    kept: Callable[[], KeptRunner]
     #: What the texts launched last mean, for the loop that launches them again.
     forms: Forms = field(default_factory=Forms)
 
@@ -74,6 +78,9 @@ class Launcher:
         if not cell and command is None:
             code = code.strip().removesuffix(";").rstrip()
         where = self._place(options, local) if command is None else _place_of_command(options)
+        if options.keep:
+            _refuse_to_keep(options)
+            where = self.kept()
         after = self.jobs(list(options.after), local) if options.after else []
         late = frozenset().union(*(job.assigns for job in after)) if after else frozenset()
         if command is None:
@@ -128,11 +135,16 @@ class Launcher:
         if accept is not None and not after:
             work = accept(work)  # copied now; with *after*, when it starts
         sink = FileSink(options.log) if options.log else None
+        if options.keep and sink is not None:
+            sink.close()  # its watcher writes there: it may be written to
         if work.source is not None:
             self.sources.hold(work.source)
 
         def prepare_all(job: Record) -> None:
-            if sink is not None:
+            if options.keep:
+                log = None if sink is None else sink.path
+                self.kept().prepare(job, timeout=timeout, log=log)
+            elif sink is not None:
                 _attach_file(sink, job)
             if card:
                 self.screen.launching(job)
@@ -141,18 +153,33 @@ class Launcher:
             if prepare is not None:
                 prepare(job)
 
-        return self.registry.launch(
-            work,
-            where=where,
-            name=options.name,
-            timeout=timeout,
-            after=after,
-            origin=self.screen.here(),
-            quiet=options.quiet,
-            group=options.group,
-            retries=options.retries,
-            prepare=prepare_all,
-        )
+        with self._number(options) as number:
+            return self.registry.launch(
+                work,
+                where=where,
+                name=options.name,
+                timeout=None if options.keep else timeout,  # its watcher keeps it
+                after=after,
+                origin=self.screen.here(),
+                quiet=options.quiet,
+                group=options.group,
+                retries=options.retries,
+                prepare=prepare_all,
+                number=number,
+            )
+
+    @contextmanager
+    def _number(self, options: LaunchOptions) -> Iterator[int | None]:
+        """Reserve the number of a job that is kept; give it back if nothing is launched."""
+        if not options.keep:
+            yield None
+            return
+        number = self.kept().reserve()
+        try:
+            yield number
+        except BaseException:
+            self.kept().release(number)
+            raise
 
     def jobs(self, given: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
         """Return the jobs that the specs name, each once; `BadInput` for one that names none."""
@@ -240,6 +267,17 @@ def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:
         raise BadInput(
             "a call needs a thread, and a browser has none: give a coroutine, a cell that "
             "awaits, or -l to call it on the event loop"
+        )
+
+
+def _refuse_to_keep(options: LaunchOptions) -> None:
+    """Raise `BadInput` for a place, or a wish, that does not outlive the session."""
+    if options.retries:
+        raise BadInput("--keep takes no --retries: only this session would run it again")
+    asked = "on" if options.on is not None else options.place
+    if asked not in (None, "process"):
+        raise BadInput(
+            f"--keep needs a process of its own: it goes with -p or a !command, not with --{asked}"
         )
 
 

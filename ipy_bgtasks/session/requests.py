@@ -34,3 +34,5 @@ class LaunchOptions:
     retries: int = 0
     #: Whether the user is to be told, wherever that is, when it has ended.
     notify: bool = False
+    #: Whether the job outlives the session.
+    keep: bool = False

@@ -73,6 +73,12 @@ class BgTasks(Configurable):
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
     ).tag(config=True)
+    keep_days = Float(
+        30.0, min=0, help="Days after which a kept job that has ended is forgotten."
+    ).tag(config=True)
+    keep_log_limit = Int(
+        100_000_000, min=0, help="Bytes of output kept on disk for each job launched with --keep."
+    ).tag(config=True)
     notify_after = Float(
         0.0,
         min=0,

@@ -246,7 +246,7 @@ class ProcessRunner:
         elif run.job.started is None and run.attempts < _ATTEMPTS:
             self._launch(run)
         else:
-            error = ProcessDied(_how(exitcode, run.job.started is not None))
+            error = ProcessDied(how_it_died(exitcode, run.job.started is not None))
             self._end(run, lambda: run.job.fail(error))
 
     def _begin(self, job: Record, worker: Worker) -> None:
@@ -271,7 +271,7 @@ class _Run(Run):
         self.attempts = 0
 
 
-def _how(exitcode: int | None, begun: bool) -> str:
+def how_it_died(exitcode: int | None, begun: bool) -> str:
     """Return how a worker died, in a sentence."""
     when = "" if begun else " before it could begin"
     if exitcode is None:

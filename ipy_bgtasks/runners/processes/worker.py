@@ -88,7 +88,7 @@ class Worker:
         path = [entry for entry in sys.path if isinstance(entry, str)]
         token = "" if self._supervisor is None else self._supervisor.token()
         process = subprocess.Popen(
-            [sys.executable, *_interpreter_options(), "-c", _PROGRAM, *map(str, fds), *path],
+            [sys.executable, *interpreter_options(), "-c", _PROGRAM, *map(str, fds), *path],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             start_new_session=True,  # out of reach of the foreground's interrupts
@@ -196,7 +196,7 @@ class Worker:
             self.owner.said(self, message)
 
 
-def _interpreter_options() -> list[str]:
+def interpreter_options() -> list[str]:
     """Return what the user gave this interpreter that changes how code runs: -O, -W and -X."""
     given = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
     given += [f"-W{each}" for each in sys.warnoptions]

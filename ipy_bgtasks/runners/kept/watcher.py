@@ -1,0 +1,312 @@
+"""The program that watches one kept job: starts it, records its output and its end, stops it.
+
+It needs nothing of the session that started it, is not its child, and ignores the signals that
+sessions and terminals get. A fork of it, the guard, ends the job if it is killed itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept.guard import Guard
+from ipy_bgtasks.runners.kept.output import OutputWriter
+
+_os: Any = os
+_signal: Any = signal
+
+_BLOCK = 65536
+#: Seconds for which output still comes after the job's process has ended.
+_AFTERWARDS = 0.2
+#: Seconds between two checks of a session that is being stopped.
+_PAUSE = 0.05
+#: Seconds between two writings of the progress.
+_PROGRESS = 0.2
+#: Seconds between two attempts to write the end on a full disk.
+_AGAIN = 1.0
+
+
+class Watcher:
+    """Watches one job, from its start to its end."""
+
+    def __init__(self, directory: str, launching: int) -> None:
+        self._directory = directory
+        job = files.read_json(directory, files.JOB)
+        assert job is not None
+        self._job = job
+        self._lock = files.lock(directory, files.WATCHED, wait=True)
+        self._launching = launching
+        self._output = OutputWriter(directory, int(job["log_limit"]))
+        self._copy = _opened_copy(job.get("log"))
+        self._state: dict[str, Any] = {"state": "running", "host": job["host"]}
+        self._state["watcher"] = os.getpid()
+        self._answer: dict[str, Any] | None = None
+        self._progress: list[Any] | None = None
+        self._progress_due = float("inf")
+        self._kill_at: float | None = None
+        self._why = ""
+        self._deadline: float | None = job.get("deadline")
+        self._exited: float | None = None
+        self._stack_asked = ""
+        self._rest: dict[str, bytes] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: int | None = None
+        self._pipes: dict[int, str] = {}
+        self._decoders = {
+            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
+        }
+
+    def run(self) -> None:
+        """Do it all."""
+        directory = self._directory
+        with suppress(OSError):
+            files.reserve(directory)
+        requests = os.open(os.path.join(directory, files.REQUESTS), os.O_RDWR | _os.O_NONBLOCK)
+        self._woken, wakes = os.pipe()
+        for fd in (self._woken, wakes):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        self._guard = Guard(directory, self._job["token"])
+        self._guard.start()
+        try:
+            self._start()
+        except (OSError, ValueError) as error:
+            self._end({"kind": "start", "error": _told(error)}, "failed")
+            return
+        self._pipes[requests] = "requests"
+        self._pipes[self._woken] = "woken"
+        self._look()
+        while not self._is_over():
+            self._turn()
+            self._look()
+        self._finish()
+
+    # The start
+
+    def _start(self) -> None:
+        job = self._job
+        environment = dict(_os.environb)
+        environment[os.fsencode(sessions.TOKEN)] = os.fsencode(job["token"])
+        environment.setdefault(b"PYTHONUNBUFFERED", b"1")
+        argv = list(job["argv"])
+        ours: tuple[int, ...] = ()
+        theirs: tuple[int, ...] = ()
+        if job["kind"] == "python":
+            reads, answers = os.pipe()
+            asks, writes = os.pipe()
+            ours, theirs = (reads, writes), (asks, answers)
+            argv = [word if word != "{pipes}" else f"{asks},{answers}" for word in argv]
+        try:
+            self._process = process = subprocess.Popen(
+                argv,
+                cwd=job["directory"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=theirs,
+                start_new_session=True,
+            )
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._guard.tell(process.pid)
+        for name in ("stdout", "stderr"):
+            self._pipes[getattr(process, name).fileno()] = name
+        if theirs:
+            self._pipes[ours[0]], self._control = "answers", ours[1]
+        self._state.update(pid=process.pid, started=time.time())
+        self._write_state()
+        os.close(self._launching)
+
+    # While it runs
+
+    def _turn(self) -> None:
+        """Wait for something to happen, or until something is due."""
+        due = [each for each in (self._deadline, self._progress_due) if each is not None]
+        now = time.time()
+        pause = min(due, default=float("inf")) - now
+        if self._kill_at is not None or self._exited is not None:
+            pause = min(pause, _PAUSE)
+        timeout = None if pause == float("inf") else max(pause, 0.0)
+        poll = select.poll()
+        for fd in self._pipes:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
+            self._read(fd, self._pipes[fd])
+
+    def _read(self, fd: int, name: str) -> None:
+        try:
+            data = os.read(fd, _BLOCK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if name in self._decoders:
+            self._write(name, self._decoders[name].decode(data, final=not data))
+        elif name in ("answers", "requests"):
+            *lines, self._rest[name] = (self._rest.get(name, b"") + data).split(b"\n")
+            for line in lines:
+                with suppress(ValueError, TypeError, KeyError, IndexError):
+                    self._hear(json.loads(line)) if name == "answers" else self._asked(line)
+        if not data and name != "requests":
+            del self._pipes[fd]
+            os.close(fd) if name == "answers" else None
+
+    def _write(self, stream: str, text: str) -> None:
+        if not text:
+            return
+        self._output.write(time.time(), stream, text)
+        if self._copy is not None:
+            try:
+                data = memoryview(text.encode())
+                while data:
+                    data = data[os.write(self._copy, data) :]
+            except OSError:
+                self._copy = None
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        """Take what the job's Python process says."""
+        match answer["kind"]:
+            case "progress":
+                self._progress = answer["progress"]
+                if self._progress_due == float("inf"):
+                    self._progress_due = time.time() + _PROGRESS
+            case "stack":
+                content = {"id": self._stack_asked, "stack": answer["stack"]}
+                files.replace_json(self._directory, files.STACK, content, sync=False)
+            case "end":
+                self._answer = answer["answer"]
+
+    def _asked(self, line: bytes) -> None:
+        """Take what a session asks for."""
+        words = line.decode().split()
+        match words:
+            case ["stop", grace]:
+                self._stop("cancel", float(grace))
+            case ["force"]:
+                self._stop("cancel", 0.0)
+            case ["stack", number]:
+                self._stack_asked = number
+                if self._control is not None:
+                    with suppress(OSError):
+                        os.write(self._control, b"stack\n")
+
+    def _stop(self, why: str, grace: float) -> None:
+        assert self._process is not None
+        if self._exited is not None or self._answer is not None:
+            return  # it has ended by itself
+        now = time.time()
+        if not self._why:
+            self._why, self._kill_at = why, now + grace
+            self._state["asked"] = why
+            with suppress(OSError):
+                self._write_state()
+            if grace > 0:
+                sessions.terminate({self._process.pid})
+        elif grace <= 0:
+            self._kill_at = now
+
+    def _look(self) -> None:
+        """See what has become of the job's process, and do what is due."""
+        assert self._process is not None
+        now = time.time()
+        self._guard.renew()
+        if self._exited is None and self._process.poll() is not None:
+            self._exited = now
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            self._stop("timeout", float(self._job["grace"]))
+        if now >= self._progress_due:
+            self._progress_due = float("inf")
+            with suppress(OSError):
+                content = {"progress": self._progress}
+                files.replace_json(self._directory, files.PROGRESS, content, sync=False)
+        if self._kill_at is not None and now >= self._kill_at:
+            sessions.send({self._process.pid}, _signal.SIGKILL)
+
+    def _is_over(self) -> bool:
+        if self._exited is None:
+            return False
+        assert self._process is not None
+        if self._why and sessions.send({self._process.pid}, 0):
+            return False
+        is_open = any(name in ("stdout", "stderr", "answers") for name in self._pipes.values())
+        return not is_open or time.time() - self._exited >= _AFTERWARDS
+
+    # The end
+
+    def _finish(self) -> None:
+        assert self._process is not None
+        sessions.send({self._process.pid}, _signal.SIGKILL)  # nobody would watch what it left
+        for name, decoder in self._decoders.items():
+            self._write(name, decoder.decode(b"", final=True))
+        code = self._process.returncode
+        if self._answer is not None:
+            bad = self._answer["kind"] in ("error", "unsendable")
+            self._end(self._answer, "failed" if bad else "finished")
+        elif self._why == "cancel":
+            self._end({"kind": "cancelled"}, "cancelled")
+        elif self._why:
+            self._end({"kind": "timeout", "seconds": self._job["timeout"]}, "failed")
+        elif self._job["kind"] == "python":
+            self._end({"kind": "died", "code": code}, "failed")
+        else:
+            self._end({"kind": "status", "code": code}, "failed" if code else "finished")
+
+    def _end(self, how: dict[str, Any], state: str) -> None:
+        self._state.update(how, state=state, ended=time.time())
+        self._output.close()
+        files.release(self._directory)
+        while os.path.isdir(self._directory):
+            try:
+                self._write_state()
+                break
+            except OSError:  # the disk is full: to say nothing is better than to say what is wrong
+                time.sleep(_AGAIN)
+        self._guard.dismiss()
+
+    def _write_state(self) -> None:
+        files.replace_json(self._directory, files.STATE, self._state)
+
+
+def _opened_copy(path: str | None) -> int | None:
+    if path is None:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError:
+        return None
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    """Return an exception as data; an `OSError` with what makes it again."""
+    told: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, OSError):
+        told.update(errno=error.errno, strerror=error.strerror, filename=str(error.filename))
+    return told
+
+
+def main() -> None:
+    """Run the program: its arguments are the job's directory and the lock's descriptor."""
+    directory, launching = sys.argv[1], int(sys.argv[2])
+    os.set_inheritable(launching, False)
+    for number in sessions.IGNORED:
+        # Not SIG_IGN, which the job would inherit.
+        signal.signal(number, lambda *_: None)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    with suppress(OSError):
+        _os.setsid()
+    Watcher(directory, launching).run()

@@ -1,0 +1,113 @@
+"""Kept jobs of real kernels, which are killed, shut down and started again."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernels import Kernel, MakeKernel
+
+from ipy_bgtasks.runners.kept.guard import end_what_is_left
+from ipy_bgtasks.runners.kept.places import places
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX")
+
+#: Seconds: what ipykernel takes at the least if it finds a child that it has to kill.
+PATIENCE = 8.0
+
+TRAIN = """\
+def train(path):
+    print("epoch 1")
+    open(path).read()
+    print("epoch 2")
+    return [1, 2]
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment of kernels that have kept jobs of their own, which end with the test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    yield {"XDG_STATE_HOME": str(tmp_path / "state")}
+    for place in places():
+        if (told := place.job()) is not None:
+            place.ask("force")
+            end_what_is_left(told["token"], None)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """What `train` waits for."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+def launched(kernel: Kernel, gate: Path) -> None:
+    """Load, and keep a job that runs, with its first line out."""
+    assert "kept job" not in kernel.load().stdout
+    kernel.ok(TRAIN)
+    reply = kernel.ok(f"job = %bg --keep train({str(gate)!r})\njob")
+    kernel.until(lambda: "epoch 1\n" in reply.stdout)
+    assert any("train(" in shown.get("text/html", "") for shown in reply.displays)
+
+
+def test_a_job_survives_the_kill_of_its_kernel(
+    make_kernel: MakeKernel, state: dict[str, str], gate: Path
+) -> None:
+    """The next kernel says so, lists it, shows its output and gets its value."""
+    first = make_kernel(env=state)
+    launched(first, gate)
+    first.kill()
+    second = make_kernel(env=state)
+    assert "1 kept job: 1 running (%jobs)" in second.load().stdout
+    table = second.ok("%jobs").displays[0]["text/plain"]
+    assert re.search(r"\[k1\]\+ +running +kept \d+ +train\(", table)
+    following = second.start("model = %fg k1")
+    second.until(lambda: "epoch 1\n" in following.reply.stdout)
+    gate.write_text("")
+    reply = following.wait()
+    assert reply.stdout == "epoch 1\nepoch 2\n"
+    assert second.ok("model").result == "[1, 2]"
+    assert second.ok("%fg k1").result == "[1, 2]"
+
+
+def test_a_kernel_that_shuts_down_leaves_it_alone_at_once(
+    make_kernel: MakeKernel, state: dict[str, str], gate: Path
+) -> None:
+    """The kernel ends its children with signals and patience; a watcher is none."""
+    first = make_kernel(env=state)
+    launched(first, gate)
+    assert first.shutdown() < PATIENCE
+    gate.write_text("")
+    second = make_kernel(env=state)
+    second.load()
+    assert second.ok("%fg k1").result == "[1, 2]"
+
+
+def test_two_kernels_see_the_same_job(
+    make_kernel: MakeKernel, state: dict[str, str], gate: Path
+) -> None:
+    """What one cancels, the other hears of."""
+    first, second = make_kernel(env=state), make_kernel(env=state)
+    launched(first, gate)
+    second.load()
+    assert "job k1" in second.ok("%cancel k1").stdout
+    assert first.run("%fg k1").ename == "CancelledError"
+    assert "cancelled" in second.ok("%jobs").displays[0]["text/plain"]
+
+
+def test_a_failure_shows_its_traceback_under_its_cell(
+    make_kernel: MakeKernel, state: dict[str, str]
+) -> None:
+    """As that of any job; the exception itself is loaded only when it is asked for."""
+    kernel = make_kernel(env=state)
+    kernel.load()
+    kernel.ok("def fails(): raise ZeroDivisionError('oh')")
+    reply = kernel.ok("%bg --keep fails()")
+    kernel.until(lambda: "ZeroDivisionError: oh" in reply.traceback)
+    assert "in fails" in reply.traceback
+    assert kernel.run("%fg k1").ename == "ZeroDivisionError"
