@@ -24,7 +24,11 @@ from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
-from ipy_bgtasks.frontends.versions import knows_contexts, pin_parent
+from ipy_bgtasks.frontends.versions import (
+    answer_requests_of_jobs,
+    knows_contexts,
+    pin_parent,
+)
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.text import error_line, message_of
@@ -78,7 +82,7 @@ class KernelScreen(Screen):
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
         if self._texts is not None:
-            undo.append(self._texts.install())
+            undo += [self._texts.install(), answer_requests_of_jobs(self.shell.kernel)]
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
         undo.append(self._cards.places.watch(self.shell.events, self._parent_here))
@@ -169,7 +173,7 @@ class KernelScreen(Screen):
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
-        self._lines.release(job)
+        self.flush(job)
         self._written.pop(job.number, None)
         self._bars.forget(job)
         self._clear_now(job)
