@@ -28,14 +28,20 @@ if TYPE_CHECKING:
 BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
 
 
+def kernel_of(shell: Any) -> Any:
+    """Return the shell's ipykernel; None if it has none, or another's, as JupyterLite has."""
+    kernel = getattr(shell, "kernel", None)
+    return kernel if hasattr(kernel, "io_loop") else None
+
+
 def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
     """Return the loop on which the shell's cells run, which may not run yet.
 
     Raises `ImportError` if IPython has none. Any thread may call.
     """
-    kernel = getattr(shell, "kernel", None)
+    kernel = kernel_of(shell)
     if kernel is not None:
-        io_loop: Any = getattr(kernel, "io_loop", None)
+        io_loop: Any = kernel.io_loop
         if io_loop is None:  # loaded by configuration: the kernel has not started yet
             from tornado.ioloop import IOLoop
 
