@@ -181,3 +181,8 @@ _BRACKETS: dict[object, tuple[str, str]] = {
     set.__repr__: ("{", "}"),
     frozenset.__repr__: ("frozenset({", "})"),
 }
+
+
+def encodable(text: str) -> str:
+    """Return *text* with a `?` for each lone surrogate, which no message can carry."""
+    return text.encode("utf-8", "replace").decode()

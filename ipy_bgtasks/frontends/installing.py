@@ -77,7 +77,7 @@ TOUCHES = {
     "streams": Touch(
         "ipykernel",
         "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic; "
-        "before 6.29 OutStream.set_parent, parent_header",
+        "before 6.29 OutStream.set_parent, parent_header, kernel.get_parent",
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",
         "output of jobs appears under the cell that runs at the moment",
@@ -105,7 +105,7 @@ TOUCHES = {
     ),
     "widgets": Touch(
         "ipywidgets",
-        "widgets.widget._instances; Widget._model_name",
+        "widgets.widget._instances, before 8 Widget.widgets; Widget._model_name",
         "ipywidgets 7.7 and 8.1",
         "clear_output within an Output widget clears that widget's part of the log",
         "clear_output within an Output widget clears the job's log",

@@ -3,14 +3,17 @@
 Each function checks for the newer way itself, never for a version number. Nothing else in the
 package knows of the older ways: IPython before 8 has no `get_asyncio_loop` and keeps no
 table of cells, before 8.6 no contexts for matchers, before 8.18 another clean-up; ipykernel
-before 6.29 knows one parent of all output, not one for each context.
+before 6.29 knows one parent of all output, not one for each context; ipywidgets before 8 keeps
+its widgets in their class.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks.attributes import Attribute
 
 if TYPE_CHECKING:
@@ -25,14 +28,20 @@ if TYPE_CHECKING:
 BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
 
 
+def kernel_of(shell: Any) -> Any:
+    """Return the shell's ipykernel; None if it has none, or another's, as JupyterLite has."""
+    kernel = getattr(shell, "kernel", None)
+    return kernel if hasattr(kernel, "io_loop") else None
+
+
 def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
     """Return the loop on which the shell's cells run, which may not run yet.
 
     Raises `ImportError` if IPython has none. Any thread may call.
     """
-    kernel = getattr(shell, "kernel", None)
+    kernel = kernel_of(shell)
     if kernel is not None:
-        io_loop: Any = getattr(kernel, "io_loop", None)
+        io_loop: Any = kernel.io_loop
         if io_loop is None:  # loaded by configuration: the kernel has not started yet
             from tornado.ioloop import IOLoop
 
@@ -149,3 +158,31 @@ def pin_parent(shell: Any, header: Any) -> None:
 def knows_contexts(stream: Any) -> bool:
     """Return whether a kernel's stream finds the request of a text in the writer's context."""
     return isinstance(getattr(type(stream), "parent_header", None), property)
+
+
+def answer_requests_of_jobs(kernel: Any) -> Callable[[], None]:
+    """Let the kernel name to a job the request that launched it; returns what ends that.
+
+    For kernels that know one request, the last: what asks it from within a job, as widgets do,
+    would send its messages to another cell.
+    """
+    get_parent = kernel.get_parent
+
+    def get_parent_of_caller(channel: str = "shell") -> Any:
+        job = current.get()
+        if job is None or not job.origin:
+            return get_parent(channel)
+        return {"header": job.origin}
+
+    return Attribute(kernel, "get_parent", get_parent_of_caller).restore
+
+
+def open_widgets() -> list[Any]:
+    """Return the widgets of ipywidgets that are open."""
+    module: Any = sys.modules.get("ipywidgets.widgets.widget")
+    if module is None:
+        return []
+    widgets = getattr(module, "_instances", None)
+    if widgets is None:
+        widgets = getattr(module.Widget, "widgets", {})
+    return list(widgets.values())

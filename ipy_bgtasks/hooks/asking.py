@@ -21,19 +21,21 @@ def refuse_questions(kernel: Any = None) -> Callable[[], None]:
     *kernel* is ipykernel's, which installs its own `input` for each cell and removes it
     afterwards, so both it and what it restores must be covered.
     """
-    originals: dict[Callable[..., Any], Callable[..., Any]] = {}
+    guarded: list[tuple[object, object]] = []
     for holder, name, what in _places(kernel):
         original = getattr(holder, name)
         ask = _guarded(original, what)
-        originals[ask] = original
+        guarded.append((ask, original))
         setattr(holder, name, ask)
 
     def undo() -> None:
         # The kernel moves functions about: one of ours may be elsewhere than where it was put.
         for holder, name, _ in _places(kernel):
-            if (original := originals.get(getattr(holder, name))) is None:
+            found = getattr(holder, name)
+            originals = [original for ask, original in guarded if ask is found]
+            if not originals:
                 continue
-            setattr(holder, name, original)
+            setattr(holder, name, originals[0])
             if holder is kernel and not name.startswith("_"):
                 delattr(holder, name)  # there it hid the class's method
 

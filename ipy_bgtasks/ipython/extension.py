@@ -9,7 +9,7 @@ from ipy_bgtasks.frontends.cells import transforms_a_cell
 from ipy_bgtasks.frontends.commands import jobs_commands
 from ipy_bgtasks.frontends.exits import watch_process
 from ipy_bgtasks.frontends.installing import Installation
-from ipy_bgtasks.frontends.versions import complete_with, loop_of, note_cells
+from ipy_bgtasks.frontends.versions import complete_with, kernel_of, loop_of, note_cells
 from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
 from ipy_bgtasks.ipython.completion import candidates
 from ipy_bgtasks.ipython.magics import JobMagics
@@ -229,7 +229,7 @@ def _settings_of(shell: Any) -> BgTasks:
 
 
 def _front_end_of(shell: Any, core: Core) -> FrontEnd:
-    if getattr(shell, "kernel", None) is not None:
+    if kernel_of(shell) is not None:
         from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
 
         return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)

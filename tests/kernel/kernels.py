@@ -154,6 +154,7 @@ class Kernel:
         self._home = home
         self._by_parent: defaultdict[str, list[Message]] = defaultdict(list)
         self.messages: list[Message] = []
+        self.sent: list[Message] = []
         self._env = kernel_environment(home, config) | (env or {})
         self.manager = kernel_manager(home)
         self._output = (home / "kernel-output.txt").open("wb")
@@ -237,6 +238,7 @@ class Kernel:
 
     def send(self, message: Message, channel: str = "shell") -> None:
         """Send a message that `session` has made."""
+        self.sent.append(message)
         self.session.send(self._channels[channel], message)
 
     # Messages

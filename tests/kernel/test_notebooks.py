@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from jupyter_client.utils import ensure_async
 from kernels import kernel_environment, kernel_manager
 from nbclient import NotebookClient
@@ -122,6 +123,7 @@ def test_the_tour(tmp_path: Path) -> None:
 
 def test_the_notebook_of_places(tmp_path: Path) -> None:
     """One function in every place, one table, one sweep in three of them."""
+    pytest.importorskip("distributed", reason="the notebook uses Dask")
     run = Executed("places.ipynb", tmp_path)
 
     for place in ("thread", "loop", "process", "executor", "dask", "shell"):

@@ -169,6 +169,7 @@ def test_it_is_deaf_from_its_first_moment_on(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test itself forks
 def test_a_forked_child_does_nothing(
     supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
 ) -> None:

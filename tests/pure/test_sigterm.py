@@ -18,7 +18,8 @@ import os, signal, sys, threading, time
 from ipy_bgtasks.frontends.sigterm import before_sigterm
 undo = before_sigterm(lambda: print("cleaned up", flush=True))
 """
-WAIT = "print('ready', flush=True); time.sleep(60)"
+# In short steps: Python looks for a signal that comes just before a sleep only after that.
+WAIT = "print('ready', flush=True)\nfor _ in range(1200): time.sleep(0.05)"
 
 
 def end(code: str, *signals: int) -> tuple[str, int]:

@@ -24,10 +24,14 @@ from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
 from ipy_bgtasks.frontends.streams import part_publishers, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted
-from ipy_bgtasks.frontends.versions import knows_contexts, pin_parent
+from ipy_bgtasks.frontends.versions import (
+    answer_requests_of_jobs,
+    knows_contexts,
+    pin_parent,
+)
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.text import error_line, message_of
+from ipy_bgtasks.text import encodable, error_line, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +84,7 @@ class KernelScreen(Screen):
         undo.append(route_displays(self._publisher, self))
         undo.append(give_each_job_its_own({}))
         if self._texts is not None:
-            undo.append(self._texts.install())
+            undo += [self._texts.install(), answer_requests_of_jobs(self.shell.kernel)]
         undo.append(self._lines.release_all)
         undo.append(self._figures.install())
         undo.append(self._cards.places.watch(self.shell.events, self._parent_here))
@@ -138,7 +142,7 @@ class KernelScreen(Screen):
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
             parent = self._cards.places.last
-            self._send(parent, "stream", {"name": "stderr", "text": _clean(line)})
+            self._send(parent, "stream", {"name": "stderr", "text": encodable(line)})
 
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
@@ -167,11 +171,11 @@ class KernelScreen(Screen):
 
     def write_below(self, header: Any, name: str, text: str) -> None:
         """Send text of one stream under the cell of a request. Any thread may call."""
-        self._send(header, "stream", {"name": name, "text": _clean(text)})
+        self._send(header, "stream", {"name": name, "text": encodable(text)})
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
-        self._lines.release(job)
+        self.flush(job)
         self._written.pop(job.number, None)
         self._bars.forget(job)
         self._clear_now(job)
@@ -197,7 +201,7 @@ class KernelScreen(Screen):
             return
         content = {
             "ename": type(outcome.error).__name__,
-            "evalue": _clean(message_of(outcome.error)),
+            "evalue": encodable(message_of(outcome.error)),
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
@@ -359,7 +363,7 @@ class KernelScreen(Screen):
 
         content = {"data": encode_images(data), "metadata": metadata or {}, "transient": transient}  # type: ignore[no-untyped-call]
         kind = "update_display_data" if update else "display_data"
-        self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
+        self._send(parent, kind, jsonencodable(content))  # type: ignore[no-untyped-call]
 
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
@@ -392,8 +396,3 @@ class KernelScreen(Screen):
 
 def _key(header: Any) -> Any:
     return header.get("msg_id") if isinstance(header, dict) else None
-
-
-def _clean(text: str) -> str:
-    """Return *text* without lone surrogates, which no message can carry."""
-    return text.encode("utf-8", "replace").decode()

@@ -12,10 +12,10 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.frontends.versions import open_widgets
+
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
-
-_WIDGETS = "ipywidgets.widgets.widget"
 
 
 @dataclass(slots=True)
@@ -41,11 +41,10 @@ class WidgetOutputs:
 
     def around(self, request: Any) -> str | None:
         """Return the id of the widget that captures the output of a request now, or None."""
-        output = getattr(sys.modules.get(f"{_WIDGETS}_output"), "Output", None)
-        widgets = getattr(sys.modules.get(_WIDGETS), "_instances", None)
-        if output is None or not widgets or not request:
+        output = getattr(sys.modules.get("ipywidgets.widgets.widget_output"), "Output", None)
+        if output is None or not request:
             return None
-        for widget in list(widgets.values()):
+        for widget in open_widgets():
             if isinstance(widget, output) and widget.msg_id == request:
                 return str(widget.model_id)
         return None

@@ -1,0 +1,92 @@
+"""What VS Code shows of a kernel's messages, by the rules in its extension for Jupyter.
+
+Read in `cellExecutionMessageHandler.ts` of microsoft/vscode-jupyter: each cell that was run listens
+on for outputs that answer its own request, or a widget message sent by a widget that its request
+opened. An update is shown where a display of that id was shown before. All else is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernels import Kernel, Message, Reply
+
+_OUTPUTS = (
+    "stream",
+    "display_data",
+    "execute_result",
+    "error",
+    "update_display_data",
+    "clear_output",
+)
+
+
+class Screen:
+    """The outputs below each cell, after all messages that a kernel has sent so far."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        #: What no cell shows: of another's request, or an update of what was never displayed.
+        self.dropped: list[Message] = []
+        self._below: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._to_clear: set[str] = set()
+        # From a message's id to the request of the cell that shows what answers it.
+        self._owners = {
+            (sent := m["header"]["msg_id"]): sent
+            for m in kernel.sent
+            if m["msg_type"] == "execute_request"
+        }
+        said = [m for m in kernel.sent if m["msg_type"] == "comm_msg"]
+        for message in kernel.messages:
+            owner = self._owners.get(message["parent_header"].get("msg_id", ""))
+            content = message["content"]
+            if message["msg_type"] == "comm_open" and owner is not None:
+                self._owners |= {
+                    m["header"]["msg_id"]: owner
+                    for m in said
+                    if m["content"]["comm_id"] == content["comm_id"]
+                }
+            elif message["msg_type"] in _OUTPUTS and (
+                owner is None or not self._take(owner, message["msg_type"], content)
+            ):
+                self.dropped.append(message)
+
+    def text(self, cell: Reply) -> str:
+        """All text below a cell: streams, errors, and the plain form of displays."""
+        return "\n".join(_text(content) for content in self._below[cell.msg_id])
+
+    def _take(self, owner: str, kind: str, content: dict[str, Any]) -> bool:
+        if kind == "clear_output":
+            self._to_clear.add(owner)
+            if not content["wait"]:
+                self._clear(owner)
+            return True
+        if kind == "update_display_data":
+            name = content["transient"]["display_id"]
+            shown = [old for below in self._below.values() for old in below if _name(old) == name]
+            for old in shown:
+                old["data"] = content["data"]
+            return bool(shown)
+        self._clear(owner)
+        below = self._below[owner]
+        if kind == "stream" and below and below[-1].get("name") == content["name"]:
+            below[-1]["text"] += content["text"]
+        else:
+            below.append(dict(content))
+        return True
+
+    def _clear(self, owner: str) -> None:
+        if owner in self._to_clear:
+            self._to_clear.discard(owner)
+            self._below[owner].clear()
+
+
+def _name(content: dict[str, Any]) -> str | None:
+    return content.get("transient", {}).get("display_id")
+
+
+def _text(content: dict[str, Any]) -> str:
+    if "traceback" in content:
+        return f"{content['ename']}: {content['evalue']}"
+    return str(content["text"] if "text" in content else content["data"].get("text/plain", ""))
