@@ -363,7 +363,7 @@ class KernelScreen(Screen):
 
         content = {"data": encode_images(data), "metadata": metadata or {}, "transient": transient}  # type: ignore[no-untyped-call]
         kind = "update_display_data" if update else "display_data"
-        self._send(parent, kind, jsonencodable(content))  # type: ignore[no-untyped-call]
+        self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
 
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
