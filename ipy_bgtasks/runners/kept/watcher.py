@@ -22,7 +22,9 @@ from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.guard import Guard
 from ipy_bgtasks.runners.kept.output import OutputWriter
 
+# A type checker for Windows knows none of these names.
 _os: Any = os
+_select: Any = select
 _signal: Any = signal
 
 _BLOCK = 65536
@@ -74,7 +76,7 @@ class Watcher:
         requests = os.open(os.path.join(directory, files.REQUESTS), os.O_RDWR | _os.O_NONBLOCK)
         self._woken, wakes = os.pipe()
         for fd in (self._woken, wakes):
-            os.set_blocking(fd, False)
+            _os.set_blocking(fd, False)
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         self._guard = Guard(directory, self._job["token"])
@@ -141,9 +143,9 @@ class Watcher:
         if self._kill_at is not None or self._exited is not None:
             pause = min(pause, _PAUSE)
         timeout = None if pause == float("inf") else max(pause, 0.0)
-        poll = select.poll()
+        poll = _select.poll()
         for fd in self._pipes:
-            poll.register(fd, select.POLLIN)
+            poll.register(fd, _select.POLLIN)
         for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
             self._read(fd, self._pipes[fd])
 

@@ -27,6 +27,8 @@ from ipy_bgtasks.runners.processes.child import Child, RemoteJob
 if TYPE_CHECKING:
     from ipy_bgtasks.runners.remote import Answer
 
+_os: Any = os
+
 #: Characters of a value's or an error's line.
 _LINE = 500
 #: Bytes of a value that is read again for its line.
@@ -51,7 +53,7 @@ class KeptWorker(Child):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
-        os.register_at_fork(after_in_child=self._let_go)  # a child is none of the watcher's
+        _os.register_at_fork(after_in_child=self._let_go)  # a child is none of the watcher's
         threads_of_jobs.listen()
         refuse_questions()
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
