@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anywidget
 import traitlets
 
 from ipy_bgtasks.frontends.kernel.replies import let_page_choose_shell
+from ipy_bgtasks.live.page import script, style
 from ipy_bgtasks.live.panel import log_ignored
 from ipy_bgtasks.live.widget import view_of
 from ipy_bgtasks.text import one_line
@@ -39,8 +39,8 @@ class Actions(Protocol):
 class ManyWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     """The card of several jobs, with a button that stops them."""
 
-    _esm = Path(__file__).with_name("many.js")
-    _css = Path(__file__).with_name("card.css")
+    _esm = script("elements", "many")
+    _css = style("card")
     #: What `views.groups.group_data` says.
     many: Any = traitlets.Dict().tag(sync=True)
     #: The open list, a row for each job.

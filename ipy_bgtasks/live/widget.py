@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
 from ipy_bgtasks.frontends.kernel.replies import let_page_choose_shell
+from ipy_bgtasks.live.page import script, style
 from ipy_bgtasks.live.panel import Panel, log_ignored
 from ipy_bgtasks.live.tail import OpenLog, cell_row
 from ipy_bgtasks.views.card import card_data
@@ -29,8 +29,8 @@ _LONG = 0.3  # seconds after which a cell in the foreground is shown; most are o
 class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     """A panel in the browser, however many pages and cells show it."""
 
-    _esm = Path(__file__).with_name("panel.js")
-    _css = Path(__file__).with_name("panel.css")
+    _esm = script("elements", "store", "timeline", "panel")
+    _css = style("panel")
     #: The rows at the time of display: what is shown where no kernel answers.
     rows: Any = traitlets.List().tag(sync=True)
 
@@ -38,8 +38,8 @@ class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
 class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     """The card of one job, with a button that stops it."""
 
-    _esm = Path(__file__).with_name("card.js")
-    _css = Path(__file__).with_name("card.css")
+    _esm = script("elements", "card")
+    _css = style("card")
     #: What `views.card.card_data` says.
     card: Any = traitlets.Dict().tag(sync=True)
 
@@ -47,7 +47,7 @@ class CardWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
 class NoticesWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     """What hears notices in a page; it has no view."""
 
-    _esm = Path(__file__).with_name("notices.js")
+    _esm = script("notices")
 
     def hear(self, notice: dict[str, Any]) -> None:
         """Send the parts of a notice to all pages."""

@@ -2,39 +2,17 @@
 // anywidget. It looks like the plain card that it replaces. All text came from jobs and goes in as
 // text, never as markup.
 
-const COLOURS = {
-  running: "var(--jp-brand-color1, #2f80ed)",
-  cancelling: "var(--jp-warn-color1, #d98200)",
-  finished: "var(--jp-success-color1, #2e9e4f)",
-  failed: "var(--jp-error-color1, #d9413a)",
-};
-
-function make(tag, name, text = "") {
-  const el = document.createElement(tag);
-  el.className = name;
-  el.textContent = text;
-  return el;
-}
-
-function state(word, text) {
-  const el = make("span", "");
-  const dot = make("span", "", "●");
-  dot.style.color = COLOURS[word] ?? "#888";
-  el.append(dot, ` ${text}`);
-  return el;
-}
-
 class Many {
   constructor(model, el) {
     this.model = model;
     this.client = `${Date.now()}-${Math.random()}`;
     this.isOpen = false;
-    this.root = make("div", "bgc");
-    this.line = make("div", "line");
-    this.cancel = make("button", "", "Cancel all");
-    this.show = make("button", "", "List");
-    this.said = make("span", "quiet");
-    this.list = make("div", "log");
+    this.root = make("div", { class: "bgc" });
+    this.line = make("div", { class: "line" });
+    this.cancel = make("button", {}, "Cancel all");
+    this.show = make("button", {}, "List");
+    this.said = make("span", { class: "quiet" });
+    this.list = make("div", { class: "log" });
     this.cancel.type = this.show.type = "button";
     this.said.setAttribute("role", "status");
     this.list.tabIndex = 0;
@@ -69,17 +47,10 @@ class Many {
 
   draw() {
     const many = this.model.get("many");
-    const parts = [make("span", "quiet", many.title)];
-    for (const [word, count] of many.counts) parts.push(state(word, `${count.toLocaleString("en")} ${word}`));
-    if (many.fraction !== null) {
-      const percent = Math.floor(many.fraction * 100 + 1e-9);
-      const bar = make("span", "bar");
-      const fill = make("span", "");
-      fill.style.width = `${percent}%`;
-      bar.append(fill);
-      parts.push(make("span", "", `${percent}%`), bar);
-    }
-    for (const fact of many.facts) parts.push(make("span", "quiet", fact));
+    const parts = [make("span", { class: "quiet" }, many.title)];
+    for (const [word, count] of many.counts) parts.push(stateOf(word, `${count.toLocaleString("en")} ${word}`));
+    if (many.fraction !== null) parts.push(...progressOf(many.fraction));
+    for (const fact of many.facts) parts.push(make("span", { class: "quiet" }, fact));
     this.cancel.hidden = many.ended;
     this.cancel.setAttribute("aria-label", `Cancel all of ${many.title}`);
     this.show.setAttribute("aria-label", `List of ${many.title}`);
@@ -92,16 +63,16 @@ class Many {
 
   drawList() {
     const rows = this.model.get("rows").map(([number, word, name, elapsed, last]) => {
-      const row = make("div", "");
+      const row = make("div");
       row.setAttribute("role", "listitem");
-      const code = make("code", "", name);
+      const code = make("code", {}, name);
       code.dir = "auto";
-      row.append(`[${number}] `, state(word, word), " ", code, `  ${elapsed}  `);
-      row.append(make("span", "quiet", last));
+      row.append(`[${number}] `, stateOf(word, word), " ", code, `  ${elapsed}  `);
+      row.append(make("span", { class: "quiet" }, last));
       return row;
     });
     const most = 300;
-    if (rows.length >= most) rows.push(make("i", "", `the first ${most}: %jobs shows more`));
+    if (rows.length >= most) rows.push(make("i", {}, `the first ${most}: %jobs shows more`));
     this.list.replaceChildren(...rows);
   }
 

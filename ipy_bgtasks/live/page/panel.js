@@ -3,122 +3,13 @@
 // All that is shown came from jobs and goes in as text, never as markup. A Store belongs to one
 // widget and takes its messages; each View of it draws. Elapsed times tick here, from start times.
 
-const ENDED = new Set(["finished", "failed", "cancelled"]);
-const STATES = new Set(["queued", "running", "cancelling", ...ENDED]);
 const FILTERS = [
   ["all", "All", () => true],
   ["running", "Running", (row) => !ENDED.has(row.state)],
   ["failed", "Failed", (row) => row.state === "failed"],
 ];
 const PAGE = 500; // rows that are put into the page at a time
-const ACK_EVERY = 100; // messages; the kernel stops sending when it hears nothing for long
-const GUARD = 800; // ms in which a button that just took another's place does nothing
-const LANES = 14; // of the timeline; what does not fit is older
-const ON_TIMELINE = 150; // jobs, the newest
 const LOG_LIMIT = 200_000; // characters of an open log
-
-class Store {
-  constructor(model) {
-    this.model = model;
-    this.client = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) =>
-      b.toString(16).padStart(2, "0"),
-    ).join("");
-    this.rows = new Map((model.get("rows") ?? []).map((row) => [row.n, row]));
-    this.current = this.previous = null;
-    this.left = {}; // how long groups will still take, by name
-    this.cell = null; // the one that runs in the foreground, if it can be sent to the background
-    this.live = false; // whether a kernel answers
-    this.over = "";
-    this.skew = 0; // seconds the kernel's clock is ahead of ours
-    this.views = new Set();
-    this.received = 0;
-    this.looked = "[]";
-    this.onMessage = (message) => this.receive(message);
-    model.on("msg:custom", this.onMessage);
-  }
-
-  now() {
-    return Date.now() / 1000 + this.skew;
-  }
-
-  send(kind, fields = {}) {
-    this.model.send({ kind, client: this.client, ...fields });
-  }
-
-  add(view) {
-    this.views.add(view);
-    if (this.views.size === 1) this.send("open");
-  }
-
-  remove(view) {
-    this.views.delete(view);
-    this.look();
-    if (!this.views.size) this.send("close");
-  }
-
-  close() {
-    this.model.off("msg:custom", this.onMessage);
-    if (this.views.size) this.send("close");
-  }
-
-  receive(message) {
-    if (++this.received % ACK_EVERY === 0) this.send("ack");
-    if (message.kind === "news") this.news(message);
-    else if (message.kind === "said") for (const view of this.views) view.say(message.text);
-    else if (message.kind === "over") {
-      this.over = message.text;
-      this.live = false;
-      for (const view of this.views) view.update(new Set());
-    }
-  }
-
-  news(message) {
-    const ahead = message.now - Date.now() / 1000;
-    // What comes late makes the kernel's clock look late: the largest is nearest to the truth.
-    this.skew = this.live && !message.reset ? Math.max(this.skew, ahead) : ahead;
-    this.live = true;
-    this.over = "";
-    if (message.reset) {
-      this.rows.clear();
-      this.looked = "[]";
-    }
-    const changed = new Set();
-    for (const row of message.rows) {
-      const before = this.rows.get(row.n);
-      if (before && !ENDED.has(before.state) && ENDED.has(row.state)) row.guard = Date.now() + GUARD;
-      this.rows.set(row.n, row);
-      changed.add(row.n);
-    }
-    for (const n of message.gone) this.rows.delete(n);
-    Object.assign(this.left, message.left);
-    for (const mark of [this.current, this.previous, message.current, message.previous])
-      if (mark !== null) changed.add(mark);
-    this.current = message.current;
-    this.previous = message.previous;
-    this.cell = message.cell;
-    for (const view of this.views) {
-      view.update(changed);
-      for (const log of message.logs) view.log(log);
-    }
-    this.look();
-  }
-
-  // Tell the kernel which rows are in sight: only those need their last line.
-  look() {
-    const numbers = new Set();
-    for (const view of this.views) for (const n of view.inSight) numbers.add(n);
-    const looked = JSON.stringify([...numbers].filter((n) => this.rows.has(n)).slice(0, 300).sort());
-    if (looked === this.looked || !this.live) return;
-    this.looked = looked;
-    this.send("look", { jobs: JSON.parse(looked) });
-  }
-
-  // A log is wanted as long as a view shows it.
-  wantLog(n, wanted) {
-    if (!wanted && [...this.views].some((view) => view.shownLog === n)) return;
-    this.send("log", { job: n, open: wanted });
-  }
-}
 
 class View {
   constructor(store, el) {
@@ -157,12 +48,9 @@ class View {
       return button;
     });
     this.said = make("div", { class: "said", role: "status", "aria-live": "polite", dir: "auto" });
-    this.strip = svg("svg", { class: "strip", "aria-hidden": "true" });
-    this.strip.onclick = (event) => this.reveal(Number(event.target.dataset?.n));
-    this.from = make("span");
-    this.until = make("span");
-    this.axis = make("div", { class: "axis", "aria-hidden": "true" }, this.from, this.until);
-    return make("div", {}, make("div", { class: "head" }, filters, this.said), this.strip, this.axis);
+    this.timeline = new Timeline(this.store, (n) => this.reveal(n));
+    const { strip, axis } = this.timeline;
+    return make("div", {}, make("div", { class: "head" }, filters, this.said), strip, axis);
   }
 
   table() {
@@ -230,7 +118,7 @@ class View {
     setText(this.empty, none);
     this.root.classList.toggle("still", !this.store.live);
     if (this.store.over) this.say(this.store.over);
-    this.draw(rows);
+    this.timeline.draw(rows);
   }
 
   // The rows with each group in one of its own, at the place of its newest job; open, they follow.
@@ -450,7 +338,7 @@ class View {
       const line = this.lines.get(n);
       if (line && !ENDED.has(line.row.state)) this.time(line);
     }
-    this.draw([...this.store.rows.values()].sort((a, b) => b.n - a.n));
+    this.timeline.draw([...this.store.rows.values()].sort((a, b) => b.n - a.n));
   }
 
   seen(entries) {
@@ -483,61 +371,8 @@ class View {
     this.store.wantLog(n, true);
   }
 
-  log({ job, replace, segments }) {
-    if (job !== this.shownLog) return;
-    const pre = this.logText;
-    const atEnd = replace || pre.scrollHeight - pre.scrollTop - pre.clientHeight < 30;
-    if (replace) pre.textContent = "";
-    for (const [stream, text] of segments)
-      pre.append(make("span", { class: stream === "stderr" ? "stderr" : "" }, text));
-    while (pre.childNodes.length > 1 && pre.textContent.length > LOG_LIMIT) pre.firstChild.remove();
-    if (replace && !segments.length) pre.append(make("i", {}, "no output yet"));
-    else if (!replace) pre.querySelector("i")?.remove();
-    if (atEnd) pre.scrollTop = pre.scrollHeight;
-  }
-
-  // The newest jobs as spans of time, each in the first lane that is free after its end.
-  draw(sorted) {
-    const rows = sorted.slice(0, ON_TIMELINE);
-    this.strip.toggleAttribute("hidden", !rows.length);
-    this.axis.hidden = !rows.length;
-    if (!rows.length) return;
-    const now = this.store.live ? this.store.now() : Math.max(...rows.map((r) => r.ended ?? r.launched));
-    const runs = rows.some((row) => !ENDED.has(row.state));
-    const first = Math.min(...rows.map((row) => row.launched));
-    const last = runs ? now : Math.max(...rows.map((row) => row.ended ?? row.launched));
-    const span = Math.max(last - first, 1);
-    const at = (time) => `${((Math.min(time, last) - first) / span) * 100}%`;
-    const wide = (from, to) => `${Math.max((to - from) / span, 0.004) * 100}%`;
-    const lanes = [];
-    const bars = [];
-    for (const row of rows) {
-      const end = row.ended ?? last;
-      let lane = lanes.findIndex((taken) => taken >= Math.max(end, row.launched + span * 0.006));
-      if (lane < 0) lane = lanes.length;
-      if (lane >= LANES) continue;
-      lanes[lane] = row.launched;
-      bars.push({ row, end, lane });
-    }
-    const height = lanes.length > 6 ? 3 : 6;
-    const shown = bars.flatMap(({ row, end, lane }) => {
-      const begun = row.started ?? end;
-      const y = lane * (height + 1);
-      const title = svg("title");
-      title.textContent = `${row.as ?? row.n}: ${row.name}\n${row.state}`;
-      const place = { y, height, "data-n": row.n, rx: 1 };
-      const bar = svg("rect", {
-        ...place, x: at(begun), width: wide(begun, end), class: STATES.has(row.state) ? row.state : "",
-      });
-      bar.append(title);
-      if (begun - row.launched < span * 0.004) return [bar];
-      const wait = { ...place, x: at(row.launched), width: wide(row.launched, begun), class: "wait" };
-      return [svg("rect", wait), bar];
-    });
-    this.strip.setAttribute("height", String(lanes.length * (height + 1)));
-    this.strip.replaceChildren(...shown);
-    setText(this.from, clock(first - this.store.skew));
-    setText(this.until, runs && this.store.live ? "now" : clock(last - this.store.skew));
+  log(news) {
+    if (news.job === this.shownLog) addToLog(this.logText, news, LOG_LIMIT);
   }
 
   reveal(n) {
@@ -551,36 +386,6 @@ class View {
     el.scrollIntoView({ block: "nearest" });
     show.focus();
   }
-}
-
-function elapsed(seconds, whole) {
-  if (seconds < 9.95) return whole ? `${Math.max(seconds, 0)}s` : `${Math.max(seconds, 0).toFixed(1)}s`;
-  const s = whole ? seconds : Math.round(seconds);
-  const two = (n) => String(n).padStart(2, "0");
-  if (s < 60) return `${s}s`;
-  if (s < 3600) return `${Math.floor(s / 60)}m${two(s % 60)}s`;
-  return `${Math.floor(s / 3600)}h${two(Math.floor((s % 3600) / 60))}m`;
-}
-
-function clock(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString([], { hourCycle: "h23" });
-}
-
-function make(tag, attributes = {}, ...content) {
-  const el = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
-  el.append(...content); // strings become text nodes
-  return el;
-}
-
-function svg(tag, attributes = {}) {
-  const el = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
-  return el;
-}
-
-function setText(el, text) {
-  if (el.textContent !== text) el.textContent = text;
 }
 
 export default () => {

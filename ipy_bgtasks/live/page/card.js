@@ -4,20 +4,6 @@
 
 const LOG_LIMIT = 2_000_000; // characters in the page; the kernel keeps fewer
 
-const COLOURS = {
-  running: "var(--jp-brand-color1, #2f80ed)",
-  cancelling: "var(--jp-warn-color1, #d98200)",
-  finished: "var(--jp-success-color1, #2e9e4f)",
-  failed: "var(--jp-error-color1, #d9413a)",
-};
-
-function make(tag, name, text = "") {
-  const el = document.createElement(tag);
-  el.className = name;
-  el.textContent = text;
-  return el;
-}
-
 const BELL =
   '<svg viewBox="0 0 16 16" width="11" height="11" fill="currentColor" aria-hidden="true">' +
   '<path d="M8 1a1 1 0 0 0-1 1v.6A4.5 4.5 0 0 0 3.5 7v3L2 12v1h12v-1l-1.5-2V7A4.5 4.5 0 0 0 ' +
@@ -34,14 +20,14 @@ class Card {
     this.model = model;
     this.client = `${Date.now()}-${Math.random()}`;
     this.isOpen = false;
-    this.root = make("div", "bgc");
-    this.line = make("div", "line");
-    this.cancel = make("button", "");
-    this.show = make("button", "", "Log");
-    this.bell = make("button", "bell");
+    this.root = make("div", { class: "bgc" });
+    this.line = make("div", { class: "line" });
+    this.cancel = make("button");
+    this.show = make("button", {}, "Log");
+    this.bell = make("button", { class: "bell" });
     this.bell.innerHTML = BELL;
-    this.said = make("span", "quiet");
-    this.log = make("pre", "log");
+    this.said = make("span", { class: "quiet" });
+    this.log = make("pre", { class: "log" });
     this.cancel.type = this.show.type = this.bell.type = "button";
     this.said.setAttribute("role", "status");
     this.log.tabIndex = 0;
@@ -95,22 +81,11 @@ class Card {
 
   draw() {
     const card = this.model.get("card");
-    const dot = make("span", "", "●");
-    dot.style.color = COLOURS[card.state] ?? "#888";
-    const state = make("span", "");
-    state.append(dot, ` ${card.state}`);
-    const name = make("code", "", card.name);
+    const name = make("code", {}, card.name);
     name.dir = "auto";
-    const parts = [make("span", "quiet", `[${card.n}]`), state, name];
-    if (card.fraction !== null) {
-      const percent = Math.floor(card.fraction * 100 + 1e-9);
-      const bar = make("span", "bar");
-      const fill = make("span", "");
-      fill.style.width = `${percent}%`;
-      bar.append(fill);
-      parts.push(make("span", "", `${percent}%`), bar);
-    }
-    for (const fact of card.facts) if (fact) parts.push(make("span", "quiet", fact));
+    const parts = [make("span", { class: "quiet" }, `[${card.n}]`), stateOf(card.state), name];
+    if (card.fraction !== null) parts.push(...progressOf(card.fraction));
+    for (const fact of card.facts) if (fact) parts.push(make("span", { class: "quiet" }, fact));
     this.line.title = card.code;
     this.cancel.hidden = card.ended;
     const word = card.state === "cancelling" ? "Force" : "Cancel";
@@ -129,18 +104,9 @@ class Card {
     if (card.ended) this.said.textContent = "";
   }
 
-  hear({ kind, text, replace, segments }) {
-    if (kind === "said") this.said.textContent = text;
-    if (kind !== "log" || !this.isOpen) return;
-    const pre = this.log;
-    const atEnd = replace || pre.scrollHeight - pre.scrollTop - pre.clientHeight < 30;
-    if (replace) pre.replaceChildren();
-    for (const [stream, part] of segments)
-      pre.append(make("span", stream === "stderr" ? "stderr" : "", part));
-    while (pre.childNodes.length > 1 && pre.textContent.length > LOG_LIMIT) pre.firstChild.remove();
-    if (!pre.childNodes.length) pre.append(make("i", "", "no output yet"));
-    else if (!replace) pre.querySelector("i")?.remove();
-    if (atEnd) pre.scrollTop = pre.scrollHeight;
+  hear(news) {
+    if (news.kind === "said") this.said.textContent = news.text;
+    if (news.kind === "log" && this.isOpen) addToLog(this.log, news, LOG_LIMIT);
   }
 }
 
