@@ -48,7 +48,8 @@ class Retries:
         """Let a job that is about to start be run again on *runner*, *retries* times at most."""
         context = copy_context()
         job.attempts = Attempts(
-            retries + 1, lambda n, line: self._rest(Queued(job, runner, self, context), n, line)
+            retries + 1,
+            lambda n, line: self._rest(Queued(job, runner, self, context.copy()), n, line),
         )
 
     def drop(self, queued: Queued) -> bool:
