@@ -60,8 +60,8 @@ def test_a_bar_is_the_jobs_progress(kernel: Kernel, library: str, place: str) ->
         "async def in_loop():\n"
         "    for i in bar(range(10)): await asyncio.to_thread(step, i)\n"
     )
-    cell = kernel.ok("job = %bg in_thread()" if place == "thread" else "job = %bg in_loop()")
-    kernel.ok("await asyncio.to_thread(reached.wait, 30)")
+    # In one cell: between cells IPython takes away the `get_ipython` by which rich knows it.
+    cell = kernel.ok(f"job = %bg in_{place}()\nawait asyncio.to_thread(reached.wait, 30)")
     kernel.until(lambda: "50%" in card_of(cell))
 
     def half() -> bool:

@@ -13,6 +13,9 @@ import pytest
 
 import ipy_bgtasks
 
+#: `pexpect` forks whatever threads there are.
+pytestmark = pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning")
+
 EVERY = 0.1
 """Seconds between two ticks; the story says one."""
 
