@@ -291,7 +291,7 @@ async def test_a_guard_that_was_killed_is_replaced(cells: Any, home: Path) -> No
     (first,) = until(guards)
     os.kill(first, 9)
     until(lambda: guards() - {first})
-    assert job.running()
+    until(job.running)
 
 
 async def test_a_restart_of_the_machine_is_told_from_a_kill(home: Path) -> None:
