@@ -234,3 +234,11 @@ def exit_status(pid: int) -> int | None:
         return None
     status = int(seen.si_status)
     return status if seen.si_code == _os.CLD_EXITED else -status
+
+
+def current_directory() -> str | None:
+    """Return the current directory; None if it was removed, where a child may still be."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None

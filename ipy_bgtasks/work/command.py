@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from ..platforms import encoded, environment
+from ..platforms import current_directory, encoded, environment
 from .model import Work
 from .text import label_of
 
@@ -66,7 +66,7 @@ class Command:
     """A shell command with the settings fixed at launch. Calling it starts it."""
 
     text: str
-    directory: str = field(default_factory=os.getcwd)
+    directory: str | None = field(default_factory=current_directory)
     context: Context = field(default_factory=copy_context, repr=False)
     argv: tuple[str, ...] = ()
     """A program and its arguments, to be run without a shell."""

@@ -95,6 +95,19 @@ def test_it_starts_in_the_directory_of_the_launch_and_fails_without(
     assert isinstance(place.registry.launch(work, where="shell").exception(LONG), OSError)
 
 
+def test_in_a_directory_that_is_gone_it_runs_as_in_a_shell(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be opened by its name, but commands still run."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    job = place.launch("echo here")
+    assert job.result(LONG) == 0
+    assert job.log.stdout == "here\n"
+
+
 def test_the_user_s_shell_runs_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the system's, where there is no such shell."""
     monkeypatch.setenv("SHELL", "/bin/bash")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.platforms import has_processes, has_sessions, host_name
+from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.following import Following
@@ -105,7 +105,7 @@ class KeptRunner:
             grace=self.grace,
             log_limit=self.log_limit,
             log=None if log is None else os.path.abspath(log),
-            directory=_directory(),
+            directory=current_directory() or os.sep,
         )
         try:
             files.replace_json(place.path, files.JOB, told, sync=False)
@@ -210,7 +210,7 @@ def _command(command: Command) -> dict[str, Any]:
         "kind": "command",
         "command": command.text,
         "argv": list(command.argv) or [shell, "-c", command.text],
-        "directory": command.directory,
+        "directory": command.directory or os.sep,
     }
 
 
@@ -244,10 +244,3 @@ def _launch(place: Place, lock: int) -> None:
             start_new_session=True,
             check=True,
         )
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return os.sep

@@ -17,7 +17,7 @@ from contextvars import Context
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.platforms import exit_status, kill_group, kill_signal
+from ipy_bgtasks.platforms import current_directory, exit_status, kill_group, kill_signal
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.processes import protocol
 
@@ -105,7 +105,7 @@ class Worker:
 
     def submit(self, number: int, name: str, data: bytes) -> None:
         """Have the worker, which is idle, run a job."""
-        around = list(sys.path), _directory()
+        around = list(sys.path), current_directory() or os.sep
         news = None if around == self._around else around
         self._around = around
         message = protocol.packed(number, name, data, news)
@@ -203,13 +203,6 @@ def interpreter_options() -> list[str]:
     for name, value in getattr(sys, "_xoptions", {}).items():
         given.append(f"-X{name}" if value is True else f"-X{name}={value}")
     return given
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return os.sep
 
 
 class _Question:
