@@ -27,6 +27,8 @@ _SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
 _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPython.core.displayhook")
 #: Parts of this package that only call the user's code and hold no state that could be torn.
 _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.tracking")
+#: … but for this one: between the start of a process and its number nobody could stop it.
+_STARTING = "ipy_bgtasks.work.command"
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "selectors", "uvloop")
 
@@ -165,7 +167,8 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
         module = str(frame.f_globals.get("__name__"))
         top = module.partition(".")[0]
         if top == "ipy_bgtasks":
-            return module.startswith(_OPEN) and not (frame is innermost and "tracking" in module)
+            tears = module == _STARTING or (frame is innermost and "tracking" in module)
+            return module.startswith(_OPEN) and not tears
         if top in _SENDING or module in _SHOWING or (own_loop and top in _LOOPS):
             return False
         if not is_library(frame.f_code.co_filename):

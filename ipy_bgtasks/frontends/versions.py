@@ -31,7 +31,8 @@ BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
 def kernel_of(shell: Any) -> Any:
     """Return the shell's ipykernel; None if it has none, or another's, as JupyterLite has."""
     kernel = getattr(shell, "kernel", None)
-    return kernel if hasattr(kernel, "io_loop") else None
+    made_by = (each.__module__.partition(".")[0] for each in type(kernel).__mro__)
+    return kernel if "ipykernel" in made_by else None
 
 
 def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
@@ -41,7 +42,7 @@ def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
     """
     kernel = kernel_of(shell)
     if kernel is not None:
-        io_loop: Any = kernel.io_loop
+        io_loop: Any = getattr(kernel, "io_loop", None)
         if io_loop is None:  # loaded by configuration: the kernel has not started yet
             from tornado.ioloop import IOLoop
 

@@ -7,6 +7,7 @@ import http.server
 import logging
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,12 @@ from fakes import work
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.runners.commands.within import run_within
 from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.work.command import Command
 
 BOUND = 20.0
 
@@ -355,3 +359,33 @@ def test_a_grid_search_ends(launch: Callable[..., Record]) -> None:
 def test_no_signal_is_used() -> None:
     """The main thread's Ctrl-C stays its own."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_command_that_is_being_started_is_stopped_too(
+    launch: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop at that moment came before anybody knew the process, which went on for ever."""
+    began, may_go_on, started = threading.Event(), threading.Event(), []
+    # Under the name of a library's file, as the code that it stands for.
+    text = (
+        "def popen(*args, **options):\n    process = real(*args, **options)\n"
+        "    started.append(process)\n    began.set()\n"
+        "    while not may_go_on.is_set(): pass\n    return process\n"
+    )
+    names: dict[str, Any] = {"__name__": "subprocess", "real": subprocess.Popen}
+    names |= {"started": started, "began": began, "may_go_on": may_go_on}
+    exec(compile(text, subprocess.__file__, "exec"), names)
+    supervisor = Supervisor()
+    supervisor.start()
+    monkeypatch.setattr(subprocess, "Popen", names["popen"])
+    try:
+        job = launch(lambda: run_within(supervisor, 1.0, Command("sleep 1000"), print))
+        assert began.wait(BOUND)
+        monkeypatch.undo()
+        job.cancel()
+        threading.Timer(0.2, may_go_on.set).start()  # by then the stop was tried several times
+        assert end_of(job)[0] is JobState.CANCELLED
+        assert started[0].wait(BOUND) != 0
+    finally:
+        may_go_on.set()
+        supervisor.close(wait=BOUND)
