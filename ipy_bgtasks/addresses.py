@@ -44,6 +44,10 @@ class Address:
         scheme = _SCHEME.match(self._url)
         return "…" if scheme is None else f"{scheme[1]}://…"
 
+    def reveal(self) -> str:
+        """Return it whole, for what is to be told when this process is gone."""
+        return self._url
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Address) and other._url == self._url
 

@@ -27,6 +27,7 @@ class Kept:
         self._days = settings.keep_days
         self.runner.grace = settings.cancel_grace
         self.runner.log_limit = settings.keep_log_limit
+        self.runner.urls = [address.reveal() for address in settings.notify]
 
 
 def goes_on_line(registry: Registry) -> str:

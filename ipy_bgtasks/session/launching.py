@@ -143,7 +143,8 @@ class Launcher:
         def prepare_all(job: Record) -> None:
             if options.keep:
                 log = None if sink is None else sink.path
-                self.kept().prepare(job, timeout=timeout, log=log)
+                alone = options.notify and options.group is None
+                self.kept().prepare(job, timeout=timeout, log=log, tells=alone)
             elif sink is not None:
                 _attach_file(sink, job)
             if card:

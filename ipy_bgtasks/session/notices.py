@@ -195,7 +195,7 @@ class Notices:
         ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
         if (pages := self._pages) is not None:
             ways.append(lambda: pages().tell(notice, self._screen.place_of(first)))
-        if self._settings.notify:
+        if self._settings.notify and not _is_told_elsewhere(first):
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:
@@ -232,6 +232,12 @@ class Notices:
             for job, _ in waiting:
                 with suppress(Exception):  # a screen that is gone
                     self._screen.tell(job, f"job {job.number}: {failed}")
+
+
+def _is_told_elsewhere(job: Record) -> bool:
+    """Return whether whoever watches a kept job tells the addresses of its end."""
+    tells = getattr(job.runner, "tells", None)
+    return tells is not None and bool(tells(job))
 
 
 def _notice(name: str, jobs: list[Record]) -> Notice:

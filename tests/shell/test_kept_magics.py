@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
 from ipy_bgtasks.runners.kept.guard import end_what_is_left
@@ -396,3 +397,35 @@ async def test_a_log_file_goes_on_without_the_session(home: Path, tmp_path: Path
     other_session(f"%bg --keep --log {copy} !sleep 0.5; echo late", DIES)
     until(lambda: "ended" in state_of(home, "k1"))
     assert copy.read_text() == "late\n"
+
+
+def test_the_addresses_are_told_when_no_session_is_there(home: Path) -> None:
+    """By the watcher, or by its guard; what it needs for that holds secrets, and goes."""
+    pytest.importorskip("apprise")
+    with receiver() as server:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        gate = home.parent / "gate"
+        os.mkfifo(gate)
+        notify = f"%config BgTasks.notify = [{server.url!r}]"
+        other_session(notify, f"%bg --keep --notify -n nightly !read x < {gate}; exit $x", DIES)
+        left = home / "k1" / "tell.json"
+        assert stat.S_IMODE(left.stat().st_mode) == 0o600
+        gate.write_text("3\n")
+        told = server.next()
+        assert told["title"] == "job k1 failed: nightly"
+        assert "exit status 3" in told["message"]
+        assert not left.exists()
+        assert "secret" not in (home / "k1" / "watcher.txt").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise's own
+async def test_the_addresses_are_told_once_where_a_session_is_there(cells: Any) -> None:
+    """Its watcher tells them, not the session too."""
+    pytest.importorskip("apprise")
+    with receiver() as server:
+        await cells(f"%config BgTasks.notify = [{server.url!r}]")
+        await cells("def six(): return 6")
+        assert await cells("%bg --keep --notify -n six six()\nx = %fg %six\nx") == 6
+        assert server.next()["title"] == "job k1 finished: six"
+        await cells("%bg --notify -n last six()")
+        assert server.next()["title"] == "job 1 finished: last"

@@ -17,6 +17,8 @@ _os: Any = os
 JOB, STATE, PROGRESS, STACK = "job.json", "state.json", "progress.json", "stack.json"
 #: The code of a Python job as it is sent, its value or exception, and its traceback as text.
 WORK, VALUE, TRACE = "work.pickle", "value.pickle", "traceback.txt"
+#: Whom to tell of the end; it holds secrets, and is removed when it is used.
+TELL = "tell.json"
 #: Locks: held while a session launches the job, and as long as it is watched.
 LAUNCHING, WATCHED = "launching", "watched"
 #: The pipe by which sessions speak to the watcher.

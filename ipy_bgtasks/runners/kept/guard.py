@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept import files, telling
 
 _os: Any = os
 _signal: Any = signal
@@ -111,6 +111,7 @@ def end_unwatched(directory: str, token: str, session: int | None, why: str) -> 
     state.update(state="failed", kind="unwatched", why=why, ended=time.time())
     with suppress(OSError):
         files.replace_json(directory, files.STATE, state)
+    telling.tell(directory)
 
 
 def end_what_is_left(token: str, session: int | None) -> None:

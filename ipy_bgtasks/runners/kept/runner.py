@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept import files, telling
 from ipy_bgtasks.runners.kept.following import Following
 from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place
 from ipy_bgtasks.text import error_line
@@ -57,9 +57,12 @@ class KeptRunner:
         self.grace = 2.0
         #: Bytes of output that are kept for each job launched from now on.
         self.log_limit = 100_000_000
+        #: The Apprise URLs that are told of the end of a job that is to be told of.
+        self.urls: list[str] = []
         #: What makes each number's job unique: numbers are used again.
         self.tokens: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._tells: set[int] = set()
         self._waiting: dict[int, tuple[Place, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
@@ -79,6 +82,7 @@ class KeptRunner:
         place, lock = new_place()
         token = f"kept-{os.urandom(8).hex()}"
         self.tokens[place.number] = token
+        self._tells.discard(place.number)
         self._waiting[place.number] = place, lock, {"token": token}
         return place.number
 
@@ -90,8 +94,13 @@ class KeptRunner:
             waiting[0].remove()
             os.close(waiting[1])
 
-    def prepare(self, job: Record, *, timeout: float | None, log: str | None) -> None:
-        """Write down what the job is; from now on other sessions see it as queued."""
+    def prepare(
+        self, job: Record, *, timeout: float | None, log: str | None, tells: bool = False
+    ) -> None:
+        """Write down what the job is; from now on other sessions see it as queued.
+
+        With *tells* the addresses of notices are told of its end, also if no session is there.
+        """
         place, _, told = self._waiting[job.number]
         now = time.time()
         told.update(
@@ -109,6 +118,9 @@ class KeptRunner:
         )
         try:
             files.replace_json(place.path, files.JOB, told, sync=False)
+            if tells and self.urls:
+                telling.leave(place.path, self.urls)
+                self._tells.add(place.number)
         except OSError as error:
             raise BadInput(f"--keep cannot write to {place.path}: {error.strerror}") from None
         job.add_done_callback(self._ended)
@@ -177,6 +189,10 @@ class KeptRunner:
     def make_room(self, job: Record) -> None:
         """Do nothing: there is no queue here."""
 
+    def tells(self, job: Record) -> bool:
+        """Return whether its watcher tells the addresses of notices of its end."""
+        return job.number in self._tells
+
     def goes_on(self, job: Record) -> bool:
         """Return whether the job has been handed to its watcher, and needs no session."""
         return isinstance(job.run, Following)
@@ -200,6 +216,7 @@ class KeptRunner:
             told.update(kind="unwatched", why=error_line(error))
         with contextlib.suppress(OSError):
             files.replace_json(place.path, files.STATE, told)
+        telling.tell(place.path)
         os.close(lock)
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept import files, telling
 from ipy_bgtasks.runners.kept.guard import Guard
 from ipy_bgtasks.runners.kept.output import OutputWriter
 
@@ -279,6 +279,7 @@ class Watcher:
             except OSError:  # the disk is full: to say nothing is better than to say what is wrong
                 time.sleep(_AGAIN)
         self._guard.dismiss()
+        telling.tell(self._directory)
 
     def _write_state(self) -> None:
         files.replace_json(self._directory, files.STATE, self._state)

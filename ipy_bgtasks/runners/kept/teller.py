@@ -1,0 +1,39 @@
+"""The program that tells the addresses of `BgTasks.notify` that a kept job has ended."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from ipy_bgtasks.addresses import Address, deliver
+from ipy_bgtasks.notices import Ended, notice_of
+from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept.ended import outcome_of
+from ipy_bgtasks.runners.kept.places import Place
+from ipy_bgtasks.text import error_line
+
+
+def main(directory: str) -> None:
+    """Run the program: tell it, and write down whom it did not reach."""
+    told = files.read_json(directory, files.TELL)
+    if told is None:
+        return
+    with suppress(OSError):
+        os.unlink(os.path.join(directory, files.TELL))
+    place = Place(directory)
+    notice = notice_of(_ended(place, place.job() or {}, place.state()))
+    if failed := deliver(notice, [Address(url) for url in told["urls"]]):
+        with open(os.path.join(directory, "watcher.txt"), "a", encoding="utf-8") as file:
+            file.write(f"job {place.number}: {failed}\n")
+    # What gave no answer is left to a thread that must not hold up the end.
+    os._exit(0)
+
+
+def _ended(place: Place, job: dict[str, Any], state: dict[str, Any]) -> Ended:
+    outcome = outcome_of(place, state)
+    last = str(state.get("shown", "")) if outcome.error is None else error_line(outcome.error)
+    began, ended = state.get("started"), state.get("ended")
+    seconds = None if began is None or ended is None else ended - began
+    name = str(job.get("name", ""))
+    return Ended(str(place.number), name, str(state["state"]), seconds, last)
