@@ -33,7 +33,7 @@ class Touch:
 
 _IPYTHON = "IPython 7.34 to 9.18"
 _IPYKERNEL = "ipykernel 6.17 to 7.4"
-_PYTHON = "Python 3.11 to 3.13"
+_PYTHON = "Python 3.11 to 3.15"
 
 #: By the word under which a step is installed.
 TOUCHES = {
@@ -171,7 +171,7 @@ TOUCHES = {
         "coroutine jobs run while the prompt waits, and Ctrl-C never hits one",
         "coroutine jobs run only during %fg and await cells",
     ),
-    "begun lines": Touch(
+    "partial lines": Touch(
         "IPython",
         "shell.displayhook.write_output_prompt",
         _IPYTHON,

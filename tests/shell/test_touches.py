@@ -61,7 +61,7 @@ GONE = {
     "input_transformers_post": (_without_transformers, "rewriting"),
     "SimpleCompletion": (_without_matchers, "completion"),
     "ipython_display_formatter": (_without_formatter, "display"),
-    "write_output_prompt": (_without_prompt_of_values, "begun lines"),
+    "write_output_prompt": (_without_prompt_of_values, "partial lines"),
 }
 
 

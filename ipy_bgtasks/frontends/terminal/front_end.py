@@ -54,7 +54,7 @@ class TerminalFrontEnd:
         """Route output, and let the prompt and await cells share the loop."""
         changes.add(self.screen.install())
         changes.step("captures", self._part_captures)
-        changes.step("begun lines", self.screen.spare_values)
+        changes.step("partial lines", self.screen.spare_values)
         changes.step("rich", part_consoles)
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
         changes.step("questions", refuse_questions)
