@@ -253,6 +253,8 @@ def test_a_coroutine_in_a_thread_is_cancelled_at_its_await(launch: Callable[...,
     assert end_of(job) == (JobState.FINISHED, "saved")
 
 
+# Whoever interrupts uvicorn leaves its connections to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_uvicorn_ends_and_its_port_is_free(launch: Callable[..., Record], loop: str) -> None:
     """`uvicorn.run` returns."""
