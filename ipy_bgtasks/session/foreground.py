@@ -174,7 +174,9 @@ class _Wait:
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._unfollow: list[Callable[[], None]] = []
-        self._seen_ended = 0  # so many of the jobs, from the first on: there may be thousands
+        #: How many of the jobs have ended, the front end told of it: that comes before their
+        #: callbacks, and while it is on its way somebody must follow.
+        self._ended = 0
 
     def begin(self, follow: Follow) -> None:
         self.future.add_done_callback(self._over)
@@ -187,7 +189,10 @@ class _Wait:
         if self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._time_out)
         for job in self._jobs:
-            job.add_done_callback(self._job_ended)
+            if job.done():
+                self._ended += 1
+            else:
+                job.add_done_callback(self._job_ended)
         self._check()
 
     def interrupt_soon(self) -> None:
@@ -212,7 +217,11 @@ class _Wait:
 
     def _job_ended(self, _job: Record) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._check)
+            self._loop.call_soon_threadsafe(self._one_ended)
+
+    def _one_ended(self) -> None:
+        self._ended += 1
+        self._check()
 
     def _check(self) -> None:
         if self.future.done():
@@ -220,7 +229,7 @@ class _Wait:
         if self._first and (ended := [job for job in self._jobs if job.done()]):
             self._stop_following()
             self.future.set_result(ended[0].job)
-        if self.future.done() or not self._all_ended():
+        if self.future.done() or self._ended < len(self._jobs):
             return
         self._stop_following()  # what was written last comes before the result
         failed = [job for job in self._jobs if _error(job) is not None]
@@ -240,12 +249,6 @@ class _Wait:
         else:
             message = f"{len(errors)} of {len(self._jobs)} jobs failed"
             self._raise(BaseExceptionGroup(message, errors))
-
-    def _all_ended(self) -> bool:
-        jobs = self._jobs
-        while self._seen_ended < len(jobs) and jobs[self._seen_ended].done():
-            self._seen_ended += 1
-        return self._seen_ended == len(jobs)
 
     def _raise(self, error: BaseException) -> None:
         if self.future.done():

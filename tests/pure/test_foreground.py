@@ -70,6 +70,36 @@ async def test_all_waits_are_interrupted_and_say_what_goes_on(
     assert outer == []
 
 
+async def test_a_job_is_followed_until_its_end_has_been_shown(foreground: Foreground) -> None:
+    """Else a failure would be shown by the wait and as a notice, if another ends meanwhile."""
+    shows, shown = threading.Event(), threading.Event()
+    followed: list[int] = []
+
+    def follow(job: Record) -> Any:
+        followed.append(job.number)
+        return lambda: followed.remove(job.number)
+
+    def show(_job: Record) -> None:
+        shows.set()
+        assert shown.wait(20)
+
+    fake = FakeRunner()
+    one, two = running(1), Record(2, work(), fake, on_end=(show,))
+    fake.start(two)
+    waiting = foreground.attach([one, two], every=True, follow=follow)
+    ending = threading.Thread(target=two.finish)
+    ending.start()
+    assert await asyncio.to_thread(shows.wait, 20)
+    one.finish()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (waiting.done(), followed) == (False, [1, 2])
+    shown.set()
+    assert await waiting == [None, None]
+    assert followed == []
+    ending.join()
+
+
 async def test_an_interrupt_as_the_job_ends_reaches_what_follows(
     foreground: Foreground, outer: list[int]
 ) -> None:
