@@ -7,8 +7,6 @@ from collections.abc import Sized
 from itertools import islice
 from typing import Any
 
-from wcwidth import wcwidth
-
 #: Escape sequences of terminals: those that act, and those that carry a string.
 CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
 OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
@@ -91,9 +89,18 @@ def bar(fraction: float, columns: int = 10) -> str:
     return f"{int(fraction * 100 + 1e-9):3d}% {blocks.ljust(columns)}"
 
 
+def width_of(char: str) -> int:
+    """Return how many columns a terminal needs for a character; negative for what moves it."""
+    if " " <= char <= "~":
+        return 1
+    from wcwidth import wcwidth  # a third of what loading would cost; many sessions never need it
+
+    return int(wcwidth(char))
+
+
 def columns_of(text: str) -> int:
     """Return how many columns a terminal needs for visible text."""
-    return len(text) if text.isascii() else sum(max(wcwidth(char), 0) for char in text)
+    return len(text) if text.isascii() else sum(max(width_of(char), 0) for char in text)
 
 
 def cut_end(text: str, columns: int) -> str:
@@ -113,7 +120,7 @@ def cut_middle(text: str, columns: int) -> str:
 def _fitting(text: str, columns: int) -> str:
     taken = []
     for char in text:
-        columns -= max(wcwidth(char), 0)
+        columns -= max(width_of(char), 0)
         if columns < 0:
             break
         taken.append(char)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import re
 
-from wcwidth import wcwidth
-
-from ipy_bgtasks.text import CSI, OSC, strip_ansi
+from ipy_bgtasks.text import CSI, OSC, strip_ansi, width_of
 
 # A terminal wraps, and a carriage return goes back to the start of the last row only. Beyond
 # this many characters of one line the older part is taken as wrapped, which bounds the work.
@@ -191,7 +189,7 @@ class _Row:
                 self._put_cells([(char, self.pen) for char in token])
 
     def _put(self, char: str) -> None:
-        width = 1 if char == "\t" else wcwidth(char)
+        width = 1 if char == "\t" else width_of(char)
         if width > 0:
             self._put_cells([(char, self.pen), ("", self.pen)][:width])
         elif 0 < self.column <= len(self.cells):  # a combining mark, or a control character
