@@ -19,7 +19,7 @@ class Kept:
 
     def __init__(self, registry: Registry, service: ServiceLoop) -> None:
         self._days = 30.0
-        self.runner = KeptRunner(service, registry.host.changed)
+        self.runner = KeptRunner(service, lambda job: registry.host.changed(job))
         self.finder = Finder(registry, self.runner, lambda: self._days)
 
     def apply(self, settings: BgTasks) -> None:

@@ -123,6 +123,7 @@ def test_output_is_written_in_the_context_of_the_job(place: Place) -> None:
     seen: list[tuple[object, ...]] = []
     place.entering = lambda job: seen.append(("entering", job, current.get()))  # type: ignore[method-assign]
     place.write = lambda job, name, text: seen.append((name, text, job, current.get()))  # type: ignore[method-assign]
+    place.registry.host.exchange(place)
     job = place.launch("echo out; sleep 0.01; echo err >&2")
     assert job.result(LONG) == 0
     assert seen == [
