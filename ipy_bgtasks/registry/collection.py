@@ -67,7 +67,6 @@ class Registry(Collection[Record]):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Record] = {}
         self._recent: dict[int, None] = {}
-        self._ended: dict[int, None] = {}
         #: What is discarded at once: a job that has ended, or a group all of whose jobs have.
         self._units: OrderedDict[int | Group, None] = OrderedDict()  # a dict is slow to give its
         self._groups: dict[str, Group] = {}  # first
@@ -130,12 +129,13 @@ class Registry(Collection[Record]):
     def alive(self) -> list[Record]:
         """Return the jobs that have not ended."""
         with self._lock:
-            return [job for n, job in self._jobs.items() if n not in self._ended]
+            return [job for job in self._jobs.values() if not job.done()]
 
     def ended(self) -> list[Record]:
         """Return the jobs that have ended, in the order in which they did."""
         with self._lock:
-            return [self._jobs[n] for n in self._ended]
+            ended = [job for job in self._jobs.values() if job.done()]
+        return sorted(ended, key=lambda job: job.ended or 0.0)
 
     def touch(self, job: Record) -> None:
         """Make *job* the current one, as launching and foregrounding do."""
@@ -193,7 +193,6 @@ class Registry(Collection[Record]):
             self._add(job)
             if group is not None:
                 self._join(job, group)
-            self.host.changed(job)
             if retries:
                 self._retries.grant(job, runner, retries)
             if timeout is not None and (group is not None or retries):
@@ -204,6 +203,8 @@ class Registry(Collection[Record]):
                 self._start_after(job, runner, list(after))
             else:
                 self._start(runner, job)
+            if job.started is None:  # else that was reported
+                self.host.changed(job)
             return job
 
     def adopt(self, job: Record) -> None:
@@ -213,8 +214,8 @@ class Registry(Collection[Record]):
             self._add(job)
             self._recent = {job.number: None, **self._recent}
             if job.done():
-                self._ended = {job.number: None, **self._ended}
-                self._units = OrderedDict([(job.number, None), *self._units.items()])
+                self._units[job.number] = None
+                self._units.move_to_end(job.number, last=False)
             else:
                 job.add_done_callback(self._note_end)
 
@@ -325,7 +326,7 @@ class Registry(Collection[Record]):
     def prune(self) -> int:
         """Discard all jobs that have ended; returns how many."""
         with self._lock:
-            ended = list(self._ended)
+            ended = [number for number, job in self._jobs.items() if job.done()]
             for number in ended:
                 self._drop(number)
         return len(ended)
@@ -340,11 +341,13 @@ class Registry(Collection[Record]):
     def _note_end(self, job: Record) -> None:
         self._call_off(job)
         with self._lock:
-            self._ended[job.number] = None
-            group = None if job.group is None else self._groups[job.group]
-            if group is None or group.ended(job):
-                self._units[job.number if group is None else group] = None
-                self._discard_beyond(self.max_finished)
+            group = None if job.group is None else self._groups.get(job.group)
+            unit = job.number if group is None else group
+            # It may have been discarded meanwhile.
+            if job.number in self._jobs and (group is None or group.ended(job)):
+                self._units[unit] = None
+                while len(self._units) > self.max_finished:
+                    self._discard_first()
         job.notify(self.host.ended)
         if self._after:
             self._start_dependents(job)
@@ -366,16 +369,13 @@ class Registry(Collection[Record]):
             for one in waiting:
                 self._advance(one, ended)
 
-    def _discard_beyond(self, keep: int) -> None:
-        while len(self._units) > keep:
-            unit = next(iter(self._units))
-            numbers = [unit] if isinstance(unit, int) else [job.number for job in unit.jobs()]
-            for number in numbers:
-                self._drop(number)
+    def _discard_first(self) -> None:
+        unit, _ = self._units.popitem(last=False)
+        for number in [unit] if isinstance(unit, int) else [job.number for job in unit.jobs()]:
+            self._drop(number)
 
     def _drop(self, number: int) -> None:
         job = self._jobs.pop(number, None)
-        self._ended.pop(number, None)
         self._units.pop(number, None)
         self._recent.pop(number, None)
         if job is None:
