@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ class _Line:
     bare: bool = False
 
 
+@dataclass(slots=True)
+class _Place:
+    """Whose output is shown in one place now."""
+
+    present: dict[int, Record] = field(default_factory=dict)
+    #: Of those, the ones without a label: so that a launch looks at no others.
+    bare: list[Record] = field(default_factory=list)
+    labelled: set[int] = field(default_factory=set)
+
+
 class Labels:
     """The labels of all places. Any thread may call; a place is anything hashable."""
 
@@ -36,46 +46,47 @@ class Labels:
         #: Held while the result of `put` is shown, where nothing else keeps that in order.
         self.order = threading.RLock()
         self._lock = threading.Lock()
-        self._present: dict[Any, dict[int, Record]] = {}
-        #: Of those, the ones without a label: so that a launch looks at no others.
-        self._bare: dict[Any, list[Record]] = {}
-        self._labelled: set[tuple[Any, int]] = set()
+        self._places: dict[Any, _Place] = {}
         self._lines: dict[tuple[Any, str], _Line] = {}
 
     def enter(self, job: Record, place: Any, *, among: bool = False) -> None:
         """Note that the job's output is shown in *place*; with *among* others are about to be."""
-        if job.number in self._present.get(place, ()):
-            return
         with self._lock:
-            present = self._present.setdefault(place, {})
-            for other in reversed(present.values()):  # the newest is the likeliest to run still
+            here = self._places.get(place)
+            if here is None:
+                here = self._places[place] = _Place()
+            elif job.number in here.present:
+                return
+            for other in reversed(here.present.values()):  # the newest most likely runs still
                 if among := among or not other.done():
                     break
-            present[job.number] = job
+            here.present[job.number] = job
             if not among:
-                self._bare.setdefault(place, []).append(job)
+                here.bare.append(job)
                 return
-            others = self._bare.pop(place, ())
-            self._labelled.update((place, other.number) for other in others if not other.done())
-            self._labelled.add((place, job.number))
+            here.labelled.add(job.number)
+            if here.bare:
+                here.labelled.update(other.number for other in here.bare if not other.done())
+                here.bare.clear()
 
     def leave(self, job: Record, place: Any) -> None:
         """Note that the job's output is no longer shown in *place*."""
         with self._lock:
-            self._labelled.discard((place, job.number))
-            present = self._present.get(place, {})
-            present.pop(job.number, None)
-            if (bare := self._bare.get(place)) is not None and job in bare:
-                bare.remove(job)
-            if not present:
-                self._present.pop(place, None)
-                self._bare.pop(place, None)
+            here = self._places.get(place)
+            if here is None or here.present.pop(job.number, None) is None:
+                return
+            here.labelled.discard(job.number)
+            if job in here.bare:
+                here.bare.remove(job)
+            if not here.present:
+                del self._places[place]
                 for key in [key for key in self._lines if key[0] == place]:
                     del self._lines[key]
 
     def wanted(self, job: Record, place: Any) -> bool:
         """Return whether its lines are labelled there: until its end, once it was not alone."""
-        return self.on and (place, job.number) in self._labelled
+        here = self._places.get(place)
+        return self.on and here is not None and job.number in here.labelled
 
     def put(self, job: Record, place: Any, stream: str, text: str) -> str:
         """Return *text*, which the job is about to show there, with its labels.

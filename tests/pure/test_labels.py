@@ -92,8 +92,7 @@ def test_places_are_forgotten_with_their_last_job() -> None:
     labels.put(one, "here", "stdout", "a")
     labels.leave(one, "here")
     labels.leave(other, "here")
-    assert labels._present == labels._lines == labels._bare == {}
-    assert labels._labelled == set()
+    assert labels._places == labels._lines == {}
 
 
 @given(st.lists(st.tuples(st.sampled_from(["enter", "end", "leave"]), st.integers(1, 5))))
