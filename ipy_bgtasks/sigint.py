@@ -306,6 +306,8 @@ def _drain(receiver: socket.socket) -> None:
 
 
 _SIGINT = int(signal.SIGINT)
+#: The only thread that is ever interrupted.
+_MAIN = threading.main_thread().ident
 
 
 class Shielded:
@@ -323,7 +325,7 @@ class Shielded:
     def __enter__(self) -> None:
         self._before: Any = None
         self._seen = 0
-        if threading.get_ident() == threading.main_thread().ident:
+        if threading.get_ident() == _MAIN:
             self._before = _get(_SIGINT)
             if self._before is not None:  # else it is no Python function, and raises nothing
                 _set(_SIGINT, self._sigint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import sys
 from collections import ChainMap
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +23,7 @@ from ipy_bgtasks.work.once import runs_once
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ipy_bgtasks.frontends.cells import Sources
     from ipy_bgtasks.frontends.screen import Screen
@@ -154,30 +153,26 @@ class Launcher:
             if prepare is not None:
                 prepare(job)
 
-        with self._number(options) as number:
-            return self.registry.launch(
-                work,
-                where=where,
-                name=options.name,
-                timeout=None if options.keep else timeout,  # its watcher keeps it
-                after=after,
-                origin=self.screen.here(),
-                quiet=options.quiet,
-                group=options.group,
-                retries=options.retries,
-                prepare=prepare_all,
-                number=number,
-            )
+        launch = partial(
+            self.registry.launch,
+            work,
+            where=where,
+            name=options.name,
+            timeout=None if options.keep else timeout,  # its watcher keeps it
+            after=after,
+            origin=self.screen.here(),
+            quiet=options.quiet,
+            group=options.group,
+            retries=options.retries,
+            prepare=prepare_all,
+        )
+        return self._numbered(launch) if options.keep else launch()
 
-    @contextmanager
-    def _number(self, options: LaunchOptions) -> Iterator[int | None]:
+    def _numbered(self, launch: Callable[..., Record]) -> Record:
         """Reserve the number of a job that is kept; give it back if nothing is launched."""
-        if not options.keep:
-            yield None
-            return
         number = self.kept().reserve()
         try:
-            yield number
+            return launch(number=number)
         except BaseException:
             self.kept().release(number)
             raise

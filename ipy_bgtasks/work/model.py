@@ -21,7 +21,7 @@ def same_tree(tree: ast.Module) -> ast.Module:
     return tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One thing to run, ready for any runner; none of it has run yet.
 
@@ -46,7 +46,7 @@ class Work:
     """The file name under which the code was compiled."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scope:
     """Where CODE stands: the names it sees and what the shell knows about its text.
 

@@ -226,16 +226,15 @@ class TerminalScreen(Screen):
         """Show the rest of a line, a failed job's traceback, and the notice."""
         with self._lock:
             self._telling += 1
+            rest = self._partial.pop(job.number, "")
         try:
-            self._show_end(job)
+            self._show_end(job, rest)
         finally:
             with self._told:
                 self._telling -= 1
                 self._told.notify_all()
 
-    def _show_end(self, job: Record) -> None:
-        with self._lock:
-            rest = self._partial.pop(job.number, "")
+    def _show_end(self, job: Record, rest: str) -> None:
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
