@@ -40,13 +40,13 @@ class Record(Times):
 
     __slots__ = (
         "__weakref__",
-        "_books",
         "_callbacks",
         "_future",
         "_handle",
         "_host",
         "_lock",
         "_log",
+        "_on_end",
         "_outcome",
         "_pokes",
         "_progress",
@@ -84,8 +84,7 @@ class Record(Times):
         quiet: bool = False,
         group: str | None = None,
         host: Host | None = None,
-        on_end: tuple[Callable[[Record], object], ...] = (),
-        afterwards: tuple[Callable[[Record], object], ...] = (),
+        on_end: Callable[[Record], object] | None = None,
     ) -> None:
         self.number = number
         self.name = work.label if name is None else name
@@ -121,8 +120,8 @@ class Record(Times):
         self.value_text: str | None = None
         self.launched = time.monotonic() + EPOCH
         self._lock = threading.Lock()
-        self._callbacks = on_end + afterwards  # the latter after those that wait for it
-        self._books = len(on_end)
+        self._on_end = on_end
+        self._callbacks: tuple[Callable[[Record], object], ...] = ()
         self._pokes: list[Waker] | None = None
         self._log: Log | None = None
         self._host = SILENT if host is None else host
@@ -392,9 +391,10 @@ class Record(Times):
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
         # Books and front end before those that wait: a script may exit after its last wait.
-        for fn in callbacks[: self._books]:
-            self.notify(fn)
-        for event in pokes or ():
-            event.set()
-        for fn in callbacks[self._books :]:
+        if self._on_end is not None:
+            self._on_end(self)
+        if pokes is not None:
+            for event in pokes:
+                event.set()
+        for fn in callbacks:
             self.notify(fn)

@@ -73,8 +73,7 @@ class Registry(Collection[Record]):
         self._retries = Retries(
             later=self._set_timer, released=self._leave_group, enter=self._start_queued
         )
-        self._at_end = (self._note_end,)  # one for all jobs
-        self._places = (self._leave_group,)
+        self._at_end = self._note_end  # one bound method for all jobs
         self._after: dict[int, list[_Waiting]] = {}
         self._timers: dict[int, Callable[[], None]] = {}
         self._cascade: deque[Record] = deque()
@@ -186,13 +185,13 @@ class Registry(Collection[Record]):
                 group=None if group is None else group.name,
                 host=self.host,
                 on_end=self._at_end,
-                afterwards=() if group is None else self._places,
             )
             if prepare is not None:
                 prepare(job)
             self._add(job)
             if group is not None:
                 self._join(job, group)
+                job.add_done_callback(self._leave_group)
             if retries:
                 self._retries.grant(job, runner, retries)
             if timeout is not None and (group is not None or retries):
@@ -273,7 +272,7 @@ class Registry(Collection[Record]):
             self._call_off(job)
 
     def _call_off(self, job: Record) -> None:
-        if self._timers and (call_off := self._timers.pop(job.number, None)) is not None:
+        if (call_off := self._timers.pop(job.number, None)) is not None:
             call_off()
 
     def _start_after(self, job: Record, runner: Runner, others: list[Record]) -> None:
@@ -339,7 +338,8 @@ class Registry(Collection[Record]):
             self._drop(job.number)
 
     def _note_end(self, job: Record) -> None:
-        self._call_off(job)
+        if self._timers:
+            self._call_off(job)
         with self._lock:
             group = None if job.group is None else self._groups.get(job.group)
             unit = job.number if group is None else group

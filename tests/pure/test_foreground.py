@@ -84,7 +84,7 @@ async def test_a_job_is_followed_until_its_end_has_been_shown(foreground: Foregr
         assert shown.wait(20)
 
     fake = FakeRunner()
-    one, two = running(1), Record(2, work(), fake, on_end=(show,))
+    one, two = running(1), Record(2, work(), fake, on_end=show)
     fake.start(two)
     waiting = foreground.attach([one, two], every=True, follow=follow)
     ending = threading.Thread(target=two.finish)
