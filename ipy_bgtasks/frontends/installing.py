@@ -77,6 +77,7 @@ TOUCHES = {
     "streams": Touch(
         "ipykernel",
         "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic; "
+        "shell._parent_header; "
         "before 6.29 OutStream.set_parent, parent_header, kernel.get_parent",
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",

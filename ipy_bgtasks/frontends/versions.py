@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
@@ -149,11 +150,19 @@ def before_clean_up(shell: Any, finish: Callable[[], None]) -> Callable[[], None
 def pin_parent(shell: Any, header: Any) -> None:
     """Bind the output of the calling context to the request with *header*, if that is supported.
 
-    Otherwise the context that a thread inherits is enough, or there is none to bind.
+    Otherwise the context that a thread inherits is enough, or there is none to bind. Most jobs
+    inherit that of the cell that launched them, which is bound already.
     """
     pin = getattr(shell, "set_thread_parent", None)
-    if pin is not None and header:
+    if pin is None or not header:
+        return
+    bound = getattr(shell, "_parent_header", None)
+    if not isinstance(bound, ContextVar) or _id(bound.get(None)) != header.get("msg_id"):
         pin({"header": header})
+
+
+def _id(request: Any) -> Any:
+    return ((request or {}).get("header") or {}).get("msg_id")
 
 
 def knows_contexts(stream: Any) -> bool:

@@ -60,8 +60,7 @@ class Card:
     @property
     def count(self) -> int:
         """How many jobs it shows."""
-        with self._lock:
-            return len(self._running) + sum(self._over.values())
+        return len(self._all)
 
     @property
     def failed(self) -> int:
