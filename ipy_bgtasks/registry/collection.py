@@ -371,8 +371,11 @@ class Registry(Collection[Record]):
 
     def _discard_first(self) -> None:
         unit, _ = self._units.popitem(last=False)
-        for number in [unit] if isinstance(unit, int) else [job.number for job in unit.jobs()]:
-            self._drop(number)
+        if isinstance(unit, int):
+            self._drop(unit)
+        else:
+            for job in unit.jobs():
+                self._drop(job.number)
 
     def _drop(self, number: int) -> None:
         job = self._jobs.pop(number, None)

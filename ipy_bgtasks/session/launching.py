@@ -140,42 +140,45 @@ class Launcher:
             self.sources.hold(work.source)
 
         def prepare_all(job: Record) -> None:
-            if options.keep:
-                log = None if sink is None else sink.path
-                alone = options.notify and options.group is None
-                self.kept().prepare(job, timeout=timeout, log=log, tells=alone)
-            elif sink is not None:
-                _attach_file(sink, job)
+            if options.keep or sink is not None or options.notify:
+                self._prepare(job, options, timeout, sink)
             if card:
                 self.screen.launching(job)
-            if options.notify:
-                self.ask(job)
             if prepare is not None:
                 prepare(job)
 
-        launch = partial(
-            self.registry.launch,
-            work,
-            where=where,
-            name=options.name,
-            timeout=None if options.keep else timeout,  # its watcher keeps it
-            after=after,
-            origin=self.screen.here(),
-            quiet=options.quiet,
-            group=options.group,
-            retries=options.retries,
-            prepare=prepare_all,
-        )
-        return self._numbered(launch) if options.keep else launch()
-
-    def _numbered(self, launch: Callable[..., Record]) -> Record:
-        """Reserve the number of a job that is kept; give it back if nothing is launched."""
-        number = self.kept().reserve()
+        number = self.kept().reserve() if options.keep else None
         try:
-            return launch(number=number)
+            return self.registry.launch(
+                work,
+                where=where,
+                name=options.name,
+                timeout=None if options.keep else timeout,  # its watcher keeps it
+                after=after,
+                origin=self.screen.here(),
+                quiet=options.quiet,
+                group=options.group,
+                retries=options.retries,
+                prepare=prepare_all,
+                number=number,
+            )
         except BaseException:
-            self.kept().release(number)
+            if number is not None:
+                self.kept().release(number)
             raise
+
+    def _prepare(
+        self, job: Record, options: LaunchOptions, timeout: float | None, sink: FileSink | None
+    ) -> None:
+        if options.keep:
+            log = None if sink is None else sink.path
+            alone = options.notify and options.group is None
+            self.kept().prepare(job, timeout=timeout, log=log, tells=alone)
+        elif sink is not None:
+            job.log.attach_file(sink)
+            job.add_done_callback(lambda _: sink.close())
+        if options.notify:
+            self.ask(job)
 
     def jobs(self, given: list[str], local: Mapping[str, Any] | None = None) -> list[Record]:
         """Return the jobs that the specs name, each once; `BadInput` for one that names none."""
@@ -239,11 +242,6 @@ class Launcher:
 def _marked(tree: ast.Module) -> ast.Module:
     mark_awaited(tree)
     return tree
-
-
-def _attach_file(sink: FileSink, job: Record) -> None:
-    job.log.attach_file(sink)
-    job.add_done_callback(lambda _: sink.close())
 
 
 def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:

@@ -63,8 +63,9 @@ class TerminalScreen(Screen):
         self._flush: Callable[[], Any] = sys.stdout.flush
         #: How to write above the prompt, while that waits.
         self._outside: tuple[Callable[[str], Any], Callable[[], Any]] | None = None
-        #: How many ends are just being shown.
-        self._telling = 0
+        #: The jobs whose ends are just being shown, and whether somebody waits for that.
+        self._telling: list[Record] = []
+        self._last_words = False
         self._told = threading.Condition(self._lock)
         #: Whether the foreground has a partial line, and what waits for its end.
         self._begun = False
@@ -224,17 +225,18 @@ class TerminalScreen(Screen):
 
     def show_end(self, job: Record) -> None:
         """Show the rest of a line, a failed job's traceback, and the notice."""
-        with self._lock:
-            self._telling += 1
-            rest = self._partial.pop(job.number, "")
+        self._telling.append(job)
         try:
-            self._show_end(job, rest)
+            self._show_end(job)
         finally:
-            with self._told:
-                self._telling -= 1
-                self._told.notify_all()
+            self._telling.remove(job)
+            if self._last_words:
+                with self._told:
+                    self._told.notify_all()
 
-    def _show_end(self, job: Record, rest: str) -> None:
+    def _show_end(self, job: Record) -> None:
+        with self._lock:
+            rest = self._partial.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
@@ -335,6 +337,7 @@ class TerminalScreen(Screen):
 
     def shutdown(self) -> None:
         """Show, on stderr, what waited for a prompt that will not come."""
+        self._last_words = True
         with self._told:
             self._told.wait_for(lambda: not self._telling, _LAST_WORD)
         super().shutdown()
