@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import HostSwitch
-from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.registry.dependents import Dependents
 from ipy_bgtasks.registry.groups import Group
 from ipy_bgtasks.registry.numbers import goes_on
 from ipy_bgtasks.registry.queueing import Queued
@@ -30,16 +28,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.groups import GroupName
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A job that starts when others have ended."""
-
-    job: Record
-    runner: Runner
-    left: int
-    context: Context
 
 
 class Registry(Collection[Record]):
@@ -74,10 +62,8 @@ class Registry(Collection[Record]):
             later=self._set_timer, released=self._leave_group, enter=self._start_queued
         )
         self._at_end = self._note_end  # one bound method for all jobs
-        self._after: dict[int, list[_Waiting]] = {}
+        self._dependents = Dependents(self._start)
         self._timers: dict[int, Callable[[], None]] = {}
-        self._cascade: deque[Record] = deque()
-        self._cascading = False
         self._shut_down = False
 
     # A collection of jobs
@@ -199,7 +185,7 @@ class Registry(Collection[Record]):
             elif timeout is not None:
                 self._timers[number] = self.service.later(timeout, job.time_out, timeout)
             if after:
-                self._start_after(job, runner, list(after))
+                self._dependents.wait(job, runner, list(after))
             else:
                 self._start(runner, job)
             if job.started is None:  # else that was reported
@@ -275,32 +261,6 @@ class Registry(Collection[Record]):
         if (call_off := self._timers.pop(job.number, None)) is not None:
             call_off()
 
-    def _start_after(self, job: Record, runner: Runner, others: list[Record]) -> None:
-        waiting = _Waiting(job, runner, len(others) + 1, copy_context())
-        for other in others:
-            with self._lock:
-                if not other.done():
-                    self._after.setdefault(other.number, []).append(waiting)
-                    continue
-            self._advance(waiting, other)
-        self._advance(waiting, None)
-
-    def _advance(self, waiting: _Waiting, ended: Record | None) -> None:
-        """Note that a job that *waiting* waits for has ended, or, with None, that all are known."""
-        job = waiting.job
-        if ended is not None and ended.state is not JobState.FINISHED:
-            job.end_cancelled(
-                f"job {job.number} never started: job {ended.number} ({ended.name}) {ended.state}"
-            )
-            return
-        with self._lock:
-            waiting.left -= 1
-            ready = waiting.left == 0
-        if ready and not job.done():
-            # Where it was launched, not in the context of the job that happened to end last.
-            waiting.context.run(self._start, waiting.runner, job)
-            job.poke()
-
     # Ending
 
     def shutdown(self) -> list[Record]:
@@ -349,25 +309,7 @@ class Registry(Collection[Record]):
                 while len(self._units) > self.max_finished:
                     self._discard_first()
         job.notify(self.host.ended)
-        if self._after:
-            self._start_dependents(job)
-
-    def _start_dependents(self, ended: Record) -> None:
-        # Ending a dependent calls this again: a chain of thousands must not become a stack.
-        with self._lock:
-            self._cascade.append(ended)
-            if self._cascading:
-                return
-            self._cascading = True
-        while True:
-            with self._lock:
-                if not self._cascade:
-                    self._cascading = False
-                    return
-                ended = self._cascade.popleft()
-                waiting = self._after.pop(ended.number, [])
-            for one in waiting:
-                self._advance(one, ended)
+        self._dependents.ended(job)
 
     def _discard_first(self) -> None:
         unit, _ = self._units.popitem(last=False)

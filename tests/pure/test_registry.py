@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import threading
 from collections.abc import Collection
 from typing import Any
+from weakref import ref
 
 import pytest
 from fakes import FakeClock, FakeRunner, work
@@ -233,7 +235,20 @@ def test_a_job_starts_when_all_it_waits_for_have_finished(
     fake.finish(one)
     assert waiting.state == "running"
     assert launch(registry, after=[ended]).state == "running"
-    assert registry._after == {}
+
+
+def test_nothing_is_kept_of_what_a_job_waited_for(registry: Registry, fake: FakeRunner) -> None:
+    """Once it is discarded, as jobs in a long session are."""
+    registry.host.exchange(Host())
+    one = launch(registry)
+    waiting = launch(registry, after=[one])
+    fake.finish(one)
+    fake.finish(waiting)
+    gone = [ref(one), ref(waiting)]
+    registry.prune()
+    del one, waiting
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -391,7 +406,6 @@ def test_any_thread_may_launch_look_and_forget() -> None:
     assert list(registry) == sorted(jobs, key=lambda job: job.number)
     assert registry.alive() == []
     assert len(registry.ended()) == 600
-    assert registry._after == {}
 
 
 def _error(job: Record) -> BaseException | None:
