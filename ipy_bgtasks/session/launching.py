@@ -19,7 +19,7 @@ from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, m
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Forms, Scope, read, same_tree
 from ipy_bgtasks.work.command import command_in, command_work
-from ipy_bgtasks.work.once import runs_once
+from ipy_bgtasks.work.static import runs_once
 
 if TYPE_CHECKING:
     import ast

@@ -2,13 +2,12 @@
 
 Knows syntax trees and a namespace, but no shell. ``text`` parses, ``names`` finds which names
 CODE loads, ``static`` tells what they stand for, ``plan`` decides how a value is run, ``compile``
-makes the code, ``forms`` keeps what the text alone decides, ``read`` puts it together.
+makes the code, ``forms`` keeps what the text alone decides, and puts it together.
 """
 
 from __future__ import annotations
 
-from .forms import Forms
-from .model import Scope, Work, same_tree
-from .read import read
+from ipy_bgtasks.work.forms import Forms, read
+from ipy_bgtasks.work.model import Scope, Work, same_tree
 
 __all__ = ["Forms", "Scope", "Work", "read", "same_tree"]

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
-from .static import is_a, is_awaitable, is_pending
-
-__all__ = ["Cell", "called", "settled"]
+from ipy_bgtasks.work.static import is_a, is_awaitable, is_pending
 
 
 def called(get: Callable[[], Any]) -> Any:

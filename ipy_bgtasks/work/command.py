@@ -8,16 +8,15 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput
-from ..platforms import current_directory, encoded, environment
-from .model import Work
-from .text import label_of
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.platforms import current_directory, encoded, environment
+from ipy_bgtasks.work.model import Work
+from ipy_bgtasks.work.text import label_of
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping
 
-__all__ = ["Command", "command_in", "command_work"]
 
 #: ``x = !ls``, as IPython reads it: names, perhaps indexed, before the sign.
 _ASSIGNED = re.compile(r"(?P<target>[\w\s.,*]+(\[[^\]]*\])*)\s*=\s*!(?!=)(?P<command>.*)")

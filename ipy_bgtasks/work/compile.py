@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable
 from types import CodeType
 from typing import Any
 
-from .frames import TOP
-from .text import Text
-
-__all__ = ["cell_codes", "expression_code", "storing_code"]
+from ipy_bgtasks.work.frames import TOP
+from ipy_bgtasks.work.text import Text
 
 # Not an identifier, so that it cannot shadow a name of the user's.
 _VALUE = ".value"

@@ -1,4 +1,4 @@
-"""The forms that CODE can have: each knows what its text alone decides, and makes works of it.
+"""Reads CODE: which of the forms it has, and what work is made of it.
 
 A loop launches the same text again and again. Its tree, its names, the compiled code and the name
 of its source are then made once; what its names stand for is looked at for each work.
@@ -16,15 +16,13 @@ from operator import setitem
 from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
-from ..errors import BadInput
-from .calls import Cell, called, settled
-from .compile import cell_codes, expression_code, storing_code
-from .model import Scope, Work, same_tree
-from .names import Names, assigned, bind, names_in
-from .plan import Plan, plan_for
-from .text import Text, label_of, parse
-
-__all__ = ["Form", "Forms", "form_of"]
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.work.calls import Cell, called, settled
+from ipy_bgtasks.work.compile import cell_codes, expression_code, storing_code
+from ipy_bgtasks.work.model import Scope, Work, same_tree
+from ipy_bgtasks.work.names import Names, assigned, bind, names_in
+from ipy_bgtasks.work.plan import Plan, plan_for
+from ipy_bgtasks.work.text import Text, label_of, parse
 
 _TEXTS = 64  # that are kept
 _LONGEST = 4_000  # characters of one of them: its tree is a hundred times as large
@@ -207,6 +205,29 @@ def form_of(code: str, scope: Scope, *, cell: bool = False) -> Form:
             case ast.AnnAssign(target=target, value=ast.expr() as value):
                 return Assignment(text, [target], value)
     return Form(text)
+
+
+def read(
+    code: str,
+    scope: Scope,
+    *,
+    cell: bool = False,
+    late: Set[str] = frozenset(),
+    forms: Forms | None = None,
+) -> Work:
+    """Turn CODE into work, without running any of it. Any thread may call.
+
+    An expression or an assignment gets the values its names have now, except the names in
+    ``late``, which are looked up when it runs. Several statements, and anything with ``cell``,
+    see the live namespace instead. What the text alone decides is kept in ``forms``, if given.
+
+    Raises ``BadInput`` for what cannot be run, ``SyntaxError`` for what is not Python.
+    """
+    if scope.local is scope.namespace:
+        scope = dataclasses.replace(scope, local=None)
+    if forms is None or cell:  # the body of a cell comes once
+        return form_of(code, scope, cell=cell).work(scope, late)
+    return forms.find(code, scope).work(scope, late)
 
 
 def _planned(plan: Plan, evaluate: partial[Any]) -> partial[Any]:

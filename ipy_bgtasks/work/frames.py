@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any, Final
 
-__all__ = ["AT_TOP_LEVEL", "SEES_LOCALS", "TOP"]
-
 # What tracebacks and IPython call the outermost code of a cell.
 TOP: Final = "<module>"
 

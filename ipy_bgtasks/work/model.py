@@ -7,9 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .text import name_source
-
-__all__ = ["Scope", "Work", "same_tree"]
+from ipy_bgtasks.work.text import name_source
 
 
 def _same_text(text: str) -> str:

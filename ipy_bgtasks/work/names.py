@@ -7,13 +7,12 @@ import builtins
 from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput
-from .frames import AT_TOP_LEVEL, SEES_LOCALS
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.work.frames import AT_TOP_LEVEL, SEES_LOCALS
 
 if TYPE_CHECKING:
-    from .model import Scope
+    from ipy_bgtasks.work.model import Scope
 
-__all__ = ["Names", "assigned", "bind", "names_in", "parameters"]
 
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 

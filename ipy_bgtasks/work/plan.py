@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BadInput
-from .names import parameters
-from .static import UNKNOWN, Kind, is_a, is_awaitable, is_job, kind_of, resolve
-from .text import LABEL_WIDTH
-
-__all__ = ["Plan", "plan_for"]
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.work.names import parameters
+from ipy_bgtasks.work.static import UNKNOWN, Kind, is_a, is_awaitable, is_job, kind_of, resolve
+from ipy_bgtasks.work.text import LABEL_WIDTH
 
 _WHAT_WOULD_DO = (
     "give a call such as f(x), an awaitable, a function without arguments, or statements"

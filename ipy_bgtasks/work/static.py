@@ -14,9 +14,10 @@ import functools
 import inspect
 import types
 from collections.abc import Awaitable, Mapping
-from typing import Any, Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
-__all__ = ["UNKNOWN", "Kind", "is_a", "is_awaitable", "is_job", "is_pending", "kind_of", "resolve"]
+if TYPE_CHECKING:
+    from ipy_bgtasks.work.model import Work
 
 
 T = TypeVar("T")
@@ -179,3 +180,24 @@ def is_job(value: object) -> bool:
 def is_a(value: object, cls: type[T]) -> TypeGuard[T]:
     """Return what ``isinstance`` would, without evaluating ``__class__``, which may be code."""
     return issubclass(type(value), cls)
+
+
+def runs_once(work: Work, variables: Mapping[str, Any]) -> str:
+    """Return the name in the code of *work* that stands for something awaited, which ends once.
+
+    It is empty if there is none; none of the code is run. Async code is taken to await what it
+    is given, other code only what it is.
+    """
+    try:
+        tree = ast.parse(work.code.strip())
+    except SyntaxError:  # a magic or a shell command among the statements
+        return ""
+    nodes = (
+        ast.walk(tree) if work.is_async else (getattr(each, "value", None) for each in tree.body)
+    )
+    for node in nodes:
+        if isinstance(node, ast.Name | ast.Attribute):
+            value = resolve(node, variables)
+            if is_pending(value) and not is_job(value):
+                return ast.unparse(node)
+    return ""

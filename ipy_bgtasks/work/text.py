@@ -6,12 +6,11 @@ import ast
 import linecache
 from typing import TYPE_CHECKING
 
-from ..errors import BadInput
+from ipy_bgtasks.errors import BadInput
 
 if TYPE_CHECKING:
-    from .model import Scope
+    from ipy_bgtasks.work.model import Scope
 
-__all__ = ["LABEL_WIDTH", "Text", "label_of", "label_of_cell", "name_source", "parse"]
 
 LABEL_WIDTH = 60
 
