@@ -175,13 +175,8 @@ class Registry(Collection[Record]):
             if prepare is not None:
                 prepare(job)
             self._add(job)
-            if group is not None:
-                self._join(job, group)
-                job.add_done_callback(self._leave_group)
-            if retries:
-                self._retries.grant(job, runner, retries)
-            if timeout is not None and (group is not None or retries):
-                job.timeout = timeout
+            if group is not None or retries:
+                self._arrange_attempts(job, runner, group, retries, timeout)
             elif timeout is not None:
                 self._timers[number] = self.service.later(timeout, job.time_out, timeout)
             if after:
@@ -212,6 +207,22 @@ class Registry(Collection[Record]):
             self._recent[number] = None
             if overtaken:  # by a launch in another thread
                 self._jobs = dict(sorted(self._jobs.items()))
+
+    def _arrange_attempts(
+        self,
+        job: Record,
+        runner: Runner,
+        group: GroupName | None,
+        retries: int,
+        timeout: float | None,
+    ) -> None:
+        """Have the job wait for its turn, and run again if it fails; its time runs from then on."""
+        job.timeout = timeout
+        if group is not None:
+            self._join(job, group)
+            job.add_done_callback(self._leave_group)
+        if retries:
+            self._retries.grant(job, runner, retries)
 
     def _join(self, job: Record, given: GroupName) -> None:
         with self._lock:
