@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .contest import Contest, Size, Unavailable
-from .results import Results, heading, text
+from .results import Results, heading, text, typical
 
 TOPICS = ("launch", "kernel", "printing", "memory", "loading", "cancel", "places", "sweeps")
 
@@ -26,6 +26,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="save what was measured")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="a saved run to compare with")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: to try it out")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run it all N times; the file has the last",
+    )
     parser.add_argument("--list", action="store_true", help="only name the benchmarks")
     given = parser.parse_args()
     chosen = contests(given.only)
@@ -33,13 +40,21 @@ def main() -> int:
         print(*(f"{c.topic}: {c.name}" for c in chosen or contests([])), sep="\n")
         return 0 if chosen else 2
     before = Results.load(given.compare) if given.compare else None
-    results = Results()
+    size = Size(0.1 if given.quick else 1.0)
     broken = 0
-    print(heading())
-    for contest in chosen:
-        broken += not _run(contest, Size(0.1 if given.quick else 1.0), results, before)
-    if given.json:
-        results.save(given.json)
+    runs = []
+    for _ in range(given.times):
+        print(heading())
+        runs.append(results := Results())
+        for contest in chosen:
+            broken += not _run(contest, size, results, before)
+        if given.json:
+            results.save(given.json)
+    if len(runs) > 1:
+        print(f"\nmedians of {len(runs)} runs", heading(spread="lowest … highest"), sep="\n")
+        for contest in chosen:
+            for lines in zip(*(results.lines(contest) for results in runs), strict=True):
+                print(text(typical(lines)))
     return 1 if broken else 0
 
 

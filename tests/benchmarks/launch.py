@@ -15,6 +15,11 @@ from functools import partial
 from time import perf_counter, process_time
 from typing import Any, TypeAlias
 
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.sigint import Shielded
+from ipy_bgtasks.work import Work
+
 from .contest import OURS, Contests, Round, Size, in_turn, ratio
 from .shells import ask, kernel, launch_of, loaded, plain_shell
 
@@ -22,7 +27,7 @@ BENCH = Contests("launch")
 
 Contender: TypeAlias = Callable[[], Awaitable[float]]
 
-_COROUTINES = {"create_task": ratio(3.0), "aiojobs": ratio(1.0)}
+_COROUTINES = {"create_task": ratio(3.0), "aiojobs": ratio(1.0), "bare records": ratio()}
 _THREADS = {
     "bare hand-over": ratio(1.3),
     "run_in_executor": ratio(0.8),
@@ -61,7 +66,8 @@ def threads_in_kernel(size: Size) -> Iterator[Round]:
 
 
 @BENCH.add(
-    "2,000 coroutine jobs through %bg, kernel", {"create_task": ratio(15), "launch": ratio(2.5)}
+    "2,000 coroutine jobs through %bg, kernel",
+    {"create_task": ratio(15), "launch": ratio(2.5), "empty magic": ratio()},
 )
 def coroutines_by_magic(size: Size) -> Iterator[Round]:
     """As above, with reading CODE."""
@@ -99,6 +105,7 @@ async def coroutine_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
         OURS: partial(_jobs, shell, "noop()", count, clock=process_time),
         "create_task": partial(_tasks, count),
         "aiojobs": partial(_aiojobs, count),
+        "bare records": partial(_bare_records, count),
     }
     return await _turns(contenders, rounds)
 
@@ -126,8 +133,13 @@ async def magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
     """Coroutine jobs launched by the magic."""
     shell.user_ns["noop"] = _coroutine
     ours = partial(_jobs, shell, "noop()", count, clock=process_time)
-    contenders = {OURS: partial(ours, by_magic=True), "launch": ours}
-    return await _turns(contenders | {"create_task": partial(_tasks, count)}, rounds)
+    contenders = {
+        OURS: partial(ours, by_magic=True),
+        "launch": ours,
+        "create_task": partial(_tasks, count),
+        "empty magic": partial(_empty_magic, shell, count),
+    }
+    return await _turns(contenders, rounds)
 
 
 async def thread_magic_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
@@ -185,6 +197,34 @@ async def _jobs(
 
 async def _tasks(count: int) -> float:
     return await _awaitables(lambda: asyncio.create_task(_coroutine()), count, process_time)
+
+
+async def _bare_records(count: int) -> float:
+    """The least that a job takes that knows how it is, and that an interrupt cannot tear."""
+    runner = LoopRunner(asyncio.get_running_loop())
+    work = Work(_coroutine, "noop()", "noop()", True)
+
+    async def live(job: Record) -> None:
+        job.begin()
+        await _coroutine()
+        job.finish(None)
+
+    def make() -> Awaitable[None]:
+        with Shielded():
+            return asyncio.create_task(live(Record(1, work, runner)))
+
+    return await _awaitables(make, count, process_time)
+
+
+async def _empty_magic(shell: Any, count: int) -> float:
+    """A magic that does nothing, and a task: the least that a line of %bg takes."""
+    shell.register_magic_function(lambda line: None, "line", "nothing")
+
+    def make() -> Awaitable[None]:
+        shell.run_line_magic("nothing", "noop()")
+        return asyncio.create_task(_coroutine())
+
+    return await _awaitables(make, count, process_time)
 
 
 async def _awaitables(

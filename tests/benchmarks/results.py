@@ -7,8 +7,8 @@ processes of their own, so the taking of turns is ours (`contest`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -80,9 +80,16 @@ class Results:
         return cls({(name[0], name[2]): benchmark for name, benchmark in named})
 
 
-def heading() -> str:
+def heading(spread: str = "middle half") -> str:
     """The titles of the columns."""
-    return _columns("what", "against", "figure", "middle half", "goal", "", "ours", "other")
+    return _columns("what", "against", "figure", spread, "goal", "", "ours", "other")
+
+
+def typical(lines: Sequence[Line]) -> Line:
+    """The line of several runs whose figure is in the middle, with the lowest and the highest."""
+    middle = sorted(lines, key=lambda line: line.figure.value)[len(lines) // 2]
+    values = [line.figure.value for line in lines]
+    return replace(middle, figure=Figure(middle.figure.value, min(values), max(values)))
 
 
 def text(line: Line, before: Line | None = None) -> str:
