@@ -15,6 +15,7 @@ from ipy_bgtasks.work.names import parameters
 from ipy_bgtasks.work.static import UNKNOWN, Kind, is_a, is_awaitable, is_job, kind_of, resolve
 from ipy_bgtasks.work.text import LABEL_WIDTH
 
+_NAMES = (ast.Name, ast.Attribute)  # a union would be made at each call
 _WHAT_WOULD_DO = (
     "give a call such as f(x), an awaitable, a function without arguments, or statements"
 )
@@ -56,7 +57,7 @@ def plan_for(node: ast.expr, bound: Mapping[str, Any], *, awaits: bool) -> Plan:
 
 
 def _plan(node: ast.expr, bound: Mapping[str, Any]) -> Plan:
-    if isinstance(node, ast.Name | ast.Attribute):
+    if isinstance(node, _NAMES):
         return _plan_bare(node, resolve(node, bound))
     if isinstance(node, ast.Lambda):
         return _plan_lambda(node, bound)
