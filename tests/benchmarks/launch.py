@@ -30,6 +30,7 @@ Contender: TypeAlias = Callable[[], Awaitable[float]]
 _COROUTINES = {"create_task": ratio(3.0), "aiojobs": ratio(1.0), "bare records": ratio()}
 _THREADS = {
     "bare hand-over": ratio(1.3),
+    "bare records": ratio(),
     "run_in_executor": ratio(0.8),
     "BackgroundJobManager": ratio(1 / 3),
     "ThreadPoolExecutor": ratio(),
@@ -117,6 +118,7 @@ async def thread_rounds(shell: Any, count: int, rounds: int) -> list[Round]:
         contenders: dict[str, Contender] = {
             OURS: partial(_jobs, shell, "noop()", count),
             "bare hand-over": partial(_handed_over, count),
+            "bare records": partial(_handed_over, count, _recorded(asyncio.get_running_loop())),
             "run_in_executor": partial(_executor, count),
             "to_thread": partial(
                 _awaitables, lambda: asyncio.ensure_future(asyncio.to_thread(_call)), count
@@ -199,6 +201,25 @@ async def _tasks(count: int) -> float:
     return await _awaitables(lambda: asyncio.create_task(_coroutine()), count, process_time)
 
 
+def _recorded(loop: asyncio.AbstractEventLoop) -> Callable[[], Callable[[], None]]:
+    """The same as `_bare_records`, for calls."""
+    runner = LoopRunner(loop)
+    work = Work(_call, "noop()", "noop()", False)
+
+    def prepared() -> Callable[[], None]:
+        with Shielded():
+            job = Record(1, work, runner)
+
+        def call() -> None:
+            job.begin()
+            _call()
+            job.finish()
+
+        return call
+
+    return prepared
+
+
 async def _bare_records(count: int) -> float:
     """The least that a job takes that knows how it is, and that an interrupt cannot tear."""
     runner = LoopRunner(asyncio.get_running_loop())
@@ -207,7 +228,7 @@ async def _bare_records(count: int) -> float:
     async def live(job: Record) -> None:
         job.begin()
         await _coroutine()
-        job.finish(None)
+        job.finish()
 
     def make() -> Awaitable[None]:
         with Shielded():
@@ -242,8 +263,11 @@ async def _executor(count: int) -> float:
     return await _awaitables(lambda: loop.run_in_executor(None, _call), count)
 
 
-async def _handed_over(count: int) -> float:
+async def _handed_over(
+    count: int, prepared: Callable[[], Callable[[], None]] = lambda: _call
+) -> float:
     """The least that a start at once in another thread takes: it is woken, and answers."""
+    calls: list[Callable[[], None]] = []
     wake, answer = threading.Lock(), threading.Lock()
     wake.acquire()
     answer.acquire()
@@ -251,12 +275,13 @@ async def _handed_over(count: int) -> float:
     def work() -> None:
         for _ in range(count):
             wake.acquire()
-            _call()
+            calls[-1]()
             answer.release()
 
     threading.Thread(target=work, daemon=True).start()
     began = perf_counter()
     for _ in range(count):
+        calls.append(prepared())
         wake.release()
         answer.acquire()
     return perf_counter() - began
