@@ -40,6 +40,25 @@ def test_a_thousand_jobs_have_one_notice(loaded: Terminal) -> None:
     assert "crawl: 1,000 jobs, 997 finished" in loaded.run("%jobs @crawl")
 
 
+@pytest.mark.parametrize("ends", ["at the prompt", "in a cell"])
+def test_a_loop_without_a_group_is_no_flood_of_notices(loaded: Terminal, ends: str) -> None:
+    """Those that finished last are named, the others counted; failures are all shown."""
+    loaded.run("for i in range(1000):\n    %bg one(i)\n")
+    before = len(loaded.text)
+    if ends == "at the prompt":
+        loaded.run("gate.set()")
+        loaded.expect(r"\[1000\]. +finished")
+    else:
+        loaded.run("if True:\n    gate.set()\n    %fg 1000\n")
+    loaded.run("'do' 'ne'")
+    shown = loaded.text[before:]
+    named = len(re.findall(r"\[\d+\][-+ ] +finished", shown))
+    counted = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) jobs? ha\w+ fin", shown))
+    assert named < 200
+    assert named + counted == (997 if ends == "at the prompt" else 996)
+    assert shown.count("ValueError: ('bad luck'") == 3
+
+
 def test_failures_are_shown_but_not_a_flood_of_them(loaded: Terminal) -> None:
     """The first three, above the notice."""
     loaded.run("async def bad(i): raise ValueError('mi' + 'ne', i)")

@@ -1,13 +1,17 @@
 """What a terminal says when jobs end: at once while the prompt waits, else with the next one.
 
-The jobs of a group have one notice together, when the last of them has ended.
+The jobs of a group have one notice together, when the last of them has ended. Of the many that a
+loop has launched without one, those that finished last are named, and the others counted.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Tracebacks of a group's jobs that are shown, the first; its notice names the others.
 _GROUP_FAILURES = 3
+#: Of many jobs that have finished between two prompts, or at once, those that are named.
+_NAMED = 50
+#: Seconds in which more than those are a flood, which waits for as long.
+_FLOOD = 0.5
 #: Seconds after which no further job of a group that has ended is expected from the same loop.
 _SURELY = 0.1
 
@@ -49,6 +57,12 @@ class Notices:
         self._lock = threading.RLock()
         #: What waits for the next prompt; None while one waits.
         self._held: list[_News] | None = []
+        #: How many jobs have finished before those, and are not named.
+        self._unnamed = 0
+        self._room = 2 * _NAMED
+        #: Whether a prompt waits; and since when how many were told of at once.
+        self._prompts = False
+        self._since, self._recent = 0.0, 0
         #: How many failures of a group have come since it was last told of.
         self._failures: Counter[str] = Counter()
         #: Groups that may have ended, which is not certain before a moment later.
@@ -76,11 +90,31 @@ class Notices:
                     if news.job is not job and not _is_of_group(news, job.group)
                 ]
 
-    def take_held(self, *, hold: bool) -> str:
-        """Return what has waited; with *hold* all that comes waits from now on."""
+    def hold(self) -> None:
+        """Let what comes from now on wait for the next prompt."""
         with self._lock:
-            held, self._held = self._held, [] if hold else None
-        return "".join(self._text(news) for news in held or ())
+            self._prompts = False
+            self._held = self._held or []
+
+    def release(self) -> str:
+        """Return what has waited; what comes from now on is shown at once."""
+        with self._lock:
+            self._drop_surplus()
+            self._prompts = True
+            held, self._held = self._held, None
+            unnamed, self._unnamed = self._unnamed, 0
+        first = f"{unnamed:,} job{'s have' if unnamed > 1 else ' has'} finished before these\n"
+        return first * bool(unnamed) + "".join(self._text(news) for news in held or ())
+
+    def _drop_surplus(self) -> None:
+        """Only count what would scroll away unread; it holds on to no job then."""
+        held = self._held or []
+        finished = [news for news in held if _is_plain(news)]
+        surplus = {id(news) for news in finished[:-_NAMED]}
+        if surplus:
+            self._unnamed += len(surplus)
+            self._held = [news for news in held if id(news) not in surplus]
+        self._room = 2 * max(_NAMED, len(self._held or ()))
 
     def _tell_of_group(self, job: Record, name: str) -> None:
         with self._lock:
@@ -99,11 +133,31 @@ class Notices:
 
     def _tell(self, news: _News) -> None:
         with self._lock:
+            if self._held is None and self._is_flood():
+                self._held = []
+                self._later(_FLOOD, self._end_flood)
             if self._held is not None:
                 self._held.append(news)
+                if len(self._held) > self._room:
+                    self._drop_surplus()
                 return
         if text := self._text(news):
             self._put(text)
+
+    def _is_flood(self) -> bool:
+        """Return whether many have come in the last moment; counts one more."""
+        now = time.monotonic()
+        if now - self._since > _FLOOD:
+            self._since, self._recent = now, 0
+        self._recent += 1
+        return self._recent > _NAMED
+
+    def _end_flood(self) -> None:
+        with self._lock:
+            if not self._prompts:  # any more
+                return
+            text = self.release()
+        self._put(text)
 
     def _text(self, news: _News) -> str:
         if not news.notice:
@@ -114,6 +168,11 @@ class Notices:
             self._failures.pop(news.job.group, None)
             return f"{line}\n"
         return ""
+
+
+def _is_plain(news: _News) -> bool:
+    """Return whether it says no more than that a job has finished."""
+    return not news.failure and news.job.group is None and news.job.state is JobState.FINISHED
 
 
 def _is_of_group(news: _News, name: str | None) -> bool:

@@ -127,7 +127,7 @@ class TerminalScreen(Screen):
         for name, stream in beside.items():
             # Atomically: a thread that prints meanwhile finds one or the other.
             streams.make_real(name, stream)
-        if held := self._notices.take_held(hold=False):
+        if held := self._notices.release():
             self._put(held)
         try:
             yield above.begun
@@ -139,7 +139,7 @@ class TerminalScreen(Screen):
                 above.close()
                 self._write, self._flush = outside
                 self._outside = None
-            self._notices.take_held(hold=True)
+            self._notices.hold()
 
     def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
         """Return a foreground `write` during whose partial lines the lines of jobs wait."""
@@ -341,7 +341,7 @@ class TerminalScreen(Screen):
         with self._told:
             self._told.wait_for(lambda: not self._telling, _LAST_WORD)
         super().shutdown()
-        if text := self._notices.take_held(hold=False):
+        if text := self._notices.release():
             sys.stderr.write(text)
             sys.stderr.flush()
 
