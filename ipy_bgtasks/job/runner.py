@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.work import Work
 
 
 class Run:
@@ -37,26 +38,51 @@ class Run:
         """Raise in the calling thread what `%cancel` has pending for it."""
 
 
-class Runner(Protocol):
-    """A place where work runs. Every method may be called from any thread."""
+class Runner:
+    """A place where work runs. Every method may be called from any thread.
+
+    Those that are defined here say what holds for most places.
+    """
+
+    __slots__ = ()
 
     #: The word users see for the place.
     where: str
 
+    def accept(self, work: Work) -> Work:
+        """Return the work as it is sent there; raises `BadInput` for what cannot be sent."""
+        return work
+
     def start(self, job: Record) -> None:
         """Run the job's work, or queue it; returns without waiting for its end."""
+        raise NotImplementedError
 
     def stop(self, job: Record, force: bool) -> None:
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
+        raise NotImplementedError
 
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return where the job is right now, the innermost entry last; empty if unknown."""
+        return []
 
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""
+        return False
+
+    def blocks(self, thread: int | None) -> bool:
+        """Return whether its job blocks everything else in *thread* until it ends."""
+        return False
 
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def goes_on(self, job: Record) -> bool:
+        """Return whether the job goes on when this session ends."""
+        return False
+
+    def tells(self, job: Record) -> bool:
+        """Return whether somebody else tells the addresses of notices of the job's end."""
+        return False
 
     def shutdown(self) -> None:
         """Start nothing more, stop everything, and return immediately: the session ends.

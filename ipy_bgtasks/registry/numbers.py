@@ -42,5 +42,4 @@ class KeptNumber(int):
 
 def goes_on(job: Record) -> bool:
     """Return whether a job goes on when this session ends."""
-    check = getattr(job.runner, "goes_on", None)
-    return check is not None and not job.done() and bool(check(job))
+    return job.runner is not None and not job.done() and job.runner.goes_on(job)

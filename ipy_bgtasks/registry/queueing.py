@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Protocol
 
+from ipy_bgtasks.job.runner import Runner
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.job.runner import Runner
 
     #: Starts a job on its runner.
     Start = Callable[[Runner, Record], None]
@@ -26,7 +26,7 @@ class Line(Protocol):
         """Let it go now if the calling job would otherwise keep it from starting."""
 
 
-class Queued:
+class Queued(Runner):
     """The runner of one job until it may start; then it is that of its place.
 
     So it is cancelled at once, whatever its place is busy with. Any thread may call.
@@ -63,10 +63,6 @@ class Queued:
         else:
             self.runner.stop(job, force)
 
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return an empty stack: none of its code runs."""
-        return []
-
     def needs_this_thread(self) -> bool:
         """Return whether its place does."""
         return self.runner.needs_this_thread()
@@ -74,6 +70,3 @@ class Queued:
     def make_room(self, job: Record) -> None:
         """Let it go if a job that waits for it has its place in the group."""
         self.line.make_room(self)
-
-    def shutdown(self) -> None:
-        """Do nothing: the registry ends it."""

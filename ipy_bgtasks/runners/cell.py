@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.job.runner import Runner
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 
-class CellRunner:
+class CellRunner(Runner):
     """The runner of one cell that has run in *thread* since *began*, a monotonic time.
 
     *awaits* is whether it lets other tasks of that thread's loop go on. *interrupt* does what
@@ -59,9 +61,3 @@ class CellRunner:
     def needs_this_thread(self) -> bool:
         """Return whether it is this very thread that runs it."""
         return threading.get_ident() == self._thread
-
-    def make_room(self, job: Record) -> None:
-        """Do nothing: it runs already."""
-
-    def shutdown(self) -> None:
-        """Do nothing: it ends with the process, and its job is cancelled like any other."""

@@ -15,7 +15,7 @@ from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.hooks.attributes import Attribute
-from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.job.runner import Run, Runner
 from ipy_bgtasks.own_frames import hide
 from ipy_bgtasks.platforms import has_task_factories
 from ipy_bgtasks.stacks import await_chain
@@ -40,7 +40,7 @@ class _Run(Run):
         self.task = task
 
 
-class LoopRunner:
+class LoopRunner(Runner):
     """Runs async work on one event loop, which its owner runs in one thread.
 
     *thread* is the identifier of that thread; it can be set later if it is not yet known.
@@ -109,9 +109,6 @@ class LoopRunner:
     def needs_this_thread(self) -> bool:
         """Return whether this is the loop's own thread: blocking it would stop the loop."""
         return threading.get_ident() == self.thread
-
-    def make_room(self, job: Record) -> None:
-        """Do nothing: there is no queue here."""
 
     def shutdown(self) -> None:
         """Refuse what threads still hand over; the registry cancels the tasks."""

@@ -238,8 +238,7 @@ class Session:
         return job
 
     def _blocks_loop(self, job: Record) -> bool:
-        blocks = getattr(job.runner, "blocks", None)
-        return blocks is not None and bool(blocks(threading.main_thread().ident))
+        return job.runner is not None and job.runner.blocks(threading.main_thread().ident)
 
     def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
         """Say so if *jobs* cannot go on until a cell that was sent away has ended."""

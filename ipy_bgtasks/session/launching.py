@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.versions import BETWEEN
+from ipy_bgtasks.job.runner import Runner
 from ipy_bgtasks.log.file import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.cells import Sources
     from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.job.runner import Runner
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors.runner import Executors
     from ipy_bgtasks.runners.kept.runner import KeptRunner
@@ -130,9 +130,8 @@ class Launcher:
         prepare: Callable[[Record], object] | None = None,
     ) -> Record:
         """Launch the work read from CODE, from the caller's cell, with the rest of the options."""
-        accept = getattr(where, "accept", None)
-        if accept is not None and not after:
-            work = accept(work)  # copied now; with *after*, when it starts
+        if isinstance(where, Runner) and not after:
+            work = where.accept(work)  # copied now; with *after*, when it starts
         sink = FileSink(options.log) if options.log else None
         if options.keep and sink is not None:
             sink.close()  # its watcher writes there: it may be written to
@@ -246,7 +245,7 @@ def _marked(tree: ast.Module) -> ast.Module:
 
 def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:
     """Raise `BadInput` if *work* cannot run there on this platform."""
-    place = where if isinstance(where, str) else getattr(where, "where", None)
+    place = where.where if isinstance(where, Runner) else where
     if place in ("shell", "process") and not has_processes():
         what = "a !command" if place == "shell" else "-p"
         raise BadInput(

@@ -236,8 +236,7 @@ class Notices:
 
 def _is_told_elsewhere(job: Record) -> bool:
     """Return whether whoever watches a kept job tells the addresses of its end."""
-    tells = getattr(job.runner, "tells", None)
-    return tells is not None and bool(tells(job))
+    return job.runner is not None and job.runner.tells(job)
 
 
 def _notice(name: str, jobs: list[Record]) -> Notice:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.job.runner import Runner
 from ipy_bgtasks.work import Work
 
 
@@ -22,7 +23,7 @@ def work(
     return Work(call, label, label, is_async, store=store)
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """Keeps what it was told; the test says what happens: `begin`, `finish`, `fail`, …."""
 
     where = "fake"
@@ -48,10 +49,6 @@ class FakeRunner:
                 self.queued.remove(job)
             job.end_cancelled()
 
-    def stack(self, job: Record) -> list[Any]:
-        """Nobody knows."""
-        return []
-
     def needs_this_thread(self) -> bool:
         """As the test says."""
         return self.blocks
@@ -59,9 +56,6 @@ class FakeRunner:
     def make_room(self, job: Record) -> None:
         """Note that somebody waits."""
         self.rooms.append(job)
-
-    def shutdown(self) -> None:
-        """Nothing is here that would go on by itself."""
 
     def finish(self, job: Record, value: Any = None) -> None:
         """The job's code returned."""

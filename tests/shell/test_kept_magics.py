@@ -187,6 +187,7 @@ async def test_the_next_session_finds_what_a_killed_one_has_kept(
         f"%bg --keep train({str(gate)!r})",
         "%bg --keep -q !echo done",
         "import ipy_bgtasks; ipy_bgtasks.jobs()['k2'].result()",
+        "import time\nwhile not ipy_bgtasks.jobs()['k1'].started: time.sleep(0.01)",
         DIES,
     )
     await cells("")

@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.job.runner import Run, Runner
 from ipy_bgtasks.platforms import has_sessions, kill_signal
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.commands.pipes import TextPipe, on_exit
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from contextvars import Context
-    from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
@@ -39,7 +38,7 @@ _PAUSE, _PAUSE_MOST = 0.01, 0.2
 _TELLING = 0.1
 
 
-class ShellRunner:
+class ShellRunner(Runner):
     """Runs shell commands; their output is read on the service loop.
 
     So it flows while a cell blocks the user's loop. A command has *grace* seconds between
@@ -94,16 +93,9 @@ class ShellRunner:
         if isinstance(run, _Run):
             run.stop(force)
 
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return an empty stack: where a command is cannot be known."""
-        return []
-
     def needs_this_thread(self) -> bool:
         """Return False: the service loop ends these jobs."""
         return threading.get_ident() == self.service.thread
-
-    def make_room(self, job: Record) -> None:
-        """Do nothing: there is no queue here."""
 
     def run_within(
         self, command: Command, take: Callable[[str, str], object], data: bytes = b""

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput, ProcessDied
-from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.job.runner import Run, Runner
 from ipy_bgtasks.runners.executors.engines import engine_for
 from ipy_bgtasks.runners.packing import Packed, ending, pack
 from ipy_bgtasks.runners.remote import awaited, value_of
@@ -51,7 +51,7 @@ class Executors:
             return runner
 
 
-class ExecutorRunner:
+class ExecutorRunner(Runner):
     """Runs work on one executor of the user's."""
 
     def __init__(self, target: Any, engine: Engine) -> None:
@@ -112,16 +112,6 @@ class ExecutorRunner:
         if isinstance(run, _Run) and run.thread is not None:
             return thread_stack(run.thread)
         return []
-
-    def needs_this_thread(self) -> bool:
-        """Return False: the executor's own threads end these jobs."""
-        return False
-
-    def make_room(self, job: Record) -> None:
-        """Do nothing: the executor's size is the user's choice."""
-
-    def shutdown(self) -> None:
-        """Stop watching; the executor is the user's, and is not shut down."""
 
     # In a thread of this process
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.job.runner import Runner
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files, telling
@@ -43,7 +44,7 @@ _WORKER = (
 )
 
 
-class KeptRunner:
+class KeptRunner(Runner):
     """Runs work in processes that go on when this one is gone, however it went."""
 
     where = "kept"
@@ -186,9 +187,6 @@ class KeptRunner:
         """The service loop ends these jobs."""
         return threading.get_ident() == self.service.thread
 
-    def make_room(self, job: Record) -> None:
-        """Do nothing: there is no queue here."""
-
     def tells(self, job: Record) -> bool:
         """Return whether its watcher tells the addresses of notices of its end."""
         return job.number in self._tells
@@ -196,9 +194,6 @@ class KeptRunner:
     def goes_on(self, job: Record) -> bool:
         """Return whether the job has been handed to its watcher, and needs no session."""
         return isinstance(job.run, Following)
-
-    def shutdown(self) -> None:
-        """Do nothing: what runs goes on."""
 
     def _ended(self, job: Record) -> None:
         """Write the end of a job that was never handed over."""

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
-from ipy_bgtasks.job.runner import Run
+from ipy_bgtasks.job.runner import Run, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 
 
-class ProcessRunner:
+class ProcessRunner(Runner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
@@ -103,13 +103,6 @@ class ProcessRunner:
         run = job.run
         worker = run.worker if isinstance(run, _Run) else None
         return [] if worker is None or job.started is None else worker.stack()
-
-    def needs_this_thread(self) -> bool:
-        """Return False: each worker has a thread here that ends its jobs."""
-        return False
-
-    def make_room(self, job: Record) -> None:
-        """Do nothing: who waits here takes no worker's place."""
 
     def discard(self, job: Record) -> None:
         """Forget a job that is not kept any longer, and whatever its threads still write."""

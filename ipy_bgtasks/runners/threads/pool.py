@@ -14,6 +14,7 @@ from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.job.runner import Runner
 from ipy_bgtasks.raising import StopThread, prepare_to_raise
 from ipy_bgtasks.runners.threads.run import Run
 from ipy_bgtasks.service import ServiceLoop
@@ -34,7 +35,7 @@ SHORT = 0.0005
 _CROWD = 8
 
 
-class ThreadRunner:
+class ThreadRunner(Runner):
     """Runs work in at most *max_threads* daemon threads, and queues the rest in order of launch.
 
     *loop_runner* awaits what a call returned where that is awaitable. *prepare* is called in a
@@ -88,10 +89,6 @@ class ThreadRunner:
         """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
         return run.stack() if isinstance(run, Run) else []
-
-    def needs_this_thread(self) -> bool:
-        """Return False: the end of a thread's job is signalled by that thread."""
-        return False
 
     def make_room(self, job: Record) -> None:
         """Start a queued *job* beyond the limit when one of our own threads is to wait for it."""
