@@ -48,6 +48,11 @@ def has_sessions() -> bool:
     return all(hasattr(os, name) for name in ("setsid", "getsid", "killpg"))
 
 
+def passes_descriptors() -> bool:
+    """Return whether a program that is started can be given open sockets: not on Windows."""
+    return hasattr(os, "fork")
+
+
 def state_directory() -> str | None:
     """Return where kept jobs are, as the platform has it for programs' state; None: nowhere."""
     if not (has_sessions() and has_processes()):

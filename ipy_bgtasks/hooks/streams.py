@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.hooks.by_context import DELETED, UNSET, ByContext, give_class
 
@@ -141,7 +141,10 @@ def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
     for name, entry in _ENTRIES.items():
         entry.begin(key, real.get(name, vars(sys).get(name) if not entry.real else entry.base))
     if not _CLASS_BACK:
-        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), __reduce__=_as_import))
+        members: dict[str, Any] = {"__reduce__": _as_import}
+        if sys.version_info >= (3, 14):
+            members["__getattr__"] = _has_none
+        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), **members))
 
     def end() -> None:
         alone = [entry.end(key) for entry in _ENTRIES.values()]
@@ -160,6 +163,17 @@ def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
     Functions that use `sys` are sent to processes.
     """
     return importlib.import_module, (module.__name__,)
+
+
+def _has_none(module: Any, name: str) -> NoReturn:
+    """Say that there is no such attribute.
+
+    That a class has `__getattr__` keeps Python 3.14 from reading attributes of modules, once it
+    has seen some, from their dictionaries, without asking for properties.
+    """
+    raise AttributeError(
+        f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=module
+    )
 
 
 def real(name: str) -> Any:

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipy_bgtasks.errors import BadInput
@@ -146,8 +147,7 @@ JOBS = (
 _FORCE = "insist: no grace period, and again if the code refuses"
 CANCEL = (Option("force", "f", help=_FORCE), AWAITED)
 
-_INDENT = 8  # of the docstrings
-_COLUMN = 18  # where the texts of the options begin, from there
+_COLUMN = 18  # where the texts of the options begin
 _WIDTH = 88
 
 
@@ -156,7 +156,8 @@ def documented(table: tuple[Option, ...]) -> Callable[[F], F]:
 
     def document(magic: F) -> F:
         text = "\n".join(_described(option) for option in table if option.help)
-        magic.__doc__ = (magic.__doc__ or "").replace(" " * _INDENT + "OPTIONS", text)
+        # From Python 3.13 on docstrings have no indentation.
+        magic.__doc__ = cleandoc(magic.__doc__ or "").replace("\nOPTIONS", f"\n{text}")
         return magic
 
     return document
@@ -164,11 +165,9 @@ def documented(table: tuple[Option, ...]) -> Callable[[F], F]:
 
 def _described(option: Option) -> str:
     head = ", ".join(option.words) + (f" {option.takes}" if option.takes else "")
-    margin = " " * (_INDENT + _COLUMN)
-    lines = textwrap.wrap(
-        option.help, _WIDTH + _INDENT, initial_indent=margin, subsequent_indent=margin
-    )
-    start = " " * (_INDENT + 2) + head
+    margin = " " * _COLUMN
+    lines = textwrap.wrap(option.help, _WIDTH, initial_indent=margin, subsequent_indent=margin)
+    start = "  " + head
     if len(start) < len(margin):
         return "\n".join([start.ljust(len(margin)) + lines[0].lstrip(), *lines[1:]])
     return "\n".join([start, *lines])

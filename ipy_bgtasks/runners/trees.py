@@ -1,7 +1,7 @@
-"""The processes that one process has started, where there are no sessions to find them by.
+"""A process and everything that it has started, to be stopped together.
 
-psutil knows the parent of each process. A child whose parent has ended can no longer be traced, so
-each process that was found is remembered.
+A session finds them all. Where there are none, psutil knows the parent of each process. A child
+whose parent has ended can no longer be traced, so each process that was found is remembered.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.platforms import kill_signal
+from ipy_bgtasks.platforms import has_sessions, kill_signal
+from ipy_bgtasks.runners import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +23,33 @@ def refuse_without_psutil() -> None:
         import psutil  # noqa: F401
     except ImportError:
         raise BadInput(
-            "here a command can only be stopped with psutil: pip install ipy_bgtasks[process], "
-            "or call it from a thread (%bg -t)"
+            "here a process can only be stopped with psutil: pip install ipy_bgtasks[process], "
+            "or use a thread (%bg -t)"
         ) from None
+
+
+def all_of(pid: int) -> Session | Tree:
+    """Return what reaches the process, which leads a session where there are any."""
+    return Session(pid) if has_sessions() else Tree(pid)
+
+
+class Session:
+    """The session of a process; the same methods as `Tree`."""
+
+    def __init__(self, pid: int) -> None:
+        self._sessions = {pid}
+
+    def terminate(self) -> bool:
+        """Ask all processes to stop; return whether there were any."""
+        return sessions.terminate(self._sessions)
+
+    def kill(self) -> bool:
+        """Kill all processes; return whether there were any."""
+        return sessions.send(self._sessions, kill_signal())
+
+    def is_left(self) -> bool:
+        """Return whether any process still runs."""
+        return sessions.send(self._sessions, 0)
 
 
 class Tree:

@@ -252,7 +252,7 @@ def _refuse_what_cannot_be(work: Work, where: str | Runner | None) -> None:
             f"{what} needs a process, and a browser has none: use `await`, or -l for a call "
             "that is short"
         )
-    if place == "shell" and not has_sessions():
+    if place in ("shell", "process") and not has_sessions():
         from ipy_bgtasks.runners.trees import refuse_without_psutil
 
         refuse_without_psutil()

@@ -40,6 +40,20 @@ def test_jobs_show_under_their_cells_beside_its_own_commands(colab: Kernel) -> N
     assert colab.until(lambda: command.stdout) == "command\n"
 
 
+def test_what_a_job_asks_of_the_shell_is_the_jobs(colab: Kernel) -> None:
+    """Variables in commands, their exit codes and output, and the failures of `%shell`."""
+    cell = colab.ok("%%bg\nname = 'x'\n!echo {name} $name; exit 4\nprint(_exit_code)")
+    colab.until(lambda: "4" in cell.stdout)
+    assert cell.stdout == "x x\n4\n"
+    cell = colab.ok("job = %bg [get_ipython().getoutput('echo a; echo b'), 1]")
+    assert colab.ok("%fg job").result == "[['a', 'b'], 1]"
+    colab.ok("%%bg\nlines = !echo c; echo d")
+    assert colab.ok("%fg\nlines").result == "['c', 'd']"
+    cell = colab.ok("%%bg\n%shell echo shelled; exit 5")
+    (error,) = colab.until(lambda: cell.contents("error"))
+    assert (cell.stdout, error["ename"]) == ("shelled\n", "CalledProcessError")
+
+
 def test_errors_are_shown_once_under_the_jobs_cell(colab: Kernel) -> None:
     """Those with a handler or a rendering of their own, too; and raised by `%fg`."""
     for raises in ("import no_such_module", "raise RenderedError('mine')", "1 / 0"):
@@ -48,6 +62,9 @@ def test_errors_are_shown_once_under_the_jobs_cell(colab: Kernel) -> None:
         (error,) = colab.until(lambda cell=cell: cell.contents("error"))
         assert error["traceback"]
         foreground = colab.run("%fg job")
+        if "import" in raises:
+            (shown,) = foreground.contents("error")
+            assert shown["traceback"][-1] == "how to install it"
         assert (foreground.status, foreground.ename) == ("error", error["ename"])
         assert colab.ok("1").result == "1"
 
@@ -60,6 +77,8 @@ def test_waits_are_interrupted_and_options_completed(colab: Kernel) -> None:
     colab.interrupt()
     assert waiting.wait().ename == "Detached"
     assert "--thread" in colab.complete("%bg --th")
+    found = colab.ask("inspect_request", {"code": "job.cancel", "cursor_pos": 10})
+    assert found["data"]["application/json"]["docstring"]
     assert "cancelled" in colab.ok("%cancel job").stdout
     colab.ok("%unload_ext ipy_bgtasks")
     assert colab.ok("type(get_ipython().events).__module__").result == "'IPython.core.events'"

@@ -85,3 +85,27 @@ async def test_a_failure_shows_its_line_though_jobs_of_that_text_were_forgotten(
     )
     assert lines == ["await g(n) / 0"] * 4
     assert sources == [False] * 4
+
+
+async def test_a_stream_read_again_and_again_stays_the_jobs_own(cell: Any) -> None:
+    """As the interpreter, once it has seen enough of them, takes short cuts to attributes."""
+    await cell(
+        "import io, sys, threading\n"
+        "both = threading.Barrier(2, timeout=10)\n"
+        "def captures():\n"
+        "    own = []\n"
+        "    for _ in range(100):\n"
+        "        before, mine = sys.stdout, io.StringIO()\n"
+        "        both.wait()\n"
+        "        sys.stdout = mine\n"
+        "        both.wait()\n"
+        "        own.append(sys.stdout is mine)\n"
+        "        both.wait()\n"
+        "        sys.stdout = before\n"
+        "    return all(own)\n"
+        "one = %bg captures()\n"
+        "other = %bg captures()"
+    )
+    assert await cell("await one, await other") == (True, True)
+    with pytest.raises(AttributeError, match="module 'sys' has no attribute 'nothing'"):
+        await cell("sys.nothing")

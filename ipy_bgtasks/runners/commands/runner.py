@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.runner import Run, Runner
-from ipy_bgtasks.platforms import has_sessions, kill_signal
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.commands.pipes import TextPipe, on_exit
+from ipy_bgtasks.runners.trees import all_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
-    from ipy_bgtasks.runners.trees import Tree
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work.command import Command
 
@@ -141,7 +140,7 @@ class _Run(Run):
         self._runner = runner
         self._loop = runner.service.loop
         self._process = process
-        self._all = _all_of(process.pid)
+        self._all = all_of(process.pid)
         self._context = context.copy()  # one command may have been launched several times
         self._pipes: list[TextPipe] = []
         self._exited = False
@@ -249,28 +248,3 @@ class _Run(Run):
             job.fail(CalledProcessError(process.returncode, process.args))
         else:
             job.finish(0)
-
-
-class _Session:
-    """The session of a command, where there are sessions; the same methods as `trees.Tree`."""
-
-    def __init__(self, pid: int) -> None:
-        self._sessions = {pid}
-
-    def terminate(self) -> bool:
-        return sessions.terminate(self._sessions)
-
-    def kill(self) -> bool:
-        return sessions.send(self._sessions, kill_signal())
-
-    def is_left(self) -> bool:
-        return sessions.send(self._sessions, 0)
-
-
-def _all_of(pid: int) -> _Session | Tree:
-    """Return what reaches the process and everything that it started."""
-    if has_sessions():
-        return _Session(pid)
-    from ipy_bgtasks.runners.trees import Tree
-
-    return Tree(pid)

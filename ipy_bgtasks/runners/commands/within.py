@@ -15,8 +15,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.platforms import kill_signal
 from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.trees import all_of
 
 if TYPE_CHECKING:
     import subprocess
@@ -129,15 +129,12 @@ def _in_background(function: Callable[..., None], *args: object) -> None:
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:
     """Stop it and all that it started; what cannot be killed is abandoned after a while."""
-    if os.name == "nt":
-        process.kill()
-        process.wait()
-        return
     kill_at = time.monotonic() + grace
-    sessions.terminate({process.pid})
+    started = all_of(process.pid)
+    started.terminate()
     while time.monotonic() < kill_at + sessions.PATIENCE:
         late = time.monotonic() >= kill_at
-        left = sessions.send({process.pid}, kill_signal() if late else 0)
+        left = started.kill() if late else started.is_left()
         if process.poll() is not None and not left:
             return
         time.sleep(_PAUSE)

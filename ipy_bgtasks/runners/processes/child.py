@@ -21,6 +21,7 @@ from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.threads import threads_of_jobs
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners.processes import protocol
+from ipy_bgtasks.runners.processes.wire import ends_of_worker
 
 if TYPE_CHECKING:
     import asyncio
@@ -208,14 +209,13 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-def main(jobs: int, questions: int) -> None:
-    """Be a worker: *jobs* and *questions* are the descriptors of its ends of the sockets."""
+def main(where: str) -> None:
+    """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ends = []
-    for fd in (jobs, questions):
-        os.set_inheritable(fd, False)  # what a job starts must not keep it open after us
-        ends.append(socket.socket(fileno=fd))
+    ends = ends_of_worker(where)
+    for each in ends:
+        each.set_inheritable(False)  # what a job starts must not keep it open after us
     sys.argv = [""]
     child = Child(*ends)
     child.begin()

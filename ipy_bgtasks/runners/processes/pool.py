@@ -62,8 +62,6 @@ class ProcessRunner(Runner):
 
         if "cloudpickle" not in sys.modules and find_spec("cloudpickle") is None:
             raise BadInput('--process needs cloudpickle: pip install "ipy_bgtasks[process]"')
-        if os.name == "nt":
-            raise BadInput("--process cannot be had on Windows yet: --on takes an executor")
         from ipy_bgtasks.runners.packing import pack
 
         return dataclasses.replace(work, call=pack(work))

@@ -17,19 +17,21 @@ from contextvars import Context
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.platforms import current_directory, exit_status, kill_group, kill_signal
+from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.processes import protocol
+from ipy_bgtasks.runners.processes.wire import new_wire
+from ipy_bgtasks.runners.trees import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ipy_bgtasks.runners.supervisor import Supervisor
 
-#: What a worker runs; its descriptors and its path are told by arguments.
+#: What a worker runs; its ends of the wire and its path are told by arguments.
 _PROGRAM = (
-    "import sys; jobs, questions, *sys.path = sys.argv[1:]; "
-    "from ipy_bgtasks.runners.processes.child import main; main(int(jobs), int(questions))"
+    "import sys; wire, *sys.path = sys.argv[1:]; "
+    "from ipy_bgtasks.runners.processes.child import main; main(wire)"
 )
 #: Seconds to wait for a worker to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
@@ -68,32 +70,31 @@ class Worker:
         self._reaped = False
         self._stack: _Question | None = None
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
-        self._ours, theirs = socket.socketpair()
-        self._questions, their_questions = socket.socketpair()
+        self._wire = new_wire()
+        self._connected = threading.Event()
         try:
-            self._process = self._started(theirs, their_questions)
+            self._process = self._started()
         except BaseException:
-            self._ours.close()
-            self._questions.close()
+            self._wire.close()
             raise
-        finally:
-            theirs.close()  # so that we hear when the worker's own is gone
-            their_questions.close()
         self.pid = self._process.pid
+        self._all = all_of(self.pid)
         thread = threading.Thread(target=self._listen, name="bg-process", daemon=True)
         Context().run(thread.start)  # no job's thread, whichever launches
 
-    def _started(self, *theirs: socket.socket) -> subprocess.Popen[bytes]:
-        fds = [each.fileno() for each in theirs]
+    def _started(self) -> subprocess.Popen[bytes]:
+        wire = self._wire
         path = [entry for entry in sys.path if isinstance(entry, str)]
         token = "" if self._supervisor is None else self._supervisor.token()
         process = subprocess.Popen(
-            [sys.executable, *interpreter_options(), "-c", _PROGRAM, *map(str, fds), *path],
-            stdin=subprocess.DEVNULL,
-            pass_fds=fds,
-            start_new_session=True,  # out of reach of the foreground's interrupts
+            [sys.executable, *interpreter_options(), "-c", _PROGRAM, wire.argument, *path],
             env={**os.environ, sessions.TOKEN: token},
+            # Out of reach of the foreground's interrupts:
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            **wire.options,
         )
+        wire.started(process)
         if self._supervisor is not None:
             self._supervisor.watch(process.pid, token)
         return process
@@ -109,7 +110,7 @@ class Worker:
         news = None if around == self._around else around
         self._around = around
         message = protocol.packed(number, name, data, news)
-        if len(message) <= _SMALL:
+        if len(message) <= _SMALL and self._wire.ends is not None:
             self._send(message)
         else:  # it may not even have started
             sender = threading.Thread(target=self._send, args=[message], daemon=True)
@@ -125,7 +126,9 @@ class Worker:
         """End it and everything in its session, wherever its code is; returns at once."""
         self._stopped = True
         with self._lock, contextlib.suppress(OSError):
-            if not self._reaped:  # else its number may be somebody else's by now
+            if not has_sessions():
+                self._all.kill()
+            elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
     def stack(self) -> list[FrameSummary]:
@@ -141,35 +144,41 @@ class Worker:
         return [FrameSummary(*entry, lookup_line=False) for entry in asked.answer]
 
     def _ask(self) -> bool:
+        if self._wire.ends is None:
+            return False
         try:
-            self._questions.send(protocol.packed("stack"), _AT_ONCE)
+            self._wire.ends[1].send(protocol.packed("stack"), _AT_ONCE)
         except OSError:
             return False
         return True
 
     def _send(self, message: bytes) -> None:
+        self._connected.wait()
         with contextlib.suppress(OSError):  # it is dead: `gone` comes
-            self._ours.sendall(message)
+            if self._wire.ends is not None:
+                self._wire.ends[0].sendall(message)
 
     # On the thread that listens
 
     def _listen(self) -> None:
+        ends = self._wire.connect(self._process)
+        self._connected.set()
         with contextlib.suppress(OSError):
-            for messages in protocol.received(self._ours):
+            for messages in protocol.received(ends[0]) if ends is not None else ():
                 for message in _joined(messages):
                     self._hear(message)
         # Its socket is gone: it has ended, or does so now. Killed, with what has made groups of
         # its own, it cannot be mistaken for another process: nobody has waited for it yet.
         exitcode = self._exitcode()
         self._stopped = True
-        sessions.send({self.pid}, kill_signal())
+        with self._lock:
+            self._all.kill()
         self._reap()
         if self._supervisor is not None:
             self._supervisor.unwatch(self.pid)
         self.dead = True
         self.owner.gone(self, exitcode)
-        self._ours.close()
-        self._questions.close()
+        self._wire.close()
         self.closed.set()
 
     def _reap(self) -> None:
@@ -183,7 +192,9 @@ class Worker:
         if self._stopped:
             return None
         status = exit_status(self.pid)
-        return self._process.wait() if status is None else status
+        if status is None:
+            self._reap()
+        return self._process.returncode if status is None else status
 
     def _hear(self, message: tuple[Any, ...]) -> None:
         if message[0] == "stack":
