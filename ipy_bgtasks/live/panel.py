@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ipy_bgtasks.live.tail import Tail, live_row
 from ipy_bgtasks.text import short_repr
 from ipy_bgtasks.views.groups import group_tally
+from ipy_bgtasks.views.timeline import Span, strip
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -29,6 +30,8 @@ _CLIENTS = 50  # pages that show one panel; the oldest is forgotten
 _LOOK = 300  # rows that one page can have in sight
 _LOGS = 20  # logs that are open at a time
 _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that nobody sees
+_SAVED = 200  # rows in a saved notebook
+_ON_TIMELINE = 150  # jobs, the newest
 
 
 class Actions(Protocol):
@@ -80,15 +83,17 @@ class Panel:
         self._clients: dict[str, frozenset[int]] = {}  # each with the rows it has in sight
         self._sent: dict[int, dict[str, Any]] = {}
         self._stale: dict[int, None] = {}
+        self._timeline_changed = False
         self._logs: dict[int, tuple[Tail, set[str]]] = {}
         self._marks: tuple[int | None, int | None] = (None, None)
         self._shown_cell: str | None = None
         self._credit = 0
         self._unlisten: Callable[[], None] | None = None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return all rows as they are now, the newest first."""
-        return [live_row(job) for job in self._jobs()]
+    def snapshot(self) -> dict[str, Any]:
+        """Return the newest rows and the timeline as they are now, for where no kernel answers."""
+        jobs = self._jobs()
+        return {"rows": [live_row(job) for job in jobs[:_SAVED]], "timeline": _timeline(jobs)}
 
     def close(self) -> None:
         """Send the last state, and that it is the last."""
@@ -236,6 +241,9 @@ class Panel:
         self._credit -= 1
         message = {"kind": "news", "now": time.time(), "rows": rows, "gone": gone, "logs": tails}
         message["left"] = self._left({row["group"] for row in rows})
+        redraw = reset or gone or self._timeline_changed
+        message["timeline"] = _timeline(self._jobs()) if redraw else None
+        self._timeline_changed = False
         message |= {"reset": reset, "current": marks[0], "previous": marks[1], "cell": cell}
         self._send(message)
 
@@ -253,6 +261,7 @@ class Panel:
         row = live_row(job)
         if row == sent:
             return None
+        self._timeline_changed |= sent is None or _is_news(job, sent)
         self._sent[job.number] = row
         return row
 
@@ -278,6 +287,10 @@ class Panel:
 def log_ignored(who: str, content: object) -> None:
     """Log a message from a page that is none of those there are."""
     _log.warning("%s: ignored %s", who, short_repr(content, 200))
+
+
+def _timeline(jobs: Sequence[Record]) -> dict[str, Any]:
+    return strip([Span.of(job) for job in jobs[:_ON_TIMELINE]], time.time())
 
 
 def _is_int(value: object) -> bool:

@@ -160,15 +160,15 @@ class Watching:
         """Return a card with a button; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
-        from ipy_bgtasks.live.widget import LiveCard
+        from ipy_bgtasks.live.cards import JobCard
 
-        return LiveCard(job, self.feed, self, answered, self._cells)
+        return JobCard(job, self.feed, self, answered, self._cells)
 
     def card_of_many(self, card: Card, answered: Callable[[], None]) -> CardWidget | None:
         """Return buttons for the card of several jobs; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
-        from ipy_bgtasks.live.many import ManyCard
+        from ipy_bgtasks.live.cards import ManyCard
 
         return ManyCard(card, self._registry.get, self, answered, self._cells)
 

@@ -10,8 +10,8 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
-from ipy_bgtasks.views.groups import COLOURS, FACT, GREY, LINE, QUIET, at, track_bar
-from ipy_bgtasks.views.html import html_text
+from ipy_bgtasks.views.groups import FACT, LINE, QUIET, at, track_bar
+from ipy_bgtasks.views.html import html_dot, html_text
 from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def card_html(job: Record, place: str | None = None) -> str:
     return (
         f'<div style="{LINE}" title="{title}"{at(place)}>'
         f'<span style="{QUIET}">[{job.number}]</span>'
-        f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> {state}</span>'
+        f"<span>{html_dot(state)} {state}</span>"
         f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'
     )
 

@@ -11,7 +11,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import bar, one_line
 from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
-from ipy_bgtasks.views.html import html_text
+from ipy_bgtasks.views.html import html_dot, html_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 _NAME = 80  # characters
 _FAILED = 5  # of those that failed
 
-GREY = "#888"
-COLOURS = {
-    "running": "var(--jp-brand-color1, #2f80ed)",
-    "cancelling": "var(--jp-warn-color1, #d98200)",
-    "finished": "var(--jp-success-color1, #2e9e4f)",
-    "failed": "var(--jp-error-color1, #d9413a)",
-}
 LINE = (
     "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
     "padding-left: var(--jp-code-padding, 5px); "
@@ -191,8 +184,7 @@ def _named(tally: Tally, failed: Sequence[str]) -> str:
 
 def _html(tally: Tally, title: str, named: str, place: str | None = None) -> str:
     dots = "".join(
-        f'<span><span style="color: {COLOURS.get(state, GREY)}">●</span> '
-        f"{tally.counts[state]:,} {state}</span>"
+        f"<span>{html_dot(state)} {tally.counts[state]:,} {state}</span>"
         for state in map(str, JobState)
         if tally.counts[state]
     )

@@ -11,8 +11,18 @@ from ipy_bgtasks.views.text import NO_JOBS
 
 _LONGEST = 120  # characters of a name or a last line that are shown
 
-# JupyterLab's variables where they exist; elsewhere colours that are distinct on white and on
-# black. The state is also a word, so that a front end that strips styles loses nothing.
+# The state is also a word, so that a front end that strips styles loses nothing.
+#: The colour of each state that has one, in all views; distinct on white and on black.
+COLOURS = {
+    "running": "#2f80ed",
+    "cancelling": "#d98200",
+    "finished": "#2e9e4f",
+    "failed": "#d9413a",
+}
+_ROLES = {"running": "brand", "cancelling": "warn", "finished": "success", "failed": "error"}
+#: The same colours as CSS that follows JupyterLab's theme where there is one.
+THEMED = {state: f"var(--jp-{_ROLES[state]}-color1, {c})" for state, c in COLOURS.items()}
+
 STYLE = """<style>
 .ipybg { color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px); }
 .ipybg table { border-collapse: collapse; margin: 0; width: auto; color: inherit;
@@ -27,11 +37,6 @@ STYLE = """<style>
 .ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
   border-left: 2px solid var(--jp-border-color2, #8888); }
 .ipybg .state { white-space: nowrap; }
-.ipybg .state::before { content: "●"; margin-right: 5px; color: #888; }
-.ipybg .running::before { color: var(--jp-brand-color1, #2f80ed); }
-.ipybg .cancelling::before { color: var(--jp-warn-color1, #d98200); }
-.ipybg .finished::before { color: var(--jp-success-color1, #2e9e4f); }
-.ipybg .failed::before { color: var(--jp-error-color1, #d9413a); }
 .ipybg .bar { display: inline-block; width: 90px; height: 8px; margin: 0 6px; border-radius: 4px;
   overflow: hidden; background: var(--jp-border-color2, #8886); }
 .ipybg .bar span { display: block; height: 100%;
@@ -65,10 +70,14 @@ def html_text(text: str) -> str:
     return html.escape(visible(text))
 
 
+def html_dot(state: str) -> str:
+    """Return the dot of a state, with its colour in the element."""
+    return f'<span style="color: {THEMED.get(state, "#888")}">●</span>'
+
+
 def html_state(state: str) -> str:
     """Return a state as a word with a coloured dot."""
-    word = html_text(one_line(state, 20))
-    return f'<span class="state {word if word.isalpha() else ""}">{word}</span>'
+    return f'<span class="state">{html_dot(state)} {html_text(one_line(state, 20))}</span>'
 
 
 def html_bar(fraction: float) -> str:

@@ -1,7 +1,9 @@
-"""A timeline of jobs, when they were queued and ran, that stays in a saved notebook.
+"""A timeline of jobs: when they were queued, and when they ran.
 
-The SVG is self-contained: no styles, no scripts, and colours that are legible on white and on
-black, since a front end may show it as a separate image.
+`Timeline` is a picture with a row for each job. It stays in a saved notebook: the SVG is
+self-contained, without styles and scripts, and its colours are legible on white and on black, since
+a front end may show it as a separate image. The panel shows the same bars without names, in as few
+lanes as they need (`strip`), and lets those of running jobs grow.
 """
 
 from __future__ import annotations
@@ -11,16 +13,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.text import columns_of, cut_middle, elapsed_text, one_line
+from ipy_bgtasks.views.html import COLOURS
 
-_COLOURS = {
-    "running": "#2f80ed",
-    "cancelling": "#d98200",
-    "finished": "#2e9e4f",
-    "failed": "#d9413a",
-}
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
+
 _GREY = "#7a7a7a"
 _WAIT = "#7a7a7a55"
 
@@ -31,26 +31,11 @@ _ROW = 20
 _HEAD = 22
 _COLUMN = 6.7  # of the font
 _TEXT_BARS = 40  # columns
+_LANES = 14  # of a strip
+_GAP = 0.006  # between two bars in one lane, as a part of the strip
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
-
-
-class Timed(Protocol):
-    """What is read of a job here."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def launched(self) -> float: ...
-    @property
-    def started(self) -> float | None: ...
-    @property
-    def ended(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +49,27 @@ class Span:
     started: float | None
     ended: float | None
 
+    @classmethod
+    def of(cls, job: Record) -> Span:
+        """Return the span of a job as it is now."""
+        times = job.launched, job.started, job.ended
+        return cls(job.number, job.name, str(job.state), *times)
+
+    def parts(self, now: float) -> Iterator[tuple[str, float, float]]:
+        """Yield what the job did from when to when: it waits, or is in a state."""
+        end = self.ended or now
+        begun = self.started or end
+        yield "wait" if self.started or self.ended else self.state, self.launched, begun
+        if self.started is not None:
+            yield self.state, begun, end
+
 
 class Timeline:
     """A picture of when some jobs were queued and ran, up to when it was made."""
 
-    def __init__(self, jobs: Iterable[Timed]) -> None:
+    def __init__(self, jobs: Iterable[Record]) -> None:
         self._now = time.time()
-        self.spans = [
-            Span(j.number, j.name, str(j.state), j.launched, j.started, j.ended) for j in jobs
-        ]
+        self.spans = [Span.of(job) for job in jobs]
 
     def __repr__(self) -> str:
         return timeline_text(self.spans, self._now)
@@ -82,6 +79,26 @@ class Timeline:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return {"text/plain": repr(self), "image/svg+xml": self._repr_svg_()}
+
+
+def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
+    """Return the bars of jobs, the newest first, in as few lanes as they need.
+
+    A bar is a job's number, ``wait`` or a state, start and length in seconds since ``first``, and
+    a lane. ``last`` is when the last job ended, or *now* if one goes on. Where there are too many
+    lanes the oldest jobs are left out.
+    """
+    first, length = _range(spans, now)
+    lanes: list[float] = []  # the start of the job that was put last into each
+    bars = []
+    for span in spans:
+        end = max(span.ended or now, span.launched + length * _GAP)
+        lane = next((i for i, taken in enumerate(lanes) if taken >= end), len(lanes))
+        if lane < _LANES:
+            lanes[lane : lane + 1] = [span.launched]
+            for word, start, stop in span.parts(now):
+                bars.append((int(span.number), word, start - first, stop - start, lane))
+    return {"first": first, "last": first + length, "lanes": len(lanes), "bars": bars}
 
 
 def timeline_text(spans: Sequence[Span], now: float) -> str:
@@ -154,8 +171,6 @@ def _row(span: Span, y: int, first: float, length: float, now: float) -> Iterato
 
     name = one_line(span.name, 500)
     shown = cut_middle(name, int((_NAME - 12) / _COLUMN) - len(str(span.number)) - 2)
-    end = span.ended or now
-    begun = span.started or end
     text = 'dominant-baseline="central"'
     middle = y + _ROW // 2
     yield f"<g><title>{_xml(f'{span.number}: {name}, {_end(span, now)}')}</title>"
@@ -164,18 +179,17 @@ def _row(span: Span, y: int, first: float, length: float, now: float) -> Iterato
         f'<text x="0" y="{middle}" {text} fill="{_GREY}">{span.number}  '
         f"\u2068{_xml(shown)}\u2069</text>"
     )
-    yield _bar(x(span.launched), x(begun), y, _WAIT)
-    if span.started is not None:
-        yield _bar(x(begun), max(x(end), x(begun) + 2), y, _COLOURS.get(span.state, _GREY))
+    for word, start, end in span.parts(now):
+        waits = word in ("wait", "queued")
+        colour = _WAIT if waits else COLOURS.get(word, _GREY)
+        width = x(end) - x(start)
+        if width > 0.5 or not waits:
+            yield (
+                f'<rect x="{x(start):.1f}" y="{y + 4}" width="{max(width, 2):.1f}" '
+                f'height="{_ROW - 8}" rx="2" fill="{colour}"/>'
+            )
     at = _NAME + _BARS + 10
     yield f'<text x="{at}" y="{middle}" {text} fill="{_GREY}">{_xml(_end(span, now))}</text></g>'
-
-
-def _bar(start: float, end: float, y: int, colour: str) -> str:
-    if end - start < 0.5:
-        return ""
-    size = f'width="{end - start:.1f}" height="{_ROW - 8}"'
-    return f'<rect x="{start:.1f}" y="{y + 4}" {size} rx="2" fill="{colour}"/>'
 
 
 def _end(span: Span, now: float) -> str:

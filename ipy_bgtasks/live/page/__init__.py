@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ipy_bgtasks.views.html import THEMED
+
 _HERE = Path(__file__).parent
+_WIDGETS = ":is(.bgp, .bgc)"
 
 
 def script(*names: str) -> str:
@@ -17,5 +20,6 @@ def script(*names: str) -> str:
 
 
 def style(name: str) -> str:
-    """Return one style sheet."""
-    return (_HERE / f"{name}.css").read_text("utf-8")
+    """Return one style sheet; in it `--state` is the colour of the state that is a class."""
+    colours = [f"{_WIDGETS} .{state} {{ --state: {css}; }}" for state, css in THEMED.items()]
+    return "\n".join([*colours, (_HERE / f"{name}.css").read_text("utf-8")])

@@ -1,14 +1,7 @@
-// What the widgets' scripts share. They are joined to one module (`live/script.py`): an anywidget is
+// What the widgets' scripts share. They are joined to one module (`live.page.script`): an anywidget is
 // one file, and no build is wanted. Texts go in as text, never as markup.
 
 const ENDED = new Set(["finished", "failed", "cancelled"]);
-const STATES = new Set(["queued", "running", "cancelling", ...ENDED]);
-const COLOURS = {
-  running: "var(--jp-brand-color1, #2f80ed)",
-  cancelling: "var(--jp-warn-color1, #d98200)",
-  finished: "var(--jp-success-color1, #2e9e4f)",
-  failed: "var(--jp-error-color1, #d9413a)",
-};
 
 function elapsed(seconds, whole) {
   if (seconds < 9.95) return whole ? `${Math.max(seconds, 0)}s` : `${Math.max(seconds, 0).toFixed(1)}s`;
@@ -42,9 +35,7 @@ function setText(el, text) {
 
 // A state with its dot, as the cards show it.
 function stateOf(word, text = word) {
-  const dot = make("span", {}, "●");
-  dot.style.color = COLOURS[word] ?? "#888";
-  return make("span", {}, dot, ` ${text}`);
+  return make("span", {}, make("span", { class: `dot ${word}` }, "●"), ` ${text}`);
 }
 
 // How far something is, in words and as a bar, as the cards show it.

@@ -8,6 +8,7 @@ const FILTERS = [
   ["running", "Running", (row) => !ENDED.has(row.state)],
   ["failed", "Failed", (row) => row.state === "failed"],
 ];
+const STATES = ["queued", "running", "cancelling", ...ENDED];
 const PAGE = 500; // rows that are put into the page at a time
 const LOG_LIMIT = 200_000; // characters of an open log
 
@@ -49,8 +50,7 @@ class View {
     });
     this.said = make("div", { class: "said", role: "status", "aria-live": "polite", dir: "auto" });
     this.timeline = new Timeline(this.store, (n) => this.reveal(n));
-    const { strip, axis } = this.timeline;
-    return make("div", {}, make("div", { class: "head" }, filters, this.said), strip, axis);
+    return make("div", {}, make("div", { class: "head" }, filters, this.said), this.timeline.el);
   }
 
   table() {
@@ -118,7 +118,7 @@ class View {
     setText(this.empty, none);
     this.root.classList.toggle("still", !this.store.live);
     if (this.store.over) this.say(this.store.over);
-    this.timeline.draw(rows);
+    this.timeline.draw();
   }
 
   // The rows with each group in one of its own, at the place of its newest job; open, they follow.
@@ -141,27 +141,51 @@ class View {
     return entries;
   }
 
-  newGroup({ n, group }) {
+  // The parts of a row, without content.
+  newRow(n, kind, ...buttons) {
     const cell = (name, ...content) => make("span", { role: "cell", class: name }, ...content);
-    const line = { row: null, bar: make("span", { class: "bar", role: "progressbar", "aria-valuemax": "100" }) };
-    line.fill = make("span");
-    line.bar.append(line.fill);
+    const line = { number: make("span"), mark: make("span", { class: "mark" }), place: cell("place"), time: cell("time") };
+    line.state = make("span", { class: "word" });
+    line.name = make("bdi", { dir: "auto" });
     line.percent = make("span", { class: "percent" });
-    line.counts = make("span");
-    line.fold = make("button", { type: "button" });
-    line.cancel = make("button", { type: "button", "aria-label": `Cancel all of group ${group}` }, "Cancel all");
-    line.fold.onclick = () => {
+    line.fill = make("span");
+    line.bar = make("span", { class: "bar", role: "progressbar", "aria-valuemax": "100" }, line.fill);
+    line.last = make("bdi", { dir: "auto" });
+    line.el = make(
+      "div", { role: "row", class: `row ${kind}`, "data-n": n },
+      cell("number", line.number, line.mark), cell("state", line.state), line.place, cell("name", line.name), line.time,
+      cell("last", line.percent, line.bar, line.last), cell("do", ...buttons),
+    );
+    return line;
+  }
+
+  // What every row shows: a state, how far it is if *fraction* is not null, and some words.
+  fill(line, state, who, fraction, words) {
+    setText(line.state, state);
+    line.state.className = `word ${state}`;
+    line.bar.hidden = line.percent.hidden = fraction === null;
+    if (fraction !== null) {
+      const percent = Math.floor(fraction * 100 + 1e-9);
+      setText(line.percent, `${percent}%`);
+      line.bar.setAttribute("aria-valuenow", String(percent));
+      line.bar.setAttribute("aria-label", `Progress of ${who}`);
+      line.fill.style.width = `${percent}%`;
+    }
+    setText(line.last, words);
+    line.last.title = words;
+  }
+
+  newGroup({ n, group }) {
+    const fold = make("button", { type: "button" });
+    const cancel = make("button", { type: "button", "aria-label": `Cancel all of group ${group}` }, "Cancel all");
+    fold.onclick = () => {
       if (!this.unfolded.delete(group)) this.unfolded.add(group);
       this.update(new Set([n]));
     };
-    line.cancel.onclick = () => this.store.send("cancel all", { group });
-    line.state = make("span", { class: "word" });
-    line.el = make("div", { role: "row", class: "row group", "data-n": n });
-    line.el.append(
-      cell("number"), cell("state", line.state), cell("place"), cell("name", make("bdi", { dir: "auto" }, n)),
-      cell("time"), cell("last", line.percent, line.bar, line.counts), cell("do", line.fold, line.cancel),
-    );
-    return line;
+    cancel.onclick = () => this.store.send("cancel all", { group });
+    const line = this.newRow(n, "group", fold, cancel);
+    setText(line.name, n);
+    return Object.assign(line, { row: null, fold, cancel });
   }
 
   patchGroup(line, { group, jobs }) {
@@ -173,18 +197,10 @@ class View {
     }
     const goesOn = jobs.some((row) => !ENDED.has(row.state));
     const state = !goesOn ? (counts.has("failed") ? "failed" : "finished") : counts.has("running") ? "running" : "queued";
-    setText(line.state, state);
-    line.state.className = `word ${state}`;
-    const percent = Math.floor((done / jobs.length) * 100 + 1e-9);
-    line.bar.hidden = line.percent.hidden = !goesOn;
-    setText(line.percent, `${percent}%`);
-    line.bar.setAttribute("aria-valuenow", String(percent));
-    line.bar.setAttribute("aria-label", `Progress of group ${group}`);
-    line.fill.style.width = `${percent}%`;
-    const words = [...STATES].filter((word) => counts.has(word)).map((word) => `${counts.get(word).toLocaleString("en")} ${word}`);
+    const words = STATES.filter((word) => counts.has(word)).map((word) => `${counts.get(word).toLocaleString("en")} ${word}`);
     const left = (goesOn && this.store.left[group]) || "";
-    setText(line.counts, [`${jobs.length.toLocaleString("en")} jobs`, ...words, left].filter(Boolean).join(", "));
-    line.counts.title = line.counts.textContent;
+    const all = [`${jobs.length.toLocaleString("en")} jobs`, ...words, left].filter(Boolean).join(", ");
+    this.fill(line, state, `group ${group}`, goesOn ? done / jobs.length : null, all);
     const open = this.unfolded.has(group);
     setText(line.fold, open ? "Fold" : "Open");
     line.fold.setAttribute("aria-expanded", String(open));
@@ -247,60 +263,32 @@ class View {
     if (this.shownLog !== null && !this.store.rows.has(this.shownLog)) this.openLog(null);
   }
 
-  newLine(row) {
-    const cell = (name, ...content) => make("span", { role: "cell", class: name }, ...content);
-    const line = { row, number: make("span"), place: cell("place"), time: cell("time") };
-    line.mark = make("span", { class: "mark" });
-    line.state = make("span", { class: "word" });
-    line.name = make("bdi", { dir: "auto" });
-    line.last = make("bdi", { dir: "auto" });
-    line.bar = make("span", { class: "bar", role: "progressbar", "aria-valuemax": "100" });
-    line.fill = make("span");
-    line.bar.append(line.fill);
-    line.percent = make("span", { class: "percent" });
-    line.show = make("button", { type: "button", "aria-pressed": "false" }, "Log");
-    line.cancel = make("button", { type: "button" });
-    line.forget = make("button", { type: "button" }, "Forget");
-    line.show.onclick = () => this.openLog(this.shownLog === row.n ? null : row.n);
-    line.cancel.onclick = () => {
-      const force = this.store.rows.get(row.n)?.state === "cancelling";
-      this.store.send("cancel", { job: row.n, force });
+  newLine({ n }) {
+    const show = make("button", { type: "button", "aria-pressed": "false" }, "Log");
+    const cancel = make("button", { type: "button" });
+    const forget = make("button", { type: "button" }, "Forget");
+    show.onclick = () => this.openLog(this.shownLog === n ? null : n);
+    cancel.onclick = () => {
+      const force = this.store.rows.get(n)?.state === "cancelling";
+      this.store.send("cancel", { job: n, force });
     };
-    line.forget.onclick = () => this.store.send("forget", { job: row.n });
-    line.el = make("div", { role: "row", class: "row", "data-n": row.n });
-    line.el.append(
-      cell("number", line.number, line.mark), cell("state", line.state), line.place, cell("name", line.name), line.time,
-      cell("last", line.percent, line.bar, line.last), cell("do", line.show, line.cancel, line.forget),
-    );
-    return line;
+    forget.onclick = () => this.store.send("forget", { job: n });
+    return Object.assign(this.newRow(n, "job", show, cancel, forget), { show, cancel, forget });
   }
 
   patch(line, row) {
     const { store } = this;
     const ended = ENDED.has(row.state);
-    line.row = row;
-    const mark = row.n === store.current ? "+" : row.n === store.previous ? "−" : "";
     const number = row.as ?? String(row.n);
+    line.row = row;
     setText(line.number, number);
-    setText(line.mark, mark);
-    setText(line.state, row.state);
-    line.state.className = `word ${STATES.has(row.state) ? row.state : ""}`;
+    setText(line.mark, row.n === store.current ? "+" : row.n === store.previous ? "−" : "");
     setText(line.place, row.where);
     line.place.title = row.where;
     setText(line.name, row.name);
     line.name.title = row.name;
-    const known = row.fraction !== null && !ended;
-    line.bar.hidden = line.percent.hidden = !known;
-    if (known) {
-      const percent = Math.floor(row.fraction * 100 + 1e-9);
-      setText(line.percent, `${percent}%`);
-      line.bar.setAttribute("aria-valuenow", String(percent));
-      line.bar.setAttribute("aria-label", `Progress of job ${number}`);
-      line.fill.style.width = `${percent}%`;
-    }
-    const last = known ? row.label : row.last;
-    setText(line.last, last);
-    line.last.title = last;
+    const fraction = ended ? null : row.fraction;
+    this.fill(line, row.state, `job ${number}`, fraction, fraction === null ? row.last : row.label);
     const moves = ended && document.activeElement === line.cancel;
     const word = row.state === "cancelling" ? "Force" : "Cancel";
     setText(line.cancel, word);
@@ -338,7 +326,7 @@ class View {
       const line = this.lines.get(n);
       if (line && !ENDED.has(line.row.state)) this.time(line);
     }
-    this.timeline.draw([...this.store.rows.values()].sort((a, b) => b.n - a.n));
+    this.timeline.draw();
   }
 
   seen(entries) {

@@ -10,6 +10,7 @@ class Store {
       b.toString(16).padStart(2, "0"),
     ).join("");
     this.rows = new Map((model.get("rows") ?? []).map((row) => [row.n, row]));
+    this.timeline = model.get("timeline");
     this.current = this.previous = null;
     this.left = {}; // how long groups will still take, by name
     this.cell = null; // the one that runs in the foreground, if it can be sent to the background
@@ -77,6 +78,7 @@ class Store {
     }
     for (const n of message.gone) this.rows.delete(n);
     Object.assign(this.left, message.left);
+    this.timeline = message.timeline ?? this.timeline;
     for (const mark of [this.current, this.previous, message.current, message.previous])
       if (mark !== null) changed.add(mark);
     this.current = message.current;
