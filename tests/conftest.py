@@ -23,6 +23,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ipy-bgtasks-state-")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker of tests that are about how a process starts or ends."""
+    config.addinivalue_line("markers", "started: kernels and terminals are started, not forked")
+
+
 def pytest_collection_finish() -> None:
     """Leave what is here before the first test out of the collections that follow.
 
