@@ -19,12 +19,13 @@ T = TypeVar("T")
 
 _PACKAGE = __name__.partition(".")[0]
 #: Whose frames belong to ours where they stand between two of ours, or before the first.
-_LOOP = "asyncio"
+_MACHINERY = {"asyncio", "importlib"}
 
 
 def hide(error: BaseException) -> None:
     """Take our frames out of the traceback of *error* itself, where they stand in it."""
-    error.__traceback__ = without_ours(error.__traceback__)
+    interrupted = isinstance(error, KeyboardInterrupt)  # where our code waits, or is imported
+    error.__traceback__ = without_ours(error.__traceback__, to_the_end=interrupted)
 
 
 def hide_all(error: BaseException) -> None:
@@ -54,8 +55,11 @@ async def unseen(coro: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback without our frames; the links that remain are the same objects."""
+def without_ours(trace: TracebackType | None, *, to_the_end: bool = False) -> TracebackType | None:
+    """Return the traceback without our frames; the links that remain are the same objects.
+
+    With *to_the_end* it ends before ours where only asyncio or an import follows on them.
+    """
     links: list[TracebackType] = []
     while trace is not None:
         links.append(trace)
@@ -63,26 +67,30 @@ def without_ours(trace: TracebackType | None) -> TracebackType | None:
     tops = [str(link.tb_frame.f_globals.get("__name__")).partition(".")[0] for link in links]
     if _PACKAGE not in tops:
         return links[0] if links else None
-    kept = [links[at] for at in _users(tops)]
+    users, waiting = _users(tops)
+    kept = [links[at] for at in (users if to_the_end else users + waiting)]
     for link, following in zip_longest(kept, kept[1:]):
         if link.tb_next is not following:
             link.tb_next = following
     return kept[0] if kept else None
 
 
-def _users(tops: list[str]) -> list[int]:
-    """Return the places of the frames to keep, by the packages that the frames belong to."""
+def _users(tops: list[str]) -> tuple[list[int], list[int]]:
+    """Return the places of the user's frames, by the packages that the frames belong to.
+
+    And those of asyncio or an import at the end, called by ours.
+    """
     kept: list[int] = []
     machinery = True  # at the start, and after one of ours
-    waiting: list[int] = []  # asyncio's frames, of which only what follows tells whose they are
+    waiting: list[int] = []  # of these only what follows tells whose they are
     for at, top in enumerate(tops):
         if top == _PACKAGE:
             machinery = True
             waiting.clear()
-        elif top == _LOOP and machinery:
+        elif top in _MACHINERY and machinery:
             waiting.append(at)
         else:
             kept += [*waiting, at]
             waiting.clear()
             machinery = False
-    return kept + waiting
+    return kept, waiting

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernels import Kernel, MakeKernel, Spare
+from kernels import Kernel, MakeKernel
+from spares import Spare
 
 
 @pytest.fixture(scope="package")
@@ -17,12 +18,15 @@ def _spare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spare]:
 
 
 @pytest.fixture
-def make_kernel(tmp_path: Path, _spare: Spare) -> Iterator[MakeKernel]:
+def make_kernel(
+    request: pytest.FixtureRequest, tmp_path: Path, _spare: Spare
+) -> Iterator[MakeKernel]:
     """For tests that need a kernel of another configuration, or several."""
     kernels: list[Kernel] = []
+    started = request.node.get_closest_marker("started") is not None
 
     def make(*, config: str = "", env: dict[str, str] | None = None) -> Kernel:
-        if config or env:
+        if config or env or started:
             home = tmp_path / f"kernel-{len(kernels)}"
             home.mkdir()
             kernels.append(Kernel(home, config=config, env=env))

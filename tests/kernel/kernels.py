@@ -368,41 +368,6 @@ class Kernel:
         process.wait(timeout)
 
 
-class Spare:
-    """One kernel that starts while the test before still runs, for tests that want a plain one."""
-
-    def __init__(self, new_home: Callable[[], Path]) -> None:
-        self._new_home = new_home
-        self._kernel: Kernel | None = None
-        self._environment: dict[str, str] = {}
-
-    def take(self) -> Kernel:
-        """Return a fresh kernel; the next one begins to start."""
-        kernel, self._kernel = self._kernel, None
-        if kernel is not None and self._environment != _environment_now():
-            kernel.close()
-            kernel = None
-        kernel = kernel or Kernel(self._new_home(), wait=False)
-        try:
-            kernel.connect()
-        except BaseException:
-            kernel.close()
-            raise
-        self._environment = _environment_now()
-        self._kernel = Kernel(self._new_home(), wait=False)
-        return kernel
-
-    def close(self) -> None:
-        """End the one that nobody took."""
-        if self._kernel is not None:
-            self._kernel.close()
-
-
-def _environment_now() -> dict[str, str]:
-    """Return what a kernel inherits; pytest tells each test's name in it."""
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-
-
 class MakeKernel(Protocol):
     """Starts a kernel that is closed when the test is over."""
 

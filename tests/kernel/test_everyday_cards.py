@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import nbformat
 import pytest
 from kernels import Kernel, Reply
 
@@ -335,6 +334,7 @@ def test_a_loop_shows_one_card(kernel: Kernel) -> None:
 
 def test_an_executed_notebook_shows_the_end_of_each_card() -> None:
     """As nbclient records it: of jobs that ended in a later cell, or between two."""
+    import nbformat  # which takes seconds
     from nbclient import NotebookClient
 
     cells = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from forks import AVAILABLE, FACTS, differences
 from ipykernel.iostream import OutStream
 from kernels import Kernel, MakeKernel
 
@@ -76,3 +78,23 @@ def test_a_kernel_can_be_ended(bare_kernel: Kernel, how: str) -> None:
     getattr(bare_kernel, how)()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="nothing is forked here")
+def test_a_forked_kernel_is_as_a_started_one(bare_kernel: Kernel, tmp_path: Path) -> None:
+    """Nothing else is imported, open, handled, or running in it."""
+    started = Kernel(tmp_path)
+    try:
+        homes = []
+        for kernel in (bare_kernel, started):
+            kernel.ok(FACTS)
+            homes.append(Path(kernel.ok("print(here)").stdout.strip()))
+        assert differences(*homes) == set()
+    finally:
+        started.close()
+
+
+@pytest.mark.started
+def test_a_test_can_have_its_kernel_started(bare_kernel: Kernel) -> None:
+    """As those of leaving do: it is then a child of the tests' own process."""
+    assert bare_kernel.ok("import os; os.getppid()").result == str(os.getpid())

@@ -14,7 +14,10 @@ from kernels import Kernel, MakeKernel
 from ipy_bgtasks.runners.kept.guard import end_what_is_left
 from ipy_bgtasks.runners.kept.places import places
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX"),
+    pytest.mark.started,
+]
 
 #: Seconds: what ipykernel takes at the least if it finds a child that it has to kill.
 PATIENCE = 8.0

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from kernels import Kernel, MakeKernel
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.started,
+]
 
 #: Seconds. On a quiet machine it takes less than one; untold, 64 computing threads take 20.
 BOUND = 8.0

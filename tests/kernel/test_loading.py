@@ -8,6 +8,8 @@ import ipykernel
 import pytest
 from kernels import MakeKernel
 
+pytestmark = pytest.mark.started
+
 SETUP = """
 import asyncio, threading, time, ipy_bgtasks
 jobs = ipy_bgtasks.jobs()

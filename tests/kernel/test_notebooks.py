@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from jupyter_client.utils import ensure_async
 from kernels import kernel_environment, kernel_manager
-from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -20,6 +18,9 @@ class Executed:
     """A notebook after its run; cells are found by their id."""
 
     def __init__(self, name: str, home: Path) -> None:
+        import nbformat  # which takes seconds: too long where none of this is run
+        from nbclient import NotebookClient
+
         self._notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
         for cell in self._notebook.cells:
             if cell.cell_type == "code":
@@ -145,6 +146,8 @@ def test_the_guide(tmp_path: Path) -> None:
 
 def test_every_notebook_is_tested_and_clean() -> None:
     """Each has a test of its own here, and none was saved with an error in it."""
+    import nbformat
+
     tested = {"background_tasks.ipynb", "guide.ipynb", "places.ipynb", "tour.ipynb"}
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
     for path in NOTEBOOKS.glob("*.ipynb"):

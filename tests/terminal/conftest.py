@@ -21,7 +21,7 @@ def tmp_path(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _spare: Spare
 ) -> Path:
     """The directory of this test's terminals; `terminal` has begun to start in its own."""
-    if "terminal" in request.fixturenames:
+    if "terminal" in request.fixturenames and not request.node.get_closest_marker("started"):
         return _spare.directory
     return tmp_path_factory.mktemp("terminal")
 

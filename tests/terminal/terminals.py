@@ -23,16 +23,22 @@ arguments, and several in one test; `term="dumb"` has no cursor movements at all
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import sys
+import termios
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pexpect
+import ptyprocess
+from forks import AVAILABLE, Forked, ForkServer
 
 import ipy_bgtasks
 
@@ -50,11 +56,17 @@ class Spare:
 
     def __init__(self, new_directory: Callable[[], Path]) -> None:
         self._new_directory = new_directory
+        self._server: ForkServer | None = None
+        if AVAILABLE:
+            self._own, theirs = pty.openpty()
+            environment = terminal_environment(new_directory())
+            self._server = ForkServer(["IPython.terminal.ipapp"], environment, [theirs] * 3)
+            os.close(theirs)
         self._begin()
 
     def _begin(self) -> None:
         self.directory = self._new_directory()
-        self._terminal = Terminal(self.directory, wait=False)
+        self._terminal = Terminal(self.directory, server=self._server, wait=False)
 
     def take(self) -> Terminal:
         """Return a terminal at its first prompt; the next one begins to start."""
@@ -70,12 +82,71 @@ class Spare:
     def close(self) -> None:
         """End the one that nobody took."""
         self._terminal.close()
+        if self._server is not None:
+            self._server.close()
+            os.close(self._own)
+
+
+def terminal_environment(directory: Path, term: str = "xterm") -> dict[str, str]:
+    """The environment of an IPython with *directory* for its own files."""
+    source = str(Path(ipy_bgtasks.__file__).parents[1])
+    return {
+        **os.environ,
+        # With it Python's own streams let two threads overtake each other.
+        "PYTHONUNBUFFERED": "",
+        "IPYTHONDIR": str(directory),
+        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+        "TERM": term,
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        "PYTHONWARNINGS": "default",
+    }
+
+
+class _ForkedChild(pexpect.spawn):  # type: ignore[misc, unused-ignore]
+    """A fork in a terminal of its own, as pexpect starts it."""
+
+    def __init__(self, server: ForkServer, *args: Any, **options: Any) -> None:
+        self._server = server
+        super().__init__(*args, **options)
+
+    def _spawnpty(self, args: list[bytes], **options: Any) -> ptyprocess.PtyProcess:
+        own, theirs = pty.openpty()
+        termios.tcsetwinsize(own, options["dimensions"])
+        _, _, module, *arguments = (each.decode() for each in args)
+        forked = self._server.fork(
+            module,
+            *arguments,
+            env=options["env"],
+            cwd=options["cwd"],
+            streams=[theirs] * 3,
+            terminal=True,
+        )
+        os.close(theirs)
+        return _ForkedPty(forked, own)
+
+
+class _ForkedPty(ptyprocess.PtyProcess):  # type: ignore[misc, unused-ignore]
+    def __init__(self, forked: Forked, fd: int) -> None:
+        super().__init__(forked.pid, fd)
+        self._forked = forked
+
+    def isalive(self) -> bool:
+        if (code := self._forked.poll()) is None:
+            return True
+        self.terminated = True
+        self.exitstatus, self.signalstatus = (code, None) if code >= 0 else (None, -code)
+        return False
+
+    def wait(self) -> int | None:
+        self._forked.wait()
+        self.isalive()
+        return self.exitstatus
 
 
 class Terminal:
     """One ``ipython`` in a terminal of 40 lines of 200 columns, waiting at its first prompt.
 
-    Without *wait*, call `prompt` before anything else.
+    Without *wait*, call `prompt` before anything else; with *server* it is a fork if it can be.
     """
 
     def __init__(
@@ -84,25 +155,19 @@ class Terminal:
         *arguments: str,
         term: str = "xterm",
         script: Path | None = None,
+        server: ForkServer | None = None,
         wait: bool = True,
     ) -> None:
-        source = str(Path(ipy_bgtasks.__file__).parents[1])
-        environment = {
-            **os.environ,
-            # With it Python's own streams let two threads overtake each other.
-            "PYTHONUNBUFFERED": "",
-            "IPYTHONDIR": str(directory),
-            "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
-            "TERM": term,
-            "PROMPT_TOOLKIT_NO_CPR": "1",
-            "PYTHONWARNINGS": "default",
-        }
+        environment = terminal_environment(directory, term)
         ipython = ["-m", "IPython", "--no-banner", "--no-confirm-exit", *arguments]
         command = ipython if script is None else [str(script)]
+        spawn: Callable[..., Any] = pexpect.spawn
+        if server is not None and server.can_be(environment):
+            spawn = partial(_ForkedChild, server)
         with warnings.catch_warnings():
             # The child execs at once; that some test left threads here does not matter.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._child = pexpect.spawn(
+            self._child = spawn(
                 sys.executable,
                 command,
                 env=environment,

@@ -69,7 +69,12 @@ def test_an_interrupted_cancel_shows_no_frame_of_ours(t: Terminal, autoawait: st
     t.run("%config BgTasks.cancel_wait = 1000")
     t.run(f"%autoawait {autoawait}")
     t.run("%bg -n stuck gate.wait()")
-    t.start("print('on ' 'it')\n%cancel %stuck")
+    t.run(
+        "def watch():\n"
+        "    while str(jobs()[1].state) != 'cancelling': time.sleep(0.01)\n"
+        "    time.sleep(0.05); print('on ' 'it')"
+    )
+    t.start("threading.Thread(target=watch).start()\n%cancel %stuck")
     t.expect("on it")
     t.send(CTRL_C)
     shown = t.prompt()

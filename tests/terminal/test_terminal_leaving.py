@@ -13,6 +13,8 @@ import IPython
 import pytest
 from terminals import CTRL_D, PROMPT, Terminal
 
+pytestmark = pytest.mark.started
+
 #: Seconds. On a quiet machine it takes less than one from when the command is executed.
 BOUND = 8.0
 
