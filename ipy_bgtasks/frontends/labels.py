@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 #: Where a new line begins, if anything follows.
-_NEW_LINE = re.compile(r"\r?\n|\r(?!\n)")
+_NEW_LINE = r"\r?\n|\r(?!\n)"
 
 
-@dataclass(slots=True)
 class _Line:
-    """The partial line of a place: whose it is, and whether it will be overwritten."""
+    """The partial line of a place: whose it is, and whether it will be overwritten.
 
-    number: int
-    bar: bool
-    #: Whether its label is still to be written, before the next text.
-    bare: bool = False
+    *bare* says that its label is still to be written, before the next text.
+    """
+
+    __slots__ = ("bar", "bare", "number")
+
+    def __init__(self, number: int, *, bar: bool, bare: bool) -> None:
+        self.number, self.bar, self.bare = number, bar, bare
 
 
 class Labels:
@@ -92,11 +93,11 @@ class Labels:
         if line is not None and line.number != job.number:
             bare = True
             before = "" if line.bar and text[0] == "\r" else "\n"
-        ends = list(_NEW_LINE.finditer(text))
+        ends = list(re.finditer(_NEW_LINE, text))
         bar = any(end[0] == "\r" for end in ends)
         if not text.endswith("\n"):
             # Of a bar that comes with each `\r` before or after it, the label comes before it.
-            self._lines[place, stream] = _Line(job.number, bar, bare=text[-1] == "\r")
+            self._lines[place, stream] = _Line(job.number, bar=bar, bare=text[-1] == "\r")
         at = 0
         out = [before]
         for end in ends:
