@@ -2,7 +2,8 @@
 
 `TOUCHES` names whatever of IPython, ipykernel, prompt_toolkit and Python itself is used or
 replaced beyond what its documentation promises. A step that does not find what it needs is
-skipped, with one line when the extension is loaded; everything else works.
+skipped, with one line when the extension is loaded, or before the first job for what concerns only
+jobs; everything else works.
 """
 
 from __future__ import annotations

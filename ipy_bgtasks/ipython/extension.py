@@ -11,7 +11,7 @@ from ipy_bgtasks.frontends.versions import complete_with, kernel_of, loop_of, no
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.session.control import Session
 from ipy_bgtasks.session.core import Core
-from ipy_bgtasks.session.rewriting import AwaitedMagics
+from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ class Loaded:
         self._changes.append(self.shell.ast_transformers, self._awaited)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
+        # Most cells mention no magic of ours; only for one that does is the stack looked at.
+        if not mentions("".join(lines)):
+            return lines
         return self._awaited.rewrite(
             lines, enabled=self._cells_await, top_level=transforms_a_cell()
         )

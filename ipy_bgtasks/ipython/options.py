@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.registry.groups import GroupName
-from ipy_bgtasks.session.requests import LaunchOptions
+from ipy_bgtasks.session.launching import LaunchOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.groups import Group
-    from ipy_bgtasks.session.core import Core
+    from ipy_bgtasks.session.core import Core, Kept
     from ipy_bgtasks.session.foreground import Foreground
-    from ipy_bgtasks.session.keeping import Kept
-    from ipy_bgtasks.session.launching import Launcher
+    from ipy_bgtasks.session.launching import Launcher, LaunchOptions
     from ipy_bgtasks.session.notices import Notices, Pages
     from ipy_bgtasks.session.places import Places
-    from ipy_bgtasks.session.requests import LaunchOptions
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.session.stopping import Stopping
 
@@ -118,11 +116,15 @@ class Session:
 
     def say_what_goes_on(self) -> None:
         """Say which jobs go on when the session ends, in one line, if any do."""
-        if "kept" in vars(self.core):
-            from ipy_bgtasks.session.keeping import goes_on_line
+        if "kept" not in vars(self.core):
+            return
+        from ipy_bgtasks.registry.numbers import goes_on
 
-            if line := goes_on_line(self.registry):
-                self.screen.say(line)
+        registry = self.registry
+        own = (job for job in registry if job.number not in registry.adopted)
+        if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
+            verb = "job goes" if len(left) == 1 else "jobs go"
+            self.screen.say(f"kept {verb} on: {', '.join(left)}")
 
     def start(self) -> Callable[[], None]:
         """Use the settings, and take charge of the jobs there are; returns what undoes it."""

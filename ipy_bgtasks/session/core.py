@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors.runner import Executors
-    from ipy_bgtasks.session.keeping import Kept
     from ipy_bgtasks.session.notices import Asked
     from ipy_bgtasks.session.places import Places
+    from ipy_bgtasks.session.settings import BgTasks
 
 
 class Core:
@@ -93,9 +93,7 @@ class Core:
 
     @cached_property
     def kept(self) -> Kept:
-        """The jobs that outlive the session, imported when there is one."""
-        from ipy_bgtasks.session.keeping import Kept
-
+        """The jobs that outlive the session."""
         return Kept(self.registry, self.service)
 
     @cached_property
@@ -104,6 +102,26 @@ class Core:
         from ipy_bgtasks.runners.executors.runner import Executors
 
         return Executors()
+
+
+class Kept:
+    """What runs kept jobs and finds them. Any thread may call; raises `BadInput` on Windows."""
+
+    def __init__(self, registry: Registry, service: ServiceLoop) -> None:
+        # Sessions without kept jobs need neither.
+        from ipy_bgtasks.runners.kept.finding import Finder
+        from ipy_bgtasks.runners.kept.runner import KeptRunner
+
+        self._days = 30.0
+        self.runner = KeptRunner(service, registry.host.changed)
+        self.finder = Finder(registry, self.runner, lambda: self._days)
+
+    def apply(self, settings: BgTasks) -> None:
+        """Use these settings from now on."""
+        self._days = settings.keep_days
+        self.runner.grace = settings.cancel_grace
+        self.runner.log_limit = settings.keep_log_limit
+        self.runner.urls = [address.reveal() for address in settings.notify]
 
 
 def _runs_already() -> None:
