@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 10.0
 #: Seconds for looking at addresses, most of which is importing Apprise.
 _PATIENCE = 30.0
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,15})://", re.IGNORECASE)
+_SCHEME = r"(?i)([a-z][a-z0-9+.-]{0,15})://"
 #: What Apprise and the libraries below it call their loggers.
 _TALKERS = frozenset(
     ["apprise", "requests", "urllib3", "oauthlib", "requests_oauthlib", "paho", "slixmpp"]
@@ -41,7 +41,7 @@ class Address:
         self._url = url.strip()
 
     def __repr__(self) -> str:
-        scheme = _SCHEME.match(self._url)
+        scheme = re.match(_SCHEME, self._url)
         return "…" if scheme is None else f"{scheme[1]}://…"
 
     def reveal(self) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class ForegroundCell:
+class ForegroundCell(NamedTuple):
     """A cell that runs in the foreground."""
 
     id: str
@@ -69,6 +67,9 @@ class FrontEnd(Protocol):
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
+
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Install what concerns jobs only, before there is the first. Any thread may call."""
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Call *leaving* before the session's own shutdown."""

@@ -2,23 +2,22 @@
 
 `TOUCHES` names whatever of IPython, ipykernel, prompt_toolkit and Python itself is used or
 replaced beyond what its documentation promises. A step that does not find what it needs is
-skipped, with one line when the extension is loaded; everything else works.
+skipped, with one line when the extension is loaded, or before the first job for what concerns only
+jobs; everything else works.
 """
 
 from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """One private or patched attribute of another package."""
 
     owner: str
@@ -69,7 +68,7 @@ TOUCHES = {
     ),
     "display": Touch(
         "IPython",
-        "display_formatter.ipython_display_formatter.for_type",
+        "display_formatter.ipython_display_formatter.for_type_by_name",
         _IPYTHON,
         "a job is displayed as a card",
         "a job is displayed as its repr",
@@ -278,11 +277,10 @@ class Installation:
         self._undo.close()
 
     def report(self) -> str:
-        """Return one line that says what does not work here; empty if everything does."""
-        if not self.missing:
-            return ""
+        """Return one line that says what does not work here; empty if there is no news."""
         missing = [word for word in self.missing if not TOUCHES[word].optional]
+        self.missing.clear()
         if not missing:
             return ""
-        lacks = "; ".join(f"{TOUCHES[word].without}" for word in missing)
+        lacks = "; ".join(TOUCHES[word].without for word in missing)
         return f"ipy_bgtasks: not everything works in this version of IPython or ipykernel: {lacks}"

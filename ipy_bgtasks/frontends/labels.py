@@ -7,34 +7,37 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 #: Where a new line begins, if anything follows.
-_NEW_LINE = re.compile(r"\r?\n|\r(?!\n)")
+_NEW_LINE = r"\r?\n|\r(?!\n)"
 
 
-@dataclass(slots=True)
 class _Line:
-    """The partial line of a place: whose it is, and whether it will be overwritten."""
+    """The partial line of a place: whose it is, and whether it will be overwritten.
 
-    number: int
-    bar: bool
-    #: Whether its label is still to be written, before the next text.
-    bare: bool = False
+    *bare* says that its label is still to be written, before the next text.
+    """
+
+    __slots__ = ("bar", "bare", "number")
+
+    def __init__(self, number: int, *, bar: bool, bare: bool) -> None:
+        self.number, self.bar, self.bare = number, bar, bare
 
 
-@dataclass(slots=True)
 class _Place:
     """Whose output is shown in one place now."""
 
-    present: dict[int, Record] = field(default_factory=dict)
-    #: Of those, the ones without a label: so that a launch looks at no others.
-    bare: list[Record] = field(default_factory=list)
-    labelled: set[int] = field(default_factory=set)
+    __slots__ = ("bare", "labelled", "present")
+
+    def __init__(self) -> None:
+        self.present: dict[int, Record] = {}
+        #: Of those, the ones without a label: so that a launch looks at no others.
+        self.bare: list[Record] = []
+        self.labelled: set[int] = set()
 
 
 class Labels:
@@ -103,11 +106,11 @@ class Labels:
         if line is not None and line.number != job.number:
             bare = True
             before = "" if line.bar and text[0] == "\r" else "\n"
-        ends = list(_NEW_LINE.finditer(text))
+        ends = list(re.finditer(_NEW_LINE, text))
         bar = any(end[0] == "\r" for end in ends)
         if not text.endswith("\n"):
             # Of a bar that comes with each `\r` before or after it, the label comes before it.
-            self._lines[place, stream] = _Line(job.number, bar, bare=text[-1] == "\r")
+            self._lines[place, stream] = _Line(job.number, bar=bar, bare=text[-1] == "\r")
         at = 0
         out = [before]
         for end in ends:

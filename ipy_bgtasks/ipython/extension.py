@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
-from ipy_bgtasks.frontends.commands import jobs_commands
-from ipy_bgtasks.frontends.exits import watch_process
 from ipy_bgtasks.frontends.installing import Installation
 from ipy_bgtasks.frontends.versions import complete_with, kernel_of, loop_of, note_cells
-from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
-from ipy_bgtasks.ipython.completion import candidates
 from ipy_bgtasks.ipython.magics import JobMagics
-from ipy_bgtasks.job.handle import Job, record_of
-from ipy_bgtasks.registry.numbers import goes_on
-from ipy_bgtasks.runners.loop import contain_exits
-from ipy_bgtasks.session.core import Core, Session
-from ipy_bgtasks.session.foreground import Foreground
-from ipy_bgtasks.session.leaving import Leaving
-from ipy_bgtasks.session.rewriting import AwaitedMagics
+from ipy_bgtasks.session.control import Session
+from ipy_bgtasks.session.core import Core
+from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
@@ -27,8 +19,12 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.front_end import FrontEnd
     from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.ipython.calls import Calls
+    from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
+    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.session.places import Places
 
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
@@ -77,20 +73,16 @@ class Loaded:
             core = Core(shell, loop_of(shell))
             core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
-        front_end, loop = core.front_end, core.loop
+        front_end = core.front_end
         assert front_end is not None
         screen = front_end.screen
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
-        foreground = Foreground(
-            loop, lambda job: screen.follow(job, everything=False), front_end.reaches
-        )
-        front_end.waits = foreground.interrupt
         front_end.sends_away = lambda: settings.interrupt == "background"
-        session = self.session = Session(shell, core, settings, screen, foreground)
+        session = self.session = Session(shell, core, settings, screen)
+        session.on_first_job = lambda places: self._prepare_for_jobs(session, places)
         if screen.live:
             session.pages = lambda: self.live_views().pages
-        changes.add(session.start())
         changes.add(self._close_views)
         changes.add(
             screen.use_buttons(
@@ -99,25 +91,46 @@ class Loaded:
             )
         )
         front_end.install(changes)
+        changes.add(session.start())
         changes.step("cells", lambda: note_cells(shell))
-        changes.step("threads", threads_of_jobs.listen)
-        changes.step("threads", lambda: executor_for_jobs(loop))
-        changes.step("commands", lambda: jobs_commands(shell, core.shell_runner.run_within))
-        changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
         changes.step("rewriting", self._rewrite)
         changes.step("completion", lambda: self._complete(session))
         changes.step("display", lambda: self._display_jobs(screen))
         self._register(session)
-        self._watch_exits(session)
-        if line := changes.report():
-            screen.say(line)
+        self._report()
         session.say_what_is_kept()
+
+    def _prepare_for_jobs(self, session: Session, places: Places) -> None:
+        """Install what concerns jobs only; all of it is imported with the first."""
+        from ipy_bgtasks.frontends.commands import jobs_commands
+        from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
+        from ipy_bgtasks.runners.loop import contain_exits
+
+        core, changes = session.core, self._changes
+        assert core.front_end is not None
+        loop = core.loop
+        changes.step("threads", threads_of_jobs.listen)
+        changes.step("threads", lambda: executor_for_jobs(loop))
+        changes.step("commands", lambda: jobs_commands(self.shell, places.commands.run_within))
+        changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
+        core.front_end.prepare_for_jobs(changes)
+        self._watch_exits(session, places.registry)
+        self._report()
+
+    def _report(self) -> None:
+        """Say in one line which steps were left out, those that were told already apart."""
+        assert self.session is not None
+        if line := self._changes.report():
+            self.session.screen.say(line)
 
     def _rewrite(self) -> None:
         self._changes.append(self.shell.input_transformers_post, self._await_magics)
         self._changes.append(self.shell.ast_transformers, self._awaited)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
+        # Most cells mention no magic of ours; only for one that does is the stack looked at.
+        if not mentions("".join(lines)):
+            return lines
         return self._awaited.rewrite(
             lines, enabled=self._cells_await, top_level=transforms_a_cell()
         )
@@ -134,25 +147,42 @@ class Loaded:
         completer = getattr(self.shell, "Completer", None)
         if completer is None:  # no completion here
             return None
-        return complete_with(
-            completer, partial(candidates, session.registry, variables=self.shell.user_ns)
-        )
+
+        def complete(line: str, token: str) -> list[tuple[str, str]]:
+            if not any(name in line for name in ("bg", "fg", "jobs", "cancel")):
+                return []
+            from ipy_bgtasks.ipython.completion import candidates
+
+            return candidates(session.registry, line, token, self.shell.user_ns)
+
+        return complete_with(completer, complete)
 
     def _display_jobs(self, screen: Screen) -> Callable[[], None]:
         formatter = self.shell.display_formatter.ipython_display_formatter
-        before = formatter.for_type(Job, lambda job: screen.display_job(record_of(job)))
+        where = "ipy_bgtasks", "Job"  # by name: it is imported when there is one
+
+        def display(job: Job) -> None:
+            from ipy_bgtasks.job.handle import record_of
+
+            screen.display_job(record_of(job))
+
+        before = formatter.for_type_by_name(*where, display)
 
         def undo() -> None:
-            formatter.pop(Job, None)
+            formatter.pop(".".join(where), None)
             if before is not None:
-                formatter.for_type(Job, before)
+                formatter.for_type_by_name(*where, before)
 
         return undo
 
-    def _watch_exits(self, session: Session) -> None:
+    def _watch_exits(self, session: Session, registry: Registry) -> None:
+        from ipy_bgtasks.frontends.exits import watch_process
+        from ipy_bgtasks.hooks.threads import threads_of_jobs
+        from ipy_bgtasks.session.leaving import Leaving
+
         core, settings, changes = session.core, session.settings, self._changes
         assert core.front_end is not None
-        leaving = Leaving(session.registry, core.loop, lambda: settings.exit_grace)
+        leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
         leaving.on_begin += [session.say_what_goes_on, session.screen.shutdown]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
@@ -161,7 +191,14 @@ class Loaded:
 
     def _register(self, session: Session) -> None:
         shell, manager = self.shell, self.shell.magics_manager
-        ours = JobMagics(shell, session, self.live_views)
+
+        @cache
+        def calls() -> Calls:
+            from ipy_bgtasks.ipython.calls import Calls
+
+            return Calls(session, self.live_views)
+
+        ours = JobMagics(shell, calls)
         shell.configurables.remove(ours)  # it has registered itself there
         self._changes.append(shell.configurables, ours)
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
@@ -235,15 +272,13 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)
     from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
 
-    registry = core.registry
-
     def notice(job: Record) -> str:
         from ipy_bgtasks.views.text import notice
 
-        return notice(job, registry.current, registry.previous)
+        return notice(job, core.registry.current, core.registry.previous)
 
     def group_notice(name: str) -> str:
-        group = next((g for g in registry.groups() if g.name == name and g.is_over), None)
+        group = next((g for g in core.registry.groups() if g.name == name and g.is_over), None)
         if group is None:
             return ""
         from ipy_bgtasks.views.groups import group_line
@@ -251,9 +286,11 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         return group_line(group)
 
     def running() -> int:
+        from ipy_bgtasks.registry.numbers import goes_on
+
         session = session_of(shell)
         asks = session is not None and session.settings.confirm_exit
-        return sum(not goes_on(job) for job in registry.alive()) if asks else 0
+        return sum(not goes_on(job) for job in core.registry.alive()) if asks else 0
 
     return TerminalFrontEnd(
         shell,

@@ -1,12 +1,10 @@
-"""The four magics: parse, call, show. Everything they do is done elsewhere."""
+"""The four magics as IPython and its help see them. What they do is in `ipython.calls`."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from IPython.core.error import UsageError
 from IPython.core.magic import (
     Magics,
     line_cell_magic,
@@ -16,18 +14,11 @@ from IPython.core.magic import (
     no_var_expand,
 )
 
-from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.ipython import options as opt
-from ipy_bgtasks.own_frames import hide
-from ipy_bgtasks.registry import specs
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ipy_bgtasks.ipython.calls import Calls
     from ipy_bgtasks.job.handle import Job
-    from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.watching import Watching
-    from ipy_bgtasks.session.core import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,13 +34,13 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
     def with_usage_errors(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return magic(*args, **kwargs)
-        except BadInput as error:
-            raise UsageError(str(error)) from None
-        except SyntaxError as error:
-            raise _Refused(error) from None
         except BaseException as error:
-            hide(error)
-            raise
+            from ipy_bgtasks.ipython.calls import shown
+
+            raised = shown(error)
+            if raised is error:
+                raise
+            raise raised from None
 
     return with_usage_errors
 
@@ -58,16 +49,14 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
 class JobMagics(Magics):
     """`%bg`, `%fg`, `%jobs`, `%cancel`."""
 
-    def __init__(self, shell: Any, session: Session, live: Callable[[], Watching]) -> None:
+    def __init__(self, shell: Any, calls: Callable[[], Calls]) -> None:
         super().__init__(shell)
-        self._session = session
-        self._live = live
+        self._calls = calls
 
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
     @usage_errors
-    @opt.documented(opt.BG)
     def bg(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Job:
@@ -78,7 +67,26 @@ class JobMagics(Magics):
         %%bg [options]                 the whole cell
         %bg                            alone, while a cell runs: that cell goes on in the background
 
-        OPTIONS
+          -l, --loop      run on the kernel's event loop (default for what can be awaited)
+          -t, --thread    run in a thread (default for all else); a coroutine gets an event loop
+                          of its own there, which goes on while a cell is busy
+          -p, --process   run a copy in a worker process, which can always be killed
+          --on EXPR       run on an executor of your own: a concurrent.futures.Executor, a Dask
+                          Client, an ipyparallel Client or view
+          -n, --name NAME the job's name; default: the code
+          -q, --quiet     record output, do not show it
+          --timeout S     stop it after S seconds: it ends failed, with TimeoutError
+          --after JOB,…   start when those have finished
+          --log FILE      append output to FILE as well, as it comes
+          -g, --group NAME[:N]
+                          the job belongs to the group NAME, of which at most N run at a time;
+                          @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
+          --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s
+          --notify        tell me when it has ended, or all of several, wherever I am: the
+                          terminal rings, a page that is hidden shows a notification, and
+                          BgTasks.notify is told
+          --keep          in a process that outlives this session: later ones find it as k1, k2
+                          …
           --              ends the options
 
         Examples:
@@ -94,21 +102,12 @@ class JobMagics(Magics):
         %jobs lists jobs, %fg waits for one, %cancel stops one.
 
         """
-        options, code = self._read(line, opt.BG, "%bg" if cell is None else "%%bg", local_ns)
-        if cell is not None and code:
-            raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
-        if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
-            away = self._session.sent_away()
-            if options.notify:
-                self._session.notices.ask([away])
-            return away.job
-        return self._launch(code if cell is None else cell, options, cell is not None, local_ns).job
+        return self._calls().bg(line, cell, local_ns)
 
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
     @usage_errors
-    @opt.documented(opt.FG)
     def fg(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Any:
@@ -123,7 +122,12 @@ class JobMagics(Magics):
                           in order of number; nothing: the current one; all: every job of this
                           session that was not here yet
           CODE            is launched, as by %bg, and brought to the foreground
-        OPTIONS
+          -a, --all       show all of the recorded output, not only the end
+          --timeout S     wait S seconds at most; the job goes on
+          --any           wait for the first of several to end, and return its Job
+          --notify        tell me when it has ended, or all of several, wherever I am: the
+                          terminal rings, a page that is hidden shows a notification, and
+                          BgTasks.notify is told
 
         Other jobs go on meanwhile. An interrupt (stop button, Ctrl-C) sends the job back to the
         background. A failed job raises its exception here.
@@ -135,156 +139,38 @@ class JobMagics(Magics):
           %fg asyncio.sleep(5)
 
         """
-        if cell is not None:
-            options, rest = self._read(line, opt.FG_CELL, "%%fg", local_ns)
-            if rest:
-                raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
-            job = self._session.launch_attached(
-                cell, options.launch(), local=local_ns, cell=True, awaited=options.awaited
-            )
-            jobs, every = [job], False
-        else:
-            line = line.rstrip()
-            if not line.endswith("\\;"):  # which a shell command may need
-                line = line.removesuffix(";")
-            options, rest = self._read(line, opt.FG, "%fg", local_ns)
-            jobs, every = self._foreground_jobs(rest, options, local_ns)
-            if options.notify and (left := [job for job in jobs if not job.done()]):
-                self._session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
-        return self._session.attach(
-            jobs,
-            every=every,
-            first=cell is None and options.any,
-            timeout=options.timeout,
-            all_output=options.all,
-            awaited=options.awaited,
-        )
+        return self._calls().fg(line, cell, local_ns)
 
     @no_var_expand
     @needs_local_scope
     @line_magic
     @usage_errors
-    @opt.documented(opt.JOBS)
     def jobs(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """List the jobs that have not ended and the ten that ended last.
 
         %jobs [JOB…] [-a] [-v] [-w] [--prune]
 
           JOB…            only these; a single one is shown in full, @NAME as a group
-        OPTIONS
+          -a, --all       all that are kept
+          -v, --verbose   also where each running job is right now
+          -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
+                          in a terminal a table until Ctrl-C
+          --prune         forget the jobs that have ended
         """
-        options, words = opt.read_all(line, opt.JOBS, "%jobs")
-        if options.prune:
-            self._session.prune()
-        chosen = self._session.launcher.jobs(words, local_ns) if words else None
-        if options.watch:
-            return self._live().watch(chosen, every=options.all, awaited=options.awaited)
-        groups = [self._session.registry.group(word) for word in words if specs.is_group(word)]
-        self._session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
-        return None
+        return self._calls().jobs(line, local_ns)
 
     @no_var_expand
     @needs_local_scope
     @line_magic
     @usage_errors
-    @opt.documented(opt.CANCEL)
     def cancel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Stop jobs, and say what really became of them.
 
         %cancel JOB… | all [-f]
 
-        OPTIONS
+          -f, --force     insist: no grace period, and again if the code refuses
 
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.
         """
-        from ipy_bgtasks.session.stopping import Stopping
-
-        options, words = opt.read_all(line, opt.CANCEL, "%cancel")
-        if not words:
-            raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
-        if words == ["all"]:
-            registry = self._session.registry
-            jobs = [job for job in registry.alive() if job.number not in registry.adopted]
-        else:
-            jobs = self._session.launcher.jobs(words, local_ns)
-        cells = self._session.core.sources.cell
-        stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
-        return self._session.report(stopping, awaited=options.awaited)
-
-    def _launch(
-        self, typed: str, options: opt.Options, cell: bool, local_ns: Mapping[str, Any] | None
-    ) -> Record:
-        quiet = typed.rstrip().endswith(";")
-        job = self._session.launcher.launch(
-            typed,
-            options.launch(),
-            local=local_ns,
-            cell=cell,
-            timeout=options.timeout,
-            card=not quiet,
-        )
-        if quiet:
-            self._session.screen.mute(job)
-        return job
-
-    def _read(
-        self,
-        line: str,
-        table: tuple[opt.Option, ...],
-        magic: str,
-        local_ns: Mapping[str, Any] | None,
-    ) -> tuple[opt.Options, str]:
-        variables = self._session.launcher.variables(local_ns)
-        return opt.read_options(line, table, magic, variables)
-
-    def _foreground_jobs(
-        self, rest: str, given: opt.Options, local_ns: Mapping[str, Any] | None
-    ) -> tuple[list[Record], bool]:
-        session = self._session
-        variables = session.launcher.variables(local_ns)
-        if rest == "all":
-            adopted = session.registry.adopted
-            jobs = [job for job in session.registry if not (job.done() and job.seen)]
-            return [job for job in jobs if job.number not in adopted], True
-        if specs.is_group(rest):
-            return session.registry.find_all(rest), True
-        if specs.is_spec(rest, variables):
-            return [session.registry.find(rest, variables)], False
-        words = opt.split_specs(rest.replace(" ", ","))
-        if len(words) > 1 and all(specs.is_spec(word, variables) for word in words):
-            return session.launcher.jobs(words, local_ns), True
-        if rest.isidentifier() and not inspect.isawaitable(variables.get(rest)):
-            raise BadInput(
-                f"{rest!r} is no job and nothing that can be awaited: "
-                f"%fg {rest}() launches a call, %fg ?{rest} finds a job by name"
-            )
-        options = opt.Options(opt.FG_CELL)
-        options.give("notify", given.notify)
-        launch = options.launch()
-        job = session.launch_attached(
-            rest, launch, local=local_ns, cell=False, awaited=given.awaited
-        )
-        return [job], False
-
-
-class _Refused(Exception):
-    """A syntax error in CODE, shown as IPython shows one in a cell: without the stack.
-
-    Not a `SyntaxError` itself, because of those IPython shows the stack that led to us.
-    """
-
-    def __init__(self, error: SyntaxError) -> None:
-        super().__init__(str(error))
-        self._error = error
-
-    def _render_traceback_(self) -> list[str]:
-        from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
-
-        shell = get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
-        lines: list[str] = shell.SyntaxTB.structured_traceback(SyntaxError, self._error, [])
-        return lines
-
-
-# It is shown under the name that everybody knows.
-_Refused.__name__ = _Refused.__qualname__ = "SyntaxError"
+        return self._calls().cancel(line, local_ns)

@@ -1,4 +1,6 @@
-"""The options of the magics: one table for each, used to parse, to complete and to document them.
+"""The options of the magics: one table for each, used to parse and to complete them.
+
+What they do is told in the docstrings of the magics.
 
 Options are read up to the first word that is not one, because what follows is the user's code
 and must reach us as typed; ``--`` ends them.
@@ -9,18 +11,14 @@ from __future__ import annotations
 import math
 import os
 import re
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from inspect import cleandoc
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.registry.groups import GroupName
-from ipy_bgtasks.session.requests import LaunchOptions
-
-F = TypeVar("F", bound=Callable[..., Any])
+from ipy_bgtasks.session.launching import LaunchOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +29,6 @@ class Option:
     short: str | None = None
     takes: str | None = None
     read: Callable[[str], Any] = str
-    help: str = ""
-    """What it does; an option without it is not for users."""
     is_code: bool = False
     """Whether its value is an expression, in which braces are Python's own."""
 
@@ -61,63 +57,21 @@ def count(text: str) -> int:
     return int(text)
 
 
-_PLACES = (
-    Option("loop", "l", help="run on the kernel's event loop (default for what can be awaited)"),
-    Option(
-        "thread",
-        "t",
-        help="run in a thread (default for all else); a coroutine gets an event loop of its own "
-        "there, which goes on while a cell is busy",
-    ),
-    Option("process", "p", help="run a copy in a worker process, which can always be killed"),
-)
-_ON = Option(
-    "on",
-    None,
-    "EXPR",
-    help="run on an executor of your own: a concurrent.futures.Executor, a Dask Client, an "
-    "ipyparallel Client or view",
-    is_code=True,
-)
-_NOTIFY = Option(
-    "notify",
-    help="tell me when it has ended, or all of several, wherever I am: the terminal rings, a page "
-    "that is hidden shows a notification, and BgTasks.notify is told",
-)
+_PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
+_ON = Option("on", None, "EXPR", is_code=True)
+_NOTIFY = Option("notify")
 _LAUNCH = (
     *_PLACES,
     _ON,
-    Option("name", "n", "NAME", help="the job's name; default: the code"),
-    Option("quiet", "q", help="record output, do not show it"),
-    Option(
-        "timeout",
-        None,
-        "S",
-        seconds,
-        help="stop it after S seconds: it ends failed, with TimeoutError",
-    ),
-    Option("after", None, "JOB,…", help="start when those have finished"),
-    Option("log", None, "FILE", help="append output to FILE as well, as it comes"),
-    Option(
-        "group",
-        "g",
-        "NAME[:N]",
-        GroupName.read,
-        help="the job belongs to the group NAME, of which at most N run at a time; @NAME stands "
-        "for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME",
-    ),
-    Option(
-        "retries",
-        None,
-        "N",
-        count,
-        help="if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s",
-    ),
+    Option("name", "n", "NAME"),
+    Option("quiet", "q"),
+    Option("timeout", None, "S", seconds),
+    Option("after", None, "JOB,…"),
+    Option("log", None, "FILE"),
+    Option("group", "g", "NAME[:N]", GroupName.read),
+    Option("retries", None, "N", count),
     _NOTIFY,
-    Option(
-        "keep",
-        help="in a process that outlives this session: later ones find it as k1, k2 …",
-    ),
+    Option("keep"),
 )
 
 #: Tells a magic that the rewritten cell awaits what it returns. Not for users.
@@ -125,53 +79,21 @@ AWAITED = Option("awaited")
 
 BG = _LAUNCH
 FG = (
-    Option("all", "a", help="show all of the recorded output, not only the end"),
-    Option("timeout", None, "S", seconds, help="wait S seconds at most; the job goes on"),
-    Option("any", help="wait for the first of several to end, and return its Job"),
+    Option("all", "a"),
+    Option("timeout", None, "S", seconds),
+    Option("any"),
     _NOTIFY,
     AWAITED,
 )
 FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
 JOBS = (
-    Option("all", "a", help="all that are kept"),
-    Option("verbose", "v", help="also where each running job is right now"),
-    Option(
-        "watch",
-        "w",
-        help="live: a panel with buttons in a notebook (with anywidget installed), in a terminal "
-        "a table until Ctrl-C",
-    ),
-    Option("prune", help="forget the jobs that have ended"),
+    Option("all", "a"),
+    Option("verbose", "v"),
+    Option("watch", "w"),
+    Option("prune"),
     AWAITED,
 )
-_FORCE = "insist: no grace period, and again if the code refuses"
-CANCEL = (Option("force", "f", help=_FORCE), AWAITED)
-
-_COLUMN = 18  # where the texts of the options begin
-_WIDTH = 88
-
-
-def documented(table: tuple[Option, ...]) -> Callable[[F], F]:
-    """Put what the options of *table* do into a docstring, in place of its line ``OPTIONS``."""
-
-    def document(magic: F) -> F:
-        text = "\n".join(_described(option) for option in table if option.help)
-        # From Python 3.13 on docstrings have no indentation.
-        magic.__doc__ = cleandoc(magic.__doc__ or "").replace("\nOPTIONS", f"\n{text}")
-        return magic
-
-    return document
-
-
-def _described(option: Option) -> str:
-    head = ", ".join(option.words) + (f" {option.takes}" if option.takes else "")
-    margin = " " * _COLUMN
-    lines = textwrap.wrap(option.help, _WIDTH, initial_indent=margin, subsequent_indent=margin)
-    start = "  " + head
-    if len(start) < len(margin):
-        return "\n".join([start.ljust(len(margin)) + lines[0].lstrip(), *lines[1:]])
-    return "\n".join([start, *lines])
-
+CANCEL = (Option("force", "f"), AWAITED)
 
 _NOTHING_ASKED = LaunchOptions()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.places import Card
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.panel import Panel
-    from ipy_bgtasks.session.core import Session
+    from ipy_bgtasks.session.control import Session
 
 _TABLES = 4  # plain tables that are kept up to date; the newest
 _PANELS = 20  # panels that a table takes the place of in the end; the newest

@@ -1,74 +1,73 @@
-"""One shell's job control, put together: what the magics call."""
+"""What the shell keeps when the extension is unloaded: its jobs, and what runs them."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import Sources
-from ipy_bgtasks.job.host import Absence
-from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.own_frames import unseen
-from ipy_bgtasks.platforms import has_kept_jobs
-from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.numbers import KeptNumber
-from ipy_bgtasks.runners.commands.runner import ShellRunner
-from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
-from ipy_bgtasks.runners.supervisor import Supervisor
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import ServiceLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    import asyncio
+    from collections.abc import Callable
     from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.front_end import FrontEnd
-    from ipy_bgtasks.frontends.screen import Screen
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.job.runner import Runner
-    from ipy_bgtasks.registry.groups import Group
+    from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors.runner import Executors
-    from ipy_bgtasks.session.foreground import Foreground
-    from ipy_bgtasks.session.keeping import Kept
-    from ipy_bgtasks.session.launching import Launcher
-    from ipy_bgtasks.session.notices import Asked, Notices, Pages
-    from ipy_bgtasks.session.requests import LaunchOptions
+    from ipy_bgtasks.session.notices import Asked
+    from ipy_bgtasks.session.places import Places
     from ipy_bgtasks.session.settings import BgTasks
-    from ipy_bgtasks.session.stopping import Stopping
-
-#: How many ended jobs `%jobs` shows.
-_RECENT = 10
-#: How many queued jobs of a group it shows.
-_QUEUED = 10
 
 
 class Core:
-    """What the shell keeps when the extension is unloaded: the jobs and what runs them."""
+    """The jobs of one shell, from the first loading on. Any thread may call."""
 
     def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.service = ServiceLoop(substitute=loop)
-        self.loop_runner = LoopRunner(loop, threading.main_thread().ident)
-        self.thread_runner = ThreadRunner(self.loop_runner, service=self.service)
-        self.supervisor = Supervisor()
-        self.shell_runner = ShellRunner(self.service, self.supervisor)
-        runners: dict[str, Runner] = {"loop": self.loop_runner, "thread": self.thread_runner}
-        runners["shell"] = self.shell_runner
-        self.process_runner = ProcessRunner(self.supervisor)
-        runners["process"] = self.process_runner
-        self.registry = Registry(runners, self.service)
         self.sources = Sources(shell)
-        self.registry.on_discard.append(self.sources.release)
-        self.registry.on_discard.append(self.process_runner.discard)
+        self._lock = threading.RLock()
+        self._places: Places | None = None
+        self._connect: Callable[[Places], object] | None = None
         #: The front end, made at the first loading: jobs that outlive a reload keep their cards.
         self.front_end: FrontEnd | None = None
         #: The notices that were asked for, once one was.
         self.asked: Asked | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where jobs run; imported and made when it is first needed. Any thread may call."""
+        if self._places is None:
+            from ipy_bgtasks.session.places import Places
+
+            with self._lock:
+                if self._places is None:
+                    places = Places(self.loop, self.service, self.sources)
+                    if self._connect is not None:
+                        self._connect(places)
+                    self._places = places  # an interrupt until here: the next one begins anew
+        return self._places
+
+    @property
+    def registry(self) -> Registry:
+        """All jobs of the shell."""
+        return self.places.registry
+
+    @property
+    def has_places(self) -> bool:
+        """Whether anything has asked for a job yet."""
+        return self._places is not None
+
+    def connect(self, connect: Callable[[Places], object] | None) -> None:
+        """Call *connect* with the places, now or as soon as there are any; None calls that off."""
+        with self._lock:
+            self._connect = connect
+            if connect is not None and self._places is not None:
+                connect(self._places)
 
     def launch_cell(
         self,
@@ -94,9 +93,7 @@ class Core:
 
     @cached_property
     def kept(self) -> Kept:
-        """The jobs that outlive the session, imported when there is one."""
-        from ipy_bgtasks.session.keeping import Kept
-
+        """The jobs that outlive the session."""
         return Kept(self.registry, self.service)
 
     @cached_property
@@ -107,288 +104,24 @@ class Core:
         return Executors()
 
 
-class Session:
-    """Job control of one shell, from loading to unloading. Any thread may call."""
+class Kept:
+    """What runs kept jobs and finds them. Any thread may call; raises `BadInput` on Windows."""
 
-    def __init__(
-        self, shell: Any, core: Core, settings: BgTasks, screen: Screen, foreground: Foreground
-    ) -> None:
-        self.shell = shell
-        self.core = core
-        self.settings = settings
-        self.screen = screen
-        self.foreground = foreground
-        self.registry = core.registry
-        #: The pages that show the notebook, for notices; None where there are none.
-        self.pages: Callable[[], Pages] | None = None
-        self._claims: dict[int, Callable[[], None]] = {}
+    def __init__(self, registry: Registry, service: ServiceLoop) -> None:
+        # Sessions without kept jobs need neither.
+        from ipy_bgtasks.runners.kept.finding import Finder
+        from ipy_bgtasks.runners.kept.runner import KeptRunner
 
-    @cached_property
-    def launcher(self) -> Launcher:
-        """What turns CODE into jobs; imported when the first job is launched."""
-        from ipy_bgtasks.session.launching import Launcher
+        self._days = 30.0
+        self.runner = KeptRunner(service, lambda job: registry.host.changed(job))
+        self.finder = Finder(registry, self.runner, lambda: self._days)
 
-        core = self.core
-        return Launcher(
-            self.shell,
-            core.registry,
-            self.screen,
-            self.settings,
-            core.sources,
-            core.process_runner,
-            lambda: core.executors,
-            # Those of a group are told together.
-            lambda job: self.notices.ask([job], f"group {job.group}" if job.group else ""),
-            lambda: self.kept.runner,
-        )
-
-    @cached_property
-    def notices(self) -> Notices:
-        """What tells the user that jobs have ended; imported when that is first asked for."""
-        from ipy_bgtasks.session.notices import Asked, Notices
-
-        core = self.core
-        core.asked = core.asked or Asked()
-        later = core.service.later
-        return Notices(self.settings, self.screen, core.asked, later, self.pages)
-
-    @property
-    def kept(self) -> Kept:
-        """What keeps jobs, with the settings of now."""
-        self.core.kept.apply(self.settings)
-        return self.core.kept
-
-    def look_for_kept(self) -> None:
-        """Take in the kept jobs of other sessions, if there are any."""
-        if has_kept_jobs():
-            self.kept.finder.look()
-
-    def _look_for(self, spec: str) -> None:
-        if KeptNumber.read(spec) is not None:
-            self.look_for_kept()
-
-    def say_what_is_kept(self) -> None:
-        """Say how many jobs other sessions have kept, in one line, if there are any."""
-        if has_kept_jobs():
-            from ipy_bgtasks.runners.kept.glance import summary_line
-
-            if line := summary_line({job.number for job in self.registry}):
-                self.screen.say(line)
-
-    def say_what_goes_on(self) -> None:
-        """Say which jobs go on when the session ends, in one line, if any do."""
-        if "kept" in vars(self.core):
-            from ipy_bgtasks.session.keeping import goes_on_line
-
-            if line := goes_on_line(self.registry):
-                self.screen.say(line)
-
-    def start(self) -> Callable[[], None]:
-        """Connect the registry to the screen and the settings; returns what undoes it."""
-        core, settings = self.core, self.settings
-        watchdog = Watchdog(
-            core.loop_runner, core.service, self.screen.tell, cells=core.sources.cell
-        )
-        core.loop_runner.on_active = watchdog.wake
-
-        def apply(_change: object = None) -> None:
-            core.thread_runner.max_threads = settings.max_threads
-            core.shell_runner.grace = settings.cancel_grace
-            core.process_runner.max_processes = settings.max_processes
-            core.registry.max_finished = settings.max_finished
-            self.screen.log_limit = settings.log_limit
-            self.screen.labels.on = settings.labels
-            watchdog.limit = settings.watchdog
-            if settings.notify_after or settings.on_end or core.asked is not None:
-                self.notices.listen()
-            if core.loop_runner.active:
-                watchdog.wake()
-
-        apply()
-        if settings.notify:
-            self.notices.check()
-        settings.observe(apply)
-        core.registry.host.exchange(self.screen)
-        core.registry.on_find = self._look_for
-
-        def undo() -> None:
-            core.registry.on_find = str
-            settings.unobserve(apply)
-            core.loop_runner.on_active = None
-            watchdog.limit = 0
-            self.close_notices()
-            core.registry.host.exchange(Absence())
-
-        return undo
-
-    def close_notices(self) -> None:
-        """Tell nobody any more that jobs have ended."""
-        if (notices := vars(self).get("notices")) is not None:
-            notices.close()
-
-    def sent_away(self) -> Record:
-        """Return the job of the cell that `%bg` alone has just sent to the background.
-
-        Raises `BadInput` if no such cell ran.
-        """
-        assert self.core.front_end is not None
-        job = self.core.front_end.sent_away()
-        if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
-            self.screen.say("coroutine jobs stand still while that cell computes")
-        return job
-
-    def _blocks_loop(self, job: Record) -> bool:
-        return job.runner is not None and job.runner.blocks(threading.main_thread().ident)
-
-    def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
-        """Say so if *jobs* cannot go on until a cell that was sent away has ended."""
-        still = [str(job.number) for job in jobs if job.where == "loop" and not job.done()]
-        if not still:
-            return
-        blocker = next((job for job in self.registry.alive() if self._blocks_loop(job)), None)
-        if blocker is not None:
-            which = (
-                f"job {still[0]} stands" if len(still) == 1 else f"jobs {', '.join(still)} stand"
-            )
-            self.screen.say(f"{which} still until job {blocker.number} ({blocker.name}) ends")
-
-    def launch_attached(
-        self,
-        code: str,
-        options: LaunchOptions,
-        *,
-        local: Mapping[str, Any] | None,
-        cell: bool,
-        awaited: bool,
-    ) -> Record:
-        """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
-        if not awaited:
-            self.foreground.refuse_to_block()
-
-        def claim(job: Record) -> None:
-            # The foreground reports its end, even if that comes before the wait begins.
-            self._claims[job.number] = self.screen.claim(job)
-
-        return self.launcher.launch(code, options, local=local, cell=cell, prepare=claim)
-
-    def _let_go(self, jobs: Sequence[Record]) -> None:
-        """Release the claims on *jobs*: the wait has begun, and sees all that follows."""
-        for job in jobs:
-            if (release := self._claims.pop(job.number, None)) is not None:
-                release()
-
-    def attach(
-        self,
-        jobs: Sequence[Record],
-        *,
-        every: bool,
-        first: bool = False,
-        timeout: float | None,
-        all_output: bool,
-        awaited: bool,
-    ) -> Any:
-        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
-        for job in jobs:
-            self.registry.touch(job)
-            self.screen.forget_notice(job)
-
-        def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
-
-        self._say_who_stands_still(jobs)
-        if not awaited:
-            try:
-                return self.foreground.block(
-                    jobs, every=every, first=first, timeout=timeout, follow=follow
-                )
-            finally:
-                self._let_go(jobs)
-        if not self.foreground.interruptible():
-            self.screen.say("this wait cannot be interrupted: it is in a subshell")
-        try:
-            return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, follow=follow
-            )
-        finally:
-            self._let_go(jobs)
-
-    def report(self, stopping: Stopping, *, awaited: bool) -> Any:
-        """Wait a moment where that is possible, then report the state of the jobs."""
-
-        async def wait_and_say() -> None:
-            try:
-                await stopping.wait(self.settings.cancel_wait)
-            finally:
-                self._say(stopping)
-
-        return self.wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
-
-    def prune(self) -> None:
-        """Discard the jobs that have ended."""
-        count = self.kept.finder.prune() if has_kept_jobs() else 0
-        count += self.registry.prune()
-        self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
-
-    def show_jobs(
-        self,
-        chosen: list[Record] | None,
-        groups: Sequence[Group] = (),
-        *,
-        every: bool,
-        verbose: bool,
-    ) -> None:
-        """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, table
-
-        cells = self.core.sources.cell
-        if chosen is None:
-            self.look_for_kept()
-        if chosen is not None and len(chosen) == 1 and not groups:
-            self.screen.show(detail(chosen[0], cells=cells))
-            return
-        jobs = self.visible(every) if chosen is None else chosen
-        if chosen is None:
-            names = {job.group for job in jobs}
-            groups = [group for group in self.registry.groups() if group.name in names]
-        self.screen.show(table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells))
-
-    def visible(self, every: bool) -> list[Record]:
-        """Return the jobs that `%jobs` shows: with *every* all, else the recent ones.
-
-        Of a group that is queued by the hundred those are left out whose turn is far away.
-        """
-        if every:
-            return list(self.registry)
-        recent = {job.number for job in self.registry.ended()[-_RECENT:]}
-        queued: Counter[str] = Counter()
-        found = []
-        for job in self.registry:
-            if job.group is not None and job.state is JobState.QUEUED:
-                queued[job.group] += 1  # the group's line counts them all
-                if queued[job.group] > _QUEUED:
-                    continue
-            if not job.done() or job.number in recent:
-                found.append(job)
-        return found
-
-    def wait(
-        self,
-        coro: Coroutine[Any, Any, Any],
-        awaited: bool,
-        instead: Callable[[], None],
-    ) -> Any:
-        """Return *coro* for a cell that awaits it, else run it; if that cannot be, *instead*."""
-        if awaited:
-            return unseen(coro)
-        if asyncio._get_running_loop() is not None:
-            coro.close()
-            instead()
-            return None
-        return self.foreground.run(coro)
-
-    def _say(self, stopping: Stopping) -> None:
-        lines = stopping.report()
-        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+    def apply(self, settings: BgTasks) -> None:
+        """Use these settings from now on."""
+        self._days = settings.keep_days
+        self.runner.grace = settings.cancel_grace
+        self.runner.log_limit = settings.keep_log_limit
+        self.runner.urls = [address.reveal() for address in settings.notify]
 
 
 def _runs_already() -> None:

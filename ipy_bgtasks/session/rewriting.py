@@ -36,11 +36,9 @@ class AwaitedMagics:
     def rewrite(
         self, lines: list[str], *, enabled: Callable[[], bool], top_level: bool
     ) -> list[str]:
-        """Do what `await_magics` does, and remember whether there may be something to mark."""
-        if _mentions("".join(lines)):
-            self._mentioned.now = True
-            return await_magics(lines, enabled=enabled, top_level=top_level)
-        return lines
+        """Do what `await_magics` does, and remember that there may be something to mark."""
+        self._mentioned.now = True
+        return await_magics(lines, enabled=enabled, top_level=top_level)
 
     def visit(self, tree: Any) -> Any:
         """Mark what is awaited in the tree of a cell; most cells have nothing of that."""
@@ -59,7 +57,8 @@ def mark_awaited(tree: ast.AST) -> None:
                     line.value = _MARK + str(line.value)
 
 
-def _mentions(text: str) -> bool:
+def mentions(text: str) -> bool:
+    """Return whether a transformed cell may call one of our magics."""
     return "_magic(" in text and any(f"('{name}'" in text for name in _NAMES)
 
 
@@ -73,7 +72,7 @@ def await_magics(
     rewrite, and returns whether cells may await.
     """
     text = "".join(lines)
-    if not _mentions(text):
+    if not mentions(text):
         return lines
     try:
         tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

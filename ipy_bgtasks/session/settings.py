@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
-from ipy_bgtasks.addresses import Address, wrong
-from ipy_bgtasks.text import error_line
+if TYPE_CHECKING:
+    from ipy_bgtasks.addresses import Address
 
 
 class _Refused(TraitError):
@@ -25,6 +25,10 @@ class Addresses(List):  # type: ignore[type-arg, unused-ignore]
 
     def validate(self, obj: Any, value: Any) -> list[Address]:
         """Return the addresses; raises `TraitError`, with nothing of them, for anything else."""
+        if value == []:  # the default: what sends notices is imported when there is an address
+            return []
+        from ipy_bgtasks.addresses import Address
+
         given = [value] if isinstance(value, str | Address) else value
         if not isinstance(given, list | tuple) or not all(
             isinstance(each, str | Address) for each in given
@@ -103,8 +107,11 @@ class BgTasks(Configurable):
     @validate("notify")
     def _known(self, proposal: Any) -> list[Address]:
         addresses: list[Address] = proposal["value"]
-        if self._checks and addresses and (line := wrong(addresses)):
-            raise _Refused(line)
+        if self._checks and addresses:
+            from ipy_bgtasks.addresses import wrong
+
+            if line := wrong(addresses):
+                raise _Refused(line)
         return addresses
 
     @observe("notify")
@@ -128,6 +135,8 @@ class BgTasks(Configurable):
             try:
                 found = function(path)
             except Exception as error:
+                from ipy_bgtasks.text import error_line
+
                 raise _Refused(f"BgTasks.on_end, {path!r}: {error_line(error)}") from None
             if not callable(found):
                 raise _Refused(f"BgTasks.on_end: {path} is a {type(found).__name__}, no function")

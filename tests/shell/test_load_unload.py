@@ -96,9 +96,9 @@ async def test_on_a_running_loop_too(
     asyncio.get_running_loop().set_task_factory(factory)
     before = everything(shell)
     manager.load_extension(EXTENSION)
-    assert everything(shell)["task factory"] is not factory
     shell.user_ns["asyncio"] = asyncio
     jobs = [shell.run_line_magic("bg", code) for code in ("asyncio.sleep(0)", "print()")]
+    assert everything(shell)["task factory"] is not factory
     for job in jobs:
         await job
     manager.unload_extension(EXTENSION)
@@ -111,6 +111,7 @@ def test_what_somebody_put_on_top_since_stays(
 ) -> None:
     """Unloading takes away what is ours, and nothing else."""
     manager.load_extension(EXTENSION)
+    shell.run_line_magic("bg", "print()").result(10)
 
     def theirs(*_: Any) -> None:
         return None

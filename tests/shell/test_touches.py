@@ -44,7 +44,7 @@ def _without_matchers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _without_formatter(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
-    monkeypatch.setattr(formatter, "for_type", None, raising=False)
+    monkeypatch.setattr(formatter, "for_type_by_name", None, raising=False)
 
 
 def _without_prompt_of_values(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,20 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.frontends.kernel.places import Card, Places
-from ipy_bgtasks.job.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.job.record import Record
+
+    #: Makes one for a job, and calls the function once a front end has answered; None if there
+    #: are no widgets here.
+    MakeWidget = Callable[[Record, Callable[[], None]], "CardWidget | None"]
+    #: The same for a card that shows several jobs.
+    MakeMany = Callable[[Card, Callable[[], None]], "CardWidget | None"]
 
 _INTERVAL = 0.5  # seconds between two updates of one card
 _SOON = 0.1  # seconds to the first: the job has started meanwhile
@@ -54,13 +63,6 @@ class CardWidget(Protocol):
 
     def close(self) -> None:
         """Leave the page."""
-
-
-#: Makes one for a job, and calls the function once a front end has answered; None if there are
-#: no widgets here.
-MakeWidget = Callable[[Record, Callable[[], None]], CardWidget | None]
-#: The same for a card that shows several jobs.
-MakeMany = Callable[[Card, Callable[[], None]], CardWidget | None]
 
 
 class Cards:

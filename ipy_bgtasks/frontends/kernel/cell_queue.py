@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -26,37 +25,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: `%bg` without CODE, as the text of a cell.
-_ALONE = re.compile(r"\s*(%bg(?:\s+--notify)?)\s*;?\s*(?:#.*)?\s*")
+_ALONE = r"\s*(%bg(?:\s+--notify)?)\s*;?\s*(?:#.*)?\s*"
 
 
-@dataclass(eq=False)
 class CellRun:
     """One request to execute a cell."""
 
-    idents: Any
-    frames: list[Any]
-    message: dict[str, Any]
-    #: The subshell it was handed to; None for the main shell.
-    subshell: str | None = None
-    #: Told when its code begins, on the thread that runs it: when, as what number, and where.
-    began: float | None = None
-    number: int = 0
-    thread: int = 0
-    #: Its task, if it is a cell that awaits.
-    task: Any = None
-    #: How many cells it runs within itself, itself included.
-    depth: int = 0
-    #: Whether it was sent away, and counts as over for the front end …
-    away: bool = False
-    #: … and whether it is over, for the kernel.
-    over: bool = False
-    failed: bool = False
-    #: Whether an interrupt has cancelled its task.
-    interrupted: bool = False
-    #: What IPython says became of it, when its code has ended.
-    result: Any = None
-    _lock: Any = field(default_factory=threading.Lock)
-    _replied: bool = False
+    def __init__(self, idents: Any, frames: list[Any], message: dict[str, Any]) -> None:
+        self.idents = idents
+        self.frames = frames
+        self.message = message
+        #: The subshell it was handed to; None for the main shell.
+        self.subshell: str | None = None
+        #: Told when its code begins, on the thread that runs it: when, as what number, and where.
+        self.began: float | None = None
+        self.number = 0
+        self.thread = 0
+        #: Its task, if it is a cell that awaits.
+        self.task: Any = None
+        #: How many cells it runs within itself, itself included.
+        self.depth = 0
+        #: Whether it was sent away, and counts as over for the front end …
+        self.away = False
+        #: … and whether it is over, for the kernel.
+        self.over = False
+        self.failed = False
+        #: Whether an interrupt has cancelled its task.
+        self.interrupted = False
+        #: What IPython says became of it, when its code has ended.
+        self.result: Any = None
+        self._lock = threading.Lock()
+        self._replied = False
 
     @property
     def id(self) -> str:
@@ -76,7 +75,7 @@ class CellRun:
     @property
     def alone(self) -> str | None:
         """Return the magic alone, if the cell is `%bg` without CODE."""
-        found = _ALONE.fullmatch(self.code)
+        found = re.fullmatch(_ALONE, self.code)
         return None if found is None else found[1]
 
     def take_reply(self) -> bool:

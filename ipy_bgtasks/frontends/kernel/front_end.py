@@ -6,17 +6,13 @@ import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
-from ipy_bgtasks.frontends.consoles import part_consoles
 from ipy_bgtasks.frontends.kernel.interrupted import show_interrupts
 from ipy_bgtasks.frontends.kernel.screen import KernelScreen
 from ipy_bgtasks.frontends.kernel.stop_button import spare_the_kernel
 from ipy_bgtasks.frontends.tracebacks import without_our_frames
-from ipy_bgtasks.hooks.asking import refuse_questions
 from ipy_bgtasks.hooks.attributes import Attribute
 from ipy_bgtasks.sigint import wake_on_signals
-from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,18 +47,24 @@ class KernelFrontEnd:
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
-        shell, kernel = self._shell, self._shell.kernel
+        shell = self._shell
         changes.step("streams", self.screen.install)
         changes.step("captures", self.screen.part_captures)
-        changes.step("rich", part_consoles)
-        changes.step("tracebacks", lambda: without_our_frames(self._shell))
-        changes.step("questions", lambda: refuse_questions(kernel))
+        changes.step("tracebacks", lambda: without_our_frames(shell))
         changes.step_on_loop("wake-up", self._loop, lambda: wake_on_signals(self._loop))
         changes.step("cells sent away", self._send_cells_away)
         changes.step(
             "interrupted cells", lambda: show_interrupts(shell, self._diverted, self.divert)
         )
         changes.step_on_loop("stop button", self._loop, lambda: spare_the_kernel(shell, self))
+
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Keep jobs from asking, and apart on rich's one console. Any thread may call."""
+        from ipy_bgtasks.frontends.consoles import part_consoles
+        from ipy_bgtasks.hooks.asking import refuse_questions
+
+        changes.step("rich", part_consoles)
+        changes.step("questions", lambda: refuse_questions(self._shell.kernel))
 
     @property
     def cells(self) -> ForegroundCells | None:
@@ -91,6 +93,8 @@ class KernelFrontEnd:
 
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background."""
+        from ipy_bgtasks.errors import BadInput
+
         if self._away is None:
             raise BadInput(
                 "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
@@ -133,6 +137,8 @@ class KernelFrontEnd:
         return undo_all
 
     def _launch(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
+        from ipy_bgtasks.stacks import thread_stack
+
         assert run.began is not None
         below = code_that_runs_cells()
         job = self._launch_cell(
@@ -152,6 +158,8 @@ class KernelFrontEnd:
         self.screen.note(job, f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it")
 
     def _say_stuck(self, run: CellRun) -> None:
+        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
+
         frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
         where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
         self.screen.write_below(

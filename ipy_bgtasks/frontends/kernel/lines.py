@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,13 +24,12 @@ _PATIENCE = 0.2
 _LONG = 4096
 
 
-@dataclass(slots=True)
 class _Held:
-    job: Record
-    text: str
-    write: Write
-    context: Context
-    fresh: bool = True
+    __slots__ = ("context", "fresh", "job", "text", "write")
+
+    def __init__(self, job: Record, text: str, write: Write, context: Context) -> None:
+        self.job, self.text, self.write, self.context = job, text, write, context
+        self.fresh = True
 
 
 class WholeLines:

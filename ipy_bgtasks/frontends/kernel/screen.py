@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.frontends.kernel.cards import Cards, MakeMany, MakeWidget
+from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
@@ -30,12 +30,11 @@ from ipy_bgtasks.frontends.versions import (
     pin_parent,
 )
 from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
-from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.text import encodable, error_line, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
     from ipy_bgtasks.hooks.by_context import ByContext
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
@@ -139,6 +138,8 @@ class KernelScreen(Screen):
         origin = job.origin if isinstance(job.origin, dict) else {}
         of_a_cell = origin.get("msg_type", "execute_request") == "execute_request"
         if not of_a_cell and not self._widgets.around(_key(job.origin)):
+            from ipy_bgtasks.text import encodable
+
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
             parent = self._cards.places.last
@@ -171,6 +172,8 @@ class KernelScreen(Screen):
 
     def write_below(self, header: Any, name: str, text: str) -> None:
         """Send text of one stream under the cell of a request. Any thread may call."""
+        from ipy_bgtasks.text import encodable
+
         self._send(header, "stream", {"name": name, "text": encodable(text)})
 
     def show_end(self, job: Record) -> None:
@@ -181,16 +184,14 @@ class KernelScreen(Screen):
         self._clear_now(job)
         alone = self._cards.is_alone(job)
         self._cards.ended(job)
+        from ipy_bgtasks.text import encodable, error_line, message_of
+
         outcome = job.outcome
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
             self._values.show(job, self.log_limit)
-        if (
-            outcome.state is not JobState.FAILED
-            or own_cell
-            or self._is_followed(job, _key(job.origin))
-        ):
+        if outcome.state != "failed" or own_cell or self._is_followed(job, _key(job.origin)):
             return
         assert outcome.error is not None
         if job.group is not None and self._cards.failed_before(job) >= _GROUP_FAILURES:

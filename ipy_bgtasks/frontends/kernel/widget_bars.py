@@ -21,10 +21,10 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BARS = 50  # of one job that are read; the newest
 _DEEP = 5  # levels of nested boxes searched for a bar
-_TAG = re.compile(r"<[^>]*>")
-_PERCENT = re.compile(r"(?:^|(?<=\s))\d{1,3}%(?=\s|$)")
+_TAG = r"<[^>]*>"
+_PERCENT = r"(?:^|(?<=\s))\d{1,3}%(?=\s|$)"
 _TEXT = 4000  # characters of a display searched for a bar
-_COUNT = re.compile(r"(?:^|(?<=\s))(\d+)(?=\D*\[)")
+_COUNT = r"(?:^|(?<=\s))(\d+)(?=\D*\[)"
 
 
 class _Bar:
@@ -46,14 +46,16 @@ class _Bar:
         widget = self._widget
         words = [str(getattr(widget, "description", ""))]
         words += [str(getattr(each, "value", "")) for each in self._beside]
-        text = " ".join(html.unescape(_TAG.sub(" ", " ".join(words)[:4000])).split())
+        text = " ".join(html.unescape(re.sub(_TAG, " ", " ".join(words)[:4000])).split())
         try:
             start, end, value = widget.min, widget.max, widget.value
             if getattr(widget, "bar_style", "") == "info" and (value, end) == (1, 1):
                 # This is how tqdm draws an unknown total.
-                counted = _COUNT.search(text)
+                counted = re.search(_COUNT, text)
                 return Progress(int(counted[1]) if counted else 0, None, text)
-            return Progress(value - start, end - start, " ".join(_PERCENT.sub("", text).split()))
+            return Progress(
+                value - start, end - start, " ".join(re.sub(_PERCENT, "", text).split())
+            )
         except (TypeError, ValueError, AttributeError):
             return None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.versions import open_widgets
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
 
 
-@dataclass(slots=True)
 class _Recorded:
     """How many displays of one widget a log holds, and which of them is replaced next.
 
@@ -26,9 +24,10 @@ class _Recorded:
     being drawn, also appears within the widget until that is cleared; the log keeps it.
     """
 
-    count: int = 0
-    next: int = 0
-    thread: int = 0
+    __slots__ = ("count", "next", "thread")
+
+    def __init__(self) -> None:
+        self.count = self.next = self.thread = 0
 
 
 class WidgetOutputs:

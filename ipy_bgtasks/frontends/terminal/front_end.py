@@ -5,14 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.frontends.consoles import part_consoles
 from ipy_bgtasks.frontends.streams import part_publishers
-from ipy_bgtasks.frontends.terminal.exits import ExitQuestion
 from ipy_bgtasks.frontends.terminal.screen import TerminalScreen
 from ipy_bgtasks.frontends.tracebacks import without_our_frames
-from ipy_bgtasks.frontends.versions import before_clean_up
-from ipy_bgtasks.hooks.asking import refuse_questions
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,11 +50,17 @@ class TerminalFrontEnd:
         changes.add(self.screen.install())
         changes.step("captures", self._part_captures)
         changes.step("partial lines", self.screen.spare_values)
-        changes.step("rich", part_consoles)
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
-        changes.step("questions", refuse_questions)
         if self._prompts:
             changes.step("prompt", self._share_loop)
+
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Keep jobs from asking, and apart on rich's one console. Any thread may call."""
+        from ipy_bgtasks.frontends.consoles import part_consoles
+        from ipy_bgtasks.hooks.asking import refuse_questions
+
+        changes.step("rich", part_consoles)
+        changes.step("questions", refuse_questions)
 
     def reaches(self) -> bool:
         """Return whether an interrupt of the foreground reaches the calling thread."""
@@ -67,6 +68,8 @@ class TerminalFrontEnd:
 
     def sent_away(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
+        from ipy_bgtasks.errors import BadInput
+
         raise BadInput(
             "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
             "%fg CODE or %%fg, and Ctrl-C sends it to the background"
@@ -74,6 +77,9 @@ class TerminalFrontEnd:
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Call *leaving* before IPython's own shutdown, and ask a question before that."""
+        from ipy_bgtasks.frontends.terminal.exits import ExitQuestion
+        from ipy_bgtasks.frontends.versions import before_clean_up
+
         # A job's clean-up may need the user's names.
         changes.step("exit", lambda: before_clean_up(self._shell, leaving.finish))
         if self._prompts and not hasattr(self._shell, "embedded_active"):

@@ -19,7 +19,6 @@ from ipy_bgtasks.frontends.terminal.notices import Notices
 from ipy_bgtasks.frontends.tracebacks import formatted
 from ipy_bgtasks.hooks import streams
 from ipy_bgtasks.hooks.attributes import Attribute
-from ipy_bgtasks.job.outcome import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -245,7 +244,7 @@ class TerminalScreen(Screen):
         told = self._is_reported(job)
         if self._shut_down or self._is_followed(job, _TERMINAL):
             return
-        failed = outcome.state is JobState.FAILED and not job.quiet
+        failed = outcome.state == "failed" and not job.quiet
         self._notices.tell(
             job,
             (lambda: "\n".join(formatted(self.shell, outcome)) + "\n") if failed else None,
