@@ -13,10 +13,11 @@ import functools
 import inspect
 import io
 import linecache
+import marshal
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,12 @@ def pack(work: Work, *, complete: bool = False) -> Packed:
     With *complete* it also runs where this package is not installed. Raises `BadInput`,
     which names what cannot be sent.
     """
-    call = movable(work.call)
+    call: Any = movable(work.call)
     try:
         with _complete() if complete else contextlib.nullcontext():
-            data, sources = _dump(call)
+            value = call if complete else _marshalled(call)
+            files = [] if value is call else [call.func.__code__.co_filename]
+            data, sources = _dump(value, files)
     except Exception as error:  # anything that a user's `__reduce__` raises
         raise BadInput(_blame(call, error)) from None
     everything = (sources, work.is_async, data)
@@ -163,11 +166,29 @@ def _loaded(*codes: CodeType | None) -> Iterator[str]:
                 yield name
 
 
-def _dump(value: Any) -> tuple[bytes, dict[str, str]]:
-    """Return the pickle, and the source text of the functions in it that have no file."""
+def _marshalled(call: Any) -> Any:
+    """Return marshalled code and its arguments, if a call needs no more; else the call itself.
+
+    That takes a fraction of the time that pickling a function does.
+    """
+    if not isinstance(call, partial) or call.args or not isinstance(call.func, FunctionType):
+        return call
+    code = call.func.__code__
+    if (
+        code.co_name != frames.TOP
+        or code.co_names
+        or any(isinstance(each, CodeType) for each in code.co_consts)
+        or not frames.SEES_LOCALS.isdisjoint(call.keywords)
+    ):
+        return call
+    return marshal.dumps(code), call.keywords
+
+
+def _dump(value: Any, files: Iterable[str] = ()) -> tuple[bytes, dict[str, str]]:
+    """Return the pickle, and the source text of *files* and its functions if it is in no file."""
     file = io.BytesIO()
     pickler = _pickler()(file, pickle.HIGHEST_PROTOCOL)
-    pickler.files = set()
+    pickler.files = set(files)
     pickler.dump(value)
     sources = {}
     for name in pickler.files:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+import marshal
 import pickle
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -99,7 +102,11 @@ def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
     sources, is_async, call = pickle.loads(data)
     for name, text in sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    return pickle.loads(call), is_async
+    loaded = pickle.loads(call)
+    if type(loaded) is tuple:  # marshalled code and its arguments
+        code, bound = loaded
+        loaded = partial(FunctionType(marshal.loads(code), {"__name__": "__main__"}), **bound)
+    return loaded, is_async
 
 
 def _failure(error: BaseException) -> Answer:

@@ -75,6 +75,7 @@ class Child:
         self._sock = sock
         self._control = control
         self._around = list(sys.path), os.getcwd()
+        self._is_first = True
         self._lock = threading.Lock()
         self._main = threading.get_ident()
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
@@ -115,7 +116,10 @@ class Child:
             if directory != os.getcwd():
                 os.chdir(directory)
         self.job = RemoteJob(self, number, name)
-        self.send("begin", number)
+        if self._is_first:
+            self._is_first = False
+            self.send("begin", number)
+        self._control.send(protocol.BEGUN)
         ending = copy_context().run(self._answer, self.job, data)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the user's code may have put anything there

@@ -166,9 +166,11 @@ class ProcessRunner(Runner):
         worker.run = run
         run.attempts += 1
         job = run.job
+        if worker.warm:
+            run.context.run(self._begin, job, worker)
         worker.submit(job.number, job.name, run.data)
         if worker.dead and worker.take_run() is not None:  # too late for `gone` to see the job
-            self._lost(run, None)
+            self._lost(run, None, False)
         elif job.asked:  # by somebody who found no worker yet
             worker.kill()
 
@@ -212,6 +214,7 @@ class ProcessRunner(Runner):
             elif kind == "progress":
                 run.job.progress = _progress(rest[0])
             elif kind == "begin":
+                worker.warm = True
                 run.context.run(self._begin, run.job, worker)
         if kind == "end" and worker.take_run() is not None:
             from ipy_bgtasks.runners.packing import ending
@@ -227,17 +230,17 @@ class ProcessRunner(Runner):
                 self._idle.remove(worker)
         run = worker.take_run()
         if run is not None:
-            self._lost(run, exitcode)
+            self._lost(run, exitcode, worker.has_begun())
         self._refill()
 
-    def _lost(self, run: _Run, exitcode: int | None) -> None:
+    def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
         """Fail a job whose worker is dead, once all that it said was heard."""
         if run.job.asked or self._shut_down:
             self._end(run, run.job.end_cancelled)
-        elif run.job.started is None and run.attempts < _ATTEMPTS:
+        elif not begun and run.attempts < _ATTEMPTS:
             self._launch(run)
         else:
-            error = ProcessDied(how_it_died(exitcode, run.job.started is not None))
+            error = ProcessDied(how_it_died(exitcode, begun))
             self._end(run, lambda: run.job.fail(error))
 
     def _begin(self, job: Record, worker: Worker) -> None:

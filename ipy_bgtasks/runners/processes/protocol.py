@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import socket
 
+#: What a worker writes to the socket of questions as it begins a job. Nobody waits for it there,
+#: which would wake a thread for each job; it is looked for when the worker has died.
+BEGUN = b"."
+
 _LENGTH = struct.Struct(">Q")
 
-#: What is read at once.
-_CHUNK = 1 << 18
+#: Bytes read at once; for more, malloc would ask the system for memory each time.
+_CHUNK = 1 << 16
 
 
 def packed(*message: Any) -> bytes:

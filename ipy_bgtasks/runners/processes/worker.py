@@ -37,7 +37,6 @@ _PROGRAM = (
 _STACK_WAIT = 0.2
 #: Bytes that an idle worker's socket takes at once.
 _SMALL = 1 << 16
-_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class Owner(Protocol):
@@ -62,6 +61,8 @@ class Worker:
         self.run: Any = None
         #: Whether it is dead, and its owner was or is being told.
         self.dead = False
+        #: Whether it has started, and so begins a job at once; else it says when it does.
+        self.warm = False
         #: Set when nothing of it is left.
         self.closed = threading.Event()
         self._supervisor = supervisor
@@ -106,6 +107,7 @@ class Worker:
 
     def submit(self, number: int, name: str, data: bytes) -> None:
         """Have the worker, which is idle, run a job."""
+        self.has_begun()  # forget what it wrote for the job before
         around = list(sys.path), current_directory() or os.sep
         news = None if around == self._around else around
         self._around = around
@@ -115,6 +117,13 @@ class Worker:
         else:  # it may not even have started
             sender = threading.Thread(target=self._send, args=[message], daemon=True)
             Context().run(sender.start)
+
+    def has_begun(self) -> bool:
+        """Return whether it has begun a job since this was last asked."""
+        try:
+            return bool(self._questions.recv(_SMALL))
+        except OSError:
+            return False
 
     def take_run(self) -> Any:
         """Return the run it was given, to the first who asks: a job may end and its worker die."""
