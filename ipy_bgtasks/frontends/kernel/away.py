@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import cells_away
-from ipy_bgtasks.frontends.front_end import ForegroundCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.kernel.diverting import Diversion
 from ipy_bgtasks.frontends.kernel.per_thread import PerThread
@@ -20,6 +19,7 @@ from ipy_bgtasks.frontends.kernel.per_thread import PerThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.front_end import ForegroundCell
     from ipy_bgtasks.job.record import Record
 
 
@@ -113,6 +113,8 @@ class CellsAway:
 
     def now(self) -> ForegroundCell | None:
         """Return the cell that runs in the foreground, if its code has begun."""
+        from ipy_bgtasks.frontends.front_end import ForegroundCell
+
         run = self._queue.running
         if run is None or not _is_foreground(run):
             return None

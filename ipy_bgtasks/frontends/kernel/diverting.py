@@ -25,7 +25,6 @@ from ipy_bgtasks.platforms import (
     interrupt_main_thread,
     take_signal,
 )
-from ipy_bgtasks.raising import raise_in_user_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +157,8 @@ class Diversion:
 
     def _pursue(self, run: CellRun) -> None:
         """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
+        from ipy_bgtasks.raising import raise_in_user_code
+
         start = code_that_runs_cells()
         deadline = time.monotonic() + _PATIENCE
         while not run.over and time.monotonic() < deadline:

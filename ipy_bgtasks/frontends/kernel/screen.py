@@ -17,8 +17,6 @@ from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.displays import route_displays
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.lines import WholeLines
-from ipy_bgtasks.frontends.kernel.texts import Texts
-from ipy_bgtasks.frontends.kernel.values import Values
 from ipy_bgtasks.frontends.kernel.widget_bars import WidgetBars
 from ipy_bgtasks.frontends.kernel.widget_outputs import WidgetOutputs
 from ipy_bgtasks.frontends.screen import Screen
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
+    from ipy_bgtasks.frontends.kernel.texts import Texts
     from ipy_bgtasks.hooks.by_context import ByContext
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
@@ -64,7 +63,6 @@ class KernelScreen(Screen):
         self._cards = Cards(self._send_card, later)
         self._cleared: set[Any] = set()
         self._bars = WidgetBars()
-        self._values = Values(shell, self._show_value, later)
         #: What sends text in place of the streams, where those would send it to the wrong cell.
         self._texts: Texts | None = None
 
@@ -78,6 +76,8 @@ class KernelScreen(Screen):
         self._streams = [stream for _, stream in streams]
         self._own_writes = {name: type(stream).write.__get__(stream) for name, stream in streams}
         if not all(knows_contexts(stream) for _, stream in streams):
+            from ipy_bgtasks.frontends.kernel.texts import Texts
+
             self._texts = Texts(dict(streams), self.write_below, self._later)
         undo = [route_in_place(stream, name, self) for name, stream in streams]
         undo.append(route_displays(self._publisher, self))
@@ -138,12 +138,9 @@ class KernelScreen(Screen):
         origin = job.origin if isinstance(job.origin, dict) else {}
         of_a_cell = origin.get("msg_type", "execute_request") == "execute_request"
         if not of_a_cell and not self._widgets.around(_key(job.origin)):
-            from ipy_bgtasks.text import encodable
-
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
-            parent = self._cards.places.last
-            self._send(parent, "stream", {"name": "stderr", "text": encodable(line)})
+            self.write_below(self._cards.places.last, "stderr", line)
 
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
@@ -190,7 +187,9 @@ class KernelScreen(Screen):
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
-            self._values.show(job, self.log_limit)
+            from ipy_bgtasks.frontends.kernel.values import Values
+
+            Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
         if outcome.state != "failed" or own_cell or self._is_followed(job, _key(job.origin)):
             return
         assert outcome.error is not None
