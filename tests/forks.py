@@ -177,8 +177,11 @@ class Forked:
 
 def serve(fd: int) -> None:
     """Fork when told to, until nobody is left who could; each fork goes on as its own program."""
+    before = dict(os.environ)
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    # Some modules leave variables for what they import later.
+    set_by_imports = {n: v for n, v in os.environ.items() if before.get(n) != v}
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=fd) as control:
@@ -198,6 +201,7 @@ def serve(fd: int) -> None:
                 break
             for each in streams:
                 os.close(each)
+    asked["env"] |= set_by_imports
     _become(asked, streams)
 
 
