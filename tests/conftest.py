@@ -37,6 +37,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Take three workers for each core, since most tests wait for a process of their own."""
-    return 3 * (os.cpu_count() or 1)
+def pytest_xdist_auto_num_workers() -> int:
+    """Take two workers for each core, since most tests wait for a process of their own."""
+    return 2 * (os.cpu_count() or 1)

@@ -41,7 +41,7 @@ def targets():
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = os.readlink("/proc/self/fd/" + name)
-            if "history" not in target:  # a thread opens and closes it
+            if "profile_default" not in target:  # a thread opens and closes the history
                 yield re.sub("[0-9]+", "#", target.replace(os.getcwd(), "HERE"))
 facts = {
     "modules": sorted(sys.modules),
@@ -177,8 +177,11 @@ class Forked:
 
 def serve(fd: int) -> None:
     """Fork when told to, until nobody is left who could; each fork goes on as its own program."""
+    before = dict(os.environ)
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    # Some modules leave variables for what they import later.
+    set_by_imports = {n: v for n, v in os.environ.items() if before.get(n) != v}
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=fd) as control:
@@ -198,6 +201,7 @@ def serve(fd: int) -> None:
                 break
             for each in streams:
                 os.close(each)
+    asked["env"] |= set_by_imports
     _become(asked, streams)
 
 

@@ -60,13 +60,15 @@ def test_what_never_comes_is_reported_with_all_messages(bare_kernel: Kernel) -> 
         bare_kernel.until(lambda: False, timeout=0.01)
 
 
-def test_a_kernel_has_a_configuration_and_environment_of_its_own(make_kernel: MakeKernel) -> None:
+def test_a_kernel_has_a_configuration_and_environment_of_its_own(
+    make_kernel: MakeKernel, tmp_path: Path
+) -> None:
     """Lines of configuration and variables reach it; the user's own files do not."""
     kernel = make_kernel(
         config="c.InteractiveShellApp.exec_lines = ['configured = 1']", env={"GIVEN": "yes"}
     )
     assert kernel.ok("import os; configured, os.environ['GIVEN']").result == "(1, 'yes')"
-    assert kernel.ok("get_ipython().ipython_dir").result == repr(kernel._env["IPYTHONDIR"])
+    assert kernel.ok("get_ipython().ipython_dir").result == repr(str(tmp_path / "kernel-0/ipython"))
     assert kernel.ok("os.getpid()").result == str(kernel.pid)
     assert "configured" in kernel.complete("configu")
 

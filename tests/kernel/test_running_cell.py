@@ -14,6 +14,9 @@ pytestmark = pytest.mark.skipif(
     ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
 )
 
+#: Seconds. On a quiet machine leaving takes less than one, as it is measured by `tests/stress`.
+BOUND = 8.0
+
 #: A cell that prints, waits until it may go on, prints again and has a value.
 LONG = "print('begins')\ngo.wait()\nprint('goes on')\n6 * 7"
 
@@ -408,7 +411,7 @@ def test_leaving_is_quick(k: Kernel, how: str, code: str) -> None:
     else:
         os.kill(k.pid, signal.SIGTERM)
         k.status()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < BOUND
 
 
 @pytest.mark.parametrize("code", ["go.wait()", "await gate.wait()"], ids=["plain", "await"])

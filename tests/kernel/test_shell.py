@@ -248,9 +248,9 @@ def test_nothing_outlives_the_kernel(kernel: Kernel, how: str) -> None:
         kernel.manager.restart_kernel(now=False)
     elif how == "SIGTERM":
         kernel.manager.signal_kernel(signal.SIGTERM)
-        kernel._gone(10)
+        kernel.status(10)
     else:
         kernel.start("exit")
-        kernel._gone(10)
+        kernel.status(10)
     assert time.monotonic() - began < 3
     assert still_alive(pids, 3) == []

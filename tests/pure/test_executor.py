@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -189,8 +191,10 @@ def test_one_executor_is_one_place(house: House) -> None:
     with ThreadPoolExecutor(1) as pool:
         runner = executors.runner_for(pool, "pool")
         assert executors.runner_for(pool, "pool") is runner
+        gone = weakref.ref(runner)
         del runner
-        assert len(executors._runners) == 0
+        gc.collect()
+        assert gone() is None
 
 
 @pytest.mark.parametrize(

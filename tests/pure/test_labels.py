@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,13 @@ from hypothesis import strategies as st
 from ipy_bgtasks.frontends.labels import Labels
 
 
+class _Job(SimpleNamespace):
+    """One that can be weakly referenced."""
+
+
 def a_job(number: int, *, done: bool = False) -> Any:
     """What labels need to know of a job."""
-    return SimpleNamespace(number=number, done=lambda: done)
+    return _Job(number=number, done=lambda: done)
 
 
 def two() -> tuple[Labels, Any, Any]:
@@ -88,11 +94,20 @@ def test_a_job_keeps_its_label() -> None:
 
 def test_places_are_forgotten_with_their_last_job() -> None:
     """Nothing is kept of a cell whose jobs have all ended."""
-    labels, one, other = two()
-    labels.put(one, "here", "stdout", "a")
-    labels.leave(one, "here")
-    labels.leave(other, "here")
-    assert labels._places == labels._lines == {}
+
+    class Cell:
+        pass
+
+    labels, one, other, cell = Labels(), a_job(1), a_job(2), Cell()
+    labels.enter(one, cell)
+    labels.enter(other, cell)
+    labels.put(one, cell, "stdout", "a")
+    labels.leave(one, cell)
+    labels.leave(other, cell)
+    gone = weakref.ref(cell), weakref.ref(one), weakref.ref(other)
+    del cell, one, other
+    gc.collect()
+    assert [each() for each in gone] == [None] * 3
 
 
 @given(st.lists(st.tuples(st.sampled_from(["enter", "end", "leave"]), st.integers(1, 5))))

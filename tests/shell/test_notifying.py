@@ -35,7 +35,7 @@ class Told:
     """What the front end was told, in place of bells."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
+        self.shell = shell
         self.notices: SimpleQueue[Notice] = SimpleQueue()
         session = session_of(shell)
         assert session is not None
@@ -44,7 +44,7 @@ class Told:
 
     async def run(self, code: str) -> Any:
         """Run a cell."""
-        shell = self._shell
+        shell = self.shell
         text = shell.transform_cell(code)
         ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
         if error := ran.error_before_exec or ran.error_in_exec:
@@ -99,10 +99,10 @@ async def test_fg_asks_for_one_notice_when_all_have_ended(told: Told) -> None:
     wait = asyncio.create_task(told.run("try:\n    %fg --notify 2 3\nexcept KeyError: pass"))
     while told.session.core.asked is None:
         await asyncio.sleep(0)
-    told._shell.user_ns["gate"].set()
+    told.shell.user_ns["gate"].set()
     await told.session.registry.find("2")
     assert told.nothing_more()
-    told._shell.user_ns["other"].set()
+    told.shell.user_ns["other"].set()
     await wait
     notice = await told.next()
     assert notice.title == "2 jobs: 1 finished, 1 failed"
@@ -172,7 +172,7 @@ async def test_it_outlives_a_reload(told: Told) -> None:
     """As jobs do."""
     await told.run("%bg --notify waits()")
     await told.run("%reload_ext ipy_bgtasks")
-    again = Told(told._shell)
+    again = Told(told.shell)
     await again.run("gate.set()\n%fg 1")
     assert (await again.next()).title == "job 1 finished: waits()"
 
@@ -183,7 +183,7 @@ async def test_addresses_are_told_and_never_shown(
     """Not by `%config`, not by a wrong one's error."""
     pytest.importorskip("apprise")
     with receiver() as server, caplog.at_level(logging.DEBUG):
-        told._shell.user_ns["urls"] = [server.url]
+        told.shell.user_ns["urls"] = [server.url]
         await told.run("%config BgTasks.notify = urls")
         assert repr(await told.run("%config BgTasks.notify")) == "[json://…]"
         await told.run("%config BgTasks\nprint(get_ipython().config)")
@@ -191,7 +191,7 @@ async def test_addresses_are_told_and_never_shown(
         got = await asyncio.to_thread(server.next)
         assert got["title"].startswith("job 1 finished: asyncio.sleep")
         assert got["message"].endswith("s  'done'")
-        told._shell.user_ns["urls"] = [server.url, "slak://wrong-secret"]
+        told.shell.user_ns["urls"] = [server.url, "slak://wrong-secret"]
         await told.run("%config BgTasks.notify = urls")
         assert repr(await told.run("%config BgTasks.notify")) == "[json://…]"
     shown = "".join(capsys.readouterr())
@@ -206,7 +206,7 @@ async def test_a_wrong_address_is_one_line(
 ) -> None:
     """Also where it is set from Python."""
     pytest.importorskip("apprise")
-    told._shell.user_ns.update(value=value, settings=told.session.settings)
+    told.shell.user_ns.update(value=value, settings=told.session.settings)
     capsys.readouterr()
     with pytest.raises(TraitError) as raised:
         await told.run("settings.notify = value")

@@ -208,6 +208,7 @@ class InKernel:
 
     def finish(self, count: int) -> None:
         kernel, counts = self.kernel, self.counts
+        kernel.run("1")  # the last interrupt may hit a cell that was not there when it was sent
         kernel.ok("stop.set()\nwhile not all(j.done() for j in jobs): await asyncio.sleep(0.01)")
         text = kernel.ok(REPORT.format(n=count)).stdout
         per_job = _counted(counts, text)

@@ -41,10 +41,11 @@ def test_a_command_in_a_job_takes_no_keys_and_no_ctrl_c(t: Terminal) -> None:
 
 def test_a_command_in_a_job_is_cancelled_with_it(t: Terminal) -> None:
     """With all that it started."""
-    t.run("%%bg -n within\n!echo begun; sleep 1003 & sleep 1003")
+    seconds = f"1003.{t.pid}"  # nobody else on the machine sleeps for just as long
+    t.run(f"%%bg -n within\n!echo begun; sleep {seconds} & sleep {seconds}")
     t.run(_UNTIL.format("begun"))
     assert "(within) cancelled" in t.run("%cancel %within")
-    assert "'0'" in t.run("x = !pgrep -fc 'sleep 10[0]3'\nx[0]")
+    assert "'0'" in t.run(f"x = !pgrep -fc 'sleep 10[0]3.{t.pid}'\nx[0]")
 
 
 def test_no_frame_of_ours_is_shown_where_fg_blocks(t: Terminal) -> None:

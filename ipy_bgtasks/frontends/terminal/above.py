@@ -101,7 +101,7 @@ class PromptStream:
     """A stand-in for *stream* while the prompt waits: what is written goes above the prompt.
 
     As with prompt_toolkit's, a partial line, which the prompt would paint over, waits for its
-    end or for a flush.
+    end or for a flush. After `end` all is written as it comes, until `begin`.
     """
 
     def __init__(self, stream: TextIO, above: AbovePrompt) -> None:
@@ -109,6 +109,7 @@ class PromptStream:
         self._above = above
         self._lock = threading.Lock()
         self._begun = ""
+        self._ended = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -116,10 +117,26 @@ class PromptStream:
     def write(self, text: str) -> int:
         """Show the complete lines."""
         with self._lock:
+            if self._ended:
+                self._above.put(text)
+                return len(text)
             lines, newline, self._begun = (self._begun + text).rpartition("\n")
             if newline:
                 self._above.put(lines + newline)
         return len(text)
+
+    def begin(self) -> None:
+        """Hold partial lines from now on: a prompt is about to begin."""
+        with self._lock:
+            self._ended = False
+
+    def end(self) -> None:
+        """Show a partial line, and hold none: the prompt has ended."""
+        with self._lock:
+            self._ended = True
+            begun, self._begun = self._begun, ""
+            if begun:
+                self._above.put(begun)
 
     def flush(self) -> None:
         """Show a partial line, too."""

@@ -71,7 +71,7 @@ class TerminalScreen(Screen):
         self._begun = False
         self._waiting: list[str] = []
         self._above_prompt: AbovePrompt | None = None
-        self._besides: dict[str, tuple[Any, RoutedStream]] = {}
+        self._besides: dict[str, tuple[Any, PromptStream, RoutedStream]] = {}
         self._footer: str | None = None
         self._bar: str | None = None  # the footer that `%fg` shows
         self._isatty: Callable[[], bool] = lambda: False
@@ -132,13 +132,14 @@ class TerminalScreen(Screen):
         try:
             yield above.begun
         finally:
-            for name, ended in beside.items():
-                streams.make_real(name, before[name])
-                ended.flush()
             with self._lock:
                 above.close()
                 self._write, self._flush = outside
                 self._outside = None
+            # Not before, or what threads print now would overtake what they printed before.
+            for name, real in before.items():
+                self._besides[name][1].end()
+                streams.make_real(name, real)
             self._notices.hold()
 
     def _spare_begun_lines(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -172,10 +173,11 @@ class TerminalScreen(Screen):
 
     def _beside(self, name: str, stream: Any, above: AbovePrompt) -> RoutedStream:
         """Return the stand-in for *stream* while a prompt waits: the same object each time."""
-        replaced, beside = self._besides.get(name, (None, None))
-        if beside is None or replaced is not stream:
-            beside = RoutedStream(PromptStream(stream, above), name, self)
-            self._besides[name] = stream, beside
+        if name not in self._besides or self._besides[name][0] is not stream:
+            prompt = PromptStream(stream, above)
+            self._besides[name] = stream, prompt, RoutedStream(prompt, name, self)
+        _, prompt, beside = self._besides[name]
+        prompt.begin()
         return beside
 
     def here(self) -> Any:

@@ -28,6 +28,7 @@ class Inherited:
 
     def __init__(self) -> None:
         pairs = socket.socketpair(), socket.socketpair()
+        pairs[1][0].setblocking(False)  # what stands there is read, but never waited for
         #: The session's ends.
         self.ends: Ends | None = (pairs[0][0], pairs[1][0])
         self._theirs = [theirs for _, theirs in pairs]
@@ -78,6 +79,7 @@ class Connected:
                     self._take(found)
         finally:
             self._listener.close()
+        found[b"1"].setblocking(False)
         self.ends = found[b"0"], found[b"1"]
         return self.ends
 

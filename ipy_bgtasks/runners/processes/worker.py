@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -120,8 +119,9 @@ class Worker:
 
     def has_begun(self) -> bool:
         """Return whether it has begun a job since this was last asked."""
+        ends = self._wire.ends
         try:
-            return bool(self._questions.recv(_SMALL))
+            return ends is not None and bool(ends[1].recv(_SMALL))
         except OSError:
             return False
 
@@ -156,7 +156,7 @@ class Worker:
         if self._wire.ends is None:
             return False
         try:
-            self._wire.ends[1].send(protocol.packed("stack"), _AT_ONCE)
+            self._wire.ends[1].send(protocol.packed("stack"))
         except OSError:
             return False
         return True
