@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.places import Card
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed
-    from ipy_bgtasks.live.panel import Actions
+    from ipy_bgtasks.live.watching import Watching
 
 _ROWS = 300  # of an open list
 _READERS = 50  # pages that have one list open
@@ -105,7 +105,7 @@ class JobCard(_LiveCard):
         self,
         job: Record,
         feed: Feed,
-        actions: Actions,
+        actions: Watching,
         answered: Callable[[], None],
         cells: ForegroundCells | None,
     ) -> None:
@@ -157,7 +157,7 @@ class ManyCard(_LiveCard):
         self,
         card: Card,
         job: Callable[[int], Record | None],
-        actions: Actions,
+        actions: Watching,
         answered: Callable[[], None],
         cells: ForegroundCells | None,
     ) -> None:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.live.tail import Tail, live_row
 from ipy_bgtasks.text import short_repr
@@ -20,6 +20,7 @@ from ipy_bgtasks.views.timeline import Span, strip
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed, News
+    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
 
 _log = logging.getLogger(__name__)
@@ -34,41 +35,19 @@ _SAVED = 200  # rows in a saved notebook
 _ON_TIMELINE = 150  # jobs, the newest
 
 
-class Actions(Protocol):
-    """What the buttons do. Each returns at once, and *say* is called with what came of it."""
-
-    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
-        """Ask the job to stop."""
-
-    def cancel_all(self, jobs: Sequence[Record], say: Callable[[str], None]) -> None:
-        """Ask jobs to stop."""
-
-    def discard(self, job: Record, say: Callable[[str], None]) -> None:
-        """Forget a job that has ended."""
-
-    def notify(self, job: Record, wanted: bool) -> None:
-        """Ask for a notice of the job's end, or take that back."""
-
-    def aside(self, job: Record) -> dict[str, Any]:
-        """Return whether there will be a notice of the job, and the place of its launch."""
-
-    def send_away(self, cell: str, say: Callable[[str], None]) -> None:
-        """Send the cell of that id to the background, if it runs in the foreground."""
-
-
 class Panel:
     """One panel, which any number of pages may show. Any thread may call.
 
-    *send* takes a message for all of them. *only* are the numbers of the jobs it shows; None:
-    all that are kept. *cell* returns the cell to show that runs in the foreground, as
-    `tail.cell_row` makes it. As long as no page shows it, it costs nothing.
+    *actions* is what the buttons do; *send* takes a message for all pages. *only* are the numbers
+    of the jobs it shows; None: all that are kept. *cell* returns the cell to show that runs in the
+    foreground, as `tail.cell_row` makes it. As long as no page shows it, it costs nothing.
     """
 
     def __init__(
         self,
         registry: Registry,
         feed: Feed,
-        actions: Actions,
+        actions: Watching,
         send: Callable[[dict[str, Any]], None],
         only: Iterable[int] | None = None,
         cell: Callable[[], dict[str, Any] | None] = lambda: None,

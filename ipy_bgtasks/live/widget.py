@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.front_end import ForegroundCells
     from ipy_bgtasks.live.feed import Feed
-    from ipy_bgtasks.live.panel import Actions
+    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
 
 _LONG = 0.3  # seconds after which a cell in the foreground is shown; most are over before
@@ -54,7 +54,7 @@ def view_of(widget: Any) -> dict[str, Any]:
 def show_panel(
     registry: Registry,
     feed: Feed,
-    actions: Actions,
+    actions: Watching,
     only: Iterable[int] | None,
     cells: ForegroundCells | None,
 ) -> tuple[Panel, dict[str, Any]]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ipy_bgtasks.log.fold import Fold
 from ipy_bgtasks.text import strip_ansi
-
-Stream = Literal["stdout", "stderr"]
 
 _TOGETHER = 0.01  # seconds within which what is written is one entry: print writes text and "\n"
 _ENTRY = 1024  # characters at which an entry is full

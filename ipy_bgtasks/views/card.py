@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
-from ipy_bgtasks.views.groups import FACT, LINE, QUIET, at, track_bar
-from ipy_bgtasks.views.html import html_dot, html_text
+from ipy_bgtasks.views.html import html_line, html_state, html_text
 from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
 
 if TYPE_CHECKING:
@@ -61,31 +59,17 @@ def card_text(job: Record) -> str:
 
 
 def card_html(job: Record, place: str | None = None) -> str:
-    """Return the card as HTML that follows the notebook's theme.
-
-    Styles stand in the elements, because a reopened notebook that is not trusted keeps those only.
-    """
-    state = str(job.state)
-    title = html.escape(one_line(job.code, 500), quote=True)
-    bar = _bar(job) if not job.done() else ""
-    facts = "".join(f'<span style="{FACT}">{html_text(fact)}</span>' for fact in _facts(job))
-    return (
-        f'<div style="{LINE}" title="{title}"{at(place)}>'
-        f'<span style="{QUIET}">[{job.number}]</span>'
-        f"<span>{html_dot(state)} {state}</span>"
-        f'<code style="{_CODE}">{html_text(one_line(job.name, _NAME))}</code>{bar}{facts}</div>'
+    """Return the card as HTML; *place* is what a notice finds it by."""
+    card = card_data(job)
+    name = f'<code style="{_CODE}">{html_text(card["name"])}</code>'
+    return html_line(
+        f"[{card['n']}]",
+        [html_state(card["state"]), name],
+        card["fraction"],
+        card["facts"],
+        place=place,
+        tooltip=card["code"],
     )
-
-
-def _bar(job: Record) -> str:
-    progress = progress_of(job)
-    if progress is None:
-        return ""
-    label = html_text(one_line(progress_text(job, progress), _NAME))
-    if (fraction := progress.fraction) is None:
-        return f'<span style="{FACT}">{label}</span>'
-    percent = int(fraction * 100)
-    return f'<span>{percent}%</span>{track_bar(percent)}<span style="{FACT}">{label}</span>'
 
 
 def _facts(job: Record) -> list[str]:

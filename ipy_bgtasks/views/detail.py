@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from traceback import FrameSummary
+from typing import TYPE_CHECKING
 
 from ipy_bgtasks.stacks import Cells, innermost, no_cells
 from ipy_bgtasks.text import error_line, message_of, one_line, short_repr, visible
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
-from ipy_bgtasks.views.rows import JobView, frame_line, row, stack_now
+from ipy_bgtasks.views.rows import frame_line, row, stack_now
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
 
 _CODE = 10_000  # characters of code that are shown
 _TAIL = 8_000  # characters of the log searched for the last lines
@@ -20,7 +24,7 @@ _ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the exe
 _RESULT = 500  # characters of a result or an error
 
 
-def detail_text(job: JobView, cells: Cells = no_cells) -> str:
+def detail_text(job: Record, cells: Cells = no_cells) -> str:
     """Return all there is to say about a job, as plain text; the log's tail comes last."""
     facts = list(_facts(job, cells))
     size = max(len(label) for label, _ in facts)
@@ -34,7 +38,7 @@ def detail_text(job: JobView, cells: Cells = no_cells) -> str:
     return "\n".join(lines)
 
 
-def detail_html(job: JobView, cells: Cells = no_cells) -> str:
+def detail_html(job: Record, cells: Cells = no_cells) -> str:
     """Return all there is to say about a job, as HTML."""
     body = "\n".join(_html_fact(job, label, text) for label, text in _facts(job, cells))
     tail = log_tail(job)
@@ -42,9 +46,9 @@ def detail_html(job: JobView, cells: Cells = no_cells) -> str:
     return f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
 
 
-def log_tail(job: JobView) -> str:
+def log_tail(job: Record) -> str:
     """Return the last lines of a job's output, after a mark if there were more."""
-    if not getattr(job, "has_output", True):
+    if not job.has_output:
         return ""
     log = job.log
     entries = log.tail(_TAIL)
@@ -56,7 +60,7 @@ def log_tail(job: JobView) -> str:
     return "\n".join(lines)
 
 
-def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
+def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     seen = row(job)
     yield "job", str(job.number)
     yield "name", one_line(job.name, 500)
@@ -65,11 +69,11 @@ def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
     yield "where", seen.where
-    if seen.where in _ELSEWHERE and not getattr(job, "has_output", True):
+    if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
-    if group := getattr(job, "group", None):
+    if group := job.group:
         yield "group", group
-    if attempts := getattr(job, "attempts", None):
+    if attempts := job.attempts:
         yield "attempt", str(attempts).removeprefix("attempt ")
     if job.started is not None:
         yield "started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
@@ -79,7 +83,7 @@ def _facts(job: JobView, cells: Cells) -> Iterator[tuple[str, str]]:
     yield from _outcome(job, seen.state, cells)
 
 
-def _outcome(job: JobView, state: str, cells: Cells) -> Iterator[tuple[str, str]]:
+def _outcome(job: Record, state: str, cells: Cells) -> Iterator[tuple[str, str]]:
     outcome = job.outcome
     if outcome is None:
         if stack := stack_now(job):
@@ -99,7 +103,7 @@ def _shortened(stack: list[FrameSummary]) -> list[FrameSummary]:
     return stack if len(stack) <= 2 * _DEEP else stack[:_DEEP] + stack[-_DEEP:]
 
 
-def _html_fact(job: JobView, label: str, text: str) -> str:
+def _html_fact(job: Record, label: str, text: str) -> str:
     shown = f"<code>{html_text(text)}</code>"
     if label == "state":
         shown = html_state(text)

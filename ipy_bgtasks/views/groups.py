@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import bar, one_line
 from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
-from ipy_bgtasks.views.html import html_dot, html_text
+from ipy_bgtasks.views.html import html_dot, html_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
 
 _NAME = 80  # characters
 _FAILED = 5  # of those that failed
-
-LINE = (
-    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
-    "padding-left: var(--jp-code-padding, 5px); "
-    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
-)
-QUIET = "color: var(--jp-ui-font-color2, inherit)"
-FACT = f"{QUIET}; overflow-wrap: anywhere"
-_TRACK = (
-    "display: inline-block; width: 120px; height: 8px; border-radius: 4px; overflow: hidden; "
-    "background: var(--jp-border-color2, #8886)"
-)
-_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed);"
 
 
 @dataclass(slots=True)
@@ -83,11 +69,6 @@ class Tally:
         work = self.total - self.counts["cancelled"]
         return left_text(seconds_left(self.done / max(work, 1), self.elapsed))
 
-    @property
-    def percent(self) -> int:
-        """The part that is done, rounded down."""
-        return int(self.fraction * 100 + 1e-9)
-
     def words(self) -> list[str]:
         """Return how many are in each state: ``8 running``, …."""
         return [f"{self.counts[s]:,} {s}" for s in map(str, JobState) if self.counts[s]]
@@ -122,10 +103,10 @@ def group_line(group: Group) -> str:
 
 
 def group_html(group: Group) -> str:
-    """Return the same for a notebook."""
-    tally, jobs = group_tally(group), group.jobs()
+    """Return that line as HTML."""
+    jobs = group.jobs()
     failed = [f"[{job.number}] {job.name}" for job in jobs if job.state is JobState.FAILED]
-    return _html(tally, f"{one_line(group.name, _NAME)}: {tally.title}", _named(tally, failed))
+    return _html(group_data(jobs, {}, failed, group.elapsed), f"{one_line(group.name, _NAME)}: ")
 
 
 def group_card(
@@ -140,20 +121,19 @@ def group_card(
     *over* says how many ended in which state, *failed* names those that failed; they were
     launched *elapsed* seconds ago. *place* is what a notice finds the card by.
     """
-    tally = Tally.of(alive, over, elapsed)
-    named = _named(tally, failed)
-    ahead = [] if tally.is_over else [f"{tally.percent}%", tally.left]
-    parts = [tally.title, *tally.words(), *ahead, named]
+    card = group_data(alive, over, failed, elapsed)
+    states = [f"{count:,} {state}" for state, count in card["counts"]]
+    ahead = [] if card["ended"] else [f"{int(card['fraction'] * 100 + 1e-9)}%"]
     return {
-        "text/plain": "  ".join(part for part in parts if part),
-        "text/html": _html(tally, tally.title, named, place),
+        "text/plain": "  ".join([card["title"], *states, *ahead, *card["facts"]]),
+        "text/html": _html(card, place=place),
     }
 
 
 def group_data(
     alive: Sequence[Record], over: Mapping[str, int], failed: Sequence[str], elapsed: float = 0.0
 ) -> dict[str, Any]:
-    """Return the same facts for a card that draws itself."""
+    """Return the facts of such a card, for one that draws itself."""
     tally = Tally.of(alive, over, elapsed)
     return {
         "title": tally.title,
@@ -164,16 +144,6 @@ def group_data(
     }
 
 
-def at(place: str | None) -> str:
-    """Return the attribute by which a notice finds a card; empty without a *place*."""
-    return "" if place is None else f' data-bg="{html.escape(place, quote=True)}"'
-
-
-def track_bar(percent: int) -> str:
-    """Return a progress bar as HTML."""
-    return f'<span style="{_TRACK}"><span style="{_FILL} width: {percent}%"></span></span>'
-
-
 def _named(tally: Tally, failed: Sequence[str]) -> str:
     names = ", ".join(one_line(name, _NAME) for name in failed[:_FAILED])
     more = tally.counts["failed"] - min(len(failed), _FAILED)
@@ -182,17 +152,6 @@ def _named(tally: Tally, failed: Sequence[str]) -> str:
     return f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def _html(tally: Tally, title: str, named: str, place: str | None = None) -> str:
-    dots = "".join(
-        f"<span>{html_dot(state)} {tally.counts[state]:,} {state}</span>"
-        for state in map(str, JobState)
-        if tally.counts[state]
-    )
-    ahead = "" if tally.is_over else f"<span>{tally.percent}%</span>{track_bar(tally.percent)}"
-    facts = "".join(
-        f'<span style="{FACT}">{html_text(fact)}</span>' for fact in (tally.left, named) if fact
-    )
-    return (
-        f'<div style="{LINE}"{at(place)}><span style="{QUIET}">{html_text(title)}</span>'
-        f"{dots}{ahead}{facts}</div>"
-    )
+def _html(card: dict[str, Any], name: str = "", place: str | None = None) -> str:
+    states = [f"<span>{html_dot(s)} {count:,} {s}</span>" for s, count in card["counts"]]
+    return html_line(name + card["title"], states, card["fraction"], card["facts"], place=place)

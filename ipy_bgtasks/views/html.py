@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from ipy_bgtasks.text import one_line, visible
+from ipy_bgtasks.text import cut_middle, one_line, visible
 from ipy_bgtasks.views.rows import Row
 from ipy_bgtasks.views.text import NO_JOBS
 
@@ -32,16 +32,26 @@ STYLE = """<style>
 .ipybg th { font-weight: 600; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; }
 .ipybg thead th { border-bottom: 1px solid var(--jp-border-color2, #8888); }
 .ipybg .num { text-align: right !important; white-space: nowrap; }
-.ipybg code, .ipybg pre { font-family: var(--jp-code-font-family, monospace); color: inherit;
-  background: transparent; padding: 0; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.ipybg.ipybg td code, .ipybg pre { font-family: var(--jp-code-font-family, monospace);
+  color: inherit; background: transparent; padding: 0; margin: 0; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 .ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
   border-left: 2px solid var(--jp-border-color2, #8888); }
 .ipybg .state { white-space: nowrap; }
-.ipybg .bar { display: inline-block; width: 90px; height: 8px; margin: 0 6px; border-radius: 4px;
-  overflow: hidden; background: var(--jp-border-color2, #8886); }
-.ipybg .bar span { display: block; height: 100%;
-  background: var(--jp-brand-color1, #2f80ed); }
 </style>"""
+
+# The styles of a card stand in its elements: a notebook that is not trusted keeps only those.
+_LINE = (
+    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
+    "padding-left: var(--jp-code-padding, 5px); "
+    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
+)
+_QUIET = "color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere"
+_TRACK = (
+    "display: inline-block; width: 100px; height: 8px; border-radius: 4px; overflow: hidden; "
+    "background: var(--jp-border-color2, #8886)"
+)
+_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed)"
 
 _HEADINGS = (
     '<th></th><th></th><th>state</th><th>where</th><th>name</th><th class="num">time</th><th></th>'
@@ -83,7 +93,28 @@ def html_state(state: str) -> str:
 def html_bar(fraction: float) -> str:
     """Return a progress bar with its percentage; `fraction` from 0 to 1."""
     percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
-    return f'{percent}%<span class="bar"><span style="width: {percent}%"></span></span>'
+    fill = f'<span style="{_FILL}; width: {percent}%"></span>'
+    return f'<span>{percent}%</span> <span style="{_TRACK}">{fill}</span> '
+
+
+def html_line(
+    title: str,
+    parts: Iterable[str],
+    fraction: float | None,
+    facts: Iterable[str],
+    *,
+    place: str | None = None,
+    tooltip: str = "",
+) -> str:
+    """Return a card: a line that follows the notebook's theme; *parts* are HTML, the rest is text.
+
+    *place* is what a notice finds the card by.
+    """
+    quiet = [f'<span style="{_QUIET}">{html_text(fact)}</span>' for fact in (title, *facts) if fact]
+    bar = "" if fraction is None else html_bar(fraction)
+    attributes = {"title": tooltip, "data-bg": place or ""}
+    shown = "".join(f' {key}="{html.escape(text)}"' for key, text in attributes.items() if text)
+    return f'<div style="{_LINE}"{shown}>{"".join([quiet[0], *parts, bar, *quiet[1:]])}</div>'
 
 
 def html_last(row: Row) -> str:
@@ -105,7 +136,7 @@ def _html_row(row: Row) -> str:
         f"<td>{html_text(one_line(row.mark, 1))}</td>",
         f"<td>{html_state(row.state)}</td>",
         f"<td>{html_text(one_line(row.where, 20))}</td>",
-        f"<td{title}>{_code(_cut_middle(name))}</td>",
+        f"<td{title}>{_code(cut_middle(name, _LONGEST))}</td>",
         f'<td class="num">{html_text(one_line(row.elapsed, 20))}</td>',
         f"<td>{last}</td>",
     )
@@ -114,10 +145,3 @@ def _html_row(row: Row) -> str:
 
 def _code(text: str) -> str:
     return f"<code>{html_text(text)}</code>" if text else ""
-
-
-def _cut_middle(text: str) -> str:
-    if len(text) <= _LONGEST:
-        return text
-    half = _LONGEST // 2
-    return f"{text[:half]}…{text[-half:]}"

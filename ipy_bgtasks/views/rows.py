@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from traceback import FrameSummary
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
-from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.platforms import is_suspended
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import (
@@ -22,42 +21,10 @@ from ipy_bgtasks.text import (
 from ipy_bgtasks.views.estimates import progress_left
 from ipy_bgtasks.views.value import value_line
 
+if TYPE_CHECKING:
+    from ipy_bgtasks.job.record import Record
+
 _LAST = 200  # characters of output or of a result that a row carries
-
-
-class _Outcome(Protocol):
-    @property
-    def value(self) -> Any: ...
-    @property
-    def error(self) -> BaseException | None: ...
-
-
-class JobView(Protocol):
-    """What views read of a job."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def code(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def started(self) -> float | None: ...
-    @property
-    def elapsed(self) -> float: ...
-    @property
-    def progress(self) -> Progress | None: ...
-    @property
-    def log(self) -> Log: ...
-    @property
-    def outcome(self) -> _Outcome | None: ...
-    def stack(self) -> list[FrameSummary]: ...
 
 
 #: What a row says of a job that has ended, and of one whose process was suspended.
@@ -87,7 +54,7 @@ class Row:
 
 
 def rows(
-    jobs: Iterable[JobView],
+    jobs: Iterable[Record],
     *,
     current: object = None,
     previous: object = None,
@@ -105,7 +72,7 @@ def rows(
     ]
 
 
-def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
+def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
     state = str(job.state)  # first: what is read later may be newer, and more informative
     ended = JobState(state).ended
@@ -136,7 +103,7 @@ def row(job: JobView, mark: str = " ", where_now: bool = False, cells: Cells = n
     )
 
 
-def summary(job: JobView, limit: int) -> str:
+def summary(job: Record, limit: int) -> str:
     """Return a job's result or error, else the last line of its output."""
     outcome = job.outcome
     if outcome is not None and outcome.error is not None:
@@ -147,7 +114,7 @@ def summary(job: JobView, limit: int) -> str:
         return "" if reason == f"job {job.number} was cancelled" else reason
     if outcome is not None and outcome.value is not None:
         return value_line(job, limit)
-    if not getattr(job, "has_output", True):
+    if not job.has_output:
         return ""
     last = job.log.last_line
     if outcome is not None and from_line(last) is not None:
@@ -155,13 +122,13 @@ def summary(job: JobView, limit: int) -> str:
     return one_line(last, limit)
 
 
-def attempt_text(job: JobView) -> str:
+def attempt_text(job: Record) -> str:
     """Return ``attempt 2 of 4``; empty in the first one, and where there is only one."""
-    attempts = getattr(job, "attempts", None)
+    attempts = job.attempts
     return str(attempts) if attempts is not None and attempts.has_failed else ""
 
 
-def progress_text(job: JobView, progress: Progress) -> str:
+def progress_text(job: Record, progress: Progress) -> str:
     """Return what is said beside a job's bar, with the time that it will still take."""
     parts = (progress_label(progress), progress_left(progress, job.elapsed))
     return ", ".join(part for part in parts if part)
@@ -177,12 +144,12 @@ def progress_label(progress: Progress) -> str:
     return "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
 
 
-def line_now(job: JobView, cells: Cells = no_cells) -> str:
+def line_now(job: Record, cells: Cells = no_cells) -> str:
     """Return where a job's code is right now: the innermost line of the user's own code."""
     return frame_line(innermost(stack_now(job)), cells)
 
 
-def stack_now(job: JobView) -> list[FrameSummary]:
+def stack_now(job: Record) -> list[FrameSummary]:
     """Return where a job is right now, the innermost entry last; empty if unknown."""
     try:
         return job.stack()

@@ -31,7 +31,7 @@ _ROW = 20
 _HEAD = 22
 _COLUMN = 6.7  # of the font
 _TEXT_BARS = 40  # columns
-_LANES = 14  # of a strip
+_LANES = 20  # of a strip
 _GAP = 0.006  # between two bars in one lane, as a part of the strip
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
@@ -88,16 +88,21 @@ def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
     a lane. ``last`` is when the last job ended, or *now* if one goes on. Where there are too many
     lanes the oldest jobs are left out.
     """
-    first, length = _range(spans, now)
+    gap = _range(spans, now)[1] * _GAP
     lanes: list[float] = []  # the start of the job that was put last into each
-    bars = []
+    placed = []
     for span in spans:
-        end = max(span.ended or now, span.launched + length * _GAP)
+        end = max(span.ended or now, span.launched + gap)
         lane = next((i for i, taken in enumerate(lanes) if taken >= end), len(lanes))
         if lane < _LANES:
             lanes[lane : lane + 1] = [span.launched]
-            for word, start, stop in span.parts(now):
-                bars.append((int(span.number), word, start - first, stop - start, lane))
+            placed.append((span, lane))
+    first, length = _range([span for span, _ in placed], now)
+    bars = [
+        (int(span.number), word, start - first, end - start, lane)
+        for span, lane in placed
+        for word, start, end in span.parts(now)
+    ]
     return {"first": first, "last": first + length, "lanes": len(lanes), "bars": bars}
 
 

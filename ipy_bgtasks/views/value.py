@@ -10,7 +10,6 @@ import threading
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
 from ipy_bgtasks.text import one_line, short_repr
 
 if TYPE_CHECKING:
@@ -42,21 +41,20 @@ _SHAPED = frozenset(
 )
 
 
-def value_line(job: Any, limit: int) -> str:
+def value_line(job: Record, limit: int) -> str:
     """Return the value with which a job has finished as one line; never raises.
 
     Any thread may call, including a loop's: it waits for a tenth of a second at most, and only
     once for each job.
     """
+    assert job.outcome is not None
     value = job.outcome.value
     if (kind := kind_line(value)) is not None:
         return one_line(kind, limit)
     if is_plain(value):
         return short_repr(value, limit)
-    seen = getattr(job, "value_text", None)
-    if seen is None:
-        seen = _guarded(job, value)
-    return one_line(seen, limit)
+    seen = job.value_text
+    return one_line(_guarded(job, value) if seen is None else seen, limit)
 
 
 def kind_line(value: object) -> str | None:
@@ -106,22 +104,17 @@ def is_plain(value: object, depth: int = 2) -> bool:
     return False
 
 
-def run_as(job: Any, call: Callable[[], object], name: str) -> threading.Thread | None:
+def run_as(job: Record, call: Callable[[], object], name: str) -> threading.Thread | None:
     """Run *call* in a daemon thread, in the job's context; None where there are no threads.
 
     What it prints is the job's.
     """
-    context = Context()
 
     def run() -> None:
-        enter = getattr(job, "enter", None)
-        if enter is None:
-            current.set(job)
-        else:
-            enter()
+        job.enter()
         call()
 
-    thread = threading.Thread(target=context.run, args=(run,), name=name, daemon=True)
+    thread = threading.Thread(target=Context().run, args=(run,), name=name, daemon=True)
     try:
         Context().run(thread.start)
     except RuntimeError:
@@ -131,19 +124,14 @@ def run_as(job: Any, call: Callable[[], object], name: str) -> threading.Thread 
 
 def _guarded(job: Record, value: object) -> str:
     """Return the repr if it is made in time; keep it once it is made, even if late."""
-    instead = f"<{type(value).__name__} object>"
-    _keep(job, instead)
+    job.value_text = f"<{type(value).__name__} object>"
 
     def make() -> None:
-        _keep(job, short_repr(value, _LIMIT))
+        job.value_text = short_repr(value, _LIMIT)
 
     thread = run_as(job, make, f"bg-repr-{job.number}")
     if thread is None:
         make()
     else:
         thread.join(_PATIENCE)
-    return getattr(job, "value_text", None) or instead
-
-
-def _keep(job: Any, text: str) -> None:
-    job.value_text = text
+    return job.value_text

@@ -41,7 +41,14 @@ class FakeJob:
     log: Log = field(default_factory=Log)
     outcome: Ended | None = None
     code: str = "f(x)"
+    has_output: bool = True
+    attempts: None = None
+    group: None = None
+    value_text: str | None = None
     frames: list[FrameSummary] = field(default_factory=list)
+
+    def enter(self) -> None:
+        """Run in its context: it has none."""
 
     def stack(self) -> list[FrameSummary]:
         """Where it is."""

@@ -14,7 +14,8 @@ from ipy_bgtasks.views.value import is_plain, kind_line, value_line
 
 def job_of(value: object) -> Any:
     """A job that has finished with *value*."""
-    return SimpleNamespace(number=1, outcome=SimpleNamespace(value=value), value_text=None)
+    outcome = SimpleNamespace(value=value)
+    return SimpleNamespace(number=1, outcome=outcome, value_text=None, enter=lambda: None)
 
 
 @pytest.mark.parametrize(

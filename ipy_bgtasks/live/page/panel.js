@@ -54,7 +54,7 @@ class View {
   }
 
   table() {
-    const cells = ["#", "State", "Place", "Name", "Time", "Progress, result or last line", "Actions"];
+    const cells = ["#", "State", "Where", "Name", "Time", "Progress or result", "Actions"];
     const heads = cells.map((text) => make("span", { role: "columnheader" }, text));
     const head = make("div", { role: "row", class: "row heads" }, ...heads);
     this.front = make("div", { role: "rowgroup" });
@@ -283,7 +283,7 @@ class View {
     line.row = row;
     setText(line.number, number);
     setText(line.mark, row.n === store.current ? "+" : row.n === store.previous ? "−" : "");
-    setText(line.place, row.where);
+    setText(line.place, row.where.split(" ")[0]); // without the number of a process
     line.place.title = row.where;
     setText(line.name, row.name);
     line.name.title = row.name;
