@@ -1,4 +1,4 @@
-"""Tells those who show jobs live what is new: in batches, and nothing while nothing changes."""
+"""The news of jobs for live views: in batches, and nothing while nothing changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONG = 0.5  # seconds after which a cell in the foreground is news
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Jobs about which something is new, and numbers of jobs that were forgotten.
+    """The jobs that have changed, and the numbers of those that were forgotten.
 
     Both may be empty: the cell in the foreground may be another one.
     """

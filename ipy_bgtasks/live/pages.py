@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class PageNotices:
-    """Tells the pages of one session. Any thread may call; where there are no widgets, nothing.
+    """The notices of one session's jobs on its pages. Any thread may call.
 
-    Whether a page shows anything is its affair: it knows whether somebody looks at it, and
-    whether the browser was allowed to.
+    Without widgets nothing happens. A page decides by itself whether it shows a notice: it knows
+    whether somebody looks at it, and whether the browser was allowed to.
     """
 
     def __init__(self) -> None:

@@ -264,7 +264,7 @@ class Panel:
 
 
 def log_ignored(who: str, content: object) -> None:
-    """Log a message from a page that is none of those there are."""
+    """Log a message from a page that has none of the known forms."""
     _log.warning("%s: ignored %s", who, short_repr(content, 200))
 
 

@@ -219,4 +219,4 @@ class Watching:
 
 
 async def _nothing() -> None:
-    """Be awaited by a cell that need not wait."""
+    """Return at once, for a cell that awaits this and need not wait."""

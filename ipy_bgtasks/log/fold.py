@@ -1,4 +1,4 @@
-"""Folds carriage returns, backspaces and erasures as a terminal would.
+"""Folding: carriage returns, backspaces and erasures take effect as in a terminal.
 
 A progress bar rewrites its line a thousand times; a later reader of the log wants one
 line, not a thousand. `Fold` follows one stream and turns each piece of raw text into an edit of

@@ -1,4 +1,4 @@
-"""A job's recorded output, which any thread may read, and write at next to no cost.
+"""A job's recorded output, which any thread may read, or write to at next to no cost.
 
 Writing only queues. `Log.drain` does the rest, later and for many pieces at once: it records
 them, folded and bounded, and hands the raw pieces to the subscribers.
@@ -182,20 +182,20 @@ class Log:
 
     @property
     def text(self) -> str:
-        """Everything kept, displays as plain text; a mark in front says what was dropped."""
+        """The recorded text, with displays as plain text; a mark in front says what was dropped."""
         with self._stored() as recording:
             mark = dropped_mark(recording.dropped) if recording.dropped else ""
             return mark + recording.text()
 
     @property
     def stdout(self) -> str:
-        """What is kept of standard output."""
+        """The recorded standard output."""
         with self._stored() as recording:
             return recording.text("stdout")
 
     @property
     def stderr(self) -> str:
-        """What is kept of standard error."""
+        """The recorded standard error."""
         with self._stored() as recording:
             return recording.text("stderr")
 
@@ -212,13 +212,13 @@ class Log:
 
     @property
     def dropped(self) -> int:
-        """How many characters are not kept any more."""
+        """The number of characters that are no longer kept."""
         with self._stored() as recording:
             return recording.dropped
 
     @property
     def size(self) -> int:
-        """How many characters are kept, rich outputs counted with their bundles."""
+        """The number of characters kept, rich outputs counted with their bundles."""
         with self._stored() as recording:
             return recording.size
 

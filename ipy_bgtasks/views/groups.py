@@ -24,7 +24,7 @@ _FAILED = 5  # of those that failed
 
 @dataclass(slots=True)
 class Tally:
-    """What can be said of several jobs. *elapsed* is for how many seconds they have gone on."""
+    """A summary of several jobs; *elapsed* is for how many seconds they have gone on."""
 
     counts: Counter[str] = field(default_factory=Counter)
     #: How many of them are done, those that run by their fraction; of those that do something.
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How many jobs there are."""
+        """The number of jobs."""
         return sum(self.counts.values())
 
     @property
@@ -58,12 +58,12 @@ class Tally:
 
     @property
     def fraction(self) -> float:
-        """The part that is done, from 0 to 1; who was cancelled is."""
+        """The part that is done, from 0 to 1; a cancelled job counts as done."""
         return (self.done + self.counts["cancelled"]) / max(self.total, 1)
 
     @property
     def left(self) -> str:
-        """How long it will still take, in words, told from those that have ended."""
+        """The time they will still take, in words, judging by those that have ended."""
         if self.is_over or not (self.counts["finished"] + self.counts["failed"]):
             return ""
         work = self.total - self.counts["cancelled"]
@@ -75,7 +75,7 @@ class Tally:
 
     @property
     def title(self) -> str:
-        """How many jobs there are, in words."""
+        """The number of jobs, in words."""
         return "1 job" if self.total == 1 else f"{self.total:,} jobs"
 
 

@@ -49,7 +49,7 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Whether the job had ended."""
+        """Whether the job has ended."""
         return self.state in ENDED
 
 

@@ -89,6 +89,7 @@ def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
     lanes the oldest jobs are left out.
     """
     gap = _range(spans, now)[1] * _GAP
+    least = gap / 2  # so that short jobs are seen
     lanes: list[float] = []  # the start of the job that was put last into each
     placed = []
     for span in spans:
@@ -99,7 +100,7 @@ def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
             placed.append((span, lane))
     first, length = _range([span for span, _ in placed], now)
     bars = [
-        (int(span.number), word, start - first, end - start, lane)
+        (int(span.number), word, start - first, max(end - start, least * (word != "wait")), lane)
         for span, lane in placed
         for word, start, end in span.parts(now)
     ]

@@ -41,7 +41,7 @@ _COPIES = 4  # displays of one job that are kept up to date; the newest
 
 
 class Send(Protocol):
-    """Sends a display, or the update of one, to a place."""
+    """Send a display, or the update of one, to a place."""
 
     def __call__(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool

@@ -59,12 +59,12 @@ class Card:
 
     @property
     def count(self) -> int:
-        """How many jobs it shows."""
+        """The number of jobs it shows."""
         return len(self._all)
 
     @property
     def failed(self) -> int:
-        """How many of them have failed."""
+        """The number of those that have failed."""
         return self._over["failed"]
 
     @property
@@ -74,7 +74,7 @@ class Card:
 
     @property
     def age(self) -> float:
-        """Seconds since it was first shown."""
+        """The seconds since it was first shown."""
         return time.monotonic() - self._began
 
     @property

@@ -177,7 +177,8 @@ class View {
 
   newGroup({ n, group }) {
     const fold = make("button", { type: "button" });
-    const cancel = make("button", { type: "button", "aria-label": `Cancel all of group ${group}` }, "Cancel all");
+    const all = `Cancel all of group ${group}`;
+    const cancel = make("button", { type: "button", "aria-label": all, title: all }, "Cancel");
     fold.onclick = () => {
       if (!this.unfolded.delete(group)) this.unfolded.add(group);
       this.update(new Set([n]));
