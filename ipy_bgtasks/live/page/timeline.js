@@ -33,7 +33,8 @@ class Timeline {
   show(timeline) {
     this.shown = timeline;
     this.growing = [];
-    const height = timeline.lanes > 6 ? 3 : 6; // with the outlines, which make short jobs visible
+    // With the outlines of 2 pixels, which make short jobs visible.
+    const height = Math.min(Math.max(Math.floor(48 / timeline.lanes), 3), 6);
     const bars = timeline.bars.map(([n, state, x, width, lane]) => {
       const place = { x, y: lane * (height + 1) + 1, width, height: height - 2 };
       const bar = svg("rect", { ...place, class: state, "data-n": n });
