@@ -144,7 +144,7 @@ def _awaited_by(
 def _futures_in(values: Iterable[object]) -> Iterator[asyncio.Future[Any]]:
     """Yield the tasks and futures among the local variables of asyncio's own functions."""
     for value in values:
-        group = getattr(value, "_tasks", None) if _is_group(value) else value
+        group = getattr(value, "_tasks", None) if isinstance(value, asyncio.TaskGroup) else value
         if isinstance(group, asyncio.Future):
             yield group
         elif isinstance(group, set | frozenset):
@@ -156,10 +156,6 @@ def _age(future: asyncio.Future[Any]) -> tuple[int, str]:
     """Return a sort key: sets have no order, but tasks are numbered as they are made."""
     name = future.get_name() if isinstance(future, asyncio.Task) else ""
     return len(name), name
-
-
-def _is_group(value: object) -> bool:
-    return isinstance(value, asyncio.TaskGroup)
 
 
 def _shielded(future: asyncio.Future[Any]) -> Iterator[object]:

@@ -96,22 +96,20 @@ class Feed:
 
     def _cell_is_news(self) -> None:
         self._cell_changed = True
-        if not self._armed:
-            self._arm()
+        self._arm()
 
     def _note(self, job: Record) -> None:
         self._changed[job.number] = job
-        if not self._armed:
-            self._arm()
+        self._arm()
 
     def _note_gone(self, job: Record) -> None:
         self._gone[job.number] = None
-        if not self._armed:
-            self._arm()
+        self._arm()
 
     def _arm(self) -> None:
-        self._armed = True
-        self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._tell)
+        if not self._armed:
+            self._armed = True
+            self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._tell)
 
     def _tell(self) -> None:
         self._armed = False  # first: what comes from here on arms again

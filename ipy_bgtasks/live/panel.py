@@ -175,10 +175,7 @@ class Panel:
         self._credit = _CREDIT
         self._sent.clear()
         self._stale.clear()
-        jobs = self._jobs()
-        self._tell(jobs[:_AT_ONCE], reset=True)
-        for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
-            self._tell(jobs[start : start + _AT_ONCE])
+        self._tell_in_parts(self._jobs(), reset=True)
         for number, (_, readers) in list(self._logs.items()):
             if job := self._job(number):
                 self._logs[number] = (Tail(job), readers)
@@ -194,9 +191,12 @@ class Panel:
             for number in gone:
                 self._stale.pop(number, None)
                 self._logs.pop(number, None)
-            self._tell(jobs[:_AT_ONCE], gone=gone, logs=logs)
-            for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
-                self._tell(jobs[start : start + _AT_ONCE])
+            self._tell_in_parts(jobs, gone=gone, logs=logs)
+
+    def _tell_in_parts(self, jobs: list[Record], **first: Any) -> None:
+        self._tell(jobs[:_AT_ONCE], **first)
+        for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
+            self._tell(jobs[start : start + _AT_ONCE])
 
     def _tell(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
@@ -79,6 +78,4 @@ def _facts(job: Record) -> list[str]:
         since = f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}"
         return [attempt, since] if (attempt := attempt_text(job)) else [since]
     end = summary(job, _RESULT)
-    if job.state is JobState.FINISHED and not end:
-        return [elapsed_text(job.elapsed)]
-    return [elapsed_text(job.elapsed), end] if end else [elapsed_text(job.elapsed)]
+    return [elapsed_text(job.elapsed), *([end] if end else [])]
