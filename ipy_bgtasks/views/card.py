@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import time
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
-from ipy_bgtasks.views.html import html_line, html_state, html_text
+from ipy_bgtasks.views.html import html_dot, html_line
 from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ _NAME = 80
 _RESULT = 100
 
 _CODE = (
-    "font-family: var(--jp-code-font-family, monospace); color: inherit; "
-    "background: transparent; padding: 0; overflow-wrap: anywhere"
+    '<code style="font-family: var(--jp-code-font-family, monospace); color: inherit; '
+    'background: transparent; padding: 0; overflow-wrap: anywhere">'
 )
 
 
@@ -60,10 +61,10 @@ def card_text(job: Record) -> str:
 def card_html(job: Record, place: str | None = None) -> str:
     """Return the card as HTML; *place* is what a notice finds it by."""
     card = card_data(job)
-    name = f'<code style="{_CODE}">{html_text(card["name"])}</code>'
+    state = card["state"]
     return html_line(
         f"[{card['n']}]",
-        [html_state(card["state"]), name],
+        [f"<span>{html_dot(state)} {state}</span>", f"{_CODE}{html.escape(card['name'])}</code>"],
         card["fraction"],
         card["facts"],
         place=place,

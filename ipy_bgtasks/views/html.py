@@ -42,11 +42,11 @@ STYLE = """<style>
 
 # The styles of a card stand in its elements: a notebook that is not trusted keeps only those.
 _LINE = (
-    "display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; "
+    '<div style="display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; '
     "padding-left: var(--jp-code-padding, 5px); "
-    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
+    'color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"'
 )
-_QUIET = "color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere"
+_QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere">'
 _TRACK = (
     "display: inline-block; width: 100px; height: 8px; border-radius: 4px; overflow: hidden; "
     "background: var(--jp-border-color2, #8886)"
@@ -106,15 +106,15 @@ def html_line(
     place: str | None = None,
     tooltip: str = "",
 ) -> str:
-    """Return a card: a line that follows the notebook's theme; *parts* are HTML, the rest is text.
+    """Return a card: a line that follows the notebook's theme. It is made at each launch.
 
-    *place* is what a notice finds the card by.
+    *parts* are HTML, the rest is visible text. *place* is what a notice finds the card by.
     """
-    quiet = [f'<span style="{_QUIET}">{html_text(fact)}</span>' for fact in (title, *facts) if fact]
+    quiet = [f"{_QUIET}{html.escape(fact)}</span>" for fact in (title, *facts) if fact]
     bar = "" if fraction is None else html_bar(fraction)
-    attributes = {"title": tooltip, "data-bg": place or ""}
-    shown = "".join(f' {key}="{html.escape(text)}"' for key, text in attributes.items() if text)
-    return f'<div style="{_LINE}"{shown}>{"".join([quiet[0], *parts, bar, *quiet[1:]])}</div>'
+    tip = f' title="{html.escape(tooltip)}"' if tooltip else ""
+    found = f' data-bg="{html.escape(place)}"' if place else ""
+    return f"{_LINE}{tip}{found}>{quiet[0]}{''.join(parts)}{bar}{''.join(quiet[1:])}</div>"
 
 
 def html_last(row: Row) -> str:
