@@ -93,6 +93,4 @@ def test_a_script_that_starts_ipython(home: Path) -> None:
 def test_jupyter_run(home: Path) -> None:
     """`jupyter run` sends a script as one cell to a kernel that a configuration has prepared."""
     (home / "script.py").write_text(CODE)
-    assert "values 1 2 3.0 0 said\n" in output(
-        home, "-m", "jupyter_client.runapp", "script.py"
-    )
+    assert "values 1 2 3.0 0 said\n" in output(home, "-m", "jupyter_client.runapp", "script.py")
