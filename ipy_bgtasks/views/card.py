@@ -50,7 +50,12 @@ def card_data(job: Record) -> dict[str, Any]:
 
 
 def card_text(job: Record) -> str:
-    """Return the card as plain text."""
+    """Return the card as plain text.
+
+    Without a state at first: a console that shows no updates goes on showing this.
+    """
+    if job.state is JobState.QUEUED and not attempt_text(job):
+        return f"[{job.number}]  {one_line(job.name, _NAME)}"
     parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
     progress = None if job.done() else progress_of(job)
     if progress is not None and progress.fraction is not None:

@@ -31,9 +31,9 @@ _TERMINAL = "terminal"
 
 #: Seconds between two updates of the progress of a job that `%fg` waits for.
 _BAR_EVERY = 0.25
-#: Seconds that the shutdown waits for notices of jobs that are just being shown, at the most: the
-#: first traceback takes half a second where others compute, too.
-_LAST_WORD = 3
+#: Seconds that the shutdown waits for notices of jobs that are just being shown; the first
+#: traceback takes long on a busy machine.
+_LAST_WORD = 2.0
 #: Seconds that jobs wait for the end of the foreground's partial line.
 _BEGUN = 0.25
 
