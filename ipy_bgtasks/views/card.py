@@ -6,6 +6,7 @@ import html
 import time
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line, visible
 from ipy_bgtasks.views.estimates import progress_left
