@@ -430,3 +430,29 @@ async def test_the_addresses_are_told_once_where_a_session_is_there(cells: Any) 
         assert server.next()["title"] == "job k1 finished: six"
         await cells("%bg --notify -n last six()")
         assert server.next()["title"] == "job 1 finished: last"
+
+
+async def test_a_notice_that_reached_nobody_is_said_in_the_output(cells: Any, home: Path) -> None:
+    """Where the next session finds it, without the secrets of the address."""
+    pytest.importorskip("apprise")
+    nobody = "%config BgTasks.notify = ['json://user:secret@127.0.0.1:1']"
+    other_session(nobody, "job = %bg --keep --notify !echo text", "job.result()")
+    until(lambda: "not delivered" in "".join(f.read_text() for f in home.glob("k1/output-*")))
+    await cells("%fg --any k1")
+    job = jobs()["k1"]
+    assert job.log.stdout == "text\n"
+    assert job.log.stderr.startswith("[notice not delivered: ")
+    assert "secret" not in job.log.stderr
+
+
+async def test_kept_jobs_of_a_group_respect_its_limit(cells: Any, tmp_path: Path) -> None:
+    """The second waits for the first in this session, and is kept as it begins."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    first = await cells(f"%bg --keep -g one:1 !read x < {gate}")
+    second = await cells("%bg --keep -g one:1 !echo second")
+    until(lambda: str(first.state) == "running")
+    assert str(second.state) == "queued"
+    gate.write_text("go\n")
+    assert await second == 0
+    assert (str(first.state), second.log.stdout) == ("finished", "second\n")

@@ -112,6 +112,15 @@ class OutputWriter:
         return os.path.join(self._directory, f"{_PREFIX}{start:015}{_SUFFIX}")
 
 
+def append(directory: str, time: float, text: str) -> None:
+    """Add to the errors of a job that has ended; raises `OSError`."""
+    there = parts(directory)
+    path = there[-1][1] if there else os.path.join(directory, f"{_PREFIX}{0:015}{_SUFFIX}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+        file.write(json.dumps([round(time, 6), "stderr", text], ensure_ascii=False) + "\n")
+
+
 class OutputReader:
     """Reads the output as it comes, from *at* on, counted in bytes of all that was written."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -10,12 +11,13 @@ from ipy_bgtasks.addresses import Address, deliver
 from ipy_bgtasks.notices import Ended, notice_of
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.ended import outcome_of
+from ipy_bgtasks.runners.kept.output import append
 from ipy_bgtasks.runners.kept.places import Place
 from ipy_bgtasks.text import error_line
 
 
 def main(directory: str) -> None:
-    """Run the program: tell it, and write down whom it did not reach."""
+    """Run the program: tell it; whom it did not reach is the last line of the job's output."""
     told = files.read_json(directory, files.TELL)
     if told is None:
         return
@@ -24,8 +26,8 @@ def main(directory: str) -> None:
     place = Place(directory)
     notice = notice_of(_ended(place, place.job() or {}, place.state()))
     if failed := deliver(notice, [Address(url) for url in told["urls"]]):
-        with open(os.path.join(directory, "watcher.txt"), "a", encoding="utf-8") as file:
-            file.write(f"job {place.number}: {failed}\n")
+        with suppress(OSError):
+            append(directory, time.time(), f"[{failed}]\n")
     # What gave no answer is left to a thread that must not hold up the end.
     os._exit(0)
 
