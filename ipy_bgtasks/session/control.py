@@ -1,4 +1,4 @@
-"""One shell's job control, put together: what the magics call."""
+"""The job control of one shell: what the magics call."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Session:
 
     @property
     def kept(self) -> Kept:
-        """What keeps jobs, with the settings of now."""
+        """What runs and finds kept jobs, with the current settings."""
         self.core.kept.apply(self.settings)
         return self.core.kept
 

@@ -1,6 +1,6 @@
 """Bringing jobs to the foreground: follow, wait, and let go at an interrupt.
 
-Who waits does not own: whatever ends the wait, the jobs go on.
+A wait does not own its jobs: however it ends, they go on.
 """
 
 from __future__ import annotations
@@ -119,14 +119,14 @@ class Foreground:
             )
 
     def begun(self, wait: _Wait) -> None:
-        """Handle SIGINT from the first wait that can be interrupted …"""
+        """Note that a wait has begun; from the first that can be interrupted on, handle SIGINT."""
         self._waits.add(wait)
         if self._handling is None and _in_main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
     def over(self, wait: _Wait) -> None:
-        """… to the last."""
+        """Note that a wait is over; after the last, leave SIGINT to the handler before ours."""
         self._waits.discard(wait)
         if self._handling is not None and not any(
             each.thread == threading.main_thread().ident for each in self._waits

@@ -62,7 +62,7 @@ print(sorted(set(sys.modules) - before))
         (
             "import ipykernel.ipkernel\n",
             "from ipy_bgtasks.frontends.kernel import front_end, away",
-            60,
+            51,
         ),
     ],
     ids=["terminal", "kernel"],
