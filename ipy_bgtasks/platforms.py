@@ -202,7 +202,8 @@ def encoded(text: str) -> Any:
 def processor_time(thread: int) -> float:
     """Return the seconds of processor time of a thread; 0.0 where the system does not tell."""
     clock_of = getattr(_time, "pthread_getcpuclockid", None)
-    if clock_of is None:
+    # The C library crashes when it is asked for a thread that has ended.
+    if clock_of is None or all(each.ident != thread for each in threading.enumerate()):
         return 0.0
     try:
         return float(_time.clock_gettime(clock_of(thread)))

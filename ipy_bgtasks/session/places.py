@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner

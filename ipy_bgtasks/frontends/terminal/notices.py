@@ -11,8 +11,6 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ipy_bgtasks.job.outcome import JobState
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -172,7 +170,7 @@ class Notices:
 
 def _is_plain(news: _News) -> bool:
     """Return whether it says no more than that a job has finished."""
-    return not news.failure and news.job.group is None and news.job.state is JobState.FINISHED
+    return not news.failure and news.job.group is None and news.job.state == "finished"
 
 
 def _is_of_group(news: _News, name: str | None) -> bool:
