@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -40,7 +41,7 @@ class Jobs(Protocol):
 def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
     """Return the one job that *spec* names; raises `NoSuchJob` unless there is exactly one.
 
-    *variables* are the user's; a spec may be the name of one that holds a job.
+    *variables* are the user's; a spec may be the name of one that holds a job, or ``name[0]``.
     """
     spec = spec.strip()
     if is_group(spec):
@@ -50,9 +51,9 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     bare = spec.removeprefix("%")
     if bare.isdecimal():
         return _by_number(jobs, int(bare))
-    if (number := KeptNumber.read(bare)) is not None and not _holds(variables, spec):
+    if (number := KeptNumber.read(bare)) is not None and _held(variables, spec) is None:
         return _by_number(jobs, number)
-    if variables is not None and isinstance(job := variables.get(spec), Job):
+    if (job := _held(variables, spec)) is not None:
         return record_of(job)
     if spec.startswith("?") or spec.startswith("%?"):
         text = bare.removeprefix("?")
@@ -81,7 +82,7 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
         or (KeptNumber.read(bare) is not None and not _is_other(variables, text))
         or text.startswith(("%", "?"))
         or is_group(text)
-        or (variables is not None and isinstance(variables.get(text), Job))
+        or _held(variables, text) is not None
     )
 
 
@@ -91,14 +92,28 @@ def is_group(text: str) -> bool:
     return len(word) > 1 and word[0] == "@" and not re.search(r"[\s,]", word)
 
 
-def _holds(variables: Mapping[str, Any] | None, name: str) -> bool:
-    """Return whether a variable holds a job."""
-    return variables is not None and isinstance(variables.get(name), Job)
+def _held(variables: Mapping[str, Any] | None, text: str) -> Job | None:
+    """Return the job that a variable holds, or an item of a list, tuple or dict in one.
+
+    None if *text* is anything else; none of it is run.
+    """
+    name, bracket, keys = text.partition("[")
+    if variables is None or (bracket and not keys.endswith("]")):
+        return None
+    value: Any = variables.get(name)
+    for key in keys[:-1].split("][") if bracket else ():
+        if type(value) not in (list, tuple, dict):
+            return None
+        try:
+            value = value[variables[key] if key.isidentifier() else ast.literal_eval(key)]
+        except Exception:  # no such item, or an expression
+            return None
+    return value if isinstance(value, Job) else None
 
 
 def _is_other(variables: Mapping[str, Any] | None, name: str) -> bool:
     """Return whether a variable holds anything but a job."""
-    return variables is not None and name in variables and not _holds(variables, name)
+    return variables is not None and name in variables and _held(variables, name) is None
 
 
 def _starts(name: str, text: str) -> bool:

@@ -38,11 +38,16 @@ def registry() -> Registry:
         ("?model", 3),
         ("%?(a)", 1),
         ("mine", 2),
+        ("many[0]", 1),
+        ("many[-1]", 2),
+        ("many[i]", 2),
+        ("named['a'][0]", 1),
     ],
 )
 def test_a_spec_names_one_job(registry: Registry, spec: str, number: int) -> None:
-    """By number, mark, start or part of its name, or by a variable that holds it."""
-    variables = {"mine": registry.get(2).job, "train": print}
+    """By number, mark, start or part of its name, or by a variable that holds it, or a list."""
+    one, two = registry.get(1).job, registry.get(2).job
+    variables = {"mine": two, "train": print, "many": [one, two], "i": 1, "named": {"a": (one,)}}
     assert find(registry, spec, variables).number == number
     assert is_spec(spec, variables)
 
@@ -96,8 +101,10 @@ def test_candidates_are_bounded() -> None:
 
 def test_code_is_no_spec(registry: Registry) -> None:
     """What could be launched is not taken for a job."""
-    variables = {"f": print, "job": registry.get(1).job}
-    for text in ("f()", "f", "asyncio.sleep(3)", "job.result()", "3 + 4", "-x"):
+    job = registry.get(1).job
+    variables = {"f": print, "job": job, "many": [job, 3]}
+    texts = ["f()", "f", "asyncio.sleep(3)", "job.result()", "3 + 4", "-x", "job[0", "many[0] + 1"]
+    for text in [*texts, "many[1]", "many[2]", "many[:1]", "many[0](1)", "[job]", "f[0]"]:
         assert not is_spec(text, variables)
     assert is_spec("job", variables)
     assert not is_spec("job")

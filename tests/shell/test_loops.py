@@ -42,6 +42,9 @@ async def test_what_a_name_stands_for_is_asked_at_each_launch(cell: Any) -> None
     kinds = ["plain", "later"] * 3
     assert await cell("%fg all") == [(kinds[n], n) for n in range(6)]
     assert [job.where for job in jobs()] == ["thread", "loop"] * 3
+    assert await cell("%fg launched[2]") == ("plain", 2)
+    assert await cell("x = %fg launched[n], launched[0]\nx") == [("later", 5), ("plain", 0)]
+    assert len(jobs()) == 6
     with pytest.raises(Exception, match="name 'n' is not defined"):
         await cell("for _ in range(2):\n    %bg f(n)\n    del n")
 
