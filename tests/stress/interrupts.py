@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-for ring in ("kernel", "terminal"):
+for ring in ("", "kernel", "terminal"):
     sys.path.append(str(Path(__file__).parents[1] / ring))
 
 #: Seconds between two interrupts: at least, and at most.

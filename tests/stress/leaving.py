@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1] / ring) for ring in ("kernel", "terminal")]
+sys.path += [str(Path(__file__).parents[1] / ring) for ring in ("", "kernel", "terminal")]
 
 import test_kernel_leaving as in_kernel
 import test_terminal_leaving as in_terminal
