@@ -65,6 +65,31 @@ class CardWidget(Protocol):
         """Leave the page."""
 
 
+class _Answers:
+    """The answer of a page to a widget, which may come before the widget is known here."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._lock = threading.Lock()
+        self._came = self._known = False
+
+    def take(self) -> None:
+        """Act on an answer, or remember it."""
+        with self._lock:
+            self._came = True
+            known = self._known
+        if known:
+            self._act()
+
+    def pass_on(self) -> None:
+        """Act on answers from now on, and on one that has come."""
+        with self._lock:
+            self._known = True
+            came = self._came
+        if came:
+            self._act()
+
+
 class Cards:
     """The cards of the jobs that have not ended, and where they stand. Any thread may call.
 
@@ -239,26 +264,32 @@ class Cards:
             self._later(1.0, self._look)
 
     def _add_widget(self, job: Record) -> None:
-        make = self.make_widget
-        widget = None if make is None else make(job, lambda: self._answered(job))
+        make, answers = self.make_widget, _Answers(lambda: self._answered(job))
+        widget = None if make is None else make(job, answers.take)
         if widget is None:
             self.make_widget = None
             return
         with self._lock:
-            if job.number in self._cards:
+            goes_on = job.number in self._cards
+            if goes_on:
                 self._widgets[job.number] = widget
-                return
-        widget.close()  # the job has ended meanwhile
+        if goes_on:
+            answers.pass_on()
+        else:
+            widget.close()  # the job has ended meanwhile
 
     def _add_to_many(self, card: Card) -> None:
-        make = self.make_many
-        widget = None if make is None else make(card, lambda: self._many_answered(card))
+        make, answers = self.make_many, _Answers(lambda: self._many_answered(card))
+        widget = None if make is None else make(card, answers.take)
         with self._lock:
-            if widget is not None and card in self._many:
+            goes_on = widget is not None and card in self._many
+            if goes_on:
                 self._many[card] = widget
-                return
-            self._many.pop(card, None)
-        if widget is None:
+            else:
+                self._many.pop(card, None)
+        if goes_on:
+            answers.pass_on()
+        elif widget is None:
             self.make_many = None
         else:
             widget.close()  # all have ended meanwhile
