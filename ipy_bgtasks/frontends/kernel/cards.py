@@ -65,31 +65,6 @@ class CardWidget(Protocol):
         """Leave the page."""
 
 
-class _Answers:
-    """The answer of a page to a widget, which may come before the widget is known here."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
-        self._lock = threading.Lock()
-        self._came = self._known = False
-
-    def take(self) -> None:
-        """Act on an answer, or remember it."""
-        with self._lock:
-            self._came = True
-            known = self._known
-        if known:
-            self._act()
-
-    def pass_on(self) -> None:
-        """Act on answers from now on, and on one that has come."""
-        with self._lock:
-            self._known = True
-            came = self._came
-        if came:
-            self._act()
-
-
 class Cards:
     """The cards of the jobs that have not ended, and where they stand. Any thread may call.
 
@@ -264,8 +239,13 @@ class Cards:
             self._later(1.0, self._look)
 
     def _add_widget(self, job: Record) -> None:
-        make, answers = self.make_widget, _Answers(lambda: self._answered(job))
-        widget = None if make is None else make(job, answers.take)
+        make, early = self.make_widget, threading.Event()
+
+        def answered() -> None:  # perhaps before the widget is known here
+            early.set()
+            self._answered(job)
+
+        widget = None if make is None else make(job, answered)
         if widget is None:
             self.make_widget = None
             return
@@ -273,26 +253,31 @@ class Cards:
             goes_on = job.number in self._cards
             if goes_on:
                 self._widgets[job.number] = widget
-        if goes_on:
-            answers.pass_on()
-        else:
+        if not goes_on:
             widget.close()  # the job has ended meanwhile
+        elif early.is_set():
+            self._answered(job)
 
     def _add_to_many(self, card: Card) -> None:
-        make, answers = self.make_many, _Answers(lambda: self._many_answered(card))
-        widget = None if make is None else make(card, answers.take)
+        make, early = self.make_many, threading.Event()
+
+        def answered() -> None:
+            early.set()
+            self._many_answered(card)
+
+        widget = None if make is None else make(card, answered)
         with self._lock:
             goes_on = widget is not None and card in self._many
             if goes_on:
                 self._many[card] = widget
             else:
                 self._many.pop(card, None)
-        if goes_on:
-            answers.pass_on()
-        elif widget is None:
+        if widget is None:
             self.make_many = None
-        else:
+        elif not goes_on:
             widget.close()  # all have ended meanwhile
+        elif early.is_set():
+            self._many_answered(card)
 
     def _many_answered(self, card: Card) -> None:
         widget = self._many.get(card)
