@@ -28,7 +28,7 @@ _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPytho
 #: Parts of this package that only call the user's code and hold no state that could be torn.
 _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.tracking")
 #: … but for this one: between the start of a process and its number nobody could stop it.
-_STARTING = "ipy_bgtasks.work.command"
+_STARTING = "ipy_bgtasks.work.reading"
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "selectors", "uvloop")
 

@@ -20,7 +20,7 @@ from ipy_bgtasks.own_frames import hide
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.work.command import Command
+    from ipy_bgtasks.work.reading import Command
 
 
 class RunWithin(Protocol):
@@ -139,7 +139,7 @@ class _Commands:
         run = self._run
 
         def system(shell: Any, cmd: str) -> None:
-            from ipy_bgtasks.work.command import Command
+            from ipy_bgtasks.work.reading import Command
 
             try:
                 code = run(Command(shell.var_expand(cmd, depth=1)), _put)
@@ -158,7 +158,7 @@ class _Commands:
         def getoutput(shell: Any, cmd: str, split: bool = True, depth: int = 0) -> Any:
             from IPython.utils.text import LSString, SList
 
-            from ipy_bgtasks.work.command import Command
+            from ipy_bgtasks.work.reading import Command
 
             pieces: list[str] = []
             try:
@@ -192,7 +192,7 @@ class _Commands:
 def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
     from IPython.utils.process import arg_split  # type: ignore[attr-defined, unused-ignore]
 
-    from ipy_bgtasks.work.command import Command
+    from ipy_bgtasks.work.reading import Command
 
     theirs = inspect.getattr_static(type(magics), "shebang")._theirs
     args, argv = theirs.parser.parse_known_args(arg_split(line, posix=os.name != "nt"))

@@ -12,7 +12,7 @@ from ipy_bgtasks.job.host import Host
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notices import Notice
@@ -89,8 +89,8 @@ class Screen(Host):
         """Display something in the caller's place; returns what updates it."""
         raise NotImplementedError
 
-    def use_buttons(self, make: MakeWidget, make_many: MakeMany) -> Callable[[], None]:
-        """Give displayed jobs the buttons that these make; returns what ends that."""
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give displayed jobs the buttons that this makes; returns what ends that."""
         return lambda: None
 
     def footer(self, text: str | None) -> None:

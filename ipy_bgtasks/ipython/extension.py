@@ -84,12 +84,7 @@ class Loaded:
         if screen.live:
             session.pages = lambda: self.live_views().pages
         changes.add(self._close_views)
-        changes.add(
-            screen.use_buttons(
-                lambda job, ready: self.live_views().card(job, ready),
-                lambda jobs, ready: self.live_views().card_of_many(jobs, ready),
-            )
-        )
+        changes.add(screen.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
         front_end.install(changes)
         changes.add(session.start())
         changes.step("cells", lambda: note_cells(shell))

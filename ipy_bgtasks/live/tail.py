@@ -10,7 +10,7 @@ from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.registry.numbers import KeptNumber
 from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
-from ipy_bgtasks.work.text import label_of_cell
+from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable

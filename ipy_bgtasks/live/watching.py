@@ -19,8 +19,7 @@ from ipy_bgtasks.views.show import live_table, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.frontends.kernel.cards import CardWidget
-    from ipy_bgtasks.frontends.kernel.places import Card
+    from ipy_bgtasks.frontends.kernel.cards import Card, CardWidget
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.panel import Panel
     from ipy_bgtasks.session.control import Session
@@ -156,21 +155,13 @@ class Watching:
         self._shown.append(lambda: update(table(self._registry, visible())))
         del self._shown[:-_PANELS]
 
-    def card(self, job: Record, answered: Callable[[], None]) -> CardWidget | None:
-        """Return a card with a button; None where there are no widgets."""
+    def card(self, card: Card, answered: Callable[[], None]) -> CardWidget | None:
+        """Return buttons for a card; None where there are no widgets."""
         if find_spec("anywidget") is None:
             return None
-        from ipy_bgtasks.live.cards import JobCard
+        from ipy_bgtasks.live.cards import LiveCard
 
-        return JobCard(job, self.feed, self, answered, self._cells)
-
-    def card_of_many(self, card: Card, answered: Callable[[], None]) -> CardWidget | None:
-        """Return buttons for the card of several jobs; None where there are no widgets."""
-        if find_spec("anywidget") is None:
-            return None
-        from ipy_bgtasks.live.cards import ManyCard
-
-        return ManyCard(card, self._registry.get, self, answered, self._cells)
+        return LiveCard(card, self._registry.get, self.feed, self, answered, self._cells)
 
     # The buttons
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import dis
 import functools
 import inspect
 import io
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.runners import remote
-from ipy_bgtasks.work import calls, frames, static
-from ipy_bgtasks.work.calls import Cell
+from ipy_bgtasks.work import frames, plan, reading
+from ipy_bgtasks.work.names import touched
+from ipy_bgtasks.work.reading import Cell
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 #: How far to follow what functions use when looking for what cannot be sent.
 _DEEP = 4
-#: The instructions that look up a global name.
-_LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def _complete() -> Iterator[None]:
     """Have what work needs of this package pickled by value, as the notebook's functions are."""
     import cloudpickle
 
-    modules = [sys.modules[__name__], calls, frames, remote, static]
+    modules = [sys.modules[__name__], frames, plan, reading, remote]
     with _registering():
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
@@ -125,7 +123,7 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
     cell = getattr(call, "__self__", None)
     if not isinstance(cell, Cell):
         return call
-    names = [name for name in _loaded(cell.body, cell.last) if name in cell.namespace]
+    names = [name for name in touched(cell.body, cell.last)[0] if name in cell.namespace]
     if "get_ipython" in names:
         raise BadInput(
             "magics and ! lines need the session and cannot run in a process: "
@@ -150,20 +148,6 @@ async def _run_cell_async(
     anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
 ) -> Any:
     return await Cell(body, last, anchor.__globals__, settle).run_async()
-
-
-def _loaded(*codes: CodeType | None) -> Iterator[str]:
-    """Yield the global names that a cell's code loads, including the functions in it."""
-    seen: set[str] = set()
-    waiting = [code for code in codes if code is not None]
-    while waiting:
-        code = waiting.pop()
-        waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
-        for instruction in dis.get_instructions(code):
-            name = instruction.argval
-            if instruction.opname in _LOADS and name not in seen:
-                seen.add(name)
-                yield name
 
 
 def _marshalled(call: Any) -> Any:

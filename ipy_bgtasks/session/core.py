@@ -83,7 +83,7 @@ class Core:
         """Make a job of a cell that runs already; the other arguments are those of `CellRunner`."""
         from ipy_bgtasks.runners.cell import CellRunner
         from ipy_bgtasks.work import Work
-        from ipy_bgtasks.work.text import label_of_cell
+        from ipy_bgtasks.work.reading import label_of_cell
 
         work = Work(_runs_already, label_of_cell(code), code, False)
         runner = CellRunner(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections import ChainMap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,9 +18,9 @@ from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import Forms, Scope, read, same_tree
-from ipy_bgtasks.work.command import command_in, command_work
-from ipy_bgtasks.work.static import runs_once
+from ipy_bgtasks.work import Scope, read, same_tree
+from ipy_bgtasks.work.plan import runs_once
+from ipy_bgtasks.work.reading import command_in, command_work
 
 if TYPE_CHECKING:
     import ast
@@ -82,8 +82,6 @@ class Launcher:
     ask: Callable[[Record], object]
     #: What runs jobs that outlive the session.
     kept: Callable[[], KeptRunner]
-    #: What the texts launched last mean, for the loop that launches them again.
-    forms: Forms = field(default_factory=Forms)
 
     def launch(
         self,
@@ -140,7 +138,7 @@ class Launcher:
             number = self.registry.find(code).number
             raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
         try:
-            return read(code, self._scope(local, cell), cell=cell, late=late, forms=self.forms)
+            return read(code, self._scope(local, cell), cell=cell, late=late)
         except (BadInput, SyntaxError) as error:
             if cell or not _is_program(code, self.variables(local)):
                 raise
@@ -254,7 +252,6 @@ class Launcher:
             transform_ast=shell.transform_ast if self._others_transform() else same_tree,
             name_source=partial(self.sources.name, number=number),
             first_line=line + 1 if cell else line,
-            source=number,
         )
 
     def _transform(self, text: str) -> str:

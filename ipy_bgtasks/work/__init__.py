@@ -7,7 +7,6 @@ makes the code, ``forms`` keeps what the text alone decides, and puts it togethe
 
 from __future__ import annotations
 
-from ipy_bgtasks.work.forms import Forms, read
-from ipy_bgtasks.work.model import Scope, Work, same_tree
+from ipy_bgtasks.work.reading import Scope, Work, read, same_tree
 
-__all__ = ["Forms", "Scope", "Work", "read", "same_tree"]
+__all__ = ["Scope", "Work", "read", "same_tree"]

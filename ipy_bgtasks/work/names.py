@@ -1,146 +1,79 @@
-"""Which names an expression loads, and what they are bound to at launch."""
+"""Which names CODE loads and binds, and what they are bound to at launch."""
 
 from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterable, Set
-from typing import TYPE_CHECKING, Any
+import dis
+from collections.abc import Iterable, Iterator, Set
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.work.frames import AT_TOP_LEVEL, SEES_LOCALS
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.work.model import Scope
+    from ipy_bgtasks.work.reading import Scope
+
+_LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
+_BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
+#: Functions of their own before Python 3.12, in which ``:=`` binds names of the code around them.
+_TRANSPARENT = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
 
 
-Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+class Names(NamedTuple):
+    """What expressions need from the enclosing scope, and bind there.
 
-
-class Names:
-    """What an expression needs from the enclosing scope.
-
-    ``loads``: names it reads and does not bind itself; ``walrus``: names that ``:=`` binds in
-    the enclosing scope; ``awaits`` and ``yields``: whether its own scope would have to be a
-    coroutine, a generator.
+    ``awaits`` and ``yields`` tell whether that scope would have to be a coroutine, a generator.
     """
 
-    __slots__ = ("awaits", "loads", "walrus", "yields")
-
-    def __init__(self) -> None:
-        self.loads: set[str] = set()
-        self.walrus: set[str] = set()
-        self.awaits = False
-        self.yields = False
+    loads: Set[str]
+    binds: frozenset[str]
+    awaits: bool
+    yields: bool
 
 
-_NOTHING: frozenset[str] = frozenset()
-_LEAVES = frozenset({ast.Constant, ast.Load, ast.Store, ast.Del})
-_COMPREHENSIONS = frozenset({ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp})
+def touched(*codes: CodeType | None) -> tuple[dict[str, None], frozenset[str]]:
+    """Return the global names that code loads, functions in it included, and those it binds."""
+    loads: dict[str, None] = {}
+    binds: set[str] = set()
+    waiting = [(code, True) for code in codes if code is not None]
+    while waiting:
+        code, own = waiting.pop()
+        for each in code.co_consts:
+            if isinstance(each, CodeType):
+                waiting.append((each, own and each.co_name in _TRANSPARENT))
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in _LOADS:
+                loads[instruction.argval] = None
+            elif own and instruction.opname in _BINDS:
+                binds.add(instruction.argval)
+    return loads, frozenset(binds)
 
 
-def names_in(*nodes: ast.AST) -> Names:
-    """Return the names of sibling expressions in one scope."""
-    found = Names()
-    for node in nodes:
-        _visit(node, _NOTHING, found)
-    return found
-
-
-def _visit(node: ast.AST, bound: frozenset[str], found: Names) -> None:
-    kind = type(node)
-    if kind is ast.Name:
-        assert isinstance(node, ast.Name)
-        if node.id not in bound and type(node.ctx) is ast.Load:
-            found.loads.add(node.id)
-    elif kind not in _LEAVES:
-        if isinstance(node, ast.Lambda):
-            _visit_lambda(node, bound, found)
-        elif kind in _COMPREHENSIONS:
-            _visit_comprehension(node, bound, found)  # type: ignore[arg-type]
-        else:
-            _note(node, found)
-            for child in ast.iter_child_nodes(node):
-                _visit(child, bound, found)
-
-
-def _note(node: ast.AST, found: Names) -> None:
-    if isinstance(node, ast.NamedExpr):
-        found.walrus.add(node.target.id)
-    elif isinstance(node, ast.Await):
-        found.awaits = True
-    elif isinstance(node, ast.Yield | ast.YieldFrom):
-        found.yields = True
-
-
-def _visit_lambda(node: ast.Lambda, bound: frozenset[str], found: Names) -> None:
-    spec = node.args
-    for default in (*spec.defaults, *spec.kw_defaults):
-        if default is not None:
-            _visit(default, bound, found)
-    inner = Names()
-    _visit(node.body, bound | parameters(spec), inner)
-    found.loads |= inner.loads - inner.walrus
+def names_in(*nodes: ast.expr) -> Names:
+    """Return the names of sibling expressions, or targets of an assignment, in one scope."""
+    body: list[ast.stmt] = [
+        ast.Assign(targets=[node], value=ast.Constant(value=None))
+        if isinstance(getattr(node, "ctx", None), ast.Store)
+        else ast.Expr(value=node)
+        for node in nodes
+    ]
+    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+    try:
+        code = compile(module, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except SyntaxError:  # a yield, or what compiling the statement says of the user's text
+        return Names(frozenset(), frozenset(), awaits=False, yields=True)
+    loads, binds = touched(code)
+    own = [each for node in nodes for each in _own(node)]
+    awaits = any(isinstance(each, ast.Await) or getattr(each, "is_async", 0) for each in own)
+    return Names(loads.keys(), binds, awaits, yields=False)
 
 
 def parameters(spec: ast.arguments) -> frozenset[str]:
     """Return the names that the parameters of a function bind."""
     every = (*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg)
     return frozenset(each.arg for each in every if each is not None)
-
-
-def _visit_comprehension(node: Comprehension, bound: frozenset[str], found: Names) -> None:
-    # The first iterable belongs to the enclosing scope; the rest is a scope of its own.
-    first, *others = node.generators
-    _visit(first.iter, bound, found)
-    inside = bound.union(*(_stored(each.target) for each in node.generators))
-    inner = Names()
-    for part in (first.target, *first.ifs, *others, *_results(node)):
-        _visit(part, inside, inner)
-    found.loads |= inner.loads
-    found.walrus |= inner.walrus
-    if not isinstance(node, ast.GeneratorExp):  # awaits only when it is iterated
-        found.awaits |= inner.awaits or any(each.is_async for each in node.generators)
-
-
-def _results(node: Comprehension) -> tuple[ast.expr, ...]:
-    return (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,)
-
-
-def _stored(target: ast.AST) -> set[str]:
-    return {
-        node.id
-        for node in ast.walk(target)
-        if isinstance(node, ast.Name) and type(node.ctx) is ast.Store
-    }
-
-
-def assigned(*nodes: ast.AST) -> frozenset[str]:
-    """Return the names that statements or assignment targets bind in their own scope, roughly."""
-    names: set[str] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(each.asname or each.name).partition(".")[0] for each in node.names}
-        elif isinstance(node, ast.Lambda) or type(node) in _COMPREHENSIONS:
-            names |= names_in(node).walrus
-        else:
-            names |= _names_bound_by(node)
-            waiting += ast.iter_child_nodes(node)
-    return frozenset(names - {"*"})
-
-
-def _names_bound_by(node: ast.AST) -> set[str]:
-    if isinstance(node, ast.Name) and type(node.ctx) is ast.Store:
-        return {node.id}
-    if isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
-        return {node.name}
-    if isinstance(node, ast.MatchMapping) and node.rest:
-        return {node.rest}
-    return set()
 
 
 def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
@@ -179,3 +112,16 @@ def _not_defined(name: str, scope: Scope) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"name {name!r} is not defined" + (f": did you mean {close[0]!r}?" if close else "")
+
+
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what runs in the scope of *node* itself; little of a generator expression does."""
+    yield node
+    children: Iterable[ast.AST | None] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.Lambda):
+        children = [*node.args.defaults, *node.args.kw_defaults]
+    elif isinstance(node, ast.GeneratorExp):
+        children = [node.generators[0].iter]
+    for child in children:
+        if child is not None:
+            yield from _own(child)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.ipython.extension import session_of
 from ipy_bgtasks.ipython.options import BG, read_options
 from ipy_bgtasks.work import read
-from ipy_bgtasks.work.command import command_in, command_work
+from ipy_bgtasks.work.reading import command_in, command_work
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record

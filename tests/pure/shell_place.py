@@ -14,7 +14,7 @@ from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands.runner import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.work.command import command_work
+from ipy_bgtasks.work.reading import command_work
 
 LONG = 10
 

@@ -47,7 +47,7 @@ def test_the_button_comes_whenever_the_page_answers(count: int, early: bool) -> 
         sent.append(bundle)
 
     cards = Cards(send, lambda _seconds, fn: due.append(fn))
-    cards.make_widget = cards.make_many = make
+    cards.make_widget = make
     fake = FakeRunner()
     for number in range(1, count + 1):
         job = Record(number, work(), fake, origin=_WHERE)

@@ -22,7 +22,7 @@ from ipy_bgtasks.runners.processes.pool import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.work.command import command_work
+from ipy_bgtasks.work.reading import command_work
 
 BOUND = 20.0
 PLACES = ["loop", "thread", "thread loop", "process", "shell"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.work.command import command_in, command_work
+from ipy_bgtasks.work.reading import command_in, command_work
 
 
 @pytest.mark.parametrize(

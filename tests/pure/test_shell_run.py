@@ -18,7 +18,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.work.command import command_work
+from ipy_bgtasks.work.reading import command_work
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 

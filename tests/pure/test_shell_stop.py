@@ -13,7 +13,7 @@ from processes import TREE, pids_in, still_alive, zombies_of
 from shell_place import LONG, Place, said, tree_of
 
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.work.command import command_work
+from ipy_bgtasks.work.reading import command_work
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 

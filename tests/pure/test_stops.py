@@ -24,7 +24,7 @@ from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.work.command import Command
+from ipy_bgtasks.work.reading import Command
 
 BOUND = 20.0
 

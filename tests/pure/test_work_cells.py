@@ -103,7 +103,7 @@ def test_the_repr_of_a_cells_call_does_not_spell_out_the_namespace() -> None:
             "match p:\n    case {'k': v, **rest}:\n        pass\n    case [a, *b] as c:\n        0",
             {"v", "rest", "a", "b", "c"},
         ),
-        ("x: int\nn += 1", {"x", "n"}),
+        ("x: int\nn += 1", {"n"}),
         ("f = lambda q: (w := q); 1", {"f"}),
     ],
 )

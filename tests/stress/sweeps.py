@@ -33,7 +33,7 @@ from ipy_bgtasks.runners.processes.pool import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads.pool import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.work.command import command_work
+from ipy_bgtasks.work.reading import command_work
 
 LIMITS = {"a": 1, "b": 2, "c": 3, "d": 5, "e": 8}
 BOUND = 120.0  # seconds for all jobs together

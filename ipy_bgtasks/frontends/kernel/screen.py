@@ -32,7 +32,7 @@ from ipy_bgtasks.hooks.streams import give_each_job_its_own, take_along
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.kernel.cards import MakeMany, MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
     from ipy_bgtasks.frontends.kernel.texts import Texts
     from ipy_bgtasks.hooks.by_context import ByContext
     from ipy_bgtasks.job.record import Record
@@ -125,9 +125,9 @@ class KernelScreen(Screen):
         self._send_card(parent, mimebundle, display_id, update=False)
         return lambda news: self._send_card(parent, news, display_id, update=True)
 
-    def use_buttons(self, make: MakeWidget, make_many: MakeMany) -> Callable[[], None]:
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
         """Give the cards of jobs that run for a while buttons."""
-        self._cards.make_widget, self._cards.make_many = make, make_many
+        self._cards.make_widget = make
         return self._cards.close
 
     def launching(self, job: Record) -> None:

@@ -50,25 +50,30 @@ class Card {
   }
 }
 
-// The widget whose views are such cards; they are drawn again when one of these facts changes.
-function cardWidget(Kind, ...facts) {
-  return {
-    initialize({ model }) {
-      model.send({ kind: "hello" });
-    },
-    render({ model, el }) {
-      const card = new Kind(model);
-      el.append(card.root);
+// The widget: its views show one job or several, and change over when there are more.
+const CARD_WIDGET = {
+  initialize({ model }) {
+    model.send({ kind: "hello" });
+  },
+  render({ model, el }) {
+    let card;
+    const draw = () => {
+      const Kind = model.get("many").title ? ManyCard : JobCard;
+      if (!(card instanceof Kind)) {
+        card?.close();
+        card = new Kind(model);
+        el.replaceChildren(card.root);
+      }
       card.draw();
-      const redraw = () => card.draw();
-      const hear = (message) => card.hear(message);
-      for (const fact of facts) model.on(`change:${fact}`, redraw);
-      model.on("msg:custom", hear);
-      return () => {
-        card.close();
-        for (const fact of facts) model.off(`change:${fact}`, redraw);
-        model.off("msg:custom", hear);
-      };
-    },
-  };
-}
+    };
+    const hear = (message) => card.hear(message);
+    draw();
+    for (const fact of ["card", "many", "rows"]) model.on(`change:${fact}`, draw);
+    model.on("msg:custom", hear);
+    return () => {
+      card.close();
+      for (const fact of ["card", "many", "rows"]) model.off(`change:${fact}`, draw);
+      model.off("msg:custom", hear);
+    };
+  },
+};

@@ -1,5 +1,4 @@
-// The card of the jobs of one cell, with a button that stops all and one that opens their list: an
-// anywidget.
+// The card of the jobs of one cell, with a button that stops all and one that opens their list.
 
 const MOST = 300; // rows of the list; the kernel sends no more
 
@@ -26,4 +25,4 @@ class ManyCard extends Card {
   }
 }
 
-export default cardWidget(ManyCard, "many", "rows");
+export default CARD_WIDGET;

@@ -1,5 +1,5 @@
 // The card of a job that goes on for a while, with a button that stops it, one that shows its
-// whole log, and a bell, which asks for a notice of its end: an anywidget.
+// whole log, and a bell, which asks for a notice of its end.
 
 const LOG_LIMIT = 2_000_000; // characters in the page; the kernel keeps fewer
 
@@ -68,5 +68,3 @@ class JobCard extends Card {
     if (news.kind === "log" && this.isOpen) addToLog(this.part, news, LOG_LIMIT);
   }
 }
-
-export default cardWidget(JobCard, "card");

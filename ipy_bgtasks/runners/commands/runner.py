@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
     from ipy_bgtasks.service import ServiceLoop
-    from ipy_bgtasks.work.command import Command
+    from ipy_bgtasks.work.reading import Command
 
 #: Seconds for which output still comes after a command has ended. What the command itself wrote
 #: is in the pipe by then; this is for a `tee` behind it, and bounds a child that goes on writing.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
-    from ipy_bgtasks.work.command import Command
+    from ipy_bgtasks.work.reading import Command
 
     Take = Callable[[str, str], object]
     News = SimpleQueue[tuple[str, bytes]]

@@ -21,7 +21,7 @@ from ipy_bgtasks.runners.kept import files, telling
 from ipy_bgtasks.runners.kept.following import Following
 from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work.command import Command
+from ipy_bgtasks.work.reading import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
