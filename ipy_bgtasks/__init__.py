@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.handle import current_job as current_job
     from ipy_bgtasks.job.outcome import JobState as JobState
     from ipy_bgtasks.job.progress import Progress as Progress
-    from ipy_bgtasks.job.tracking import track as track
+    from ipy_bgtasks.job.progress import track as track
     from ipy_bgtasks.views.collection import jobs as jobs
 
 #: Each public name, and the module that defines it.
@@ -46,7 +46,7 @@ _HOMES = {
     "jobs": "views.collection",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",
-    "track": "job.tracking",
+    "track": "job.progress",
 }
 
 __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]

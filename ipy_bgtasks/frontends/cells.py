@@ -16,7 +16,7 @@ from collections import Counter
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.versions import cell_numbers
+from ipy_bgtasks.frontends.installing import cell_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks.attributes import Attribute
-from ipy_bgtasks.own_frames import hide
+from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

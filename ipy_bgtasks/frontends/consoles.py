@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks.imports import when_imported
+from ipy_bgtasks.patching import when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable

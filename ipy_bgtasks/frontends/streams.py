@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import caller, cells_away, current
-from ipy_bgtasks.hooks.by_context import DELETED, UNSET, ByContext, give_class
+from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext, give_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable

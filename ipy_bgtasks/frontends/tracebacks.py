@@ -7,8 +7,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.hooks.attributes import Attribute
-from ipy_bgtasks.own_frames import hide_all
+from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.stacks import hide_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from IPython.core.error import UsageError
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
-from ipy_bgtasks.own_frames import hide
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,7 +81,7 @@ class Calls:
 
     def cancel(self, line: str, local_ns: Mapping[str, Any] | None) -> Any:
         """Stop jobs, and report what became of them."""
-        from ipy_bgtasks.session.stopping import Stopping
+        from ipy_bgtasks.session.foreground import Stopping
 
         options, words = opt.read_all(line, opt.CANCEL, "%cancel")
         if not words:

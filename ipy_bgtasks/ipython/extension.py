@@ -6,8 +6,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
-from ipy_bgtasks.frontends.installing import Installation
-from ipy_bgtasks.frontends.versions import complete_with, kernel_of, loop_of, note_cells
+from ipy_bgtasks.frontends.installing import (
+    Installation,
+    complete_with,
+    kernel_of,
+    loop_of,
+    note_cells,
+)
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.session.control import Session
 from ipy_bgtasks.session.core import Core
@@ -17,8 +22,7 @@ from ipy_bgtasks.session.settings import BgTasks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import FrontEnd
-    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.frontends.front_end import FrontEnd, Screen
     from ipy_bgtasks.ipython.calls import Calls
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
@@ -98,7 +102,7 @@ class Loaded:
     def _prepare_for_jobs(self, session: Session, places: Places) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
         from ipy_bgtasks.frontends.commands import jobs_commands
-        from ipy_bgtasks.hooks.threads import executor_for_jobs, threads_of_jobs
+        from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
 
         core, changes = session.core, self._changes
@@ -172,7 +176,7 @@ class Loaded:
 
     def _watch_exits(self, session: Session, registry: Registry) -> None:
         from ipy_bgtasks.frontends.exits import watch_process
-        from ipy_bgtasks.hooks.threads import threads_of_jobs
+        from ipy_bgtasks.hooks import threads_of_jobs
         from ipy_bgtasks.session.leaving import Leaving
 
         core, settings, changes = session.core, session.settings, self._changes
@@ -262,10 +266,10 @@ def _settings_of(shell: Any) -> BgTasks:
 
 def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     if kernel_of(shell) is not None:
-        from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
+        from ipy_bgtasks.frontends.kernel.screen import KernelFrontEnd
 
         return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)
-    from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
+    from ipy_bgtasks.frontends.terminal.screen import TerminalFrontEnd
 
     def notice(job: Record) -> str:
         from ipy_bgtasks.views.text import notice
@@ -281,7 +285,7 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         return group_line(group)
 
     def running() -> int:
-        from ipy_bgtasks.registry.numbers import goes_on
+        from ipy_bgtasks.registry.specs import goes_on
 
         session = session_of(shell)
         asks = session is not None and session.settings.confirm_exit

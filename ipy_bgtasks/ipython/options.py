@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.session.launching import LaunchOptions
 
 

@@ -1,4 +1,4 @@
-"""The protocol by which the lower layers report on jobs to those that show them."""
+"""What a job knows of those around it: the host that shows it, and the runner of its place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from traceback import FrameSummary
+
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.work import Work
 
 
 class Host:
@@ -79,3 +82,83 @@ class HostSwitch(Host):
 
 #: Ignores all events.
 SILENT = Host()
+
+
+class Run:
+    """A runner's state for one job, from its start to its end: its `Record.run`."""
+
+    __slots__ = ()
+
+    @property
+    def note(self) -> str:
+        """What was done to stop it, in the user's words; empty if there is nothing to say."""
+        return ""
+
+    def why_not_stopped(self) -> str:
+        """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
+        return ""
+
+    @property
+    def insists(self) -> bool:
+        """Whether it was asked to stop by force."""
+        return False
+
+    def raises_by_itself(self) -> bool:
+        """Return whether the calling thread is the one in which `checkpoint` raises."""
+        return False
+
+    def checkpoint(self) -> None:
+        """Raise in the calling thread what `%cancel` has pending for it."""
+
+
+class Runner:
+    """A place where work runs. Every method may be called from any thread.
+
+    Those that are defined here say what holds for most places.
+    """
+
+    __slots__ = ()
+
+    #: The word users see for the place.
+    where: str
+
+    def accept(self, work: Work) -> Work:
+        """Return the work as it is sent there; raises `BadInput` for what cannot be sent."""
+        return work
+
+    def start(self, job: Record) -> None:
+        """Run the job's work, or queue it; returns without waiting for its end."""
+        raise NotImplementedError
+
+    def stop(self, job: Record, force: bool) -> None:
+        """Ask the job to stop: drop it if it has not started, else interrupt it."""
+        raise NotImplementedError
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """Return where the job is right now, the innermost entry last; empty if unknown."""
+        return []
+
+    def needs_this_thread(self) -> bool:
+        """Return whether blocking the calling thread would keep this runner's jobs from ending."""
+        return False
+
+    def blocks(self, thread: int | None) -> bool:
+        """Return whether its job blocks everything else in *thread* until it ends."""
+        return False
+
+    def make_room(self, job: Record) -> None:
+        """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def goes_on(self, job: Record) -> bool:
+        """Return whether the job goes on when this session ends."""
+        return False
+
+    def tells(self, job: Record) -> bool:
+        """Return whether somebody else tells the addresses of notices of the job's end."""
+        return False
+
+    def shutdown(self) -> None:
+        """Start nothing more, stop everything, and return immediately: the session ends.
+
+        Called once. The process ends soon afterwards, whatever is still running here then.
+        """

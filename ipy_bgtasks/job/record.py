@@ -1,4 +1,12 @@
-"""The record of a job: what happened to it, and what runners and the registry do to it.
+"""When a job was launched, began and ended.
+
+The attempts of a job that is run again when it fails.
+
+The protocol by which the lower layers report on jobs to those that show them.
+
+What a job needs from the runner of its place.
+
+The record of a job: what happened to it, and what runners and the registry do to it.
 
 The state of a job is never stored: it is derived from what happened (it started, it was asked
 to stop, it ended). Users hold a `Job`, which shows less of it.
@@ -14,25 +22,106 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.job.host import SILENT, Host
+from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
-from ipy_bgtasks.job.times import EPOCH, Times
 from ipy_bgtasks.job.waiting import await_end, block_until_end
-from ipy_bgtasks.own_frames import hide_all
 from ipy_bgtasks.sigint import Shielded
+from ipy_bgtasks.stacks import hide_all
+from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from traceback import FrameSummary
 
-    from ipy_bgtasks.job.attempts import Attempts
-    from ipy_bgtasks.job.future import JobFuture
-    from ipy_bgtasks.job.handle import Job
+    from ipy_bgtasks.job.handle import Job, JobFuture
     from ipy_bgtasks.job.progress import Progress
-    from ipy_bgtasks.job.runner import Run, Runner
     from ipy_bgtasks.job.waiting import Waker
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
+
+
+#: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
+EPOCH = time.time() - time.monotonic()
+
+
+class Times:
+    """The times of one job, which `Record` notes. Any thread may read them."""
+
+    __slots__ = ("_began", "_ended", "launched")
+
+    #: When it was launched, in seconds since the epoch.
+    launched: float
+    _began: float | None
+    _ended: float | None
+
+    @property
+    def started(self) -> float | None:
+        """When it, or its latest attempt, started, in seconds since the epoch; None if not yet."""
+        return None if self._began is None else self._began + EPOCH
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None if it has not."""
+        return None if self._ended is None else self._ended + EPOCH
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds for which it, or its latest attempt, has run, or ran; 0.0 if it never started."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
+
+
+class Attempts:
+    """Which attempt a job is in, or waits for, of how many; and how the earlier ones failed.
+
+    *again* has the job run once more; it is called with the number of the attempt that failed,
+    and with what to write in the log.
+    """
+
+    __slots__ = ("_again", "_errors", "most", "number")
+
+    def __init__(self, most: int, again: Callable[[int, str], None]) -> None:
+        self.most = most
+        self.number = 1
+        self._again = again
+        self._errors: list[str] = []
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.most}"
+
+    def takes(self, job: Record, error: BaseException) -> bool:
+        """Return whether another attempt follows the one that has failed with *error*.
+
+        An exit is no failure; and whoever was asked to stop is not run again.
+        """
+        if self.number >= self.most or not isinstance(error, Exception):
+            return False
+        if job.asked or job.done():
+            return False
+        failed, line = self.number, error_line(error)
+        before = str(self)
+        self._errors.append(f"{before}: {line}")
+        self.number += 1
+        self._again(failed, f"{before} failed: {line}")
+        return True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an attempt has failed that another followed, or will follow."""
+        return self.number > 1
+
+    def annotate(self, error: BaseException) -> None:
+        """Note on the last error how the earlier attempts failed."""
+        for line in self._errors:
+            error.add_note(line)
+
+
+def note_in_log(job: Record, line: str) -> None:
+    """Record one line between those of two attempts."""
+    last = job.log.tail(1)
+    begun = bool(last) and not last[-1].text.endswith("\n")
+    job.log.write("stderr", "\n" * begun + line + "\n")
 
 
 class Record(Times):
@@ -152,7 +241,7 @@ class Record(Times):
     @property
     def future(self) -> JobFuture:
         """The one future that resolves as the job ends."""
-        from ipy_bgtasks.job.future import JobFuture
+        from ipy_bgtasks.job.handle import JobFuture
 
         if self._future is None:
             future = JobFuture(self)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask, WouldBlock
-from ipy_bgtasks.own_frames import hide
+from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
     from collections.abc import Generator

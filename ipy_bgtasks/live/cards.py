@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from ipy_bgtasks.frontends.kernel.replies import let_page_choose_shell
+from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
 from ipy_bgtasks.live.page import script, style
 from ipy_bgtasks.live.panel import log_ignored
 from ipy_bgtasks.live.tail import OpenLog

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCells
-    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.frontends.front_end import ForegroundCells, Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 

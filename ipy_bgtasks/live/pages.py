@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.notices import Notice
+    from ipy_bgtasks.notify import Notice
 
 
 class PageNotices:

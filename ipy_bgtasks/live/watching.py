@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
 from ipy_bgtasks.live.pages import PageNotices
-from ipy_bgtasks.session.stopping import Stopping
+from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
 if TYPE_CHECKING:

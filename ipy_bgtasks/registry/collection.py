@@ -14,18 +14,15 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import HostSwitch
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.registry.dependents import Dependents
-from ipy_bgtasks.registry.groups import Group
-from ipy_bgtasks.registry.numbers import goes_on
-from ipy_bgtasks.registry.queueing import Queued
-from ipy_bgtasks.registry.retries import Retries
+from ipy_bgtasks.registry.queueing import Dependents, Group, Queued, Retries
+from ipy_bgtasks.registry.specs import goes_on
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ipy_bgtasks.job.runner import Runner
-    from ipy_bgtasks.registry.groups import GroupName
+    from ipy_bgtasks.job.host import Runner
+    from ipy_bgtasks.registry.queueing import GroupName
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
 

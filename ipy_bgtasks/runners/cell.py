@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.job.runner import Runner
+from ipy_bgtasks.job.host import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,23 +8,22 @@ from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.own_frames import unseen
 from ipy_bgtasks.platforms import has_kept_jobs
+from ipy_bgtasks.stacks import unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.registry.groups import Group
+    from ipy_bgtasks.registry.queueing import Group
     from ipy_bgtasks.session.core import Core, Kept
-    from ipy_bgtasks.session.foreground import Foreground
+    from ipy_bgtasks.session.foreground import Foreground, Stopping
     from ipy_bgtasks.session.launching import Launcher, LaunchOptions
     from ipy_bgtasks.session.notices import Notices, Pages
     from ipy_bgtasks.session.places import Places
     from ipy_bgtasks.session.settings import BgTasks
-    from ipy_bgtasks.session.stopping import Stopping
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -100,7 +99,7 @@ class Session:
             self.kept.finder.look()
 
     def _look_for(self, spec: str) -> None:
-        from ipy_bgtasks.registry.numbers import KeptNumber
+        from ipy_bgtasks.registry.specs import KeptNumber
 
         if KeptNumber.read(spec) is not None:
             self.look_for_kept()
@@ -118,7 +117,7 @@ class Session:
         """Say which jobs go on when the session ends, in one line, if any do."""
         if "kept" not in vars(self.core):
             return
-        from ipy_bgtasks.registry.numbers import goes_on
+        from ipy_bgtasks.registry.specs import goes_on
 
         registry = self.registry
         own = (job for job in registry if job.number not in registry.adopted)

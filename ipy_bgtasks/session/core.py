@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.front_end import FrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.runners.executors.runner import Executors
+    from ipy_bgtasks.runners.executors import Executors
     from ipy_bgtasks.session.notices import Asked
     from ipy_bgtasks.session.places import Places
     from ipy_bgtasks.session.settings import BgTasks
@@ -99,7 +99,7 @@ class Core:
     @cached_property
     def executors(self) -> Executors:
         """The user's own executors as places, imported when one is first named."""
-        from ipy_bgtasks.runners.executors.runner import Executors
+        from ipy_bgtasks.runners.executors import Executors
 
         return Executors()
 
@@ -109,8 +109,7 @@ class Kept:
 
     def __init__(self, registry: Registry, service: ServiceLoop) -> None:
         # Sessions without kept jobs need neither.
-        from ipy_bgtasks.runners.kept.finding import Finder
-        from ipy_bgtasks.runners.kept.runner import KeptRunner
+        from ipy_bgtasks.runners.kept.runner import Finder, KeptRunner
 
         self._days = 30.0
         self.runner = KeptRunner(service, lambda job: registry.host.changed(job))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
-from ipy_bgtasks.frontends.versions import BETWEEN
-from ipy_bgtasks.job.runner import Runner
-from ipy_bgtasks.log.file import FileSink
+from ipy_bgtasks.frontends.installing import BETWEEN
+from ipy_bgtasks.job.host import Runner
+from ipy_bgtasks.log.output import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ipy_bgtasks.frontends.cells import Sources
-    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.registry.groups import GroupName
-    from ipy_bgtasks.runners.executors.runner import Executors
+    from ipy_bgtasks.registry.queueing import GroupName
+    from ipy_bgtasks.runners.executors import Executors
     from ipy_bgtasks.runners.kept.runner import KeptRunner
-    from ipy_bgtasks.runners.processes.pool import ProcessRunner
+    from ipy_bgtasks.runners.processes import ProcessRunner
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.work import Work
 

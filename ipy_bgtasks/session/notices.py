@@ -13,14 +13,14 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipy_bgtasks.notices import Ended, Notice, joined, notice_of, notice_of_all
+from ipy_bgtasks.notify import Ended, Notice, joined, notice_of, notice_of_all
 from ipy_bgtasks.session.settings import function
 from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ipy_bgtasks.frontends.screen import Screen
+    from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.session.settings import BgTasks
 
@@ -131,7 +131,7 @@ class Notices:
 
     def check(self) -> None:
         """Look at the addresses of a config file, aside from the loading: that takes a second."""
-        from ipy_bgtasks.addresses import wrong
+        from ipy_bgtasks.notify import wrong
 
         def look() -> None:
             if (line := wrong(self._settings.notify)) and not self._closed:
@@ -218,7 +218,7 @@ class Notices:
 
     def _post_all(self) -> None:
         """Send what waits, as one message, and then what has come meanwhile."""
-        from ipy_bgtasks.addresses import deliver
+        from ipy_bgtasks.notify import deliver
 
         while True:
             with self._lock:

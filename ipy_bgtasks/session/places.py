@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.commands.runner import ShellRunner
-from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.commands import ShellRunner
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
+from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
+from ipy_bgtasks.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,7 +10,7 @@ from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, observe
 from traitlets.config import Configurable
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.addresses import Address
+    from ipy_bgtasks.notify import Address
 
 
 class _Refused(TraitError):
@@ -27,7 +27,7 @@ class Addresses(List):  # type: ignore[type-arg, unused-ignore]
         """Return the addresses; raises `TraitError`, with nothing of them, for anything else."""
         if value == []:  # the default: what sends notices is imported when there is an address
             return []
-        from ipy_bgtasks.addresses import Address
+        from ipy_bgtasks.notify import Address
 
         given = [value] if isinstance(value, str | Address) else value
         if not isinstance(given, list | tuple) or not all(
@@ -108,7 +108,7 @@ class BgTasks(Configurable):
     def _known(self, proposal: Any) -> list[Address]:
         addresses: list[Address] = proposal["value"]
         if self._checks and addresses:
-            from ipy_bgtasks.addresses import wrong
+            from ipy_bgtasks.notify import wrong
 
             if line := wrong(addresses):
                 raise _Refused(line)

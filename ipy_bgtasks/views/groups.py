@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.registry.groups import Group
+    from ipy_bgtasks.registry.queueing import Group
 
 _NAME = 80  # characters
 _FAILED = 5  # of those that failed

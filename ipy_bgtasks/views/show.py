@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.registry.groups import Group
+    from ipy_bgtasks.registry.queueing import Group
 
 _MOST = 100  # rows of a live table
 

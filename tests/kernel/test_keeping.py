@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from kernels import Kernel, MakeKernel
 
-from ipy_bgtasks.runners.kept.guard import end_what_is_left
 from ipy_bgtasks.runners.kept.places import places
+from ipy_bgtasks.runners.kept.watcher import end_what_is_left
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX"),

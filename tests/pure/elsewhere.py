@@ -11,7 +11,7 @@ from typing import Any
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work import Scope, read
 

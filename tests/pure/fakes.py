@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.job.runner import Runner
 from ipy_bgtasks.work import Work
 
 

@@ -11,7 +11,7 @@ from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.commands.runner import ShellRunner
+from ipy_bgtasks.runners.commands import ShellRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.reading import command_work

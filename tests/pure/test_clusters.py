@@ -17,7 +17,7 @@ import pytest
 from elsewhere import PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
-from ipy_bgtasks.runners.executors.runner import Executors
+from ipy_bgtasks.runners.executors import Executors
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs"),

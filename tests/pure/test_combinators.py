@@ -16,11 +16,11 @@ from fakes import work
 
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.commands.runner import ShellRunner
+from ipy_bgtasks.runners.commands import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.reading import command_work
 

@@ -10,7 +10,7 @@ from fakes import FakeClock, FakeRunner, work
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.views.card import card_data, card_html, card_text
 from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
 from ipy_bgtasks.views.groups import Tally, group_card, group_html, group_line

@@ -19,7 +19,7 @@ from elsewhere import PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, CannotSend
 from ipy_bgtasks.job.handle import current_job
-from ipy_bgtasks.runners.executors.runner import Executors
+from ipy_bgtasks.runners.executors import Executors
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 

@@ -13,9 +13,9 @@ from fakes import FakeClock, FakeRunner, work
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.views.collection import group_of
 

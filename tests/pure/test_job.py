@@ -19,7 +19,7 @@ from ipy_bgtasks.job.handle import Job, current_job
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 
 BOUND = 10.0
 

@@ -14,12 +14,12 @@ import pytest
 from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.platforms import host_name
-from ipy_bgtasks.registry.numbers import KeptNumber
+from ipy_bgtasks.registry.specs import KeptNumber
 from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.runners.kept.ended import outcome_of
+from ipy_bgtasks.runners.kept.files import OutputReader, OutputWriter, parts
 from ipy_bgtasks.runners.kept.glance import summary_line
-from ipy_bgtasks.runners.kept.output import OutputReader, OutputWriter, parts
 from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place, places, sweep
+from ipy_bgtasks.runners.kept.runner import outcome_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX")
 

@@ -11,9 +11,17 @@ import time
 import pytest
 from receivers import receiver, silence
 
-from ipy_bgtasks.addresses import Address, deliver, wrong
-from ipy_bgtasks.frontends.terminal.bells import sequences
-from ipy_bgtasks.notices import Ended, Notice, joined, notice_of, notice_of_all
+from ipy_bgtasks.frontends.terminal.ends import sequences
+from ipy_bgtasks.notify import (
+    Address,
+    Ended,
+    Notice,
+    deliver,
+    joined,
+    notice_of,
+    notice_of_all,
+    wrong,
+)
 
 #: What Apprise's plugins import warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -16,7 +16,7 @@ from ipy_bgtasks.live.panel import Panel
 from ipy_bgtasks.live.tail import Tail
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.registry.queueing import GroupName
 
 
 class FakeScreen(Host):

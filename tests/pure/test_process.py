@@ -17,7 +17,7 @@ import pytest
 from elsewhere import PATIENCE, Gate, House, stop
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 

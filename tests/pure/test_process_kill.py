@@ -16,7 +16,7 @@ from elsewhere import PATIENCE, Gate, House, stop
 
 from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and FIFOs")
 

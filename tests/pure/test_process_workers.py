@@ -13,7 +13,7 @@ import pytest
 from elsewhere import PATIENCE, Gate, House, stop
 
 import ipy_bgtasks
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 
@@ -27,7 +27,7 @@ def wait(path):
 #: Tells, from a worker, with which options its interpreter runs.
 SCRIPT = """
 from elsewhere import PATIENCE, House, stop
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 
 house = House('''
 import sys

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.job.progress import Progress, from_line, progress_of
-from ipy_bgtasks.job.tracking import track
+from ipy_bgtasks.job.progress import Progress, from_line, progress_of, track
 from ipy_bgtasks.log.output import Log
 
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
+from ipy_bgtasks.registry.queueing import GroupName
 
 KEPT = 4
 PLACES = 2

@@ -12,12 +12,11 @@ from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
-from ipy_bgtasks.registry.retries import pause_after
+from ipy_bgtasks.registry.queueing import GroupName, pause_after
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.session.stopping import Stopping
+from ipy_bgtasks.session.foreground import Stopping
 
 BOUND = 10.0
 

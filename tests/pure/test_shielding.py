@@ -18,7 +18,7 @@ from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.sigint import Shielded
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 HEAD = """\
 import os, signal, sys, threading, time
-from ipy_bgtasks.frontends.sigterm import before_sigterm
+from ipy_bgtasks.frontends.exits import before_sigterm
 undo = before_sigterm(lambda: print("cleaned up", flush=True))
 """
 # In short steps: Python looks for a signal that comes just before a sleep only after that.

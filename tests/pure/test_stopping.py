@@ -15,9 +15,9 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.session.stopping import Stopping
+from ipy_bgtasks.session.foreground import Stopping
 
 
 class Screen:

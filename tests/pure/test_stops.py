@@ -19,10 +19,10 @@ from fakes import work
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.commands.within import run_within
+from ipy_bgtasks.runners.commands import run_within
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.reading import Command
 

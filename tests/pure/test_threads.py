@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from fakes import work
 
+from ipy_bgtasks.async_exceptions import StopThread
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.raising import StopThread
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0
@@ -389,7 +389,7 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
     """Neither its context, thread and code, nor, if it failed, the frames of ours around it."""
     import gc
 
-    from ipy_bgtasks.runners.threads.run import Run
+    from ipy_bgtasks.runners.threads import ThreadRun
 
     def fail() -> None:
         raise ValueError("x")
@@ -401,7 +401,7 @@ def test_an_ended_job_holds_nothing_of_its_run(place: Place) -> None:
         assert job.work is None
     until(lambda: not place.threads.busy())
     gc.collect()
-    runs = [one for one in gc.get_objects() if isinstance(one, Run)]
+    runs = [one for one in gc.get_objects() if isinstance(one, ThreadRun)]
     assert [run.job for run in runs if run.job in jobs] == []
     frame = jobs[0].outcome.traceback.tb_frame
     while frame.f_back is not None:
@@ -413,7 +413,7 @@ def test_a_tracer_works_after_a_stop_that_was_taken_back() -> None:
     """Python 3.11 looped for ever where a note of a pending exception was left behind."""
     code = (
         "import sys, threading\n"
-        "from ipy_bgtasks import raising\n"
+        "from ipy_bgtasks import async_exceptions as raising\n"
         "send, number, what = raising._python_api()\n"
         "me = number(threading.get_ident())\n"
         "list(map(send, (me, me), (what(KeyboardInterrupt), what())))  # in C: it is not raised\n"

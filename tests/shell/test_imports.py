@@ -10,15 +10,13 @@ import pytest
 
 #: Parts of the package that a session in which nothing is launched does not need.
 _LATER = (
-    "ipy_bgtasks.addresses",
+    "ipy_bgtasks.notify",
     "ipy_bgtasks.background",
     "ipy_bgtasks.errors",
     "ipy_bgtasks.frontends.commands",
     "ipy_bgtasks.frontends.consoles",
     "ipy_bgtasks.frontends.exits",
-    "ipy_bgtasks.frontends.sigterm",
-    "ipy_bgtasks.hooks.asking",
-    "ipy_bgtasks.hooks.threads",
+    "ipy_bgtasks.hooks",
     "ipy_bgtasks.ipython.calls",
     "ipy_bgtasks.ipython.completion",
     "ipy_bgtasks.ipython.options",
@@ -32,8 +30,6 @@ _LATER = (
     "ipy_bgtasks.session.leaving",
     "ipy_bgtasks.session.notices",
     "ipy_bgtasks.session.places",
-    "ipy_bgtasks.session.stopping",
-    "ipy_bgtasks.text",
     "ipy_bgtasks.views",
     "ipy_bgtasks.work",
 )
@@ -61,7 +57,7 @@ print(sorted(set(sys.modules) - before))
         ("", "", 34),
         (
             "import ipykernel.ipkernel\n",
-            "from ipy_bgtasks.frontends.kernel import front_end, away",
+            "from ipy_bgtasks.frontends.kernel import screen, away",
             51,
         ),
     ],

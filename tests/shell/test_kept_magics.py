@@ -20,8 +20,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
-from ipy_bgtasks.runners.kept.guard import end_what_is_left
 from ipy_bgtasks.runners.kept.places import places
+from ipy_bgtasks.runners.kept.watcher import end_what_is_left
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),

@@ -15,7 +15,7 @@ from receivers import receiver
 from traitlets import TraitError
 
 from ipy_bgtasks.ipython.extension import session_of
-from ipy_bgtasks.notices import Notice
+from ipy_bgtasks.notify import Notice
 
 BOUND = 20.0
 #: What Apprise's plugins import warns of.

@@ -22,7 +22,7 @@ from fakes import work
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 
 

@@ -22,10 +22,10 @@ sys.path.append(str(Path(__file__).parents[1] / "kernel"))
 
 from kernels import Kernel
 
-from ipy_bgtasks.runners.kept.ended import outcome_of
-from ipy_bgtasks.runners.kept.guard import _carries, _pids
-from ipy_bgtasks.runners.kept.output import OutputReader
+from ipy_bgtasks.runners.kept.files import OutputReader
 from ipy_bgtasks.runners.kept.places import Place, places
+from ipy_bgtasks.runners.kept.runner import outcome_of
+from ipy_bgtasks.runners.kept.watcher import _carries, _pids
 
 #: What must be 0.
 WRONG = "untrue states", "lost lines", "orphans", "values wrong"

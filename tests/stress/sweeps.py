@@ -25,13 +25,13 @@ from fakes import work
 
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.registry.groups import GroupName
-from ipy_bgtasks.runners.commands.runner import ShellRunner
-from ipy_bgtasks.runners.executors.runner import Executors
+from ipy_bgtasks.registry.queueing import GroupName
+from ipy_bgtasks.runners.commands import ShellRunner
+from ipy_bgtasks.runners.executors import Executors
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.processes.pool import ProcessRunner
+from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
-from ipy_bgtasks.runners.threads.pool import ThreadRunner
+from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.work.reading import command_work
 

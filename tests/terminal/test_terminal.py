@@ -12,7 +12,7 @@ from terminals import CTRL_C, CTRL_D, ENTER, Terminal
 
 INSTALL = """\
 import asyncio, signal, sys, time
-from ipy_bgtasks.frontends.versions import loop_of
+from ipy_bgtasks.frontends.installing import loop_of
 from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
 shell = get_ipython()
 loop = loop_of(shell)

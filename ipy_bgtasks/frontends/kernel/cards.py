@@ -255,7 +255,7 @@ class Places:
 
 
 def _card(job: Record, place: str | None) -> dict[str, str]:
-    from ipy_bgtasks.views.card import card  # imports all that HTML needs, with the first card
+    from ipy_bgtasks.views.card import card
 
     return card(job, place)
 

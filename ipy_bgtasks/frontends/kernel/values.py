@@ -66,7 +66,7 @@ class Values:
 
 
 def _fits_in_card(value: Any) -> bool:
-    from ipy_bgtasks.views.value import is_plain  # imported with the first value
+    from ipy_bgtasks.views.value import is_plain
 
     short = not hasattr(value, "__len__") or len(value) <= _IN_CARD
     return is_plain(value) and short and len(repr(value)) <= _IN_CARD

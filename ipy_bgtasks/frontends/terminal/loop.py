@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.sigint import complete, run_interruptible, sigint_for
 
 T = TypeVar("T")

@@ -1,7 +1,11 @@
-"""Output in a terminal: whole lines above the prompt, and notices when jobs end.
+"""Leaving a terminal session: jobs are stopped first; with jobs running, the first `exit` asks.
+
+Output in a terminal: whole lines above the prompt, and notices when jobs end.
 
 Lines of a job are shown when they are complete, so that neither another job nor the foreground
 can split them. Notices wait for the prompt, as in bash.
+
+IPython in a terminal as a front end: its screen, its prompt and event loop, its exits.
 """
 
 from __future__ import annotations
@@ -12,20 +16,93 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.screen import Screen
-from ipy_bgtasks.frontends.streams import RoutedStream
+from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.frontends.front_end import Screen
+from ipy_bgtasks.frontends.streams import RoutedStream, part_publishers
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
-from ipy_bgtasks.frontends.terminal.notices import Notices
-from ipy_bgtasks.frontends.tracebacks import formatted
-from ipy_bgtasks.hooks import streams
-from ipy_bgtasks.hooks.attributes import Attribute
+from ipy_bgtasks.frontends.terminal.ends import Notices
+from ipy_bgtasks.frontends.tracebacks import formatted, without_our_frames
+from ipy_bgtasks.patching import Attribute
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
+    from ipy_bgtasks.frontends.exits import Leaving
+    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.installing import Installation
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
-    from ipy_bgtasks.notices import Notice
+    from ipy_bgtasks.notify import Notice
+
+
+class ExitQuestion:
+    """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
+
+    For a shell that is the whole session, in its main thread. *running* returns how many jobs
+    would be stopped; 0 if there is nothing to ask.
+    """
+
+    def __init__(self, shell: Any, screen: Screen, running: Callable[[], int]) -> None:
+        self._shell = shell
+        self._screen = screen
+        self._running = running
+        self._said = False
+        self._said_before_cell = False
+
+    def install(self) -> Callable[[], None]:
+        """Replace the shell's own exits; returns what undoes it."""
+        shell = self._shell
+        self._ask_exit, self._prompt = shell.ask_exit, shell.prompt_for_code
+        attributes = [
+            Attribute(shell, "ask_exit", self._exit),
+            Attribute(shell, "prompt_for_code", self._prompt_for_code),
+        ]
+        shell.events.register("pre_run_cell", self._cell_begins)
+        shell.events.register("post_run_cell", self._cell_ends)
+
+        def undo() -> None:
+            shell.events.unregister("pre_run_cell", self._cell_begins)
+            shell.events.unregister("post_run_cell", self._cell_ends)
+            for attribute in attributes:
+                attribute.restore()
+
+        return undo
+
+    def _prompt_for_code(self) -> str:
+        try:
+            return str(self._prompt())
+        except EOFError:
+            if not self._is_to_ask():
+                raise  # IPython may have a question of its own
+            self._exit()
+            return ""
+
+    def _exit(self) -> None:
+        if self._is_to_ask() and not (self._said or self._said_before_cell):
+            self._said = True
+            self._screen.say(_question(self._running()))
+        else:
+            self._ask_exit()
+
+    def _is_to_ask(self) -> bool:
+        return bool(self._running())
+
+    def _cell_begins(self, info: Any) -> None:
+        # A look at what runs, between two exits, is no reason to ask again.
+        if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] == "jobs":
+            return
+        self._said, self._said_before_cell = False, self._said
+
+    def _cell_ends(self, _result: object) -> None:
+        self._said_before_cell = False
+
+
+def _question(count: int) -> str:
+    if count == 1:
+        return "1 job is running (%jobs lists it); exit again to leave, it will be stopped"
+    return f"{count} jobs are running (%jobs lists them); exit again to leave, they will be stopped"
+
 
 _TERMINAL = "terminal"
 
@@ -212,7 +289,7 @@ class TerminalScreen(Screen):
 
         The sequences are never put into a line that is being written, nor into a prompt.
         """
-        from ipy_bgtasks.frontends.terminal.bells import sequences
+        from ipy_bgtasks.frontends.terminal.ends import sequences
 
         if self._isatty() and (text := sequences(notice, os.environ)):
             self._ring(text)
@@ -380,3 +457,83 @@ def _unrouted(stream: Any) -> Any:
     while isinstance(stream, RoutedStream | PromptStream):
         stream = vars(stream)["_stream"]
     return stream
+
+
+class TerminalFrontEnd:
+    """One terminal session, or a shell without any terminal, from the first loading on.
+
+    *notice* returns the line that says that a job has ended, *group_notice* that for a group, or an
+    empty text while one of its jobs goes on; *running* returns how many jobs an
+    exit would stop, or 0 if there is nothing to ask.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        *,
+        notice: Callable[[Record], str],
+        group_notice: Callable[[str], str],
+        running: Callable[[], int],
+    ) -> None:
+        self.screen = TerminalScreen(shell, later, notice, group_notice)
+        self._shell = shell
+        self._loop = loop
+        self._running = running
+        self._prompts = hasattr(shell, "prompt_for_code")
+        self.waits: Callable[[int], bool] = lambda _thread: False
+        self.sends_away: Callable[[], bool] = lambda: False
+        self.cells = None
+
+    def install(self, changes: Installation) -> None:
+        """Route output, and let the prompt and await cells share the loop."""
+        changes.add(self.screen.install())
+        changes.step("captures", self._part_captures)
+        changes.step("partial lines", self.screen.spare_values)
+        changes.step("tracebacks", lambda: without_our_frames(self._shell))
+        if self._prompts:
+            changes.step("prompt", self._share_loop)
+
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Keep jobs from asking, and apart on rich's one console. Any thread may call."""
+        from ipy_bgtasks.frontends.consoles import part_consoles
+        from ipy_bgtasks.hooks import refuse_questions
+
+        changes.step("rich", part_consoles)
+        changes.step("questions", refuse_questions)
+
+    def reaches(self) -> bool:
+        """Return whether an interrupt of the foreground reaches the calling thread."""
+        return threading.current_thread() is threading.main_thread()
+
+    def sent_away(self) -> Record:
+        """Refuse: a terminal takes no input while a cell runs."""
+        from ipy_bgtasks.errors import BadInput
+
+        raise BadInput(
+            "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
+            "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+        )
+
+    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
+        """Call *leaving* before IPython's own shutdown, and ask a question before that."""
+        from ipy_bgtasks.frontends.installing import before_clean_up
+
+        # A job's clean-up may need the user's names.
+        changes.step("exit", lambda: before_clean_up(self._shell, leaving.finish))
+        if self._prompts and not hasattr(self._shell, "embedded_active"):
+            question = ExitQuestion(self._shell, self.screen, self._running)
+            changes.step("exit", question.install)
+
+    def _part_captures(self) -> Callable[[], None]:
+        return part_publishers(self._shell, self._shell.display_pub)[1]
+
+    def _share_loop(self) -> Callable[[], None]:
+        from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+
+        terminal = TerminalLoop(self._shell, self._loop, around_prompt=self.screen.around_prompt)
+        line = terminal.install()
+        if line and getattr(self._shell.parent, "interact", True):  # else there will be no prompt
+            self.screen.say(f"ipy_bgtasks: {line}")
+        return terminal.uninstall

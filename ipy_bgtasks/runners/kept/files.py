@@ -1,6 +1,11 @@
 """The files of a kept job: read, replaced as a whole, and locked.
 
 Imported by the watcher as well, so only a little of the standard library is imported here.
+
+The output of a kept job on disk: lines of JSON, ``[time, stream, text]``, in bounded parts.
+
+Each part is a file, named by how many bytes were written before it, so that the oldest can be
+dropped and a reader still knows where it is.
 """
 
 from __future__ import annotations
@@ -140,3 +145,203 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+_PREFIX, _SUFFIX = "output-", ".jsonl"
+#: How many parts make up the whole, at the most and the least bytes of one.
+_PARTS = 8
+_SMALLEST = 4096
+#: Bytes read at once.
+_CHUNK = 1 << 20
+
+Piece = tuple[float, str, str]
+
+
+def parts(directory: str) -> list[tuple[int, str]]:
+    """Return where each part begins, and its path, in order."""
+    found = []
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                with suppress(ValueError):
+                    start = int(name[len(_PREFIX) : -len(_SUFFIX)])
+                    found.append((start, os.path.join(directory, name)))
+    return sorted(found)
+
+
+class OutputWriter:
+    """Writes the output; keeps *limit* bytes or little more of it, and drops the oldest first.
+
+    A full disk does not end it: what could not be written is counted, and `write` says so in
+    the output once there is room again.
+    """
+
+    def __init__(self, directory: str, limit: int) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._size = max(limit // _PARTS, _SMALLEST)
+        self._total = 0
+        self._in_part = 0
+        self._fd: int | None = None
+        self._starts: list[int] = []
+        self._lost = 0
+        self.error: OSError | None = None
+
+    def write(self, time: float, stream: str, text: str) -> None:
+        """Write one piece; returns when the system has it, or it is lost."""
+        if self._lost:
+            note = f"[{self._lost:,} characters were not recorded: {self._why()}]\n"
+            if not self._append(time, "stderr", note):
+                self._lost += len(text)
+                return
+            self._lost = 0
+        if not self._append(time, stream, text):
+            self._lost += len(text)
+
+    def close(self) -> None:
+        """Have the disk take all of it."""
+        if self._fd is not None:
+            with suppress(OSError):
+                os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def _why(self) -> str:
+        return (self.error.strerror or str(self.error)) if self.error is not None else ""
+
+    def _append(self, time: float, stream: str, text: str) -> bool:
+        piece = [round(time, 6), stream, text]
+        data = memoryview((json.dumps(piece, ensure_ascii=False) + "\n").encode())
+        try:
+            if self._fd is None or self._in_part >= self._size:
+                self._next_part()
+            assert self._fd is not None
+            self._write_all(self._fd, data)
+        except OSError as error:
+            self.error = error
+            if self._fd is not None:  # half a piece is none
+                with suppress(OSError):
+                    os.ftruncate(self._fd, self._in_part)
+            return False
+        self._in_part += len(data)
+        self._total += len(data)
+        return True
+
+    @staticmethod
+    def _write_all(fd: int, data: memoryview) -> None:
+        while data:
+            data = data[os.write(fd, data) :]
+
+    def _next_part(self) -> None:
+        path = self._path(self._total)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        fd = os.open(path, flags, 0o600)
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._in_part = fd, 0
+        self._starts.append(self._total)
+        while len(self._starts) > 1 and self._total - self._starts[1] >= self._limit - self._size:
+            with suppress(OSError):
+                os.unlink(self._path(self._starts.pop(0)))
+
+    def _path(self, start: int) -> str:
+        return os.path.join(self._directory, f"{_PREFIX}{start:015}{_SUFFIX}")
+
+
+def append(directory: str, time: float, text: str) -> None:
+    """Add to the errors of a job that has ended; raises `OSError`."""
+    there = parts(directory)
+    path = there[-1][1] if there else os.path.join(directory, f"{_PREFIX}{0:015}{_SUFFIX}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+        file.write(json.dumps([round(time, 6), "stderr", text], ensure_ascii=False) + "\n")
+
+
+class OutputReader:
+    """Reads the output as it comes, from *at* on, counted in bytes of all that was written."""
+
+    def __init__(self, directory: str, at: int = 0) -> None:
+        self._directory = directory
+        self._at = at
+        self._known = -1
+        #: Bytes that were dropped before they could be read, or were left out at the start.
+        self.missed = 0
+
+    @classmethod
+    def of_the_end(cls, directory: str, size: int) -> OutputReader:
+        """Return a reader of the last *size* bytes or a little less, from a whole line on."""
+        there = parts(directory)
+        if not there:
+            return cls(directory)
+        start, path = there[-1]
+        end = start + _size_of(path)
+        first = there[0][0]
+        reader = cls(directory, first)
+        reader.missed = first
+        if end - first > size:
+            reader._skip_to(end - size)
+            reader.missed = reader._at
+        return reader
+
+    def read(self) -> list[Piece]:
+        """Return pieces that are new, a megabyte of them at most; empty if there is nothing."""
+        part = self._part()
+        if part is None:
+            return []
+        start, path = part
+        # Looked for before reading: when there is a later part, this one is complete.
+        later = [each for each, _ in parts(self._directory) if each > start]
+        try:
+            with open(path, "rb") as file:
+                file.seek(self._at - start)
+                data = file.read(_CHUNK)
+        except OSError:  # it has just been dropped
+            return self.read() if self._part() != part else []
+        whole = data[: data.rfind(b"\n") + 1]
+        if data and not whole and len(data) == _CHUNK:
+            self._at += len(data)  # no piece is that long: it is damaged
+        self._at += len(whole)
+        if not whole and later:
+            self._at = later[0]
+            return self.read()
+        return [piece for line in whole.splitlines() if (piece := _piece(line)) is not None]
+
+    def _part(self) -> tuple[int, str] | None:
+        there = parts(self._directory)
+        if not there:
+            return None
+        if self._at < there[0][0]:
+            self.missed += there[0][0] - self._at
+            self._at = there[0][0]
+        return [each for each in there if each[0] <= self._at][-1]
+
+    def _skip_to(self, at: int) -> None:
+        self._at = at
+        part = self._part()
+        if part is None:
+            return
+        with suppress(OSError), open(part[1], "rb") as file:
+            file.seek(max(self._at - part[0] - 1, 0))
+            file.readline()
+            self._at = part[0] + file.tell()
+
+
+def newest_change(directory: str) -> Any:
+    """Return what changes whenever the output does."""
+    there = parts(directory)
+    return (there[-1][0], _size_of(there[-1][1])) if there else None
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _piece(line: bytes) -> Piece | None:
+    try:
+        time, stream, text = json.loads(line)
+        return float(time), str(stream), str(text)
+    except (ValueError, TypeError):
+        return None

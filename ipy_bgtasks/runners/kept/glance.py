@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Container
 
 from ipy_bgtasks.platforms import host_name, state_directory
-from ipy_bgtasks.registry.numbers import KeptNumber
+from ipy_bgtasks.registry.specs import KeptNumber
 from ipy_bgtasks.runners.kept import files
 
 #: With more jobs than this only their number is told: each takes a tenth of a millisecond.

@@ -10,9 +10,9 @@ from typing import Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import host_name, state_directory
-from ipy_bgtasks.registry.numbers import KeptNumber
+from ipy_bgtasks.registry.specs import KeptNumber
 from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.runners.kept.guard import end_unwatched
+from ipy_bgtasks.runners.kept.watcher import end_unwatched
 
 _os: Any = os
 

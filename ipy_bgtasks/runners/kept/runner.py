@@ -1,26 +1,45 @@
-"""Kept jobs as a place: processes that outlive this one, each with a watcher of its own."""
+"""How a kept job ended, from what its watcher has written; values are loaded when asked for.
+
+Following one kept job: what its watcher writes, as events of the job's record here.
+
+Kept jobs as a place: processes that outlive this one, each with a watcher of its own.
+
+The kept jobs of other sessions, brought into this session's registry.
+"""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import dataclasses
 import os
+import pickle
+import stat
 import subprocess
 import sys
 import threading
 import time
-from contextvars import copy_context
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextvars import Context, copy_context
+from functools import partial
 from pathlib import Path
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.job.runner import Runner
+from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied, RemoteTraceback
+from ipy_bgtasks.job.host import Host, Run, Runner
+from ipy_bgtasks.job.outcome import RETURNED_NONE, Elsewhere, ErrorElsewhere, JobState, Outcome
+from ipy_bgtasks.job.progress import Progress
+from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.kept import files, telling
-from ipy_bgtasks.runners.kept.following import Following
-from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place
+from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept import notify_spawn as telling
+from ipy_bgtasks.runners.kept.files import OutputReader
+from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place, places, sweep
 from ipy_bgtasks.text import error_line
+from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.reading import Command
 
 if TYPE_CHECKING:
@@ -28,9 +47,293 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.registry.numbers import KeptNumber
+    from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.registry.specs import KeptNumber
+    from ipy_bgtasks.runners.kept.places import Place
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
+
+
+_os: Any = os
+
+
+def outcome_of(place: Place, state: dict[str, Any]) -> Outcome:
+    """Return the outcome that the state of an ended job stands for."""
+    kind = str(state.get("kind"))
+    match kind:
+        case "none":
+            return RETURNED_NONE
+        case "value":
+            loaded = _Loaded(place, "its value")
+            return Outcome(JobState.FINISHED, Elsewhere(loaded, str(state.get("shown", ""))))
+        case "status" if not state.get("code"):
+            return Outcome(JobState.FINISHED, 0)
+        case "cancelled" | "never":
+            reason = f"job {place.number} was cancelled"
+            if kind == "never":
+                reason = f"job {place.number} never started: {state.get('why')}"
+            return Outcome(JobState.CANCELLED, error=CancelledError(reason))
+    return Outcome(JobState.FAILED, error=_error(place, kind, state))
+
+
+def _error(place: Place, kind: str, state: dict[str, Any]) -> BaseException:
+    told = state.get("error") or {}
+    match kind:
+        case "error":
+            trace = _trace(place)
+            loaded = _Loaded(place, f"its exception ({told.get('type')})", trace)
+            name = str(told.get("type"))
+            return ErrorElsewhere.of(name, str(told.get("message", "")), trace, loaded)
+        case "unsendable":
+            return _caused(CannotSend(str(state.get("message"))), _trace(place))
+        case "status":
+            from subprocess import CalledProcessError
+
+            command = str((place.job() or {}).get("command"))
+            return CalledProcessError(int(state["code"]), command)
+        case "timeout":
+            return TimeoutError(f"job {place.number} took longer than {state['seconds']:g} s")
+        case "died":
+            return ProcessDied(_how(int(state["code"])))
+        case "start":
+            kinds = getattr(builtins, str(told.get("type")), None)
+            if kinds is not None and "errno" in told and told["errno"] is not None:
+                return OSError(told["errno"], told["strerror"], told["filename"])
+            return ProcessDied(f"it could not be started: {told.get('message')}")
+    return ProcessDied(str(state.get("why") or f"its end is unknown: {kind}"))
+
+
+def _how(code: int) -> str:
+    from ipy_bgtasks.runners.processes import how_it_died
+
+    return how_it_died(code, True)
+
+
+class _Loaded:
+    """Loads what a job has left, once; any thread may call."""
+
+    def __init__(self, place: Place, what: str, trace: str = "") -> None:
+        self._place = place
+        self._what = what
+        self._trace = trace
+        self._lock = threading.Lock()
+        self._got: list[Any] = []
+
+    def __call__(self) -> Any:
+        """Return it; raises `CannotSend`, which names the file, if it cannot be loaded."""
+        with self._lock:
+            if not self._got:
+                self._got.append(self._load())
+            return self._got[0]
+
+    def _load(self) -> Any:
+        path = os.path.join(self._place.path, files.VALUE)
+        try:
+            data = _trusted(self._place.path, path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CannotSend(f"{self._what} cannot be read from {path}: {reason}") from None
+        try:
+            value = pickle.loads(data)
+        except BaseException as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            unreadable = CannotSend(f"{self._what} cannot be loaded: {line}; it is kept in {path}")
+            raise _caused(unreadable, self._trace) from unreadable.__cause__
+        return _caused(value, self._trace) if isinstance(value, BaseException) else value
+
+
+def _trusted(directory: str, path: str) -> bytes:
+    """Return the content of a file that nobody else can have written; raises `OSError`."""
+    if not files.is_ours(directory):
+        raise OSError(1, "others can write to its directory")
+    with open(os.open(path, os.O_RDONLY | _os.O_NOFOLLOW | _os.O_CLOEXEC), "rb") as file:
+        seen = os.fstat(file.fileno())
+        others = stat.S_IWGRP | stat.S_IWOTH
+        if not stat.S_ISREG(seen.st_mode) or seen.st_uid != _os.geteuid() or seen.st_mode & others:
+            raise OSError(1, "others can write to it")
+        return file.read()
+
+
+def _trace(place: Place) -> str:
+    try:
+        with open(os.path.join(place.path, files.TRACE), encoding="utf-8", errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+def _caused(error: BaseException, trace: str) -> BaseException:
+    if trace:
+        error.__cause__ = RemoteTraceback(trace)
+    return error
+
+
+#: Seconds between two looks: the first, the most of a job that is young, and of any other.
+_FIRST, _YOUNG, _QUIET = 0.01, 0.025, 0.25
+#: Seconds for which a job is young.
+_YOUTH = 2.0
+#: Seconds to wait for a job to say where it is: it may be stuck in C code.
+_STACK_WAIT = 0.2
+#: Bytes of earlier output that are read for a job of another session.
+REPLAYED = 4_000_000
+
+
+class Following(Run):
+    """A job's run, as seen from here. Unless said otherwise, a method is for the service loop.
+
+    *context* is that of the launch, where the job was launched here; *changed* is called with
+    the job when it was asked to stop elsewhere.
+    """
+
+    def __init__(
+        self,
+        job: Record,
+        place: Place,
+        service: ServiceLoop,
+        context: Context | None,
+        changed: Callable[[Record], object],
+    ) -> None:
+        self.job = job
+        self.place = place
+        self._loop = service.loop
+        self._context = context
+        self._changed = changed
+        if context is None:
+            self._output = OutputReader.of_the_end(place.path, REPLAYED)
+        else:
+            self._output = OutputReader(place.path)
+        self._missed = 0
+        self._pause = _FIRST
+        self._request = ""
+        self._progress: Any = None
+        self._settling: threading.Thread | None = None
+
+    @property
+    def note(self) -> str:
+        """What has been done to stop it, in the user's words. Any thread may call."""
+        if self._request:
+            return "its session has not started it yet; it stops as soon as it starts"
+        return "its watcher has been asked to stop it"
+
+    def ask(self, words: str) -> None:
+        """Ask its watcher for something, as soon as there is one. Any thread may call."""
+        if not self.place.ask(words):
+            self._request = words
+
+    def begin(self) -> None:
+        """Begin to follow it."""
+        if self._context is not None:
+            self._context.run(self.job.enter)
+        self._look()
+
+    def stack(self) -> list[FrameSummary]:
+        """Return where it is. Any thread may call."""
+        wanted = os.urandom(4).hex()
+        if not self.place.ask(f"stack {wanted}"):
+            return []
+        deadline = time.monotonic() + _STACK_WAIT
+        while time.monotonic() < deadline:
+            answer = files.read_json(self.place.path, files.STACK) or {}
+            if answer.get("id") == wanted:
+                return [FrameSummary(*each, lookup_line=False) for each in answer["stack"]]
+            time.sleep(0.005)
+        return []
+
+    def _look(self) -> None:
+        """Take in what is new, and look again later unless the job has ended."""
+        job = self.job
+        if job.done():
+            return
+        state = self._state()
+        if self._request and self.place.ask(self._request):
+            self._request = ""
+        news = self._begin(state)
+        more = self._read()
+        self._read_progress()
+        if more:
+            self._pause = 0.0
+        elif "ended" in state:
+            self._end(state)
+            return
+        elif news or self._pause == 0.0:
+            self._pause = 2 * _YOUNG
+        else:
+            most = _YOUNG if time.time() - job.launched < _YOUTH else _QUIET
+            self._pause = min(self._pause * 1.5, most)
+        self._loop.call_later(self._pause, self._look)
+
+    def _state(self) -> dict[str, Any]:
+        """Return how far it is; whoever has to settle that does it in another thread."""
+        if self._settling is not None:
+            if self._settling.is_alive():
+                return {}
+            self._settling = None
+            return self.place.state()
+        told = files.read_json(self.place.path, files.STATE)
+        if told is not None and "ended" in told:
+            return told
+        if not os.path.isdir(self.place.path):
+            why = "its directory was removed"
+            return {"state": "failed", "kind": "unwatched", "why": why, "ended": time.time()}
+        if files.is_held(self.place.path, files.LAUNCHING if told is None else files.WATCHED):
+            return told or {}
+        self._settling = threading.Thread(target=self.place.state, name="bg-kept", daemon=True)
+        Context().run(self._settling.start)
+        return {}
+
+    def _begin(self, state: dict[str, Any]) -> bool:
+        job = self.job
+        news = False
+        if job.started is None and "started" in state:
+            job.pid = state.get("pid")
+            job.begin(time.monotonic() - (time.time() - state["started"]))
+            news = True
+        if state.get("asked") and not job.asked:  # by another session
+            job.asked = news = True
+            self._changed(job)
+        return news
+
+    def _read(self) -> bool:
+        """Pass on what it has written; returns whether there may be more."""
+        pieces = self._output.read()
+        if self._output.missed > self._missed:
+            self.job.log.missing(self._output.missed - self._missed)
+            self._missed = self._output.missed
+        for at, stream, text in pieces:
+            with contextlib.suppress(Exception):  # the display's trouble is not the job's
+                if self._context is not None:
+                    self._context.run(self.job.write, stream, text)
+                else:
+                    self.job.log.write(stream, text, at)
+        return bool(pieces)
+
+    def _read_progress(self) -> None:
+        told = files.read_json(self.place.path, files.PROGRESS)
+        if told is None or told == self._progress:
+            return
+        self._progress, shown = told, told.get("progress")
+        with contextlib.suppress(TypeError, ValueError):
+            self.job.progress = None if shown is None else Progress(*shown)
+
+    def _end(self, state: dict[str, Any]) -> None:
+        job = self.job
+        outcome = outcome_of(self.place, state)
+        context = Context() if self._context is None else self._context.copy()
+        if job.work is not None and job.work.store is not None and outcome.error is None:
+            # `name = …`: reading the value may run its type's code, and take long.
+            store = partial(context.run, _finish, job, outcome)
+            Context().run(threading.Thread(target=store, name="bg-kept", daemon=True).start)
+        else:
+            context.run(job.end_elsewhere, outcome, float(state["ended"]))
+
+
+def _finish(job: Record, outcome: Outcome) -> None:
+    try:
+        job.finish(outcome.value.load() if isinstance(outcome.value, Elsewhere) else outcome.value)
+    except CannotSend as error:
+        job.fail(error)
+
 
 #: What a watcher runs; its arguments are the path of this package, the directory and the lock.
 _WATCHER = (
@@ -227,7 +530,7 @@ def _command(command: Command) -> dict[str, Any]:
 
 
 def _python(place: Place) -> list[str]:
-    from ipy_bgtasks.runners.processes.worker import interpreter_options
+    from ipy_bgtasks.runners.processes import interpreter_options
 
     path = [entry for entry in sys.path if isinstance(entry, str)]
     worker = [sys.executable, *interpreter_options(), "-c", _WORKER]
@@ -256,3 +559,106 @@ def _launch(place: Place, lock: int) -> None:
             start_new_session=True,
             check=True,
         )
+
+
+class Finder:
+    """Finds kept jobs on the disk. Any thread may call any method."""
+
+    def __init__(self, registry: Registry, runner: KeptRunner, days: Callable[[], float]) -> None:
+        self._registry = registry
+        self._runner = runner
+        self._days = days
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        """Take in the kept jobs that are not in the registry yet; drop those that are gone."""
+        with self._lock:
+            sweep(self._days())
+            there = places()
+            found = []
+            for place in there:
+                told = place.job()
+                if told is None or self._is_known(place, told):
+                    continue
+                found.append((place, told, place.state()))
+            # The oldest comes last: each is taken in as the oldest of all.
+            found.sort(key=lambda one: one[2].get("ended", float("inf")), reverse=True)
+            for place, told, state in found:
+                self._runner.tokens[place.number] = str(told["token"])
+                self._adopt(place, told, state)
+            self._drop_gone({place.number for place in there})
+
+    def prune(self) -> int:
+        """Remove the kept jobs that have ended; returns how many of other sessions there were."""
+        with self._lock:
+            removed = 0
+            for place in places():
+                if place.job() is not None and "ended" in place.state():
+                    known = self._registry.get(place.number) is not None
+                    removed += place.remove() and not known
+            return removed
+
+    def _is_known(self, place: Place, told: dict[str, Any]) -> bool:
+        known = self._registry.get(place.number)
+        if known is None:
+            return False
+        if self._runner.tokens.get(place.number) == told["token"]:
+            return True
+        if known.done():  # its directory was pruned elsewhere, and its number used again
+            self._registry.discard(known)
+        return not known.done()
+
+    def _drop_gone(self, there: set[Any]) -> None:
+        for job in self._registry:
+            if job.number in self._registry.adopted and job.done() and job.number not in there:
+                self._registry.discard(job)
+
+    def _adopt(self, place: Place, told: dict[str, Any], state: dict[str, Any]) -> None:
+        name = str(told.get("name", ""))
+        work = Work(_elsewhere, name, str(told.get("code", "")), False)
+        ended = "ended" in state
+        registry = self._registry
+        job = Record(
+            place.number,
+            work,
+            self._runner,
+            name=name,
+            quiet=True,
+            host=_Archive(registry.host, place) if ended else registry.host,
+        )
+        job.launched = float(told["launched"])
+        if "started" in state:
+            job.begin(time.monotonic() - (time.time() - state["started"]))
+        if not ended:
+            job.pid, job.asked = state.get("pid"), "asked" in state
+            registry.adopt(job)
+            self._runner.follow(job, place)
+            return
+        job.end_elsewhere(outcome_of(place, state), float(state["ended"]))
+        job.seen = True
+        registry.adopt(job)
+
+
+class _Archive(Host):
+    """The host of a job that had ended: its log is read from the disk when it is looked at."""
+
+    has_output = True
+
+    def __init__(self, host: Host, place: Place) -> None:
+        self._host = host
+        self._place = place
+
+    def new_log(self, job: Record) -> Log:
+        """Make the log, with what is on the disk."""
+        log = self._host.new_log(job)
+        reader = OutputReader.of_the_end(self._place.path, REPLAYED)
+        while pieces := reader.read():
+            for at, stream, text in pieces:
+                log.write(stream, text, at)
+        if reader.missed:
+            log.missing(reader.missed)
+        return log
+
+
+def _elsewhere() -> None:
+    """Do nothing, in place of the call of a job that another session has launched."""

@@ -17,12 +17,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks.asking import refuse_questions
-from ipy_bgtasks.hooks.threads import threads_of_jobs
+from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.platforms import kill_group
-from ipy_bgtasks.registry.numbers import KeptNumber
+from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.runners.child import Child, RemoteJob
 from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.runners.processes.child import Child, RemoteJob
 
 if TYPE_CHECKING:
     from ipy_bgtasks.runners.remote import Answer

@@ -1,0 +1,194 @@
+"""Raises an exception in another thread, and only where the user's code runs there.
+
+An exception that is sent to a thread is raised at that thread's next step in Python, whatever
+code that is. In our own code, a line of output might be lost or a lock left held. So the
+thread's stack is inspected first, and inspecting and sending are one atomic step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import sys
+from itertools import compress
+from operator import call, is_
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.stacks import is_library
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+
+#: Packages that hand a job's output to the front end …
+_SENDING = ("ipykernel", "zmq", "jupyter_client", "tornado", "prompt_toolkit")
+#: … and the modules of IPython that do.
+_SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPython.core.displayhook")
+#: Parts of this package that only call the user's code and hold no state that could be torn.
+_OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.progress")
+#: … but for this one: between the start of a process and its number nobody could stop it.
+_STARTING = "ipy_bgtasks.work.reading"
+#: The machinery of a loop, in which a future may be half done.
+_LOOPS = ("asyncio", "selectors", "uvloop")
+
+
+class StopThread(KeyboardInterrupt):
+    """Raised by `%cancel` in the thread of a job, and nowhere else: a Ctrl-C for that thread."""
+
+
+# What code that catches it sees is the exception it knows.
+StopThread.__name__ = StopThread.__qualname__ = "KeyboardInterrupt"
+StopThread.__module__ = "builtins"
+
+
+class Sent:
+    """One `StopThread` on its way, to be raised once."""
+
+    __slots__ = ("_pending", "exception")
+
+    def __init__(self) -> None:
+        pending = [self]
+        self._pending = pending
+        # Raising it makes an instance, and so, without a line of Python, empties the list.
+        members = {"__init__": pending.clear, "__module__": StopThread.__module__}
+        self.exception: type[StopThread] = type(StopThread.__name__, (StopThread,), members)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the thread has yet to raise it."""
+        return bool(self._pending)
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """Return the innermost frame of *thread*; to ask for it takes long where there are many."""
+    return sys._current_frames().get(thread)
+
+
+def raise_in_user_code(
+    thread: int,
+    exception: type[BaseException],
+    start: CodeType,
+    *,
+    frame: FrameType | None = None,
+    own_loop: bool = False,
+) -> bool:
+    """Raise *exception* in *thread* at its next step, if it is in the user's code right now.
+
+    *start* is the code that calls the user's; with *own_loop* an event loop of ours is in
+    between. *frame* is what `frame_of` returned, where it was asked already. Returns whether it
+    was sent; if not, try again in a moment.
+    """
+    frame = frame_of(thread) if frame is None else frame
+    if frame is None or not _is_open(frame, start, own_loop):
+        return False
+    # From here on in C from end to end: the interpreter does not change threads between the
+    # look and the sending. A thread that is not running raises right where it stands, or, if
+    # it is in a C function, when that returns.
+    now = map(dict.get, map(call, (sys._current_frames,)), (thread,))
+    unmoved = map(is_, now, (frame,))
+    set_async_exc, c_ulong, py_object = _python_api()
+    target, what = c_ulong(thread), py_object(exception)
+    return any(map(set_async_exc, compress((target,), unmoved), (what,)))
+
+
+class _Settled(BaseException):
+    """Raised and caught here, to leave nothing pending."""
+
+
+def take_back(thread: int) -> None:
+    """Forget what was sent to *thread*, the calling one, and not raised yet.
+
+    The interpreter notes that some exception is pending, and forgets the note only when one is
+    raised. On Python 3.11 a tracer (a debugger, coverage) would loop for ever at the next call.
+    """
+    set_async_exc, c_ulong, py_object = _python_api()
+    set_async_exc(c_ulong(thread), py_object())
+    with contextlib.suppress(_Settled):
+        set_async_exc(c_ulong(thread), py_object(_Settled))
+        for _ in range(100):  # it is raised at one of these steps
+            pass
+
+
+def is_handling_stop(thread: int) -> bool:
+    """Return whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
+    handled: Any = sys._current_exceptions().get(thread)
+    return came_of_stop(handled[1] if isinstance(handled, tuple) else handled)
+
+
+def came_of_stop(error: BaseException | None) -> bool:
+    """Return whether *error* is a `StopThread`, or was raised while one was handled."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, StopThread):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def running_loops(frame: FrameType | None, start: CodeType) -> list[asyncio.AbstractEventLoop]:
+    """Return the running event loops in variables that functions on the stack of a thread use.
+
+    From the innermost, *frame*, to those called from *start*. One of the loops may run in that
+    thread; only that thread can tell which.
+    """
+    loops: list[asyncio.AbstractEventLoop] = []
+    while frame is not None and frame.f_code is not start:
+        code, near, far = frame.f_code, frame.f_locals, frame.f_globals
+        for name in (*code.co_varnames, *code.co_freevars, *code.co_names):
+            value = near.get(name, far.get(name))
+            if isinstance(value, asyncio.Runner):  # its loop may not be Python: uvloop's
+                value = getattr(value, "_loop", None)
+            if isinstance(value, asyncio.AbstractEventLoop) and value not in loops:
+                loops += [value] if value.is_running() else []
+        frame = frame.f_back
+    return loops
+
+
+def close_servers(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the servers that listen on *loop*, which is about to end. Call this in its thread.
+
+    `uvicorn.run` and the like leave the socket to the garbage collector, and the port taken
+    until then. No loop lists its servers.
+    """
+    kinds = {asyncio.base_events.Server, getattr(sys.modules.get("uvloop.loop"), "Server", None)}
+    for each in gc.get_objects():
+        if type(each) in kinds and each.get_loop() is loop:
+            each.close()
+
+
+def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
+    """Return whether what runs is the user's code, or a library's on its behalf."""
+    frame: FrameType | None = innermost
+    while frame is not None:
+        if frame.f_code is start:
+            return frame is not innermost
+        module = str(frame.f_globals.get("__name__"))
+        top = module.partition(".")[0]
+        if top == "ipy_bgtasks":
+            tears = module == _STARTING or (frame is innermost and "tracking" in module)
+            return module.startswith(_OPEN) and not tears
+        if top in _SENDING or module in _SHOWING or (own_loop and top in _LOOPS):
+            return False
+        if not is_library(frame.f_code.co_filename):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def prepare_to_raise() -> None:
+    """Import what `raise_in_user_code` needs: among many busy threads that takes a second."""
+    _python_api()
+    is_library(__file__)
+
+
+@functools.cache
+def _python_api() -> tuple[Any, Any, Any]:
+    """Return the C function that raises in a thread, and its types; most sessions never need it."""
+    import ctypes
+
+    # A function object of our own: others may have set argument types on the shared one.
+    set_async_exc = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
+    return set_async_exc, ctypes.c_ulong, ctypes.py_object

@@ -1,0 +1,209 @@
+"""The progress of the bars that jobs show as widgets.
+
+`tqdm.notebook` and others draw bars as widgets and print nothing. A job's display names the
+widget; ipywidgets, which the job has imported by then, resolves it, and reports its changes.
+
+What jobs show within an ``ipywidgets.Output``, which is a place of its own.
+
+A `clear_output` there, such as rich's bars do ten times a second, clears that widget and nothing
+else: the job's log must not lose what the job printed beside it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.frontends.installing import open_widgets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.job.record import Record
+
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+_BARS = 50  # of one job that are read; the newest
+_DEEP = 5  # levels of nested boxes searched for a bar
+_TAG = r"<[^>]*>"
+_PERCENT = r"(?:^|(?<=\s))\d{1,3}%(?=\s|$)"
+_TEXT = 4000  # characters of a display searched for a bar
+_COUNT = r"(?:^|(?<=\s))(\d+)(?=\D*\[)"
+
+
+class _Bar:
+    """A progress bar that a job shows, and the texts beside it."""
+
+    def __init__(self, widget: Any, beside: list[Any]) -> None:
+        self._widget = widget
+        self._beside = beside
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was closed, and is no longer shown."""
+        return getattr(self._widget, "comm", None) is None
+
+    def read(self) -> Progress | None:
+        """Return its progress; None if that makes no sense."""
+        from ipy_bgtasks.job.progress import Progress
+
+        widget = self._widget
+        words = [str(getattr(widget, "description", ""))]
+        words += [str(getattr(each, "value", "")) for each in self._beside]
+        text = " ".join(html.unescape(re.sub(_TAG, " ", " ".join(words)[:4000])).split())
+        try:
+            start, end, value = widget.min, widget.max, widget.value
+            if getattr(widget, "bar_style", "") == "info" and (value, end) == (1, 1):
+                # This is how tqdm draws an unknown total.
+                counted = re.search(_COUNT, text)
+                return Progress(int(counted[1]) if counted else 0, None, text)
+            return Progress(
+                value - start, end - start, " ".join(re.sub(_PERCENT, "", text).split())
+            )
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+
+class WidgetBars:
+    """The bars that the running jobs of one kernel show. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._bars: dict[int, list[_Bar]] = {}
+
+    def note(self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]) -> None:
+        """Take note of what a job displays: a progress bar gives the job's progress.
+
+        *changed* is called, on the job's own thread, with each step of it.
+        """
+        text = data.get("text/plain")
+        if isinstance(text, str) and ("━" in text or "╸" in text):
+            self._note_text(job, text, changed)
+        root = _widget(data.get(VIEW))
+        if root is None or job.done():
+            return
+        found = [_Bar(widget, beside) for widget, beside in _bars_in(root, [], _DEEP)]
+        if not found:
+            return
+        bars = self._bars.setdefault(job.number, [])
+        bars += found
+        del bars[:-_BARS]
+        job.bars = lambda: _progress(bars)
+
+        def tell(_change: object) -> None:
+            changed(job)
+
+        for bar in found:
+            bar._widget.observe(tell, "value")
+            for text in bar._beside:
+                text.observe(tell, "value")
+        changed(job)
+
+    def _note_text(self, job: Record, text: str, changed: Callable[[Record], None]) -> None:
+        from ipy_bgtasks.job.progress import first_unfinished
+
+        seen = first_unfinished(text[:_TEXT].splitlines())
+        if seen is not None and job.number not in self._bars:
+            job.bars = lambda: seen
+            changed(job)
+
+    def forget(self, job: Record) -> None:
+        """Drop the widgets of a job that has ended, and keep its last progress."""
+        if (bars := self._bars.pop(job.number, None)) is not None:
+            last = _progress(bars)
+            job.bars = lambda: last
+
+
+def _progress(bars: list[_Bar]) -> Progress | None:
+    """Return the progress of the first unfinished bar: inner ones are parts of its step."""
+    last = None
+    for bar in bars:
+        seen = None if bar.gone else bar.read()
+        if seen is not None:
+            if seen.fraction != 1:
+                return seen
+            last = seen
+    return last
+
+
+def _widget(view: Any) -> Any:
+    ipywidgets = sys.modules.get("ipywidgets")
+    if ipywidgets is None or not isinstance(view, dict):
+        return None
+    try:
+        resolve = ipywidgets.widget_serialization["from_json"]
+        found = resolve(f"IPY_MODEL_{view.get('model_id')}", None)
+    except Exception:  # another kind of widget
+        return None
+    return None if isinstance(found, str) else found
+
+
+def _bars_in(widget: Any, beside: list[Any], deep: int) -> Iterator[tuple[Any, list[Any]]]:
+    if str(getattr(widget, "_model_name", "")).endswith("ProgressModel"):
+        yield widget, [each for each in beside if _says(each)]
+    children = list(getattr(widget, "children", ()) or ()) if deep else []
+    for child in children:
+        yield from _bars_in(child, [each for each in children if each is not child], deep - 1)
+
+
+def _says(widget: Any) -> bool:
+    return str(getattr(widget, "_model_name", "")) in ("HTMLModel", "LabelModel")
+
+
+class _Recorded:
+    """How many displays of one widget a log holds, and which of them is replaced next.
+
+    *thread* cleared it last. What another thread of the job prints meanwhile, beside a bar that is
+    being drawn, also appears within the widget until that is cleared; the log keeps it.
+    """
+
+    __slots__ = ("count", "next", "thread")
+
+    def __init__(self) -> None:
+        self.count = self.next = self.thread = 0
+
+
+class WidgetOutputs:
+    """The displays within widgets, kept in the logs of jobs. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._recorded: weakref.WeakKeyDictionary[Record, dict[str, _Recorded]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def around(self, request: Any) -> str | None:
+        """Return the id of the widget that captures the output of a request now, or None."""
+        output = getattr(sys.modules.get("ipywidgets.widgets.widget_output"), "Output", None)
+        if output is None or not request:
+            return None
+        for widget in open_widgets():
+            if isinstance(widget, output) and widget.msg_id == request:
+                return str(widget.model_id)
+        return None
+
+    def display(self, job: Record, widget: str, data: Any, metadata: Any) -> None:
+        """Record a display, in place of what was cleared."""
+        recorded = self._of(job, widget)
+        if recorded.thread != threading.get_ident():
+            job.log.display(data, metadata)
+            return
+        name = f"{widget} {recorded.next}"
+        if recorded.next < recorded.count:
+            job.log.display(data, metadata, update_of=name)
+        else:
+            job.log.display(data, metadata, display_id=name)
+            recorded.count += 1
+        recorded.next += 1
+
+    def clear(self, job: Record, widget: str) -> None:
+        """Have the next displays replace the present ones."""
+        recorded = self._of(job, widget)
+        recorded.next, recorded.thread = 0, threading.get_ident()
+
+    def _of(self, job: Record, widget: str) -> _Recorded:
+        return self._recorded.setdefault(job, {}).setdefault(widget, _Recorded())

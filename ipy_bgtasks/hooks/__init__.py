@@ -1,1 +1,0 @@
-"""What is hooked into Python itself, once: threads, streams, and questions to the user."""

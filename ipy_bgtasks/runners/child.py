@@ -1,0 +1,226 @@
+"""The program of a worker process: one job at a time; its output and its end are sent back.
+
+It starts with as few imports as possible; what a job may never need comes when it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+from contextvars import copy_context
+from itertools import dropwhile
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.context import current
+from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
+from ipy_bgtasks.platforms import kill_group
+from ipy_bgtasks.runners import wire as protocol
+from ipy_bgtasks.runners.wire import ends_of_worker
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+    from types import FrameType
+
+    from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.runners.remote import Answer
+
+
+#: Characters of one message of output at most: whoever shows it is to get it in portions.
+_PORTION = 1 << 16
+
+
+class RemoteJob:
+    """What stands for the job in the worker process: what `current.get()` returns there."""
+
+    def __init__(self, child: Child, number: int, name: str = "") -> None:
+        self._child = child
+        self.number = number
+        self.name = name
+        self._progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        return f"<job {self.number}: {self.name}, in process {self._child.pid}>"
+
+    @property
+    def job(self) -> RemoteJob:
+        """Return what users get, which shows them no more than this."""
+        return self
+
+    @property
+    def progress(self) -> Progress | None:
+        """Return how far the job is; what is set here is shown in the session."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: Progress | float | None) -> None:
+        from ipy_bgtasks.job.progress import Progress
+
+        self._progress = now = Progress.of(value)
+        shown = None if now is None else (now.done, now.total, now.text)
+        self._child.send("progress", self.number, shown)
+
+
+class Child:
+    """The worker that this process is."""
+
+    def __init__(self, sock: socket.socket, control: socket.socket) -> None:
+        self.pid = os.getpid()
+        self.job = RemoteJob(self, 0)
+        self._sock = sock
+        self._control = control
+        self._around = list(sys.path), os.getcwd()
+        self._is_first = True
+        self._lock = threading.Lock()
+        self._main = threading.get_ident()
+        self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def begin(self) -> None:
+        """Get ready for jobs."""
+        current.set(self.job)
+        for sock in (self._sock, self._control):
+            sock.setblocking(True)
+            if hasattr(os, "register_at_fork"):
+                # A child must neither write into our messages nor keep the wire open after us.
+                os.register_at_fork(after_in_child=sock.close)
+        sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
+        threads_of_jobs.listen()
+        refuse_questions()
+        threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
+
+    def send(self, *message: Any) -> None:
+        """Send one message; in a forked child there is nobody to send it to."""
+        if os.getpid() == self.pid:
+            data = protocol.packed(*message)
+            with self._lock:
+                self._sock.sendall(data)
+
+    def serve(self) -> None:
+        """Run jobs as they come."""
+        for messages in protocol.received(self._sock):
+            for message in messages:
+                self._run(*message)
+
+    def _run(
+        self, number: int, name: str, data: bytes, around: tuple[list[str], str] | None
+    ) -> None:
+        self._around = path, directory = around or self._around
+        if sys.path != path:
+            sys.path[:] = path
+        with contextlib.suppress(OSError):
+            if directory != os.getcwd():
+                os.chdir(directory)
+        self.job = RemoteJob(self, number, name)
+        if self._is_first:
+            self._is_first = False
+            self.send("begin", number)
+        self._control.send(protocol.BEGUN)
+        ending = copy_context().run(self._answer, self.job, data)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the user's code may have put anything there
+                stream.flush()
+        self.send("end", number, ending)
+
+    def _answer(self, job: RemoteJob, data: bytes) -> Answer:
+        from ipy_bgtasks.runners.remote import answer
+
+        current.set(job)
+        return answer(data, self._awaited)
+
+    def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        import asyncio
+
+        async def main() -> Any:
+            return await call()
+
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            task = loop.create_task(main())
+            self._task = loop, task
+            try:
+                return loop.run_until_complete(task)
+            finally:
+                self._task = None
+
+    # The thread that listens
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            for messages in protocol.received(self._control):
+                for _ in messages:
+                    self.send("stack", self._stack())
+        # The session is gone, and nobody needs this process any more, nor what it started.
+        if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
+            kill_group(self.pid)
+        os._exit(1)
+
+    def _stack(self) -> list[tuple[str, int | None, str]]:
+        if self._task is not None:
+            from ipy_bgtasks.stacks import await_chain
+
+            loop, task = self._task
+            chain = await_chain(task, self._main, loop)
+            return [(each.filename, each.lineno, each.name) for each in chain]
+        frames: list[FrameType] = []
+        frame = sys._current_frames().get(self._main)
+        while frame is not None and frame.f_globals.get("__name__") != __name__:
+            frames.append(frame)
+            frame = frame.f_back
+        if frame is None:
+            return []  # between two jobs
+        users = dropwhile(_is_ours, reversed(frames))
+        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in users]
+
+
+class _Stream(io.TextIOBase):
+    """`sys.stdout` or `sys.stderr` of the worker."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, child: Child, name: str) -> None:
+        self._child = child
+        self.name = f"<{name}>"
+        self._stream = name
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Send it, as the output of the job whose code writes."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        child = self._child
+        job = current.get() or child.job
+        for start in range(0, len(text), _PORTION):
+            portion = str.__str__(text[start : start + _PORTION])
+            child.send("text", job.number, self._stream, portion)
+        if os.getpid() != child.pid:  # a forked child, whose own output still leads somewhere
+            outside = sys.__stdout__ if self._stream == "stdout" else sys.__stderr__
+            if outside is not None:
+                outside.write(text)
+                outside.flush()
+        return len(text)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
+
+
+def main(where: str) -> None:
+    """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ends = ends_of_worker(where)
+    for each in ends:
+        each.set_inheritable(False)  # what a job starts must not keep it open after us
+    sys.argv = [""]
+    child = Child(*ends)
+    child.begin()
+    child.serve()

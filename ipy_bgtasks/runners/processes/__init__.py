@@ -1,1 +1,0 @@
-"""Worker processes as a place."""

@@ -1,0 +1,552 @@
+"""One job in one thread, and how it is stopped there and nowhere else.
+
+Worker threads as a place: a pool of daemon threads that grows on demand.
+
+A job starts before its launch returns, or is queued because all threads are busy. The threads are
+daemons, because an executor of the standard library keeps the interpreter from exiting while one
+of its threads is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import sys
+import threading
+import time
+from collections import defaultdict, deque
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipy_bgtasks.async_exceptions import (
+    Sent,
+    StopThread,
+    came_of_stop,
+    close_servers,
+    frame_of,
+    is_handling_stop,
+    prepare_to_raise,
+    raise_in_user_code,
+    running_loops,
+    take_back,
+)
+from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.job.host import Run, Runner
+from ipy_bgtasks.runners.loop import CLEAN_UP
+from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.stacks import await_chain, thread_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+    from traceback import FrameSummary
+    from types import FrameType
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.runners.loop import LoopRunner
+    from ipy_bgtasks.service import ServiceLoop
+
+
+#: Seconds between two tries while the thread is in our own code: from … to, growing.
+_SOON, _LATER = 0.0003, 0.02
+#: Seconds between two checks of whether code that was stopped by force has left.
+_REPEAT = 0.05
+#: Seconds that an event loop which the job's code runs is given to finish its step.
+_TURN = 0.1
+
+
+class Pool(Protocol):
+    """What a run needs of the runner whose thread it is in."""
+
+    loop_runner: LoopRunner
+
+
+class ThreadRun(Run):
+    """One job in one thread.
+
+    `StopThread` is sent only while `_target` names the thread, which it does exactly while the
+    job's code runs. The thread ends that by clearing `_target`, passing the lock (a sender that
+    saw the old value is done by then) and taking back what was sent and not yet raised.
+    """
+
+    __slots__ = (
+        "_asked_loop",
+        "_due",
+        "_insist",
+        "_is_async",
+        "_lock",
+        "_loop",
+        "_pause",
+        "_pursued",
+        "_sent",
+        "_sent_at",
+        "_service",
+        "_target",
+        "_task",
+        "_told_loop",
+        "begun",
+        "context",
+        "job",
+    )
+
+    def __init__(self, job: Record, context: Context, service: ServiceLoop) -> None:
+        self.job = job
+        self.context = context
+        #: Released when the job's code begins, if a launcher waits for that.
+        self.begun: threading.Lock | None = None
+        self._service = service
+        self._lock = threading.Lock()
+        self._target: int | None = None
+        self._due = False  # a StopThread is to be raised as soon as that is safe
+        self._insist = False  # and again, until the thread has left
+        self._pursued = False  # the service loop sees to it
+        self._pause = _SOON
+        self._sent: Sent | None = None
+        self._sent_at = 0.0
+        self._is_async = job.work is not None and job.work.is_async
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_loop = False  # and it has not run since
+        self._told_loop: float | None = None  # when a loop that the code runs was asked
+
+    def execute(self, pool: Pool) -> None:
+        """Run the job's code in the calling thread, and end the job."""
+        job, work = self.job, self.job.work
+        if work is None or not job.begin():
+            self._release_launcher()
+            return
+        value: defaultdict[None, Any] = defaultdict(work.call)
+        error: BaseException | None = None
+        if work.is_async:
+            value.default_factory = self._run_loop
+        try:
+            try:
+                job.enter()
+            finally:
+                self._release_launcher()
+            self._target = threading.get_ident()
+            if job.asked:  # when there was no target yet
+                raise StopThread
+            # Called and stored by C code, so that no StopThread can come between the return of the
+            # user's function and the storing: what has finished stays finished.
+            value[None]
+        except BaseException as caught:
+            error = caught
+        try:
+            self._leave()
+        except StopThread:
+            self._leave()
+        self._settle(pool, value, error)
+        # The frame of a failed call leads to this one, and must not hold on to anything.
+        self.job = self.context = error = job = work = value = pool = None  # type: ignore[assignment]
+
+    # Stopping; any thread may call these
+
+    def stop(self, force: bool = False) -> None:
+        """Raise `StopThread`, or cancel the coroutine; with *force* until the thread has left."""
+        self._insist = self._insist or force
+        if self._is_async:
+            self._ask_loop()
+        else:
+            self._due = True
+            if self._deliver() and not force:
+                return
+        if force or not self._is_async:
+            self._begin_pursuit()
+
+    @property
+    def insists(self) -> bool:
+        """Whether it was asked to stop by force."""
+        return self._insist
+
+    def raises_by_itself(self) -> bool:
+        """Return whether this is the job's own thread, and no event loop of ours runs in it."""
+        return not self._is_async and self._target == threading.get_ident()
+
+    def checkpoint(self) -> None:
+        """Raise what is due, if this is the job's own thread, about to return to its code."""
+        if self._due and self._target == threading.get_ident():
+            with self._lock:
+                due, self._due = self._due, False
+                self._told_loop = None
+            if due:
+                self._sent_at = time.monotonic()
+                raise StopThread
+
+    def why_not_stopped(self) -> str:
+        """Return ``waiting`` (to raise it), ``cleaning`` (up after it) or ``caught`` (and goes on).
+
+        A coroutine whose loop has not run since it was asked is ``blocked``.
+        """
+        target, sent = self._target, self._sent
+        if target is None:
+            return ""
+        if self._is_async:
+            return "blocked" if self._asked_loop else ""
+        if self._due or (sent is not None and sent.pending):
+            return "waiting"
+        return "cleaning" if is_handling_stop(target) else "caught"
+
+    def stack(self) -> list[FrameSummary]:
+        """Return where the job is right now, the innermost entry last."""
+        target, task, loop = self._target, self._task, self._loop
+        if task is not None and loop is not None and target is not None:
+            return await_chain(task, target, loop)
+        return [] if target is None else thread_stack(target)
+
+    # Inside
+
+    def _deliver(self) -> bool:
+        """Send what is due; False if that must wait until it is safe."""
+        with self._lock:
+            target = self._target
+            if target is None or not self._due:
+                return True
+            frame = frame_of(target)
+            if not self._is_async and self._waits_for_loop(frame):
+                return False
+            sent = Sent()
+            before, self._sent = self._sent, sent
+            start, in_loop = (
+                ThreadRun.execute.__code__,
+                self._is_async or self._told_loop is not None,
+            )
+            if raise_in_user_code(target, sent.exception, start, frame=frame, own_loop=in_loop):
+                self._due, self._told_loop = False, None
+                self._sent_at = time.monotonic()
+                return True
+            self._sent = before
+            return False
+
+    def _waits_for_loop(self, frame: FrameType | None) -> bool:
+        """Return whether an event loop that the job's code runs will raise it between two steps.
+
+        There no state is half updated, and it is raised even while the loop waits for events.
+        """
+        now = time.monotonic()
+        if self._told_loop is None:
+            for loop in running_loops(frame, ThreadRun.execute.__code__):
+                with suppress(RuntimeError):  # it has just closed
+                    loop.call_soon_threadsafe(self._interrupt, loop)
+                    self._told_loop = now
+        return self._told_loop is not None and now - self._told_loop < _TURN
+
+    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End a loop that the job's code runs, as a Ctrl-C would. Called by that loop."""
+        if self._due and self._target == threading.get_ident():
+            close_servers(loop)
+        self.checkpoint()
+
+    def _ask_loop(self) -> None:
+        loop, task = self._loop, self._task
+        if loop is None or task is None:
+            return  # the thread will see that the job was asked to stop
+
+        def cancel() -> None:
+            self._asked_loop = False
+            task.cancel()
+
+        self._asked_loop = True
+        self._sent_at = time.monotonic()
+        with suppress(RuntimeError):  # the loop closes when the coroutine has ended
+            loop.call_soon_threadsafe(cancel)
+
+    def _begin_pursuit(self) -> None:
+        with self._lock:
+            self._pause = _SOON
+            if self._pursued or self._target is None:
+                return
+            self._pursued = True
+        pause = _REPEAT if self._is_async or not self._due else _SOON
+        loop = self._service.loop
+        loop.call_soon_threadsafe(loop.call_later, pause, self._pursue)
+
+    def _pursue(self) -> None:
+        """Take steps on the service loop until nothing is left to do."""
+        pause = self._round()
+        with self._lock:
+            if self._target is None or (pause is None and not self._due):
+                self._pursued = False
+                return
+        self._service.loop.call_later(_SOON if pause is None else pause, self._pursue)
+
+    def _round(self) -> float | None:
+        """Take one step of the pursuit; return the seconds until the next, or None at the end."""
+        if self._is_async:
+            if not self._asked_loop and self._has_had_time():
+                self._ask_loop()
+            self._due = self._due or self._asked_loop  # it blocks its loop
+        elif self._insist and not self._due:
+            self._due = self._has_had_time() or not self._is_cleaning_up()
+        if self._due and not self._deliver():
+            self._pause = min(self._pause * 1.5, _LATER)
+            return self._pause
+        self._pause = _SOON
+        return _REPEAT if self._insist else None
+
+    def _has_had_time(self) -> bool:
+        return time.monotonic() - self._sent_at > CLEAN_UP
+
+    def _is_cleaning_up(self) -> bool:
+        target, sent = self._target, self._sent
+        if target is None or (sent is not None and sent.pending):
+            return True
+        return is_handling_stop(target)
+
+    def _run_loop(self) -> Any:
+        work = self.job.work
+        assert work is not None
+        call: Callable[[], Awaitable[Any]] = work.call
+
+        async def main() -> Any:
+            return await call()
+
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            self._task = loop.create_task(main())
+            self._loop = loop
+            if self.job.asked:
+                self._task.cancel()
+            return loop.run_until_complete(self._task)
+
+    def _leave(self) -> None:
+        self._target = None
+        with self._lock:
+            pass
+        if self._sent is not None:
+            take_back(threading.get_ident())
+
+    def _settle(self, pool: Pool, stored: dict[None, Any], error: BaseException | None) -> None:
+        job = self.job
+        if stored:
+            value = stored[None]
+            if inspect.isawaitable(value) and not _is_result(value):
+                pool.loop_runner.adopt(job, value, self.context.copy())
+            else:
+                job.finish(value)
+        elif error is None or _is_stop(error, cancels=self._is_async or job.asked):
+            job.end_cancelled()
+        else:
+            _suggest_loop(error)
+            job.fail(error)
+
+    def _release_launcher(self) -> None:
+        if self.begun is not None:
+            self.begun.release()
+
+
+def _is_result(value: Any) -> bool:
+    """Return whether *value* is final: a job that a call returns is its result, not awaited."""
+    return isinstance(value, Job)
+
+
+def _is_stop(error: BaseException, *, cancels: bool) -> bool:
+    """Return whether the job ended because it was stopped; a task group wraps what it is told.
+
+    A `KeyboardInterrupt` raised in place of ours counts as ours. With *cancels* so does
+    asyncio's `CancelledError`; otherwise that is an exception like any other.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_stop(one, cancels=cancels) for one in error.exceptions)
+    if isinstance(error, KeyboardInterrupt):
+        return came_of_stop(error)
+    return cancels and isinstance(error, asyncio.CancelledError)
+
+
+def _suggest_loop(error: BaseException) -> None:
+    if isinstance(error, RuntimeError) and "no running event loop" in str(error):
+        error.add_note("no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
+
+
+__all__ = ["StopThread", "ThreadRunner"]
+
+
+#: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
+#: of them, any other thread waits for a third of a second, at each step.
+SHORT = 0.0005
+#: With more busy threads than this, the switch interval is shortened for the foreground's sake.
+_CROWD = 8
+
+
+class ThreadRunner(Runner):
+    """Runs work in at most *max_threads* daemon threads, and queues the rest in order of launch.
+
+    *loop_runner* awaits what a call returned where that is awaitable. *prepare* is called in a
+    job's own context before its code. *service* retries what cannot be stopped at once.
+    """
+
+    where = "thread"
+
+    def __init__(
+        self,
+        loop_runner: LoopRunner,
+        max_threads: int = 64,
+        service: ServiceLoop | None = None,
+    ) -> None:
+        self.loop_runner = loop_runner
+        self.max_threads = max_threads
+        self._service = ServiceLoop() if service is None else service
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._queue: deque[ThreadRun] = deque()
+        self._workers: set[_Worker] = set()
+        self._names = itertools.count(1)
+        self._switch_interval = SwitchInterval()
+
+    def start(self, job: Record) -> None:
+        """Hand the job to a thread and wait until its code begins; queue it if all are busy."""
+        run = ThreadRun(job, copy_context(), self._service)
+        job.run = run
+        with self._lock:
+            worker = self._free_worker(self.max_threads)
+            if worker is None:
+                self._queue.append(run)
+                return
+        self._give(worker, run)
+
+    def stop(self, job: Record, force: bool) -> None:
+        """Drop it from the queue, or raise `StopThread` in its thread at the next bytecode.
+
+        With *force* it is raised again if the code catches it and goes on.
+        """
+        run = job.run
+        if isinstance(run, ThreadRun):
+            if not self._drop(run):
+                run.stop(force)
+        elif job.started is None:
+            job.end_cancelled()  # it still waits for other jobs
+        else:
+            self.loop_runner.stop(job, force)  # it has just moved there
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
+        run = job.run
+        return run.stack() if isinstance(run, ThreadRun) else []
+
+    def make_room(self, job: Record) -> None:
+        """Start a queued *job* beyond the limit when one of our own threads is to wait for it."""
+        if threading.current_thread() not in self._workers:
+            return
+        run = job.run
+        with self._lock:
+            if not isinstance(run, ThreadRun) or run not in self._queue:
+                return
+            self._queue.remove(run)
+            worker = self._free_worker(sys.maxsize)
+        assert worker is not None
+        self._give(worker, run)
+
+    def busy(self) -> list[threading.Thread]:
+        """Return the threads that are in a job's code now."""
+        return [worker for worker in list(self._workers) if worker.run_now is not None]
+
+    def shutdown(self) -> None:
+        """Drop the queue, so that no thread takes up the next job, and stop what is running."""
+        with self._lock:
+            dropped = list(self._queue)
+            self._queue.clear()
+        for run in dropped:
+            run.job.end_cancelled()
+        for worker in list(self._workers):
+            run_now = worker.run_now
+            job = None if run_now is None else run_now.job
+            if job is not None and not job.asked:
+                job.cancel()
+
+    # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.
+
+    def _free_worker(self, limit: int) -> _Worker | None:
+        if self._idle:
+            worker = self._idle.pop()
+        elif len(self._workers) >= limit:
+            return None
+        else:
+            worker = _Worker(self, f"bg-{next(self._names)}")
+            self._workers.add(worker)
+        self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+        return worker
+
+    def _give(self, worker: _Worker, run: ThreadRun) -> None:
+        begun = threading.Lock()
+        begun.acquire()
+        run.begun = begun
+        try:
+            worker.take(run)
+        except RuntimeError as error:  # too many threads, or, in a browser, none at all
+            with self._lock:
+                self._workers.discard(worker)
+            error.add_note("no thread can be started here: %bg -l … runs on the event loop")
+            raise
+        begun.acquire()
+
+    def _next(self, worker: _Worker) -> ThreadRun | None:
+        """Return the next run for *worker*; with None it goes idle, or, above the limit, ends."""
+        with self._lock:
+            if len(self._workers) > self.max_threads:
+                self._workers.discard(worker)
+                worker.leaving = True
+                return None
+            if self._queue:
+                return self._queue.popleft()
+            self._idle.append(worker)
+            self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+            return None
+
+    def _drop(self, run: ThreadRun) -> bool:
+        with self._lock:
+            if run not in self._queue:
+                return False
+            self._queue.remove(run)
+        run.job.end_cancelled()
+        return True
+
+
+class _Worker(threading.Thread):
+    """One thread of the pool; it waits for the release of `_wake`."""
+
+    def __init__(self, pool: ThreadRunner, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.leaving = False
+        self.run_now: ThreadRun | None = None
+        self._pool = pool
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def take(self, run: ThreadRun) -> None:
+        self.run_now = run
+        if self.ident is None:
+            # In an empty context, because it will run other jobs than the one that starts it.
+            Context().run(self.start)
+        self._wake.release()
+
+    def run(self) -> None:
+        while not self.leaving:
+            self._wake.acquire()
+            run = self.run_now
+            while run is not None:
+                self.run_now = run
+                run.context.run(run.execute, self._pool)
+                self.run_now = run = None
+                run = self._pool._next(self)
+
+
+class SwitchInterval:
+    """Shortens Python's switch interval while that is needed; its owner serializes the calls."""
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+
+    def short(self, yes: bool) -> None:
+        """Shorten the switch interval, or restore it."""
+        if yes and self._before is None:
+            now = sys.getswitchinterval()
+            if now > SHORT:
+                self._before = now
+                sys.setswitchinterval(SHORT)
+                prepare_to_raise()  # while the others do not compete for each step yet
+        elif not yes and self._before is not None:
+            before, self._before = self._before, None
+            if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # unchanged since
+                sys.setswitchinterval(before)

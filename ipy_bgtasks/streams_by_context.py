@@ -1,0 +1,336 @@
+"""Attributes that have one value for the foreground, and their own for each job that sets them.
+
+Code that captures output does it by setting an attribute that all code shares, `sys.stdout` or
+`shell.display_pub`, and restoring it later. Here the attribute is a property
+of the owner's class: code that sets it sets it for itself. The child tasks and threads of a job see
+what the job has set, as long as it is set, until they set it themselves.
+
+Code that replaces `sys.stdout` replaces it for itself only.
+
+`contextlib.redirect_stdout`, `%%capture`, rich's `Progress`, click's and pytest's runners all do
+the same: read `sys.stdout`, replace it, and restore it later. In a process
+with several jobs that captures the output of all of them. While this is in force, `stdout`,
+`stderr` and `displayhook` are properties of the module `sys`, with
+a value for each context: `by_context`.
+
+`print` is C code and bypasses properties: it looks into the module's dictionary. That holds the
+real stream as long as nothing is replaced, at no cost, and a stand-in otherwise. Python code that
+reads `sys.stdout` never gets the stand-in, so that a replacement that writes on to the stream it
+replaced does not recurse.
+
+Before Python 3.14 `print` holds no reference of its own to the stream: what was once in the
+dictionary must not be freed while another thread prints. So stand-ins and real streams are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import threading
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ipy_bgtasks.context import caller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+#: No value of its own: the enclosing one holds.
+UNSET: Any = object()
+#: It was deleted: there is no such attribute.
+DELETED: Any = object()
+
+
+class _Own:
+    """What one task or thread of a job has set; *outer* is what it inherited."""
+
+    __slots__ = ("__weakref__", "job", "outer", "setter", "value")
+
+    def __init__(self, job: Any, outer: _Own | None) -> None:
+        self.job = job
+        self.outer = outer
+        self.setter = weakref.ref(_task_or_thread())
+        self.value = UNSET
+
+
+class ByContext:
+    """One such attribute. Any thread may call.
+
+    *base* is the value for those that have set none.
+    """
+
+    def __init__(self, name: str, base: Any) -> None:
+        self.name = name
+        self.base = base
+        self.foreground: Any = UNSET
+        self._jobs_own: weakref.WeakSet[_Own] = weakref.WeakSet()
+        #: What cells that were sent to the background have taken along.
+        self._taken: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._own: ContextVar[_Own | None] = ContextVar(f"ipy_bgtasks.{name}", default=None)
+
+    def find(self) -> Any:
+        """Return the caller's value; `DELETED` if it has none."""
+        job = caller()
+        if job is None:
+            value = self.foreground
+        elif job in self._taken:
+            value = self._taken[job]
+        else:
+            value = _value(self._own.get(), job)
+        return self.base if value is UNSET else value
+
+    def get(self) -> Any:
+        """Return the caller's value; raises `AttributeError` if it was deleted."""
+        value = self.find()
+        if value is DELETED:
+            raise AttributeError(f"no attribute {self.name!r}: it was deleted")
+        return value
+
+    def put(self, value: Any) -> None:
+        """Set the caller's value; one equal to the enclosing value is not stored."""
+        job = caller()
+        if job is None:
+            self.foreground = UNSET if value is self.base else value
+            return
+        if job in self._taken:
+            self._taken[job] = UNSET if value is self.base else value
+            return
+        own = self._own.get()
+        if own is not None and own.job is not job:
+            own = None  # inherited by a job that another job launched
+        if own is None or own.setter() is not _task_or_thread():
+            own = _Own(job, own)
+            self._own.set(own)
+        around = UNSET if own.outer is None else _value(own.outer, job)
+        around = self.base if around is UNSET else around
+        own.value = UNSET if value is around else value
+        (self._jobs_own.discard if own.value is UNSET else self._jobs_own.add)(own)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether any context has a value of its own at the moment."""
+        taken = any(value is not UNSET for value in list(self._taken.values()))
+        return taken or self.foreground is not UNSET or bool(self._jobs_own)
+
+    def take_along(self, job: Any) -> None:
+        """Give the foreground's value to *job*, which was the foreground until now."""
+        self._taken[job], self.foreground = self.foreground, UNSET
+
+    def delete(self) -> None:
+        """Delete it for the caller; raises `AttributeError` if it was deleted before."""
+        self.get()
+        self.put(DELETED)
+
+    def as_property(self) -> property:
+        """Return the property to put in the owner's class."""
+        return property(self._get, lambda _, value: self.put(value), lambda _: self.delete())
+
+    def _get(self, _owner: Any) -> Any:
+        value = self.find()
+        return self.get() if value is DELETED else value
+
+
+def give_class(owner: Any, attributes: list[ByContext], **members: Any) -> Callable[[], bool]:
+    """Make *attributes* properties of *owner* alone, by a subclass of its class.
+
+    *members* are what else the subclass needs.
+
+    Returns what undoes it, which returns False and does nothing if ours has been subclassed in
+    the same way since.
+    """
+    cls: Any = type(owner)
+    members |= {each.name: each.as_property() for each in attributes}
+    members |= {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    metaclass: Any = type(cls)
+    ours = metaclass(cls.__name__, (cls,), members)
+    owner.__class__ = ours
+
+    def undo() -> bool:
+        if type(owner) is not ours:
+            return False
+        owner.__class__ = cls
+        return True
+
+    return undo
+
+
+def _value(own: _Own | None, job: Any) -> Any:
+    while own is not None and own.job is job:
+        if own.value is not UNSET:
+            return own.value
+        own = own.outer
+    return UNSET
+
+
+def _task_or_thread() -> Any:
+    if asyncio._get_running_loop() is not None and (task := asyncio.current_task()) is not None:
+        return task
+    return threading.current_thread()
+
+
+NAMES = ("stdout", "stderr")
+
+
+class _StandIn:
+    """Stand-in in the dictionary of `sys` while a stream is replaced; finds the caller's stream."""
+
+    def __init__(self, name: str, find: Callable[[], Any]) -> None:
+        self.__dict__.update(_name=name, _find=find)
+
+    def _target(self) -> Any:
+        target = self._find()
+        if target is DELETED:
+            raise RuntimeError(f"lost sys.{self._name}")
+        return target
+
+    def write(self, text: str) -> Any:
+        """Write to the caller's stream; if that is None, nowhere, as `print` does."""
+        target = self._target()
+        return None if target is None else target.write(text)
+
+    def flush(self) -> None:
+        """Flush the caller's stream."""
+        if (target := self._target()) is not None:
+            target.flush()
+
+    def __call__(self, value: Any) -> Any:
+        """Show the value of an expression, as the caller's display hook does."""
+        return self._target()(value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target(), name)
+
+
+class _Entry(ByContext):
+    """One attribute of `sys`, and its stand-in in the module's dictionary."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, None)
+        self.stand_in = _StandIn(name, self.find)
+        #: What was there before, and what each loading put over it, the last of which is real.
+        self.real: list[tuple[object, Any]] = []
+        self._once_real: list[Any] = []
+        self._lock = threading.RLock()  # a signal handler may print, or replace
+
+    def put(self, value: Any) -> None:
+        """Replace the caller's stream; a real one ends the replacement."""
+        with self._lock:
+            if value is self.stand_in or any(value is each for each in self._once_real):
+                value = self.base
+            super().put(value)
+            self.settle()
+
+    def make_real(self, value: Any) -> None:
+        """Make *value* the stream of all code that has replaced none."""
+        with self._lock:
+            if not any(value is each for each in self._once_real):
+                self._once_real.append(value)
+            self.base = value
+            self.settle()
+
+    def take_along(self, job: Any) -> None:
+        """Give the foreground's value to *job*, and settle."""
+        with self._lock:
+            super().take_along(job)
+            self.settle()
+
+    def settle(self) -> None:
+        """Put the stand-in in the dictionary while it is needed, else the real stream."""
+        if self.real:
+            vars(sys)[self.name] = self.stand_in if self.replaced else self.base
+
+    def begin(self, key: object, value: Any) -> None:
+        """Make *value* real until `end`."""
+        with self._lock:
+            if not self.real:
+                before = vars(sys).get(self.name)
+                self.foreground = UNSET
+                self.make_real(self.base if before is self.stand_in else before)
+                self.real.append((None, self.base))
+            self.real.append((key, value))
+            self.make_real(value)
+
+    def end(self, key: object) -> bool:
+        """Restore what was real before; returns whether no loading is left."""
+        with self._lock:
+            self.real = [each for each in self.real if each[0] is not key]
+            self.make_real(self.real[-1][1])
+            return len(self.real) == 1
+
+    def put_back(self) -> None:
+        """Leave in `sys` the original, or what the foreground has replaced it with since."""
+        with self._lock:
+            self.real.clear()
+            if self.foreground is DELETED:
+                vars(sys).pop(self.name, None)
+            else:
+                vars(sys)[self.name] = self.base if self.foreground is UNSET else self.foreground
+
+
+#: One each for the process, as `sys` is.
+_ENTRIES = {name: _Entry(name) for name in (*NAMES, "displayhook")}
+_CLASS_BACK: list[Callable[[], bool]] = []
+
+
+def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
+    """Give each job its own streams, with the *real* ones by name in place of the current ones.
+
+    Returns what ends that and restores the original streams, or what the foreground has replaced
+    them with since. Main thread only.
+    """
+    key = object()
+    for name, entry in _ENTRIES.items():
+        entry.begin(key, real.get(name, vars(sys).get(name) if not entry.real else entry.base))
+    if not _CLASS_BACK:
+        members: dict[str, Any] = {"__reduce__": _as_import}
+        if sys.version_info >= (3, 14):
+            members["__getattr__"] = _has_none
+        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), **members))
+
+    def end() -> None:
+        alone = [entry.end(key) for entry in _ENTRIES.values()]
+        # Beneath another subclass ours stays, and does nothing.
+        if all(alone) and _CLASS_BACK[0]():
+            _CLASS_BACK.clear()
+            for entry in _ENTRIES.values():
+                entry.put_back()
+
+    return end
+
+
+def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
+    """Pickle the module by name, which cloudpickle does only for the exact module class.
+
+    Functions that use `sys` are sent to processes.
+    """
+    return importlib.import_module, (module.__name__,)
+
+
+def _has_none(module: Any, name: str) -> NoReturn:
+    """Say that there is no such attribute.
+
+    That a class has `__getattr__` keeps Python 3.14 from reading attributes of modules, once it
+    has seen some, from their dictionaries, without asking for properties.
+    """
+    raise AttributeError(
+        f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=module
+    )
+
+
+def real(name: str) -> Any:
+    """Return the stream that is not a replacement; call this while each job has its own."""
+    return _ENTRIES[name].base
+
+
+def take_along(job: Any) -> None:
+    """Give what the foreground has replaced to *job*, which was the foreground until now."""
+    for entry in _ENTRIES.values():
+        entry.take_along(job)
+
+
+def make_real(name: str, stream: Any) -> None:
+    """Make *stream* the real one for all code from now on."""
+    _ENTRIES[name].make_real(stream)
