@@ -7,10 +7,6 @@ from collections.abc import Sized
 from itertools import islice
 from typing import Any
 
-#: Escape sequences of terminals: those that act, and those that carry a string.
-CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
-OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
-_ESCAPE = re.compile(rf"{OSC}|{CSI}|\x1b[@-_]?")
 # What moves the cursor, hides, reorders or cannot be encoded: controls, the bidirectional
 # controls, line and paragraph separators, tags, lone surrogates.
 _HIDDEN = re.compile(
@@ -25,7 +21,11 @@ _LONG_INT = 1000  # bits
 
 def strip_ansi(text: str) -> str:
     """Return `text` without escape sequences."""
-    return _ESCAPE.sub("", text) if "\x1b" in text else text
+    if "\x1b" not in text:
+        return text
+    from wcwidth import strip_sequences  # a third of what loading would cost, where it is needed
+
+    return strip_sequences(text).replace("\x1b", "")
 
 
 def visible(text: str) -> str:
@@ -89,42 +89,22 @@ def bar(fraction: float, columns: int = 10) -> str:
     return f"{int(fraction * 100 + 1e-9):3d}% {blocks.ljust(columns)}"
 
 
-def width_of(char: str) -> int:
-    """Return how many columns a terminal needs for a character; negative for what moves it."""
-    if " " <= char <= "~":
-        return 1
-    from wcwidth import wcwidth  # a third of what loading would cost; many sessions never need it
-
-    return int(wcwidth(char))
-
-
-def columns_of(text: str) -> int:
-    """Return how many columns a terminal needs for visible text."""
-    return len(text) if text.isascii() else sum(max(width_of(char), 0) for char in text)
-
-
 def cut_end(text: str, columns: int) -> str:
     """Return `text` cut to `columns`, with an ellipsis if anything was cut."""
-    return text if columns_of(text) <= columns else _fitting(text, columns - 1) + "…"
+    from wcwidth import clip, width
+
+    return text if width(text) <= columns else clip(text, 0, columns - 1, fillchar="") + "…"
 
 
 def cut_middle(text: str, columns: int) -> str:
     """Return `text` cut to `columns`, with an ellipsis in its middle: names differ at the end."""
-    if columns_of(text) <= columns:
+    from wcwidth import clip, width
+
+    whole, tail = width(text), max(columns - 1, 0) // 2
+    if whole <= columns:
         return text
-    tail = max(columns - 1, 0) // 2
-    end = _fitting(text[::-1], tail)[::-1]
-    return _fitting(text, columns - 1 - tail) + "…" + end
-
-
-def _fitting(text: str, columns: int) -> str:
-    taken = []
-    for char in text:
-        columns -= max(width_of(char), 0)
-        if columns < 0:
-            break
-        taken.append(char)
-    return "".join(taken)
+    start = clip(text, 0, columns - 1 - tail, fillchar="")
+    return start + "…" + clip(text, whole - tail, whole, fillchar="")
 
 
 def _escaped(match: re.Match[str]) -> str:

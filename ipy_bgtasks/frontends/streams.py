@@ -59,7 +59,7 @@ class _Route:
             take(job, name, text, own)
             # A thread that does little but print can hardly be stopped elsewhere. `print` writes
             # the end of its line separately, even if that is empty.
-            if job.asked and text[-1:] in ("", "\n", "\r"):
+            if job.cancel_requested and text[-1:] in ("", "\n", "\r"):
                 job.checkpoint()
             return len(text)
 

@@ -128,7 +128,7 @@ class Calls:
         variables = session.launcher.variables(local_ns)
         if rest == "all":
             adopted = session.registry.adopted
-            jobs = [job for job in session.registry if not (job.done() and job.seen)]
+            jobs = [job for job in session.registry if not (job.done() and job.end_shown)]
             return [job for job in jobs if job.number not in adopted], True
         if specs.is_group(rest):
             return session.registry.find_all(rest), True

@@ -25,7 +25,7 @@ class JobState(StrEnum):
         return self in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
 
 
-class Elsewhere:
+class LazyValue:
     """Stands for a value that is loaded when it is asked for; its repr is the value's own line.
 
     *load* returns the value, or raises what says why it cannot be had.
@@ -39,15 +39,15 @@ class Elsewhere:
         return self._shown
 
 
-class ErrorElsewhere(Exception):
+class LazyError(Exception):
     """Stands for an exception that is loaded when it is asked for; it shows as that would."""
 
     @classmethod
-    def of(cls, kind: str, message: str, trace: str, load: Callable[[], Any]) -> ErrorElsewhere:
+    def of(cls, kind: str, message: str, trace: str, load: Callable[[], Any]) -> LazyError:
         """Return what stands for an exception of that class name, message and traceback."""
         made: Any = type(kind, (cls,), {"__module__": cls.__module__})(message)
         made.load, made.trace = load, trace
-        error: ErrorElsewhere = made
+        error: LazyError = made
         return error
 
     load: Callable[[], Any]
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
         error = self.exception()
         if error is not None:
             raise error.with_traceback(self.traceback)
-        return self.value.load() if isinstance(self.value, Elsewhere) else self.value
+        return self.value.load() if isinstance(self.value, LazyValue) else self.value
 
     def exception(self) -> BaseException | None:
         """Return the error, if any; raises `concurrent.futures.CancelledError` if cancelled."""
@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
             assert self.error is not None
             # A fresh one each time: its traceback belongs to the caller.
             raise concurrent.futures.CancelledError(*self.error.args)
-        return self.error.load() if isinstance(self.error, ErrorElsewhere) else self.error
+        return self.error.load() if isinstance(self.error, LazyError) else self.error
 
 
 #: The outcome of most jobs, shared by those that are kept.

@@ -179,7 +179,7 @@ def _follow(job: Record, process: subprocess.Popen[bytes], take: Take, data: byt
             _in_background(_read, pipe, name, news)
     if process.stdin is not None:
         _in_background(_write, process.stdin, data)
-    was_asked, late = job.asked, float("inf")
+    was_asked, late = job.cancel_requested, float("inf")
     while decoders and time.monotonic() < late:
         _stop_if_asked(job, was_asked)
         if late == float("inf") and process.poll() is not None:
@@ -201,7 +201,8 @@ def _follow(job: Record, process: subprocess.Popen[bytes], take: Take, data: byt
 def _stop_if_asked(job: Record, was_asked: bool) -> None:
     """Raise what cancels the job; one that is cleaning up after that may run commands."""
     job.checkpoint()
-    if job.asked and not was_asked and (job.run is None or not job.run.raises_by_itself()):
+    raises = job.run is not None and job.run.raises_by_itself()
+    if job.cancel_requested and not was_asked and not raises:
         # Its loop, which would raise that, cannot run while it is blocked here.
         raise asyncio.CancelledError
 
@@ -295,7 +296,7 @@ class ShellRunner(Runner):
         run = job.run = _Run(self, job, process, command.context)
         self.runs.add(run)
         self.service.loop.call_soon_threadsafe(run.attach)
-        if job.asked:
+        if job.cancel_requested:
             run.stop(False)
 
     def stop(self, job: Record, force: bool) -> None:

@@ -261,7 +261,7 @@ class ExecutorRunner(Runner):
         run.future.add_done_callback(lambda future: self._done(run, future))
         if not self.engine.is_local:
             self._watch()
-        if job.asked:
+        if job.cancel_requested:
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -294,7 +294,7 @@ class ExecutorRunner(Runner):
 
     def _run_here(self, run: _Run) -> None:
         job, work = run.job, run.job.work
-        if work is None or job.asked or not job.begin():
+        if work is None or job.cancel_requested or not job.begin():
             return
         job.enter()
         run.thread = threading.get_ident()

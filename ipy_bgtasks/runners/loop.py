@@ -273,7 +273,7 @@ class LoopRunner(Runner):
         self.active += 1
         if self.active == 1 and self.on_active is not None:
             self.on_active()
-        if job.asked:  # cancelled between its first part and this one
+        if job.cancel_requested:  # cancelled between its first part and this one
             task.cancel()
 
     async def _live(

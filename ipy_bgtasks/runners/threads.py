@@ -127,7 +127,7 @@ class ThreadRun(Run):
             finally:
                 self._release_launcher()
             self._target = threading.get_ident()
-            if job.asked:  # when there was no target yet
+            if job.cancel_requested:  # when there was no target yet
                 raise StopThread
             # Called and stored by C code, so that no StopThread can come between the return of the
             # user's function and the storing: what has finished stays finished.
@@ -307,7 +307,7 @@ class ThreadRun(Run):
             loop = runner.get_loop()
             self._task = loop.create_task(main())
             self._loop = loop
-            if self.job.asked:
+            if self.job.cancel_requested:
                 self._task.cancel()
             return loop.run_until_complete(self._task)
 
@@ -326,7 +326,7 @@ class ThreadRun(Run):
                 pool.loop_runner.adopt(job, value, self.context.copy())
             else:
                 job.finish(value)
-        elif error is None or _is_stop(error, cancels=self._is_async or job.asked):
+        elif error is None or _is_stop(error, cancels=self._is_async or job.cancel_requested):
             job.end_cancelled()
         else:
             _suggest_loop(error)
@@ -452,7 +452,7 @@ class ThreadRunner(Runner):
         for worker in list(self._workers):
             run_now = worker.run_now
             job = None if run_now is None else run_now.job
-            if job is not None and not job.asked:
+            if job is not None and not job.cancel_requested:
                 job.cancel()
 
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.

@@ -240,7 +240,7 @@ class _Wait:
         errors = [error for job in failed if (error := _error(job)) is not None]
         # Of several the good results are not lost with the bad ones: the next `%fg all` has them.
         for job in failed or self._jobs:
-            job.seen = True
+            job.end_shown = True
         if not errors:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
@@ -363,10 +363,10 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None and not _has_run(job):
-                job.seen = True  # there is nothing more to report
+                job.end_shown = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
-                job.seen = True
+                job.end_shown = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
                 return f"{who} {state} before it could be stopped"

@@ -117,7 +117,7 @@ def test_whatever_a_job_raises_is_its_failure(
     job = places.launch(where, kind)
     ended = threading.Event()
     job.add_done_callback(lambda _: ended.set())
-    future = job.future
+    future = job.job.future
     assert ended.wait(BOUND)
     outcome = job.outcome
     assert outcome is not None
