@@ -100,9 +100,9 @@ class Session:
             self.kept.finder.look()
 
     def _look_for(self, spec: str) -> None:
-        from ipy_bgtasks.registry.specs import KeptNumber
+        from ipy_bgtasks.registry.specs import JobId
 
-        if KeptNumber.read(spec) is not None:
+        if JobId.read(spec) is not None:
             self.look_for_kept()
 
     def say_what_is_kept(self) -> None:
