@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.views.timeline import Timeline
 
 
@@ -40,7 +41,10 @@ class Job(concurrent.futures.Future[Any]):
     it can also be awaited, on any loop, and given to asyncio's functions.
     """
 
-    number: int = _fact("number", "Its number, by which `%fg` and the others know it.")
+    number: int | JobId = _fact(
+        "number",
+        "Its number, by which `%fg` and the others know it; a kept job has a name such as `k3`.",
+    )
     name: str = _fact("name", "Its name: what `--name` said, else the code, shortened.")
     code: str = _fact("code", "The code, as it was typed.")
     state: JobState = _fact(

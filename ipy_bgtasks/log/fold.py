@@ -25,13 +25,14 @@ _TOKEN = re.compile(
     r"|[\r\b]|[^\x1b\r\b]+|\x1b[ -~]?"
 )
 _MOVING = re.compile(r"[\r\b]|\x1b\[(?:[0-9;]*[CDG]|[12]K)")
+_ESCAPES = re.compile("\x1b+")
 _LINE_END = re.compile(r"\r+\n")
 # Nobody rewrites a line by what no terminal shows: this is a file, decoded as well as it went.
 _BINARY = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\ufffd]")
 _PEN = re.compile(r"\x1b\[([0-9;:]*)m")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,200}\x1b?)?\Z")
 _ERASED_LINE = re.compile(r"\r\x1b\[(?:0?K|2K)")
-_ERASED_END = re.compile(r"\x1b+\[0?K")
+_ERASED_END = re.compile(r"\x1b\[0?K")
 # Anything that may be wider or narrower than one column, or move the cursor.
 _NOT_SIMPLE = re.compile("[^\t\r -~\xa0-\xac\xae-\u02ff\u2010-\u2027\u2190-\u2199\u2500-\u25fc]")
 
@@ -56,7 +57,8 @@ class Fold:
         if self._held:
             text, self._held = self._held + text, ""
         if "\x1b" in text:
-            text = self._hold_back(text)
+            # A second one begins anew; what is taken out must not join the first to what follows.
+            text = self._hold_back(_ESCAPES.sub("\x1b", text))
         if "\r\n" in text:
             text = _LINE_END.sub("\n", text)
         if self._column is not None or _MOVING.search(text):
