@@ -7,6 +7,8 @@ from collections.abc import Sized
 from itertools import islice
 from typing import Any
 
+from ipy_bgtasks.foreign import type_name
+
 # What moves the cursor, hides, reorders or cannot be encoded: controls, the bidirectional
 # controls, line and paragraph separators, tags, lone surrogates.
 _HIDDEN = re.compile(
@@ -36,6 +38,22 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(_escaped, strip_ansi(text).replace("\r\n", "\n"))
 
 
+def encodable(text: str) -> str:
+    """Return `text` with a `?` for each lone surrogate, which no message can carry."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def sendable(content: Any) -> Any:
+    """Return what a message is made of, a dict as a rule, with all its texts `encodable`."""
+    if isinstance(content, str):
+        return encodable(content)
+    if isinstance(content, dict):
+        return {sendable(key): sendable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [sendable(item) for item in content]
+    return content
+
+
 def one_line(text: str, limit: int) -> str:
     """Return `text` as one visible line of at most `limit` characters."""
     start = text[: 20 * limit + 4096]  # enough, with colours and indentation
@@ -50,13 +68,13 @@ def short_repr(value: object, limit: int = 60) -> str:
     try:
         shown = _bounded(value, limit, _DEEP)
     except BaseException as exc:  # whatever it is, it is the value's and not the reader's
-        shown = f"<{_type_name(value)} object, its repr failed: {_type_name(exc)}>"
+        shown = f"<{type_name(value)} object, its repr failed: {type_name(exc)}>"
     return one_line(shown, limit)
 
 
 def error_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception as one line, ``ValueError: message``; never raises."""
-    name, message = _type_name(error), message_of(error)
+    name, message = type_name(error), message_of(error)
     return one_line(f"{name}: {message[: 40 * limit]}" if message else name, limit)
 
 
@@ -65,7 +83,7 @@ def message_of(error: BaseException) -> str:
     try:
         return str.__str__(str(error))
     except BaseException as exc:
-        return f"<its message failed: {_type_name(exc)}>"
+        return f"<its message failed: {type_name(exc)}>"
 
 
 def elapsed_text(seconds: float) -> str:
@@ -111,13 +129,6 @@ def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def _type_name(value: object) -> str:
-    try:
-        return str(type(value).__name__)
-    except BaseException:  # a metaclass may do anything
-        return "object"
-
-
 def _bounded(x: Any, limit: int, level: int) -> str:
     """Return a repr that looks at the first few items only and makes no long string.
 
@@ -127,11 +138,11 @@ def _bounded(x: Any, limit: int, level: int) -> str:
     if own in _TEXTS or (isinstance(x, str | bytes | bytearray) and len(x) > _MANY):
         return repr(x[: limit + 1])  # one extra, so that the cut shows that it goes on
     if isinstance(x, int) and x.bit_length() > _LONG_INT:
-        return f"<{_type_name(x)} of {x.bit_length():,} bits>"
+        return f"<{type_name(x)} of {x.bit_length():,} bits>"
     if own in _BRACKETS and len(x):
         return _items(x, limit, level, *_BRACKETS[own])
     if _is_collection(x) and len(x) > _MANY:
-        return f"<{_type_name(x)} of {len(x):,} items>"
+        return f"<{type_name(x)} of {len(x):,} items>"
     return repr(x)
 
 
@@ -168,8 +179,3 @@ _BRACKETS: dict[object, tuple[str, str]] = {
     set.__repr__: ("{", "}"),
     frozenset.__repr__: ("frozenset({", "})"),
 }
-
-
-def encodable(text: str) -> str:
-    """Return *text* with a `?` for each lone surrogate, which no message can carry."""
-    return text.encode("utf-8", "replace").decode()

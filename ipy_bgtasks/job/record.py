@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.stacks import hide_all
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import encodable, error_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -90,7 +91,8 @@ class Record:
         on_end: Callable[[Record], object] | None = None,
     ) -> None:
         self.number = number  # an int, or the `JobId` of a kept job
-        self.name = work.label if name is None else name
+        #: As it may be shown anywhere: what a terminal would act on is escaped.
+        self.name = visible(work.label if name is None else name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
         self.work: Work | None = work
@@ -355,7 +357,7 @@ class Record:
 
     def write(self, stream: str, text: str) -> None:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
-        self._host.write(self, stream, text)
+        self._host.write(self, stream, encodable(text))
 
     def finish(self, value: Any = None) -> None:
         """End with *value*, which is bound to the target of an assignment form first."""
@@ -377,7 +379,7 @@ class Record:
             if self.attempts.takes(self, error):
                 return
             self.attempts.annotate(error)
-        self._end(Outcome(JobState.FAILED, None, error, error.__traceback__))
+        self._end(Outcome(JobState.FAILED, None, error, trace_of(error)))
 
     def end_cancelled(self, reason: str = "") -> None:
         """End as cancelled, or as failed with `TimeoutError` where time was up."""
@@ -437,7 +439,7 @@ class Attempts:
 
         `SystemExit` is not retried, nor is a job that was asked to stop.
         """
-        if self.number >= self.most or not isinstance(error, Exception):
+        if self.number >= self.most or not is_a(error, Exception):
             return False
         if job.cancel_requested or job.done():
             return False
@@ -456,7 +458,7 @@ class Attempts:
     def annotate(self, error: BaseException) -> None:
         """Note on the last error how the earlier attempts failed."""
         for line in self._errors:
-            error.add_note(line)
+            add_note(error, line)
 
 
 def note_in_log(job: Record, line: str) -> None:

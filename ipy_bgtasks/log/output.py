@@ -318,7 +318,7 @@ class Log:
             batch: list[tuple[tuple[_Subscriber, ...], Piece]] = []
             batch.extend(starmap(self._outbox.popleft, repeat((), len(self._outbox))))
             for subscribers, addressed in groupby(batch, key=lambda item: item[0]):
-                pieces = _joined([piece for _, piece in addressed])
+                pieces = joined([piece for _, piece in addressed])
                 for subscriber in subscribers:
                     if subscriber.alive:
                         self._call(subscriber, list(pieces))
@@ -335,7 +335,7 @@ class Log:
             self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
+def joined(pieces: list[Piece]) -> list[Piece]:
     """Join neighbours that are text of the same stream."""
     out: list[Piece] = []
     for kind, run in groupby(pieces, key=lambda piece: piece.kind):

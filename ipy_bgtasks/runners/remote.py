@@ -56,7 +56,11 @@ def value_of(
     if is_async:
         return run_async(call)
     value = call()
-    if not inspect.isawaitable(value):
+    try:
+        is_final = not inspect.isawaitable(value)
+    except BaseException:  # it does not let itself be looked at, as a dead proxy
+        is_final = True
+    if is_final:
         return value
     # A job is a result, and not awaited: it may be this one.
     is_job = type(value).__module__ == "ipy_bgtasks"
@@ -110,8 +114,14 @@ def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
 
 
 def _failure(error: BaseException) -> Answer:
-    error.__traceback__ = _users(error.__traceback__)
-    text = "".join(traceback.format_exception(error))
+    trace: Any = vars(BaseException)["__traceback__"]  # past what its class may put over it
+    users = _users(trace.__get__(error))
+    trace.__set__(error, users)
+    try:
+        text = "".join(traceback.format_exception(type(error), error, users))
+    except BaseException:  # it does not let itself be looked at, or is nested too deeply
+        head = "Traceback (most recent call last):\n"
+        text = "".join([head, *traceback.format_tb(users), _line(error)])
     try:
         data = _dumps(error)
         pickle.loads(data)  # many exceptions can be pickled, but not read again

@@ -10,7 +10,6 @@ of its threads is busy.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import sys
 import threading
@@ -32,11 +31,13 @@ from ipy_bgtasks.async_exceptions import (
     running_loops,
     take_back,
 )
+from ipy_bgtasks.foreign import add_note, is_a, is_awaitable, leaves
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import await_chain, thread_stack
+from ipy_bgtasks.text import message_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -322,7 +323,7 @@ class ThreadRun(Run):
         job = self.job
         if stored:
             value = stored[None]
-            if inspect.isawaitable(value) and not _is_result(value):
+            if is_awaitable(value) and not is_a(value, Job):  # a job is a result
                 pool.loop_runner.adopt(job, value, self.context.copy())
             else:
                 job.finish(value)
@@ -337,27 +338,23 @@ class ThreadRun(Run):
             self.begun.release()
 
 
-def _is_result(value: Any) -> bool:
-    """Return whether *value* is final: a job that a call returns is its result, not awaited."""
-    return isinstance(value, Job)
-
-
 def _is_stop(error: BaseException, *, cancels: bool) -> bool:
     """Return whether the job ended because it was stopped; a task group wraps what it is told.
 
     A `KeyboardInterrupt` raised in place of ours counts as ours. With *cancels* so does
     asyncio's `CancelledError`; otherwise that is an exception like any other.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_stop(one, cancels=cancels) for one in error.exceptions)
-    if isinstance(error, KeyboardInterrupt):
-        return came_of_stop(error)
-    return cancels and isinstance(error, asyncio.CancelledError)
+    return all(
+        came_of_stop(one)
+        if is_a(one, KeyboardInterrupt)
+        else cancels and is_a(one, asyncio.CancelledError)
+        for one in leaves(error)
+    )
 
 
 def _suggest_loop(error: BaseException) -> None:
-    if isinstance(error, RuntimeError) and "no running event loop" in str(error):
-        error.add_note("no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
+    if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
+        add_note(error, "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
 
 
 __all__ = ["StopThread", "ThreadRunner"]

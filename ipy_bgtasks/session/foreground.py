@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
+from ipy_bgtasks.foreign import is_a, with_trace
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
+from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -258,8 +260,8 @@ class _Wait:
         if self.future.done():
             return
         self._stop_following()
-        if isinstance(error, StopIteration):  # no future can hold it
-            error, cause = RuntimeError(f"the job raised {error!r}"), error
+        if is_a(error, StopIteration):  # no future can hold it
+            error, cause = RuntimeError(f"the job raised {error_line(error)}"), error
             error.__cause__ = cause
         self.future.set_exception(error)
         self.future.exception()  # if nobody awaits it any more, asyncio need not complain
@@ -286,7 +288,7 @@ def _error(job: Record) -> BaseException | None:
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
     error = outcome.exception()
-    return None if error is None else error.with_traceback(outcome.traceback)
+    return None if error is None else with_trace(error, outcome.traceback)
 
 
 #: With more than so many jobs that were cancelled one line stands for all.
