@@ -164,7 +164,7 @@ class Record(Times):
 
     def __init__(
         self,
-        number: int,
+        number: Any,
         work: Work,
         runner: Runner,
         *,
@@ -175,7 +175,7 @@ class Record(Times):
         host: Host | None = None,
         on_end: Callable[[Record], object] | None = None,
     ) -> None:
-        self.number = number
+        self.number = number  # an int, or the `JobId` of a kept job
         self.name = work.label if name is None else name
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.runners.remote import Answer
 
 
@@ -39,7 +40,7 @@ _PORTION = 1 << 16
 class RemoteJob:
     """What stands for the job in the worker process: what `current.get()` returns there."""
 
-    def __init__(self, child: Child, number: int, name: str = "") -> None:
+    def __init__(self, child: Child, number: int | JobId, name: str = "") -> None:
         self._child = child
         self.number = number
         self.name = name
