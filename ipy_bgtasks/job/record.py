@@ -359,6 +359,13 @@ class Record:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
         self._host.write(self, stream, encodable(text))
 
+    def show(self, kind: str, *what: Any) -> None:
+        """Show what its code displayed in another process ("publish"), or clear it ("clear")."""
+        if kind == "publish":
+            self._host.publish(self, *what)
+        else:
+            self._host.clear(self, *what)
+
     def finish(self, value: Any = None) -> None:
         """End with *value*, which is bound to the target of an assignment form first."""
         work = self.work

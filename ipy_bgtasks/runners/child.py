@@ -17,6 +17,7 @@ from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners import wire as protocol
@@ -92,6 +93,7 @@ class Child:
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
         threads_of_jobs.listen()
         refuse_questions()
+        send_displays(self._display)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -100,6 +102,11 @@ class Child:
             data = protocol.packed(*message)
             with self._lock:
                 self._sock.sendall(data)
+
+    def _display(self, kind: str, *what: Any) -> None:
+        """Send what the job whose code calls displays, behind the text it has written."""
+        job = current.get() or self.job
+        self.send("display", job.number, kind, *what)
 
     def serve(self) -> None:
         """Run jobs as they come."""
@@ -131,7 +138,10 @@ class Child:
         from ipy_bgtasks.runners.remote import answer
 
         current.set(job)
-        return answer(data, self._awaited)
+        ending = answer(data, self._awaited)
+        with contextlib.suppress(Exception):  # a figure that cannot be drawn
+            show_open_figures()
+        return ending
 
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         import asyncio
