@@ -45,7 +45,7 @@ def answer(data: bytes, run_async: Callable[[Callable[[], Any]], Any] | None = N
     try:
         return "value", _dumps(value), ""
     except BaseException as error:
-        kind = type(value).__name__
+        kind = _name(value)
         return "unsendable", f"its result, of type {kind}, cannot be sent: {_line(error)}", ""
 
 
@@ -67,17 +67,31 @@ def value_of(
     return value if is_job else run_async(lambda: value)
 
 
+async def end_of(call: Callable[[], Awaitable[Any]]) -> Callable[[], Any]:
+    """Await what *call* returns; returns what returns its value, or raises its error.
+
+    asyncio asks a task's error for its class, and waits for ever if that raises. So it gets none.
+    """
+    try:
+        value = await call()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return partial(_raise, error)
+    return lambda: value
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
     """Run what *call* returns on an event loop of its own."""
-
-    async def main() -> Any:
-        return await call()
-
     if asyncio._get_running_loop() is None:
-        return asyncio.run(main())
+        return asyncio.run(end_of(call))()
     # An ipyparallel engine calls us on its own loop, which waits for us.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(copy_context().run, asyncio.run, main()).result()
+        return pool.submit(copy_context().run, asyncio.run, end_of(call)).result()()
 
 
 def answer_on_engine(data: bytes) -> Answer:
@@ -157,4 +171,11 @@ def _line(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except BaseException:  # it is the user's class
         text = "?"
-    return f"{type(error).__name__}: {text}"[:200]
+    return f"{_name(error)}: {text}"[:200]
+
+
+def _name(value: object) -> str:
+    try:
+        return str(type(value).__name__)
+    except BaseException:  # a metaclass may do anything
+        return "object"

@@ -35,12 +35,12 @@ from ipy_bgtasks.foreign import add_note, is_a, is_awaitable, leaves
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners.loop import CLEAN_UP
+from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import await_chain, thread_stack
 from ipy_bgtasks.text import message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from contextvars import Context
     from traceback import FrameSummary
     from types import FrameType
@@ -299,18 +299,13 @@ class ThreadRun(Run):
     def _run_loop(self) -> Any:
         work = self.job.work
         assert work is not None
-        call: Callable[[], Awaitable[Any]] = work.call
-
-        async def main() -> Any:
-            return await call()
-
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            self._task = loop.create_task(main())
+            self._task = loop.create_task(end_of(work.call))
             self._loop = loop
             if self.job.cancel_requested:
                 self._task.cancel()
-            return loop.run_until_complete(self._task)
+            return loop.run_until_complete(self._task)()
 
     def _leave(self) -> None:
         self._target = None

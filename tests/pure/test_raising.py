@@ -18,6 +18,7 @@ from fakes import work
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
@@ -223,6 +224,8 @@ def check_end(job: Record, caplog: pytest.LogCaptureFixture) -> None:
     assert handle in concurrent.futures.wait([handle], 0).done
     with contextlib.suppress(BaseException):  # its own
         handle.result(0)
+    assert job.outcome is not None
+    assert type(job.outcome.error) is not ProcessDied
     assert repr(handle)
     assert detail_text(job)
     assert detail_html(job)
