@@ -408,6 +408,8 @@ class Record:
                 return
             self._ended = time.monotonic() if at is None else at
             self._outcome = outcome
+            # One that is made from now on settles itself.
+            handle = None if self._handle is None else self._handle()
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
@@ -417,7 +419,7 @@ class Record:
         if pokes is not None:
             for event in pokes:
                 event.set()
-        if self._handle is not None and (handle := self._handle()) is not None:
+        if handle is not None:
             handle._settle()
         for fn in callbacks:
             self.notify(fn)
