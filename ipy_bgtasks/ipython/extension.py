@@ -101,13 +101,17 @@ class Loaded:
 
     def _prepare_for_jobs(self, session: Session, places: Places) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
+        from ipy_bgtasks.async_exceptions import send_again
         from ipy_bgtasks.frontends.commands import jobs_commands
         from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
+        from ipy_bgtasks.waits import replace_sleep
 
         core, changes = session.core, self._changes
         assert core.front_end is not None
         loop = core.loop
+        changes.step("waits", replace_sleep)
+        changes.step("stopping threads", send_again)
         changes.step("threads", threads_of_jobs.listen)
         changes.step("threads", lambda: executor_for_jobs(loop))
         changes.step("commands", lambda: jobs_commands(self.shell, places.commands.run_within))

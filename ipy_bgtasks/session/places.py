@@ -66,7 +66,7 @@ class Places:
     def apply(self, settings: BgTasks) -> None:
         """Use these settings from now on."""
         self.threads.max_threads = settings.max_threads
-        self.commands.grace = settings.cancel_grace
+        self.threads.grace = self.commands.grace = settings.cancel_grace
         self.processes.max_processes = settings.max_processes
         self.registry.max_finished = settings.max_finished
         if self._watchdog is not None:

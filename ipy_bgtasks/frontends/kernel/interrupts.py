@@ -202,7 +202,7 @@ _ONE = 0.02
 _AGAIN, _PATIENCE = 0.005, 5.0
 #: Seconds in which a second interrupt stops the cell that the first one has sent away.
 _TWICE = 2.0
-#: Seconds after which code that has not moved is taken to be stuck.
+#: Seconds after which code that has not raised what it was sent is taken to be stuck.
 _STUCK = 0.5
 #: Seconds that a signal has to get to the main thread before the next one is diverted again.
 _PASSES = 0.05
@@ -321,37 +321,31 @@ class Diversion:
                 self.interrupt(run)
 
     def _pursue(self, run: CellRun) -> None:
-        """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
-        from ipy_bgtasks.async_exceptions import raise_in_user_code
+        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
+        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
 
         start = code_that_runs_cells()
+        sent, since = Sent(run.thread), 0.0
         deadline = time.monotonic() + _PATIENCE
-        while not run.over and time.monotonic() < deadline:
-            if run.began is not None:
+        while not run.over and sent.pending and time.monotonic() < deadline:
+            if since:
+                sent.waits.end()
+                if time.monotonic() - since > _STUCK:
+                    self._tell_stuck(run)
+                    return
+            elif run.began is not None:
                 if start is None or _is_elsewhere(run):
                     self.interrupt(run)
                     return
-                if raise_in_user_code(run.thread, KeyboardInterrupt, start):
-                    self._look_again(run)
-                    return
+                if raise_in_user_code(run.thread, sent, start):
+                    since = time.monotonic()
+                    continue
             time.sleep(_AGAIN)
-
-    def _look_again(self, run: CellRun) -> None:
-        """Say so if the cell is inside something that no exception reaches."""
-        before = _position(run)
-        time.sleep(_STUCK)
-        if not run.over and before is not None and _position(run) == before:
-            self._tell_stuck(run)
 
 
 def _is_elsewhere(run: CellRun) -> bool:
     """Return whether a cell awaits and is not in the middle of a step: cancelling is enough."""
     return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
-
-
-def _position(run: CellRun) -> tuple[int, int] | None:
-    frame = sys._current_frames().get(run.thread)
-    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def show_interrupts(
