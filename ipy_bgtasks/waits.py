@@ -183,7 +183,7 @@ _LOOPS = ("asyncio", "uvloop", "trio", "tornado", "zmq")
 
 def _waited_for(frame: FrameType, thread: int) -> tuple[list[int], list[int]]:
     """Return the processes and the sockets that *thread* waits for, these as descriptors."""
-    pids: list[int] = []
+    pids: list[Any] = []  # a process that is just being started has None
     for callee in _callees(frame):
         top = str(callee.f_globals.get("__name__")).partition(".")[0]
         if top in _LOOPS:
@@ -193,7 +193,7 @@ def _waited_for(frame: FrameType, thread: int) -> tuple[list[int], list[int]]:
             pids += [
                 each.pid
                 for each in (near.get("self"), near.get("process"))
-                if isinstance(each, subprocess.Popen) and each.returncode is None
+                if isinstance(each, subprocess.Popen) and getattr(each, "returncode", 0) is None
             ]
     name, arguments = _system_call(thread)
     if name in ("wait4", "waitid"):
@@ -205,7 +205,7 @@ def _waited_for(frame: FrameType, thread: int) -> tuple[list[int], list[int]]:
             if link.startswith("socket:"):
                 sockets.append(descriptor)
             pids += _processes_at(descriptor, link)
-    pids = [pid for pid in dict.fromkeys(pids) if 1 < pid < 2**31]
+    pids = [pid for pid in dict.fromkeys(pids) if pid is not None and 1 < pid < 2**31]
     return list(dict.fromkeys(e for pid in pids for e in (pid, *_descendants(pid)))), sockets
 
 

@@ -39,7 +39,7 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.stacks import await_chain, thread_stack
+from ipy_bgtasks.stacks import await_chain, hide, thread_stack
 from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
@@ -389,6 +389,8 @@ class ThreadRun(Run):
         """
         self._target = None
         if os.getpid() != process:  # a copy of this thread, alone in a process that the code forked
+            if error is not None:
+                hide(error)
             leave_forked_child(error)
         with self._lock:
             pass
