@@ -166,6 +166,14 @@ def can_be_ended(thread: int, frame: FrameType) -> bool:
     return _of_python(frame, thread) is not None or any(_waited_for(frame, thread))
 
 
+def signal_processes(thread: int, number: int) -> None:
+    """Send a signal to the processes that *thread* waits for."""
+    frame = sys._current_frames().get(thread)
+    for pid in () if frame is None else _waited_for(frame, thread)[0]:
+        with suppress(OSError):
+            os.kill(pid, number)
+
+
 def _of_python(frame: FrameType, thread: int) -> Ending | None:
     """Return what ends a wait for a condition, or a `sleep`."""
     if frame.f_code is sleep.__code__:
@@ -250,7 +258,10 @@ _FEW = 64
 def _system_call(thread: int) -> tuple[str, list[int]]:
     """Return the system call that *thread* is in, and its arguments; an empty name if unknown."""
     calls = _CALLS.get(platform.machine()) if sys.platform == "linux" else None
-    native = next((t.native_id for t in threading.enumerate() if t.ident == thread), None)
+    if thread == threading.main_thread().ident:
+        native: int | None = os.getpid()  # a process that was forked still has its parent's
+    else:
+        native = next((t.native_id for t in threading.enumerate() if t.ident == thread), None)
     if calls is None or native is None:
         return "", []
     try:

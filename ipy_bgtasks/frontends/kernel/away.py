@@ -149,7 +149,7 @@ class CellsAway:
         self._tangled = False
         self._first_sends_away = first_sends_away
         self._tell = told
-        self._diversion = Diversion(self._queue, waits, stuck, self._interrupted)
+        self._diversion = Diversion(self._queue, waits, stuck, self._interrupted, first_sends_away)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
         self._close: Callable[[], None] | None = None

@@ -43,6 +43,7 @@ from ipy_bgtasks.platforms import (
     interrupt_main_thread,
     take_signal,
 )
+from ipy_bgtasks.waits import signal_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +214,8 @@ class Diversion:
 
     *waits* is given the thread of the foreground's cell: it ends a `%fg` that waits there, and
     says whether there was one. *stuck* is told of a cell that an interrupt does not reach.
-    *send_away* sends the foreground's cell away instead, and says whether it does.
+    *send_away* sends the foreground's cell away instead, and says whether it does, which is only
+    where *first_sends_away* says so.
     """
 
     def __init__(
@@ -222,11 +224,13 @@ class Diversion:
         waits: Callable[[int], bool],
         stuck: Callable[[CellRun], object],
         send_away: Callable[[CellRun], bool],
+        first_sends_away: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._waits = waits
         self._tell_stuck = stuck
         self._send_away = send_away
+        self._first_sends_away = first_sends_away
         #: The cell that an interrupt has sent away last, and when.
         self._sent: tuple[CellRun, float] | None = None
         self._lock = threading.Lock()
@@ -296,6 +300,7 @@ class Diversion:
 
     def _interrupt_main(self) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
+        signal_processes(threading.main_thread().ident or 0, signal.SIGINT)
         with self._lock:
             diverted, self.active = self.active, False
             if diverted:
@@ -310,9 +315,17 @@ class Diversion:
         assert self._reader is not None
         while self._reader.recv(65536):
             run = self._queue.running  # before another one begins
+            # At once: the signal has reached the cell's child processes, too, and the cell should
+            # not go on as if they had ended by themselves.
+            at_once = run is not None and not run.over and run.began is not None
+            at_once = at_once and not self._first_sends_away()
+            if run is not None and at_once and not self._waits(run.thread):
+                self.interrupt(run)
             time.sleep(_ONE)
             with suppress(BlockingIOError):
                 self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+            if at_once:
+                continue
             if run is None or run.over:
                 run = self._twice()  # else no cell of the foreground's runs
                 if run is not None:
