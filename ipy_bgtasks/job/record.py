@@ -64,6 +64,7 @@ class Record:
         "launched",
         "name",
         "number",
+        "on_cancel",
         "origin",
         "pid",
         "quiet",
@@ -117,6 +118,8 @@ class Record:
         self.timeout: float | None = None
         #: Whether it was asked to stop.
         self.cancel_requested = False
+        #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
+        self.on_cancel: tuple[Callable[[], object], ...] = ()
         #: Whether its end was shown in the foreground.
         self.end_shown = False
         #: Reads its progress from the widgets that it shows; None if it shows none.
@@ -294,6 +297,8 @@ class Record:
             self.cancel_requested = True
             self._host.changed(self)
             runner.stop(self, force)
+            for call in self.on_cancel:
+                call()
         return True
 
     def time_out(self, seconds: float) -> None:
