@@ -92,7 +92,7 @@ class Record:
         on_end: Callable[[Record], object] | None = None,
     ) -> None:
         self.number = number  # an int, or the `JobId` of a kept job
-        #: As it may be shown anywhere: what a terminal would act on is escaped.
+        # As it may be shown anywhere: what a terminal would act on is escaped.
         self.name = visible(work.label if name is None else name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
@@ -116,12 +116,10 @@ class Record:
         self.attempts: Attempts | None = None
         #: Seconds for which each attempt may run, if that is limited.
         self.timeout: float | None = None
-        #: Whether it was asked to stop.
-        self.cancel_requested = False
+        self.cancel_requested = False  # it was asked to stop
         #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
         self.on_cancel: tuple[Callable[[], object], ...] = ()
-        #: Whether its end was shown in the foreground.
-        self.end_shown = False
+        self.end_shown = False  # in the foreground
         #: Reads its progress from the widgets that it shows; None if it shows none.
         self.bars: Callable[[], Progress | None] | None = None
         #: Its value as one line, made when it is first shown, where that is not trivial.
