@@ -71,6 +71,8 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     yield "where", seen.where
     if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
+    if job.has_output and (problem := job.log.file_error):
+        yield "log file", problem
     if group := job.group:
         yield "group", group
     if attempts := job.attempts:

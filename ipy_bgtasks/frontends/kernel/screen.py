@@ -16,7 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.foreign import type_name
+from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.front_end import Screen
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
@@ -213,7 +213,10 @@ class KernelScreen(Screen):
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
-        self._send(job.origin, "error", content)
+        if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
+            self.tell(job, "\n".join(content["traceback"]))
+        else:
+            self._send(job.origin, "error", content)
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the log's tail on."""
@@ -559,7 +562,7 @@ _LAST_WORDS = 1.0
 
 
 def _watch_shutdown(shell: Any, leaving: Leaving) -> Callable[[], None]:
-    from ipy_bgtasks.frontends.exits import at_exit
+    from ipy_bgtasks.frontends.exits import at_exit, exit_of_job
 
     kernel = shell.kernel
     shut_down, ask = kernel.do_shutdown, shell.ask_exit
@@ -574,6 +577,7 @@ def _watch_shutdown(shell: Any, leaving: Leaving) -> Callable[[], None]:
         return await reply if inspect.isawaitable(reply) else reply
 
     def ask_exit() -> None:
+        exit_of_job()
         ask()
         if shell.exit_now:  # `exit` in a cell, without keeping the kernel
             leaving.tell()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.frontends.exits import exit_of_job
 from ipy_bgtasks.frontends.front_end import Screen
 from ipy_bgtasks.frontends.streams import RoutedStream, part_publishers
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
@@ -79,6 +80,7 @@ class ExitQuestion:
             return ""
 
     def _exit(self) -> None:
+        exit_of_job()
         if self._is_to_ask() and not (self._said or self._said_before_cell):
             self._said = True
             self._screen.say(_question(self._running()))
