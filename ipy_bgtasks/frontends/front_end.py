@@ -61,11 +61,12 @@ class Screen(Host):
         """Route output from now on; returns what ends that. Main thread only."""
         raise NotImplementedError
 
-    def overhear(self, job: Record, name: str, text: str) -> None:
-        """Record what a cell that was sent away writes."""
+    def overhear(self, job: Record, name: str, text: str, _write: Callable[[str], Any]) -> bool:
+        """Record what a cell that was sent away writes; it is shown as that of any cell."""
         job.log.write(name, text)
         if self.watcher is not None:
             self.watcher(job)
+        return False
 
     def new_log(self, job: Record) -> Log:
         """Make a log with the current limit."""
@@ -308,6 +309,9 @@ class FrontEnd(Protocol):
     waits: Callable[[int], bool]
     #: Tells whether the first interrupt of a cell is to send it to the background.
     sends_away: Callable[[], bool]
+
+    #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
+    ctrl_z: Callable[[], bool]
 
     def reaches(self) -> bool:
         """Return whether an interrupt of the foreground reaches the calling thread."""

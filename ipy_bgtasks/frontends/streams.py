@@ -27,8 +27,8 @@ class JobOutput(Protocol):
     def take(self, job: Record, name: str, text: str, write: Write) -> None:
         """Take *text*, which a job wrote to the stream *name* with the function *write*."""
 
-    def overhear(self, job: Record, name: str, text: str) -> None:
-        """Record *text* of a cell that was sent away; it is shown like that of any cell."""
+    def overhear(self, job: Record, name: str, text: str, write: Write) -> bool:
+        """Record *text* of a cell that was sent away; return whether it is shown, too."""
 
     def flush(self, job: Record) -> None:
         """Take note that a job flushed a stream."""
@@ -41,18 +41,21 @@ class _Route:
         self.name = name
         self.output = output
         self.own_write = own_write
+        #: What the foreground's text goes to in the end.
+        self.innermost = own_write
 
     def writer(self, foreground: Write) -> Write:
         """Return a `write` that takes jobs' text and leaves the rest to *foreground*."""
         # Of nested writers, as IPython's capturing makes them, only the innermost.
-        overhear = self.output.overhear if foreground == self.own_write else None
+        overhear = self.output.overhear if foreground == self.innermost else None
         name, take, own, current_job = self.name, self.output.take, self.own_write, current.get
 
         def write(text: str) -> Any:
             job = current_job()
             if job is None:
-                if overhear is not None and cells_away and (away := caller()) is not None:
-                    overhear(away, name, text)
+                away = caller() if overhear is not None and cells_away else None
+                if away is not None and overhear(away, name, text, own):
+                    return len(text)
                 return foreground(text)
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
@@ -78,8 +81,19 @@ class RoutedStream:
         self, stream: Any, name: str, output: JobOutput, foreground: Write | None = None
     ) -> None:
         route = _Route(name, output, stream.write)
-        write = route.writer(foreground or stream.write)
+        route.innermost = foreground or stream.write
+        write = route.writer(route.innermost)
         self.__dict__.update(_stream=stream, _route=route, write=write)
+
+    def untangle(self) -> None:
+        """Remove what IPython's capturing of cells has left here.
+
+        It replaces `write` for each plain cell, and restores what it found; cells that end in
+        another order than they began restore each other's.
+        """
+        route, write = self.__dict__["_route"], self.__dict__["write"]
+        if getattr(write.routed, "__qualname__", "").startswith("InteractiveShell._tee"):
+            self.__dict__["write"] = route.writer(route.innermost)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "write":

@@ -83,6 +83,7 @@ class Loaded:
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.sends_away = lambda: settings.interrupt == "background"
+        front_end.ctrl_z = lambda: settings.ctrl_z == "background"
         session = self.session = Session(shell, core, settings, screen)
         session.on_first_job = lambda places: self._prepare_for_jobs(session, places)
         if screen.live:
@@ -298,4 +299,5 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         notice=notice,
         group_notice=group_notice,
         running=running,
+        launch_cell=core.launch_cell,
     )

@@ -420,6 +420,7 @@ class KernelFrontEnd:
         self.screen = KernelScreen(shell, later)
         self.waits: Callable[[int], bool] = lambda _thread: False
         self.sends_away: Callable[[], bool] = lambda: False
+        self.ctrl_z: Callable[[], bool] = lambda: False
         self._shell = shell
         self._loop = loop
         self._launch_cell = launch_cell

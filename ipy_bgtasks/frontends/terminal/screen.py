@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.front_end import Screen
 from ipy_bgtasks.frontends.streams import RoutedStream, part_publishers
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.exits import Leaving
     from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.frontends.installing import Installation
+    from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+    from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
+    from ipy_bgtasks.streams_by_context import ByContext
 
 
 class ExitQuestion:
@@ -136,6 +140,8 @@ class TerminalScreen(Screen):
         super().__init__(shell, later)
         self._notices = Notices(self._put, later, notice, group_notice)
         self._partial: dict[int, str] = {}
+        #: What is shown at the end of a cell that was sent away, where its notice has no room.
+        self.values: dict[int, str] = {}
         self._write: Callable[[str], Any] = sys.stdout.write
         self._flush: Callable[[], Any] = sys.stdout.flush
         #: How to write above the prompt, while that waits.
@@ -284,6 +290,13 @@ class TerminalScreen(Screen):
 
         loop.call_soon_threadsafe(redraw)
 
+    def put_below(self, line: str) -> None:
+        """Print a line at once, below the ^Z or whatever else the cursor's line begins with."""
+        with self._lock:
+            self._begun = False
+            self._end_begun_line()
+            self._put(f"\n{line}\n")
+
     def alert(self, notice: Notice) -> None:
         """Ring, and ask for a notification of the desktop: in a terminal, also while a cell runs.
 
@@ -316,6 +329,7 @@ class TerminalScreen(Screen):
     def _show_end(self, job: Record) -> None:
         with self._lock:
             rest = self._partial.pop(job.number, "")
+            value = self.values.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
@@ -324,11 +338,12 @@ class TerminalScreen(Screen):
         if self._shut_down or self._is_followed(job, _TERMINAL):
             return
         failed = outcome.state == "failed" and not job.quiet
-        self._notices.tell(
-            job,
-            (lambda: "\n".join(formatted(self.shell, outcome)) + "\n") if failed else None,
-            notice=not told,
-        )
+        text: Callable[[], str] | None = None
+        if failed:
+            text = lambda: "\n".join(formatted(self.shell, outcome)) + "\n"  # noqa: E731
+        elif value:
+            text = lambda: value  # noqa: E731
+        self._notices.tell(job, text, notice=not told)
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show what was kept quiet, or *everything*, and go on with what is kept quiet.
@@ -399,6 +414,17 @@ class TerminalScreen(Screen):
                 self._partial[job.number] = rest
             if newline:  # within the lock, or another thread's next line overtakes it
                 self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+
+    def overhear(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> bool:
+        """Take what a cell that was sent away writes as that of any job."""
+        self.take(job, name, text, write)
+        return True
+
+    def untangle(self) -> None:
+        """Remove from the streams what IPython's capturing of cells has left there."""
+        for name in streams.NAMES:
+            if isinstance(stream := streams.real(name), RoutedStream):
+                stream.untangle()
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take text as if the job had written it here."""
@@ -476,15 +502,22 @@ class TerminalFrontEnd:
         notice: Callable[[Record], str],
         group_notice: Callable[[str], str],
         running: Callable[[], int],
+        launch_cell: Callable[..., Record],
     ) -> None:
         self.screen = TerminalScreen(shell, later, notice, group_notice)
         self._shell = shell
         self._loop = loop
         self._running = running
         self._prompts = hasattr(shell, "prompt_for_code")
+        self._captures: ByContext | None = None
+        self.shell = shell
         self.waits: Callable[[int], bool] = lambda _thread: False
         self.sends_away: Callable[[], bool] = lambda: False
+        self.ctrl_z: Callable[[], bool] = lambda: True
         self.cells = None
+        self._launch_cell = launch_cell
+        self._terminal: TerminalLoop | None = None
+        self._suspending: Suspending | None = None
 
     def install(self, changes: Installation) -> None:
         """Route output, and let the prompt and await cells share the loop."""
@@ -494,6 +527,9 @@ class TerminalFrontEnd:
         changes.step("tracebacks", lambda: without_our_frames(self._shell))
         if self._prompts:
             changes.step("prompt", self._share_loop)
+        # An embedded shell is left for the program around it, which waits for the main thread.
+        if self._terminal is not None and not hasattr(self._shell, "embedded_active"):
+            changes.step("ctrl-z", self._send_cells_away)
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Keep jobs from asking, and apart on rich's one console. Any thread may call."""
@@ -505,16 +541,60 @@ class TerminalFrontEnd:
 
     def reaches(self) -> bool:
         """Return whether an interrupt of the foreground reaches the calling thread."""
+        if self._suspending is not None:
+            return self._suspending.reaches()
         return threading.current_thread() is threading.main_thread()
 
     def sent_away(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
+        from ipy_bgtasks.context import cells_away
         from ipy_bgtasks.errors import BadInput
 
+        if away := [f"job {job.number} ({job.name})" for job in list(cells_away.values())]:
+            raise BadInput(f"runs in the background already: {', '.join(away)}")
+        if self._suspending is None:
+            raise BadInput(
+                "`%bg` alone sends away a cell that runs, in a notebook; here start it with "
+                "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+            )
         raise BadInput(
-            "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
-            "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+            "no cell runs that could go to the background: Ctrl-Z, while one runs, sends it away; "
+            "%bg CODE launches CODE"
         )
+
+    def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs."""
+        from ipy_bgtasks.stacks import thread_stack
+
+        below = code_that_runs_cells()
+        job = self._launch_cell(
+            cell.code,
+            origin=_TERMINAL,
+            thread=cell.thread,
+            began=cell.began,
+            awaits=cell.awaits,
+            interrupt=interrupt,
+            stack=lambda: thread_stack(cell.thread, below),
+        )
+        streams.take_along(job)
+        if self._captures is not None:
+            self._captures.take_along(job)
+        return job
+
+    def say_sent_away(self, job: Record) -> None:
+        """Say that a cell goes on, on a line of its own."""
+        self.screen.put_below(f"[{job.number}]+ goes on in the background: {job.name}")
+
+    def say_stuck(self, cell: Cell) -> None:
+        """Say that no exception reaches a cell where it is."""
+        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
+
+        frame = innermost(thread_stack(cell.thread, code_that_runs_cells()))
+        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
+        line = f"still in{where}; it stops when that returns"
+        if cell.job is None:
+            line += "; Ctrl-Z sends it to the background"
+        print(line, file=sys.stderr)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Call *leaving* before IPython's own shutdown, and ask a question before that."""
@@ -527,7 +607,8 @@ class TerminalFrontEnd:
             changes.step("exit", question.install)
 
     def _part_captures(self) -> Callable[[], None]:
-        return part_publishers(self._shell, self._shell.display_pub)[1]
+        self._captures, undo = part_publishers(self._shell, self._shell.display_pub)
+        return undo
 
     def _share_loop(self) -> Callable[[], None]:
         from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
@@ -536,4 +617,14 @@ class TerminalFrontEnd:
         line = terminal.install()
         if line and getattr(self._shell.parent, "interact", True):  # else there will be no prompt
             self.screen.say(f"ipy_bgtasks: {line}")
+        self._terminal = terminal
         return terminal.uninstall
+
+    def _send_cells_away(self) -> Callable[[], None]:
+        from ipy_bgtasks.frontends.terminal.suspend import Suspending
+
+        assert self._terminal is not None
+        suspending = self._suspending or Suspending(self, self._terminal)
+        undo = suspending.install()
+        self._suspending = suspending
+        return undo
