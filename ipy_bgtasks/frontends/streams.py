@@ -53,8 +53,12 @@ class _Route:
         def write(text: str) -> Any:
             job = current_job()
             if job is None:
-                away = caller() if overhear is not None and cells_away else None
-                if away is not None and overhear(away, name, text, own):
+                if (
+                    overhear is not None
+                    and cells_away
+                    and (away := caller()) is not None
+                    and overhear(away, name, text, own)
+                ):
                     return len(text)
                 return foreground(text)
             if not isinstance(text, str):
