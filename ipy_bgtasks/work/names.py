@@ -70,7 +70,7 @@ def bound_first(code: CodeType | None) -> set[str]:
     loaded: set[str] = set()
     if code is None:
         return bound
-    instructions = dis.Bytecode(code)
+    instructions: Any = dis.Bytecode(code)  # its stub lacks the next line's attribute
     end = min((each.start for each in instructions.exception_entries), default=len(code.co_code))
     for each in instructions:
         if each.opcode in _JUMPS or each.offset >= end:
