@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.context import cells_away
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.kernel.interrupts import Diversion
+from ipy_bgtasks.waits import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +149,7 @@ class CellsAway:
         self._tangled = False
         self._first_sends_away = first_sends_away
         self._tell = told
-        self._diversion = Diversion(self._queue, waits, stuck, self._interrupted)
+        self._diversion = Diversion(self._queue, waits, stuck, self._interrupted, first_sends_away)
         self._per_thread: PerThread | None = None
         #: What is left to undo when the last cell that is away has ended, after unloading.
         self._close: Callable[[], None] | None = None
@@ -267,6 +268,8 @@ class CellsAway:
             if self._per_thread is not None:
                 self._per_thread.cell_begins()
             run.thread = threading.get_ident()
+            if threading.current_thread() is not threading.main_thread():
+                stoppable[run.thread] = None  # no signal ends its sleep
             run.task = _own_task()
             run.began = time.monotonic()
             self._queue.begun()
@@ -281,6 +284,7 @@ class CellsAway:
         if run.depth > 0:
             return
         run.result = result
+        stoppable.pop(run.thread, None)
         if run.away:
             self._settle(run)
 

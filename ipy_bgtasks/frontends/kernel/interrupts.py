@@ -43,6 +43,7 @@ from ipy_bgtasks.platforms import (
     interrupt_main_thread,
     take_signal,
 )
+from ipy_bgtasks.waits import signal_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +203,7 @@ _ONE = 0.02
 _AGAIN, _PATIENCE = 0.005, 5.0
 #: Seconds in which a second interrupt stops the cell that the first one has sent away.
 _TWICE = 2.0
-#: Seconds after which code that has not moved is taken to be stuck.
+#: Seconds after which code that has not raised what it was sent is taken to be stuck.
 _STUCK = 0.5
 #: Seconds that a signal has to get to the main thread before the next one is diverted again.
 _PASSES = 0.05
@@ -213,7 +214,8 @@ class Diversion:
 
     *waits* is given the thread of the foreground's cell: it ends a `%fg` that waits there, and
     says whether there was one. *stuck* is told of a cell that an interrupt does not reach.
-    *send_away* sends the foreground's cell away instead, and says whether it does.
+    *send_away* sends the foreground's cell away instead, and says whether it does, which is only
+    where *first_sends_away* says so.
     """
 
     def __init__(
@@ -222,11 +224,13 @@ class Diversion:
         waits: Callable[[int], bool],
         stuck: Callable[[CellRun], object],
         send_away: Callable[[CellRun], bool],
+        first_sends_away: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._waits = waits
         self._tell_stuck = stuck
         self._send_away = send_away
+        self._first_sends_away = first_sends_away
         #: The cell that an interrupt has sent away last, and when.
         self._sent: tuple[CellRun, float] | None = None
         self._lock = threading.Lock()
@@ -296,6 +300,7 @@ class Diversion:
 
     def _interrupt_main(self) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
+        signal_processes(threading.main_thread().ident or 0, signal.SIGINT)
         with self._lock:
             diverted, self.active = self.active, False
             if diverted:
@@ -310,9 +315,17 @@ class Diversion:
         assert self._reader is not None
         while self._reader.recv(65536):
             run = self._queue.running  # before another one begins
+            # At once: the signal has reached the cell's child processes, too, and the cell should
+            # not go on as if they had ended by themselves.
+            at_once = run is not None and not run.over and run.began is not None
+            at_once = at_once and not self._first_sends_away()
+            if run is not None and at_once and not self._waits(run.thread):
+                self.interrupt(run)
             time.sleep(_ONE)
             with suppress(BlockingIOError):
                 self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+            if at_once:
+                continue
             if run is None or run.over:
                 run = self._twice()  # else no cell of the foreground's runs
                 if run is not None:
@@ -321,37 +334,31 @@ class Diversion:
                 self.interrupt(run)
 
     def _pursue(self, run: CellRun) -> None:
-        """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
-        from ipy_bgtasks.async_exceptions import raise_in_user_code
+        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
+        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
 
         start = code_that_runs_cells()
+        sent, since = Sent(run.thread), 0.0
         deadline = time.monotonic() + _PATIENCE
-        while not run.over and time.monotonic() < deadline:
-            if run.began is not None:
+        while not run.over and sent.pending and time.monotonic() < deadline:
+            if since:
+                sent.waits.end()
+                if time.monotonic() - since > _STUCK:
+                    self._tell_stuck(run)
+                    return
+            elif run.began is not None:
                 if start is None or _is_elsewhere(run):
                     self.interrupt(run)
                     return
-                if raise_in_user_code(run.thread, KeyboardInterrupt, start):
-                    self._look_again(run)
-                    return
+                if raise_in_user_code(run.thread, sent, start):
+                    since = time.monotonic()
+                    continue
             time.sleep(_AGAIN)
-
-    def _look_again(self, run: CellRun) -> None:
-        """Say so if the cell is inside something that no exception reaches."""
-        before = _position(run)
-        time.sleep(_STUCK)
-        if not run.over and before is not None and _position(run) == before:
-            self._tell_stuck(run)
 
 
 def _is_elsewhere(run: CellRun) -> bool:
     """Return whether a cell awaits and is not in the middle of a step: cancelling is enough."""
     return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
-
-
-def _position(run: CellRun) -> tuple[int, int] | None:
-    frame = sys._current_frames().get(run.thread)
-    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def show_interrupts(
