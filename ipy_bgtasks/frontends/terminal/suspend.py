@@ -45,7 +45,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.async_exceptions import frame_of, raise_in_user_code
+from ipy_bgtasks.async_exceptions import Sent, frame_of, raise_in_user_code
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.patching import Attribute
@@ -59,6 +59,7 @@ from ipy_bgtasks.platforms import (
     stop_group,
     take_signal,
 )
+from ipy_bgtasks.waits import signal_processes, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,6 +311,7 @@ class Suspending:
             self._context = copy_context()
         else:
             self._signals.renew()
+            stoppable[cell.thread] = None  # no signal ends its sleep
         cell.awaits = asyncio._get_running_loop() is not None
         cell.interrupt = self._terminal.handler_here()
         cell.began = time.monotonic()
@@ -330,6 +332,7 @@ class Suspending:
             return
         with self._lock:
             cell.over = True
+            stoppable.pop(cell.thread, None)
             if cell.job is None:
                 self._signals.give_back("SIGTSTP")
                 del self._cells[cell.thread]
@@ -349,7 +352,9 @@ class Suspending:
                         for text in long
                     )
                 job.finish(result.result)
-            elif job.asked and isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+            elif job.cancel_requested and isinstance(
+                error, KeyboardInterrupt | asyncio.CancelledError
+            ):
                 job.end_cancelled()
             else:
                 job.fail(error)
@@ -497,6 +502,7 @@ class Suspending:
 
     def _interrupt_main(self, cell: Cell) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
+        signal_processes(cell.thread, signal.SIGINT)
         deadline = time.monotonic() + _PATIENCE
         while _is_ours(cell.thread) and time.monotonic() < deadline:
             time.sleep(_AGAIN / 5)  # a line of output would be lost
@@ -506,34 +512,25 @@ class Suspending:
                 time.sleep(_PASSES)
 
     def _pursue(self, cell: Cell) -> None:
-        """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
+        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
         start = code_that_runs_cells()
+        sent, since = Sent(cell.thread), 0.0
         deadline = time.monotonic() + _PATIENCE
-        while not cell.over and time.monotonic() < deadline:
-            frame = frame_of(cell.thread)
-            if cell.began is None:
-                pass
+        while not cell.over and sent.pending and time.monotonic() < deadline:
+            if since:
+                sent.waits.end()
+                if time.monotonic() - since > _STUCK:
+                    self._front_end.say_stuck(cell)
+                    return
             elif cell.asks:
                 cell.interrupted = True
                 return
-            elif cell.interrupt is not None and not cell.interrupt(frame):
+            elif cell.interrupt is not None and not cell.interrupt(frame_of(cell.thread)):
                 return  # at its await
-            elif start is None or raise_in_user_code(cell.thread, KeyboardInterrupt, start):
-                self._look_again(cell)
-                return
+            elif start is not None and raise_in_user_code(cell.thread, sent, start):
+                since = time.monotonic()
+                continue
             time.sleep(_AGAIN)
-
-    def _look_again(self, cell: Cell) -> None:
-        """Say so if the cell is inside something that no exception reaches."""
-        before = _position(cell.thread)
-        time.sleep(_STUCK)
-        if not cell.over and before is not None and _position(cell.thread) == before:
-            self._front_end.say_stuck(cell)
-
-
-def _position(thread: int) -> tuple[int, int] | None:
-    frame = frame_of(thread)
-    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def _is_ours(thread: int) -> bool:
