@@ -528,7 +528,8 @@ class TerminalFrontEnd:
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
-        if self._terminal is not None and not hasattr(self._shell, "embedded_active"):
+        embedded = hasattr(self._shell, "embedded_active")
+        if self._terminal is not None and self._shell.pt_app is not None and not embedded:
             changes.step("ctrl-z", self._send_cells_away)
 
     def prepare_for_jobs(self, changes: Installation) -> None:

@@ -45,7 +45,6 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.async_exceptions import Sent, frame_of, raise_in_user_code
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.patching import Attribute
@@ -59,7 +58,6 @@ from ipy_bgtasks.platforms import (
     stop_group,
     take_signal,
 )
-from ipy_bgtasks.waits import signal_processes, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,6 +309,8 @@ class Suspending:
             self._context = copy_context()
         else:
             self._signals.renew()
+            from ipy_bgtasks.waits import stoppable
+
             stoppable[cell.thread] = None  # no signal ends its sleep
         cell.awaits = asyncio._get_running_loop() is not None
         cell.interrupt = self._terminal.handler_here()
@@ -332,7 +332,10 @@ class Suspending:
             return
         with self._lock:
             cell.over = True
-            stoppable.pop(cell.thread, None)
+            if cell.thread != _MAIN:
+                from ipy_bgtasks.waits import stoppable
+
+                stoppable.pop(cell.thread, None)
             if cell.job is None:
                 self._signals.give_back("SIGTSTP")
                 del self._cells[cell.thread]
@@ -431,7 +434,7 @@ class Suspending:
         """Return whether the cell, or a child of it, reads from the terminal; continue children."""
         if is_raw():
             return True
-        frame = frame_of(cell.thread)
+        frame = sys._current_frames().get(cell.thread)
         while frame is not None:
             module = str(frame.f_globals.get("__name__"))
             if module in _ASKING or module.startswith("prompt_toolkit."):
@@ -502,6 +505,8 @@ class Suspending:
 
     def _interrupt_main(self, cell: Cell) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
+        from ipy_bgtasks.waits import signal_processes
+
         signal_processes(cell.thread, signal.SIGINT)
         deadline = time.monotonic() + _PATIENCE
         while _is_ours(cell.thread) and time.monotonic() < deadline:
@@ -513,6 +518,8 @@ class Suspending:
 
     def _pursue(self, cell: Cell) -> None:
         """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
+        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
+
         start = code_that_runs_cells()
         sent, since = Sent(cell.thread), 0.0
         deadline = time.monotonic() + _PATIENCE
@@ -525,7 +532,9 @@ class Suspending:
             elif cell.asks:
                 cell.interrupted = True
                 return
-            elif cell.interrupt is not None and not cell.interrupt(frame_of(cell.thread)):
+            elif cell.interrupt is not None and not cell.interrupt(
+                sys._current_frames().get(cell.thread)
+            ):
                 return  # at its await
             elif start is not None and raise_in_user_code(cell.thread, sent, start):
                 since = time.monotonic()
@@ -535,7 +544,7 @@ class Suspending:
 
 def _is_ours(thread: int) -> bool:
     """Return whether a thread is in this package now, where an exception would tear something."""
-    frame = frame_of(thread)
+    frame = sys._current_frames().get(thread)
     for _ in range(5):
         if frame is None:
             return False
