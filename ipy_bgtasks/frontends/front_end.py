@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.exits import Leaving
     from ipy_bgtasks.frontends.installing import Installation
-    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
@@ -39,6 +39,8 @@ class Screen(Host):
 
     #: Whether displays can be updated later; if not, there is `footer`.
     live = False
+    #: The cards of jobs, where displays are HTML.
+    cards: Cards
 
     def __init__(self, shell: Any, later: Callable[..., object]) -> None:
         self.shell = shell
@@ -52,6 +54,8 @@ class Screen(Host):
         self.labels = Labels()
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
+        #: Tells whether jobs run that make this a session that is not idle.
+        self.is_active: Callable[[], bool] = lambda: False
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
         #: Called with each job that has ended, once that is shown.
@@ -95,8 +99,11 @@ class Screen(Host):
         """Display something in the caller's place; returns what updates it."""
         raise NotImplementedError
 
-    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give displayed jobs the buttons that this makes; returns what ends that."""
+    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+        """Let a script in the page bring displayed jobs to life; returns what ends that.
+
+        *open_page* sends it there, once, and returns what shows a view of it; None if it cannot.
+        """
         return lambda: None
 
     def footer(self, text: str | None) -> None:

@@ -86,9 +86,10 @@ class Loaded:
         session = self.session = Session(shell, core, settings, screen)
         session.on_first_job = lambda places: self._prepare_for_jobs(session, places)
         if screen.live:
-            session.pages = lambda: self.live_views().pages
+            session.pages = self.live_views
+        screen.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
-        changes.add(screen.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
+        changes.add(screen.use_page(lambda: self.live_views().open_page()))
         front_end.install(changes)
         changes.add(session.start())
         changes.step("cells", lambda: note_cells(shell))

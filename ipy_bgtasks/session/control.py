@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
+#: How many of those that run.
+_RUNNING = 50
 #: How many queued jobs of a group it shows.
 _QUEUED = 10
 
@@ -112,6 +114,13 @@ class Session:
             known = {job.number for job in self.registry} if self.core.has_places else set()
             if line := summary_line(known):
                 self.screen.say(line)
+
+    def has_own_jobs(self) -> bool:
+        """Return whether jobs run that would end with the session."""
+        from ipy_bgtasks.registry.specs import goes_on
+
+        core = self.core
+        return core.has_places and any(not goes_on(job) for job in core.registry.alive())
 
     def say_what_goes_on(self) -> None:
         """Say which jobs go on when the session ends, in one line, if any do."""
@@ -294,7 +303,7 @@ class Session:
         verbose: bool,
     ) -> None:
         """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, table
+        from ipy_bgtasks.views.show import detail, left_out, table
 
         cells = self.core.sources.cell
         if chosen is None:
@@ -306,12 +315,16 @@ class Session:
         if chosen is None:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
-        self.screen.show(table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells))
+        notes = left_out(self.registry, jobs) if chosen is None else []
+        self.screen.show(
+            table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+        )
 
     def visible(self, every: bool) -> list[Record]:
         """Return the jobs that `%jobs` shows: with *every* all, else the recent ones.
 
-        Of a group that is queued by the hundred those are left out whose turn is far away.
+        Of hundreds that run those that were launched last are left out, and of a group that is
+        queued by the hundred those whose turn is far away.
         """
         if every:
             return list(self.registry)
@@ -319,11 +332,16 @@ class Session:
 
         recent = {job.number for job in self.registry.ended()[-_RECENT:]}
         queued: Counter[str] = Counter()
+        running = 0
         found = []
         for job in self.registry:
             if job.group is not None and job.state is JobState.QUEUED:
                 queued[job.group] += 1  # the group's line counts them all
                 if queued[job.group] > _QUEUED:
+                    continue
+            elif not job.done():
+                running += 1
+                if running > _RUNNING:
                     continue
             if not job.done() or job.number in recent:
                 found.append(job)

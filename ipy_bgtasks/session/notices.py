@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ipy_bgtasks.notify import Ended, Notice, joined, notice_of, notice_of_all
 from ipy_bgtasks.session.settings import function
@@ -33,8 +33,8 @@ class Pages(Protocol):
     def prepare(self) -> None:
         """Let them be ready for notices."""
 
-    def tell(self, notice: Notice, place: Any) -> None:
-        """Show it where nobody looks; a click leads to *place*, the place of a launch."""
+    def tell(self, notice: Notice, job: Record) -> None:
+        """Show it where nobody looks; a click leads to the job's card."""
 
 
 @dataclass(slots=True)
@@ -194,7 +194,7 @@ class Notices:
         notice = _notice(name, jobs)
         ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
         if (pages := self._pages) is not None:
-            ways.append(lambda: pages().tell(notice, self._screen.place_of(first)))
+            ways.append(lambda: pages().tell(notice, first))
         if self._settings.notify and not _is_told_elsewhere(first):
             ways.append(lambda: self._post(first, notice))
         for way in ways:
