@@ -157,7 +157,7 @@ def watch_process(leaving: Leaving) -> Callable[[], None]:
         leaving.tell()
         leaving.wait()
 
-    undo = [before_sigterm(clean_up), _at_exit(leaving.finish)]
+    undo = [before_sigterm(clean_up), at_exit(leaving.finish)]
 
     def undo_all() -> None:
         for step in reversed(undo):
@@ -166,8 +166,11 @@ def watch_process(leaving: Leaving) -> Callable[[], None]:
     return undo_all
 
 
-def _at_exit(finish: Callable[[], None]) -> Callable[[], None]:
-    """Call *finish* when the interpreter begins to end, before it waits for any thread."""
+def at_exit(finish: Callable[[], None]) -> Callable[[], None]:
+    """Call *finish* when the interpreter begins to end, before it waits for any thread.
+
+    Returns what undoes it. Any thread may call.
+    """
     atexit.register(finish)
     # Unlike `atexit`, this runs before executors are shut down, which a job's clean-up may need,
     # and before their threads are joined. It cannot be unregistered: an empty call is left.

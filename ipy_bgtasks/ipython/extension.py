@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
@@ -14,8 +13,7 @@ from ipy_bgtasks.frontends.installing import (
     note_cells,
 )
 from ipy_bgtasks.ipython.magics import JobMagics
-from ipy_bgtasks.session.control import Session
-from ipy_bgtasks.session.core import Core
+from ipy_bgtasks.session.control import Core, Session
 from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
@@ -23,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.front_end import FrontEnd, Screen
-    from ipy_bgtasks.ipython.calls import Calls
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.session.places import Places
+    from ipy_bgtasks.session.runners import Runners
 
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
@@ -78,20 +75,17 @@ class Loaded:
             core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
         front_end = core.front_end
-        assert front_end is not None
         screen = front_end.screen
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.sends_away = lambda: settings.interrupt == "background"
-        session = self.session = Session(shell, core, settings, screen)
-        session.on_first_job = lambda places: self._prepare_for_jobs(session, places)
-        if screen.live:
-            session.pages = self.live_views
+        session = self.session = Session(self, core, settings)
         screen.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
         changes.add(screen.use_page(lambda: self.live_views().open_page()))
         front_end.install(changes)
-        changes.add(session.start())
+        session.open()
+        changes.add(session.close)
         changes.step("cells", lambda: note_cells(shell))
         changes.step("rewriting", self._rewrite)
         changes.step("completion", lambda: self._complete(session))
@@ -100,21 +94,21 @@ class Loaded:
         self._report()
         session.say_what_is_kept()
 
-    def _prepare_for_jobs(self, session: Session, places: Places) -> None:
+    def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
         from ipy_bgtasks.frontends.commands import jobs_commands
         from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
 
-        core, changes = session.core, self._changes
-        assert core.front_end is not None
+        assert self.session is not None
+        core, changes = self.session.core, self._changes
         loop = core.loop
         changes.step("threads", threads_of_jobs.listen)
         changes.step("threads", lambda: executor_for_jobs(loop))
-        changes.step("commands", lambda: jobs_commands(self.shell, places.commands.run_within))
+        changes.step("commands", lambda: jobs_commands(self.shell, runners.commands.run_within))
         changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
         core.front_end.prepare_for_jobs(changes)
-        self._watch_exits(session, places.registry)
+        self._watch_exits(self.session, runners.registry)
         self._report()
 
     def _report(self) -> None:
@@ -181,7 +175,6 @@ class Loaded:
         from ipy_bgtasks.session.leaving import Leaving
 
         core, settings, changes = session.core, session.settings, self._changes
-        assert core.front_end is not None
         leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
         leaving.on_begin += [session.say_what_goes_on, session.screen.shutdown]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
@@ -192,13 +185,7 @@ class Loaded:
     def _register(self, session: Session) -> None:
         shell, manager = self.shell, self.shell.magics_manager
 
-        @cache
-        def calls() -> Calls:
-            from ipy_bgtasks.ipython.calls import Calls
-
-            return Calls(session, self.live_views)
-
-        ours = JobMagics(shell, calls)
+        ours = JobMagics(shell, session)
         shell.configurables.remove(ours)  # it has registered itself there
         self._changes.append(shell.configurables, ours)
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.text import short_repr
 from ipy_bgtasks.views.groups import group_tally
 
@@ -48,8 +48,8 @@ class _Sight:
     #: Whether a panel is among it, which shows all jobs.
     panel: bool = False
     #: The jobs that have cards, and those of which anything is in sight.
-    jobs: frozenset[int] = frozenset()
-    look: frozenset[int] = frozenset()
+    jobs: frozenset[int | JobId] = frozenset()
+    look: frozenset[int | JobId] = frozenset()
     #: The cards of several jobs, and those whose list is open.
     many: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()
@@ -81,10 +81,10 @@ class Pages:
         self._lock = threading.RLock()
         self._clients: dict[str, _Sight] = {}
         self._all = _Sight()  # what any of them shows
-        self._sent: dict[int, dict[str, Any]] = {}
+        self._sent: dict[int | JobId, dict[str, Any]] = {}
         self._sent_many: dict[str, dict[str, Any]] = {}
-        self._stale: dict[int, None] = {}
-        self._logs: dict[int, tuple[Tail, set[str]]] = {}
+        self._stale: dict[int | JobId, None] = {}
+        self._logs: dict[int | JobId, tuple[Tail, set[str]]] = {}
         self._front: tuple[Any, ...] = ()
         self._credit = 0
         self._unlisten: Callable[[], None] | None = None
@@ -209,7 +209,7 @@ class Pages:
         elif self._unlisten is None:
             self._unlisten = self._feed.listen(self._take)
 
-    def _listed(self, sight: _Sight) -> frozenset[int]:
+    def _listed(self, sight: _Sight) -> frozenset[int | JobId]:
         cards = [card for name in sight.lists if (card := self._cards.many.get(name))]
         return frozenset(n for card in cards for n in card.numbers())
 
@@ -236,7 +236,7 @@ class Pages:
         self._look()
         self._tell([], logs=[job.number])
 
-    def _close_log(self, client: str, number: int) -> None:
+    def _close_log(self, client: str, number: int | JobId) -> None:
         if number in self._logs:
             readers = self._logs[number][1]
             readers.discard(client)
@@ -288,8 +288,8 @@ class Pages:
         self,
         jobs: Iterable[Record],
         *,
-        gone: Iterable[int] = (),
-        logs: Iterable[int] = (),
+        gone: Iterable[int | JobId] = (),
+        logs: Iterable[int | JobId] = (),
         reset: bool = False,
     ) -> None:
         """Send what is new of these, if anything is."""
@@ -311,7 +311,7 @@ class Pages:
         message["previous"] = None if previous is None else str(previous.number)
         self._send({**message, "cell": cell})
 
-    def _new_row(self, job: Record, look: frozenset[int]) -> dict[str, Any] | None:
+    def _new_row(self, job: Record, look: frozenset[int | JobId]) -> dict[str, Any] | None:
         number, shown = job.number, self._all
         if not (shown.panel or number in shown.jobs or number in look):
             return None
@@ -357,13 +357,13 @@ class Pages:
             self._unlisten = None
 
 
-def _number(name: object) -> int | None:
+def _number(name: object) -> int | JobId | None:
     """Return the number of the job that is so called, ``3`` or ``k3``."""
     if not isinstance(name, str) or len(name) > 20:
         return None
     if name.isascii() and name.isdecimal():
         return int(name)
-    return KeptNumber.read(name)
+    return JobId.read(name)
 
 
 def _is_news(job: Record, sent: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from ipy_bgtasks.live.tail import Tail
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 
 
 class FakeScreen(Host):
@@ -386,12 +386,11 @@ def test_a_log_ends_with_the_traceback(house: House) -> None:
 def test_a_kept_job_is_called_as_everywhere() -> None:
     """`k1`, never the number by which it is kept."""
     house = House()
-    kept = Record(KeptNumber.of(1), work(), house.runner)
-    house.registry.adopt(kept)
+    house.registry.launch(work(), number=JobId.kept(1))
     (message,) = house.see(panel=True)
     assert [row["n"] for row in message["rows"]] == ["k1"]
     house.receive("cancel", job="k1", force=False, to="panel")
-    assert house.done == [("cancel", [kept.number], False)]
+    assert house.done == [("cancel", ["k1"], False)]
 
 
 def test_the_tail_of_a_log_is_told_by_its_changes() -> None:

@@ -27,8 +27,9 @@ FLOORS = (
 )
 _FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
-#: What looks up all the same, each inside a function: the module, and what it needs there.
+#: What looks up, or aside, all the same: the module, and what it needs there.
 LAZY = {
+    ("ipy_bgtasks.runners.child", "ipy_bgtasks.frontends.worker"): "a worker has its own front end",
     ("ipy_bgtasks", "ipy_bgtasks.ipython.extension"): "loading begins at the package",
     ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.timeline"): "job.plot() is a picture",
 }

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from keeping_ends import end_kept_jobs
 from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
 from ipy_bgtasks.runners.kept.places import places
-from ipy_bgtasks.runners.kept.watcher import end_what_is_left
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
@@ -49,10 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("SHELL", "/bin/sh")
     yield tmp_path / "state" / "ipy_bgtasks" / "kept"
-    for place in places():
-        if (told := place.job()) is not None:
-            place.ask("force")
-            end_what_is_left(told["token"], None)
+    end_kept_jobs()
 
 
 @pytest.fixture

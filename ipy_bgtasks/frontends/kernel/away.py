@@ -194,7 +194,7 @@ class CellsAway:
 
     def _send_away(self, run: CellRun, told: Callable[[CellRun], object]) -> bool:
         """Send a cell away for which no cell asks; returns whether it runs. Any thread may call."""
-        if not _is_foreground(run):
+        if not run.can_go:
             return False
 
         async def send() -> None:
@@ -214,7 +214,7 @@ class CellsAway:
         from ipy_bgtasks.frontends.front_end import ForegroundCell
 
         run = self._queue.running
-        if run is None or not _is_foreground(run):
+        if run is None or not run.can_go:
             return None
         assert run.began is not None
         ago = time.monotonic() - run.began
@@ -352,10 +352,6 @@ class CellsAway:
             job.end_cancelled()
         else:
             job.fail(error)
-
-
-def _is_foreground(run: CellRun) -> bool:
-    return not run.over and not run.away and run.began is not None
 
 
 def _own_task() -> asyncio.Task[Any] | None:

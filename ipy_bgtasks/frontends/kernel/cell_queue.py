@@ -123,11 +123,19 @@ class CellRun:
         """The text of the cell."""
         return str(self.message["content"].get("code", ""))
 
+    def asks(self) -> bool:
+        """Return whether the cell is `%bg` without CODE, and reduce it to that.
+
+        IPython knows no magic `bg;`.
+        """
+        if (found := re.fullmatch(_ALONE, self.code)) is not None:
+            self.message["content"]["code"] = found[1]
+        return found is not None
+
     @property
-    def alone(self) -> str | None:
-        """Return the magic alone, if the cell is `%bg` without CODE."""
-        found = re.fullmatch(_ALONE, self.code)
-        return None if found is None else found[1]
+    def can_go(self) -> bool:
+        """Whether its code runs in the foreground, and does not itself send another cell away."""
+        return self.began is not None and not self.over and not self.away and not self.asks()
 
     def take_reply(self) -> bool:
         """Return whether the caller is the first to reply. Any thread may call."""
@@ -244,18 +252,23 @@ class CellQueue:
         try:
             idents, rest = session.feed_identities(frames, copy=False)
             header = session.unpack(rest[1].bytes)
-            kind = header.get("msg_type")
+            kind, shell = header.get("msg_type"), header.get("subshell_id")
             is_cell = kind == "execute_request"
             may_be_ours = kind == "comm_msg" and bool(self.heard) and self._is_busy()
-            if header.get("subshell_id") is None and (is_cell or None in self.away or may_be_ours):
+            if is_cell or (shell is None and (None in self.away or may_be_ours)):
                 # So its signature is checked, and not used up.
                 message = session.deserialize(rest, content=False, copy=False)
                 message["content"] = session.unpack(message["content"])
-                if is_cell:
-                    await self._take(CellRun(idents, frames, message))
+                run = CellRun(idents, frames, message)
+                if is_cell and shell is None:
+                    await self._take(run)
                     return
-                ours = may_be_ours and message["content"].get("comm_id") in self.heard
-                shell = self._idle_shell() if ours else self._foreground_shell()
+                if is_cell:  # it waits for no cell of the main shell
+                    await self._asked_beside(run)
+                elif may_be_ours and message["content"].get("comm_id") in self.heard:
+                    shell = self._idle_shell()
+                else:
+                    shell = self._foreground_shell()
                 frames = self._addressed(idents, message, shell)
         except Exception:  # the kernel's own handler says what is wrong with it
             self._kernel.log.debug("not for the cell queue", exc_info=True)
@@ -263,12 +276,17 @@ class CellQueue:
 
     async def _take(self, run: CellRun) -> None:
         self._waiting.append(run)
-        if run.alone is not None:
-            run.frames = []  # IPython knows no magic `bg;`
-            run.message["content"]["code"] = run.alone
+        if run.asks():
+            run.frames = []
             self._asking = run
             self._send_away()
         await self._hand_on()
+
+    async def _asked_beside(self, asking: CellRun) -> None:
+        """Send the cell that runs away if a cell of a subshell asks for it."""
+        run = self.running
+        if asking.asks() and run is not None and run.can_go:
+            await self.send_away(run)
 
     async def _begun(self) -> None:
         """Send the cell away that somebody wanted sent away before its code had begun."""
@@ -284,7 +302,7 @@ class CellQueue:
         if asking is None or asking not in self._waiting:
             self._asking = None
             return
-        if run is None or run.over or run.began is None:
+        if run is None or not run.can_go:
             return
         self._asking = None
         self._waiting.remove(asking)

@@ -614,11 +614,20 @@ class KernelFrontEnd:
         changes.step("shutdown", lambda: _watch_shutdown(self._shell, leaving))
 
 
+#: Seconds that the control thread is given for its last messages.
+_LAST_WORDS = 1.0
+
+
 def _watch_shutdown(shell: Any, leaving: Leaving) -> Callable[[], None]:
+    from ipy_bgtasks.frontends.exits import at_exit
+
     kernel = shell.kernel
     shut_down, ask = kernel.do_shutdown, shell.ask_exit
+    answering: list[threading.Thread] = []
 
     async def do_shutdown(restart: bool) -> Any:
+        if (thread := threading.current_thread()) is kernel.control_thread:
+            answering.append(thread)
         leaving.tell()
         await leaving.ended()
         reply = shut_down(restart)
@@ -629,10 +638,22 @@ def _watch_shutdown(shell: Any, leaving: Leaving) -> Callable[[], None]:
         if shell.exit_now:  # `exit` in a cell, without keeping the kernel
             leaving.tell()
 
-    undo = [Attribute(kernel, "do_shutdown", do_shutdown), Attribute(shell, "ask_exit", ask_exit)]
+    def let_it_answer() -> None:
+        # ipykernel (7.4) stops the main loop before its control thread has flushed the streams and
+        # published that it is idle. If the main thread ends the thread of iopub in between, the
+        # flush waits ten seconds and the send for ever, since nobody takes them any more; and the
+        # main thread joins the control thread. Busy threads make that likely, also without us.
+        for thread in answering:
+            thread.join(_LAST_WORDS)
+
+    undo = [
+        Attribute(kernel, "do_shutdown", do_shutdown).restore,
+        Attribute(shell, "ask_exit", ask_exit).restore,
+        at_exit(let_it_answer),
+    ]
 
     def undo_all() -> None:
-        for each in undo:
-            each.restore()
+        for step in undo:
+            step()
 
     return undo_all

@@ -33,7 +33,7 @@ from ipy_bgtasks.job.outcome import RETURNED_NONE, Elsewhere, ErrorElsewhere, Jo
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
-from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners import programs, sessions
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept import notify_spawn as telling
 from ipy_bgtasks.runners.kept.files import OutputReader
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.registry.specs import KeptNumber
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.runners.kept.places import Place
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
@@ -340,11 +340,6 @@ _WATCHER = (
     "import sys; sys.path.append(sys.argv.pop(1)); "
     "from ipy_bgtasks.runners.kept.watcher import main; main()"
 )
-#: What a Python job runs: pipes, directory, number, and the path.
-_WORKER = (
-    "import sys; pipes, place, number, *sys.path = sys.argv[1:]; "
-    "from ipy_bgtasks.runners.kept.worker import main; main(pipes, place, number)"
-)
 
 
 class KeptRunner(Runner):
@@ -364,10 +359,10 @@ class KeptRunner(Runner):
         #: The Apprise URLs that are told of the end of a job that is to be told of.
         self.urls: list[str] = []
         #: What makes each number's job unique: numbers are used again.
-        self.tokens: dict[int, str] = {}
+        self.tokens: dict[JobId, str] = {}
         self._lock = threading.Lock()
-        self._tells: set[int] = set()
-        self._waiting: dict[int, tuple[Place, int, dict[str, Any]]] = {}
+        self._tells: set[JobId] = set()
+        self._waiting: dict[JobId, tuple[Place, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
@@ -381,7 +376,7 @@ class KeptRunner(Runner):
 
         return dataclasses.replace(work, call=pack(work))
 
-    def reserve(self) -> KeptNumber:
+    def reserve(self) -> JobId:
         """Make the directory of a job to be launched, and return its number."""
         place, lock = new_place()
         token = f"kept-{os.urandom(8).hex()}"
@@ -390,7 +385,7 @@ class KeptRunner(Runner):
         self._waiting[place.number] = place, lock, {"token": token}
         return place.number
 
-    def release(self, number: KeptNumber) -> None:
+    def release(self, number: JobId) -> None:
         """Remove what was reserved for a job that was not launched after all."""
         with self._lock:
             waiting = self._waiting.pop(number, None)
@@ -530,11 +525,7 @@ def _command(command: Command) -> dict[str, Any]:
 
 
 def _python(place: Place) -> list[str]:
-    from ipy_bgtasks.runners.processes import interpreter_options
-
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    worker = [sys.executable, *interpreter_options(), "-c", _WORKER]
-    return [*worker, "{pipes}", place.path, str(place.number.serial), *path]
+    return programs.python("kept.worker", "{pipes}", place.path, str(place.number.serial))
 
 
 def _launch(place: Place, lock: int) -> None:
