@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners import wire as protocol
 from ipy_bgtasks.runners.wire import ends_of_worker
@@ -89,8 +90,9 @@ class Child:
                 # A child must neither write into our messages nor keep the wire open after us.
                 os.register_at_fork(after_in_child=sock.close)
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
-        threads_of_jobs.listen()
-        refuse_questions()
+        changes = Installation()  # for good
+        threads_of_jobs.track(changes)
+        refuse_questions(changes)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:

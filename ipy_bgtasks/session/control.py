@@ -14,7 +14,7 @@ from ipy_bgtasks.stacks import unseen
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
@@ -34,7 +34,7 @@ _QUEUED = 10
 class Session:
     """Job control of one shell, from loading to unloading. Any thread may call."""
 
-    def __init__(self, shell: Any, core: Core, settings: BgTasks, screen: Screen) -> None:
+    def __init__(self, shell: Any, core: Core, settings: BgTasks, screen: FrontEnd) -> None:
         self.shell = shell
         self.core = core
         self.settings = settings
@@ -163,7 +163,7 @@ class Session:
         self._foreground = Foreground(
             self.core.loop, lambda job: screen.follow(job, everything=False), front_end.reaches
         )
-        front_end.waits = self._foreground.interrupt
+        front_end.interrupt_wait = self._foreground.interrupt
         end_watching = places.watch(screen.tell)
         places.apply(self.settings)
         registry.host.exchange(screen)
@@ -188,7 +188,7 @@ class Session:
         Raises `BadInput` if no such cell ran.
         """
         assert self.core.front_end is not None
-        job = self.core.front_end.sent_away()
+        job = self.core.front_end.last_backgrounded()
         if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
             self.screen.say("coroutine jobs stand still while that cell computes")
         return job

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
 
-    from ipy_bgtasks.frontends.front_end import FrontEnd
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.runners.executors import Executors

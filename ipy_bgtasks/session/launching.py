@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import ast
     from collections.abc import Callable, Mapping, Sequence
 
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.frontends.cells import Sources
-    from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import GroupName
@@ -73,7 +73,7 @@ class Launcher:
 
     shell: Any
     registry: Registry
-    screen: Screen
+    screen: FrontEnd
     settings: BgTasks
     sources: Sources
     process_runner: ProcessRunner

@@ -20,7 +20,7 @@ from ipy_bgtasks.text import error_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.session.settings import BgTasks
 
@@ -103,7 +103,7 @@ class Notices:
     def __init__(
         self,
         settings: BgTasks,
-        screen: Screen,
+        screen: FrontEnd,
         asked: Asked,
         later: Callable[..., object],
         pages: Callable[[], Pages] | None,
