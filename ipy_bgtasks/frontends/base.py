@@ -198,6 +198,10 @@ class FrontEnd(Host):
         job.log.write(name, text)
         self._notify_watcher(job)
 
+    def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
+        """Display as the job does that displays in this process: the context is the job's."""
+        self.shell.display_pub.publish(data, metadata, transient=transient, update=update)
+
     def changed(self, job: Record) -> None:
         """Take note that the job was launched, began, was asked to stop, or made progress."""
         grouped = job.group is not None  # with others that take their turns, thousands perhaps

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.views.timeline import Timeline
 
 
@@ -119,9 +120,10 @@ class Job:
         )
 
     @property
-    def number(self) -> int:
-        """Its number, by which `%fg` and the others know it."""
-        return self._record.number
+    def number(self) -> int | JobId:
+        """Its number, by which `%fg` and the others know it; a kept job has a name such as `k3`."""
+        number: int | JobId = self._record.number
+        return number
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traceback import FrameSummary
@@ -39,6 +39,18 @@ class Host:
         """
         job.log.write(stream, text)
 
+    def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
+        """Take a MIME bundle that the job displayed elsewhere; called as `write` is."""
+        shown_as = transient.get("display_id")
+        if update:
+            job.log.display(data, metadata, update_of=shown_as)
+        else:
+            job.log.display(data, metadata, display_id=shown_as)
+
+    def clear(self, job: Record, wait: bool) -> None:
+        """Take the job's wish, from elsewhere, to clear what it has shown."""
+        job.log.clear(wait=wait)
+
     def changed(self, job: Record) -> None:
         """Take note that the job was launched, began, was asked to stop, or reported progress."""
 
@@ -67,7 +79,7 @@ class HostSwitch(Host):
     its own, since each job calls five of them.
     """
 
-    _EVENTS = ("new_log", "entering", "write", "changed", "closing", "ended")
+    _EVENTS = ("new_log", "entering", "write", "publish", "clear", "changed", "closing", "ended")
 
     def __init__(self) -> None:
         self.exchange(Absence())

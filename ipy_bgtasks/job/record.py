@@ -164,7 +164,7 @@ class Record(Times):
 
     def __init__(
         self,
-        number: int,
+        number: Any,
         work: Work,
         runner: Runner,
         *,
@@ -175,7 +175,7 @@ class Record(Times):
         host: Host | None = None,
         on_end: Callable[[Record], object] | None = None,
     ) -> None:
-        self.number = number
+        self.number = number  # an int, or the `JobId` of a kept job
         self.name = work.label if name is None else name
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
@@ -433,6 +433,13 @@ class Record(Times):
     def write(self, stream: str, text: str) -> None:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
         self._host.write(self, stream, text)
+
+    def show(self, kind: str, *what: Any) -> None:
+        """Show what its code displayed in another process ("publish"), or clear it ("clear")."""
+        if kind == "publish":
+            self._host.publish(self, *what)
+        else:
+            self._host.clear(self, *what)
 
     def finish(self, value: Any = None) -> None:
         """End with *value*, which is bound to the target of an assignment form first."""

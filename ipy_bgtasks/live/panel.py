@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.live.tail import Tail, live_row
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.text import short_repr
 from ipy_bgtasks.views.groups import group_tally
 from ipy_bgtasks.views.timeline import Span, strip
@@ -95,7 +96,7 @@ class Panel:
                 case {"kind": "ack", "client": str(client)} if client in self._clients:
                     self._renew()
                 case {"kind": "look", "client": str(client), "jobs": list(jobs)} if (
-                    client in self._clients and len(jobs) <= _LOOK and all(map(_is_int, jobs))
+                    client in self._clients and len(jobs) <= _LOOK and all(map(_is_number, jobs))
                 ):
                     self._look(client, frozenset(jobs))
                 case {
@@ -121,7 +122,7 @@ class Panel:
                     log_ignored("panel", content)
 
     def _job(self, number: object) -> Record | None:
-        if not _is_int(number) or (self._only is not None and number not in self._only):
+        if not _is_number(number) or (self._only is not None and number not in self._only):
             return None
         return self._registry.get(number)  # type: ignore[arg-type]
 
@@ -272,8 +273,8 @@ def _timeline(jobs: Sequence[Record]) -> dict[str, Any]:
     return strip([Span.of(job) for job in jobs[:_ON_TIMELINE]], time.time())
 
 
-def _is_int(value: object) -> bool:
-    return type(value) is int
+def _is_number(value: object) -> bool:
+    return type(value) is int or (type(value) is str and JobId.read(value) is not None)
 
 
 def _number(job: Record | None) -> int | None:

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.output import Entry, dropped_mark
-from ipy_bgtasks.registry.specs import KeptNumber
 from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.reading import label_of_cell
@@ -31,10 +30,8 @@ Segments = list[tuple[str, str]]
 def live_row(job: Record) -> dict[str, Any]:
     """Return one job as data: texts are text, times are seconds since the epoch or None."""
     seen = row(job)
-    number = seen.number
     return {
-        "n": int(number),
-        **({"as": str(number)} if isinstance(number, KeptNumber) else {}),
+        "n": seen.number,
         "name": seen.name,
         "state": seen.state,
         "where": seen.where,

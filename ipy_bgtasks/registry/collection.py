@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.host import Runner
     from ipy_bgtasks.registry.queueing import GroupName
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
 
@@ -50,17 +51,18 @@ class Registry(Collection[Record]):
         self.adopted: set[int] = set()  # numbers of jobs that other sessions have launched
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._jobs: dict[int, Record] = {}
-        self._recent: dict[int, None] = {}
+        self._jobs: dict[int | JobId, Record] = {}
+        self._recent: dict[int | JobId, None] = {}
         #: What is discarded at once: a job that has ended, or a group all of whose jobs have.
-        self._units: OrderedDict[int | Group, None] = OrderedDict()  # a dict is slow to give its
-        self._groups: dict[str, Group] = {}  # first
+        # An OrderedDict, as a dict is slow to give its first.
+        self._units: OrderedDict[int | JobId | Group, None] = OrderedDict()
+        self._groups: dict[str, Group] = {}
         self._retries = Retries(
             later=self._set_timer, released=self._leave_group, enter=self._start_queued
         )
         self._at_end = self._note_end  # one bound method for all jobs
         self._dependents = Dependents(self._start)
-        self._timers: dict[int, Callable[[], None]] = {}
+        self._timers: dict[int | JobId, Callable[[], None]] = {}
         self._shut_down = False
 
     # A collection of jobs
@@ -75,7 +77,7 @@ class Registry(Collection[Record]):
     def __contains__(self, job: object) -> bool:
         return isinstance(job, Record) and self._jobs.get(job.number) is job
 
-    def get(self, number: int) -> Record | None:
+    def get(self, number: int | JobId) -> Record | None:
         """Return the job with that number, or None if it is not kept."""
         return self._jobs.get(number)
 
@@ -141,7 +143,7 @@ class Registry(Collection[Record]):
         origin: object = None,
         quiet: bool = False,
         prepare: Callable[[Record], object] | None = None,
-        number: int | None = None,
+        number: int | JobId | None = None,
     ) -> Record:
         """Turn *work* into a job and start it; returns the job.
 
@@ -321,13 +323,13 @@ class Registry(Collection[Record]):
 
     def _discard_first(self) -> None:
         unit, _ = self._units.popitem(last=False)
-        if isinstance(unit, int):
-            self._drop(unit)
-        else:
+        if isinstance(unit, Group):
             for job in unit.jobs():
                 self._drop(job.number)
+        else:
+            self._drop(unit)
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int | JobId) -> None:
         job = self._jobs.pop(number, None)
         self._units.pop(number, None)
         self._recent.pop(number, None)

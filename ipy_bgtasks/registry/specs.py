@@ -1,11 +1,9 @@
-"""The numbers of kept jobs: `k1`, `k2`, …, one series for all sessions of a user.
+"""Job specs, as in bash: the words that name a job.
 
-Job specs, as in bash: the words that name a job.
-
-`3` `%3` by number, `k3` by that of a kept job · `+` `%+` `%%` or nothing: the current job ·
-`-`: the one before · `%name`: its name starts with (`%make` finds `!make`, too) ·
-`?text`: its name contains · a variable that holds a job ·
-`@name`: all the jobs of a group, where several may stand.
+`3` `%3` by number, `k3` by that of a kept job, of which all sessions of a user have one series ·
+`+` `%+` `%%` or nothing: the current job · `-`: the one before ·
+`%name`: its name starts with (`%make` finds `!make`, too) · `?text`: its name contains ·
+a variable that holds a job · `@name`: all the jobs of a group, where several may stand.
 """
 
 from __future__ import annotations
@@ -22,37 +20,40 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
 
-
-_FORM = re.compile(r"k([1-9]\d{0,8})")
-#: What is added: such a number is no other job's, and kept jobs come first.
-_BELOW = -1_000_000_000
+_FORM = re.compile(r"k[1-9]\d{0,8}")
 
 
-class KeptNumber(int):
-    """A job number that reads `k3`; as an integer it is negative, and no other job's."""
+class JobId(str):
+    """The name of a job whose number is not of this session: its prefix and a serial number, `k3`.
+
+    It is text, so that it is sent and shown as what users see. It comes before all numbers, and
+    among its like by its serial.
+    """
 
     __slots__ = ()
+    __repr__ = str.__str__
 
     @classmethod
-    def of(cls, serial: int) -> KeptNumber:
-        """Return the number of the kept job with that serial number, from 1 on."""
-        return cls(_BELOW + serial)
+    def kept(cls, serial: int) -> JobId:
+        """Return the name of the kept job with that serial number, from 1 on."""
+        return cls(f"k{serial}")
 
     @classmethod
-    def read(cls, text: str) -> KeptNumber | None:
-        """Return the number that a text such as `k3` or `%k3` names; None if it names none."""
+    def read(cls, text: str) -> JobId | None:
+        """Return what a text such as `k3` or `%k3` names; None if it names no such job."""
         match = _FORM.fullmatch(text.strip().removeprefix("%"))
-        return None if match is None else cls.of(int(match[1]))
+        return None if match is None else cls(match[0])
 
     @property
     def serial(self) -> int:
-        """The number without its letter."""
-        return int(self) - _BELOW
+        """The number without its prefix."""
+        return int(self[1:])
 
-    def __str__(self) -> str:
-        return f"k{self.serial}"
+    def __lt__(self, other: Any) -> bool:
+        return isinstance(other, int) or self.serial < other.serial
 
-    __repr__ = __str__
+    def __gt__(self, other: Any) -> bool:
+        return not isinstance(other, int) and self.serial > other.serial
 
 
 def goes_on(job: Record) -> bool:
@@ -73,7 +74,7 @@ class Jobs(Protocol):
     def current(self) -> Record | None: ...
     @property
     def previous(self) -> Record | None: ...
-    def get(self, number: int) -> Record | None: ...
+    def get(self, number: int | JobId) -> Record | None: ...
     def __iter__(self) -> Iterator[Record]: ...
 
 
@@ -90,7 +91,7 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     bare = spec.removeprefix("%")
     if bare.isdecimal():
         return _by_number(jobs, int(bare))
-    if (number := KeptNumber.read(bare)) is not None and _held(variables, spec) is None:
+    if (number := JobId.read(bare)) is not None and _held(variables, spec) is None:
         return _by_number(jobs, number)
     if (job := _held(variables, spec)) is not None:
         return record_of(job)
@@ -118,7 +119,7 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     return (
         text in (*_CURRENT, *_PREVIOUS)
         or bare.isdecimal()
-        or (KeptNumber.read(bare) is not None and not _is_other(variables, text))
+        or (JobId.read(bare) is not None and not _is_other(variables, text))
         or text.startswith(("%", "?"))
         or is_group(text)
         or _held(variables, text) is not None
@@ -168,7 +169,7 @@ def _recent(jobs: Jobs, spec: str) -> Record:
     return job
 
 
-def _by_number(jobs: Jobs, number: int) -> Record:
+def _by_number(jobs: Jobs, number: int | JobId) -> Record:
     job = jobs.get(number)
     if job is None:
         raise NoSuchJob(f"no job {number}: {_there_are(jobs)}")

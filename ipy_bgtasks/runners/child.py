@@ -17,6 +17,7 @@ from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ipy_bgtasks.job.progress import Progress
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.runners.remote import Answer
 
 
@@ -39,7 +41,7 @@ _PORTION = 1 << 16
 class RemoteJob:
     """What stands for the job in the worker process: what `current.get()` returns there."""
 
-    def __init__(self, child: Child, number: int, name: str = "") -> None:
+    def __init__(self, child: Child, number: int | JobId, name: str = "") -> None:
         self._child = child
         self.number = number
         self.name = name
@@ -93,6 +95,7 @@ class Child:
         changes = Installation()  # for good
         threads_of_jobs.track(changes)
         refuse_questions(changes)
+        send_displays(changes, self._display)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -101,6 +104,11 @@ class Child:
             data = protocol.packed(*message)
             with self._lock:
                 self._sock.sendall(data)
+
+    def _display(self, kind: str, *what: Any) -> None:
+        """Send what the job whose code calls displays, behind the text it has written."""
+        job = current.get() or self.job
+        self.send("display", job.number, kind, *what)
 
     def serve(self) -> None:
         """Run jobs as they come."""
@@ -132,7 +140,10 @@ class Child:
         from ipy_bgtasks.runners.remote import answer
 
         current.set(job)
-        return answer(data, self._awaited)
+        ending = answer(data, self._awaited)
+        with contextlib.suppress(Exception):  # a figure that cannot be drawn
+            show_open_figures()
+        return ending
 
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         import asyncio

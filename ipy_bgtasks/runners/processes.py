@@ -448,6 +448,8 @@ class ProcessRunner(Runner):
         with contextlib.suppress(Exception):  # the display's trouble is not the job's
             if kind == "text":
                 run.context.run(run.job.write, *rest)
+            elif kind == "display":
+                run.context.run(run.job.show, *rest)
             elif kind == "progress":
                 run.job.progress = _progress(rest[0])
             elif kind == "begin":

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.stacks import unseen
 
@@ -99,9 +100,9 @@ class Session:
             self.kept.finder.look()
 
     def _look_for(self, spec: str) -> None:
-        from ipy_bgtasks.registry.specs import KeptNumber
+        from ipy_bgtasks.registry.specs import JobId
 
-        if KeptNumber.read(spec) is not None:
+        if JobId.read(spec) is not None:
             self.look_for_kept()
 
     def say_what_is_kept(self) -> None:
@@ -259,7 +260,9 @@ class Session:
                 )
             finally:
                 self._let_go(jobs)
-        if not self.foreground.interruptible():
+        if (job := caller()) is not None:
+            self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
+        elif not self.foreground.interruptible():
             self.screen.say("this wait cannot be interrupted: it is in a subshell")
         try:
             return self.foreground.attach(

@@ -201,7 +201,7 @@ class Notices:
             try:
                 way()
             except Exception:
-                logging.getLogger(__name__).exception("a notice of job %d", first.number)
+                logging.getLogger(__name__).exception("a notice of job %s", first.number)
 
     def _post(self, job: Record, notice: Notice) -> None:
         with self._lock:

@@ -100,7 +100,7 @@ def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
             placed.append((span, lane))
     first, length = _range([span for span, _ in placed], now)
     bars = [
-        (int(span.number), word, start - first, max(end - start, least * (word != "wait")), lane)
+        (span.number, word, start - first, max(end - start, least * (word != "wait")), lane)
         for span, lane in placed
         for word, start, end in span.parts(now)
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from kernels import Kernel
+from reference import GUIDE, reference
 
 README = Path(__file__).parents[2] / "README.md"
 COMMANDS = [
-    "python -m pip install . && ipython --ext ipy_bgtasks",
+    'python -m pip install ".[panel,process]" && ipython --ext ipy_bgtasks',
     'python -m pip install -e ".[test]" && python -m pytest',
 ]
 
@@ -42,3 +44,9 @@ def test_the_examples_run_in_a_kernel(bare_kernel: Kernel) -> None:
         "499500 True finished thread",
     ):
         assert expected in shown, bare_kernel.dump()
+
+
+def test_the_reference_of_the_guide_is_up_to_date() -> None:
+    """If not: ``python tests/kernel/reference.py``."""
+    last = json.loads(GUIDE.read_text(encoding="utf-8"))["cells"][-1]
+    assert "".join(last["source"]) == reference()

@@ -205,6 +205,47 @@ def test_a_second_one_sends_away_the_cell_in_the_subshell(k: Kernel) -> None:
     k.until(lambda: first.reply.result == "42" and second.reply.result == "'second'")
 
 
+def test_two_in_quick_succession_send_one_cell_away(k: Kernel) -> None:
+    """The second asks when the first itself is the cell that runs, and must not take that one."""
+    cell = running(k)
+    first, second = k.start("%bg", queue=True), k.start("%bg", queue=True)
+    assert [asked.wait().status for asked in (cell, first, second)] == ["ok", "ok", "error"]
+    assert second.reply.stderr.startswith("UsageError: no cell runs that could go")
+    assert k.ok("[job.where for job in __import__('ipy_bgtasks').jobs()]").result == "['cell']"
+    k.ok("go.set()")
+    k.until(lambda: cell.reply.result == "42")
+
+
+@pytest.mark.parametrize("code", ["%bg", "%bg;"])
+def test_a_subshell_sends_away_the_cell_of_the_main_shell(k: Kernel, code: str) -> None:
+    """There the card is shown, and `%jobs` lists it; cells that waited run meanwhile."""
+    cell = running(k)
+    waiting = k.start("print('meanwhile')", queue=True)
+    subshell = k.subshell()
+    asked = k.start(code, subshell=subshell).wait()
+    assert "running  print('begins')" in asked.displays[-1]["text/plain"]
+    assert waiting.wait().stdout == "meanwhile\n"
+    assert cell.wait().status == "ok"
+    listed = k.ok("%jobs", subshell=subshell)
+    assert "running  cell  print('begins')" in listed.displays[-1]["text/plain"]
+    assert k.run(code, subshell=subshell).ename == "UsageError"  # nothing is left to send away
+    k.ok("go.set()", subshell=subshell)
+    k.until(lambda: cell.reply.result == "42")
+    assert [replies(cell.reply), replies(asked)] == [1, 1]
+
+
+def test_a_cell_that_waits_with_fg_when_away_says_what_ends_the_wait(k: Kernel) -> None:
+    """The stop button is the foreground's."""
+    k.ok("job1 = %bg -t asyncio.Event().wait()")
+    cell = running(k, "print('begins')\nawait gate.wait()\nx = %fg job1")
+    sent_away(k, cell)
+    k.ok("loop = get_ipython().kernel.io_loop.asyncio_loop")
+    k.ok("loop.call_soon_threadsafe(gate.set)")
+    k.until(lambda: "job 2 waits here: %cancel 2 ends the wait\n" in cell.reply.stdout)
+    k.ok("%cancel 2")
+    k.until(lambda: k.ok("str(job.state), str(job1.state)").result == "('cancelled', 'running')")
+
+
 def test_cells_that_waited_run_next_and_in_order(k: Kernel) -> None:
     """Run All, and then `%bg`: the rest of the notebook goes on."""
     k.ok("order = []")

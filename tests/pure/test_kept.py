@@ -14,7 +14,7 @@ import pytest
 from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.platforms import host_name
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.files import OutputReader, OutputWriter, parts
 from ipy_bgtasks.runners.kept.glance import summary_line
@@ -60,15 +60,17 @@ def read_all(reader: OutputReader) -> str:
 
 
 def test_a_kept_number_reads_with_its_letter_and_is_no_other_jobs() -> None:
-    """In every way that messages are made; as an integer it is sorted, hashed and sent."""
-    number = KeptNumber.of(3)
+    """In every way that messages are made; it is sent as what users see, and sorted and hashed."""
+    number = JobId.kept(3)
     assert (str(number), repr(number), f"{number}", number.serial) == ("k3", "k3", "k3", 3)
-    assert KeptNumber.read("%k3") == KeptNumber.read("k3") == number
+    assert JobId.read("%k3") == JobId.read("k3") == number
     assert number != 3
-    assert KeptNumber.of(2) < number < 1
-    assert json.loads(json.dumps(number)) == number
+    assert JobId.kept(2) < number < 1
+    assert sorted([2, JobId.kept(10), 1, number]) == [number, JobId.kept(10), 1, 2]
+    assert not isinstance(number, int)
+    assert json.dumps({"n": number}) == '{"n": "k3"}'
     for text in ("3", "k", "k0", "kk3", "k3x", "k-3"):
-        assert KeptNumber.read(text) is None
+        assert JobId.read(text) is None
 
 
 # Output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from ipy_bgtasks.live.tail import Tail
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
+from ipy_bgtasks.registry.specs import JobId
 
 
 class FakeScreen(Host):
@@ -102,6 +104,18 @@ def test_a_page_that_opens_gets_everything_newest_first() -> None:
         assert message["rows"][2]["last"] == "42"
         assert message["rows"][2]["ended"] >= message["rows"][2]["started"]
         assert (message["current"], message["previous"]) == (3, 2)
+
+
+def test_a_kept_job_is_called_as_users_know_it() -> None:
+    """In the rows, the marks and the bars of the timeline; and so it is stopped."""
+    house = House()
+    house.registry.launch(work(), number=JobId.kept(2))
+    house.launch()
+    (message,) = json.loads(json.dumps(house.receive("open")))
+    assert [row["n"] for row in message["rows"]] == [1, "k2"]
+    assert message["previous"] == "k2"
+    house.receive("cancel", job="k2", force=False)
+    assert house.done == [("cancel", "k2", False)]
 
 
 def test_many_rows_come_in_several_messages() -> None:

@@ -253,6 +253,7 @@ async def test_a_queued_job_of_a_dead_session_never_starts(cells: Any, home: Pat
     assert str(jobs()["k4"].state) == "cancelled"
     with pytest.raises(Exception, match="k4 never started: the session ended"):
         jobs()["k4"].result()
+    jobs()["k3"].cancel(force=True)
 
 
 @pytest.mark.parametrize("code", ["!sleep 1000 & echo $!; wait", "__import__('time').sleep(1000)"])

@@ -3,6 +3,10 @@
 
 const ENDED = new Set(["finished", "failed", "cancelled"]);
 
+// What names a job: its number, or text for a kept job ("k3"), which comes before all numbers.
+const jobId = (text) => (/^\d+$/.test(text) ? Number(text) : text);
+const order = (n) => (typeof n === "string" ? Number(n.slice(1)) - 1e9 : n);
+
 function elapsed(seconds, whole) {
   if (seconds < 9.95) return whole ? `${Math.max(seconds, 0)}s` : `${Math.max(seconds, 0).toFixed(1)}s`;
   const s = whole ? seconds : Math.round(seconds);

@@ -98,7 +98,7 @@ class View {
 
   // Bring the page up to date: the rows in `changed`, and which rows there are.
   update(changed) {
-    const rows = [...this.store.rows.values()].sort((a, b) => b.n - a.n);
+    const rows = [...this.store.rows.values()].sort((a, b) => order(b.n) - order(a.n));
     FILTERS.forEach(([key, , fits], i) => {
       const button = this.filters[i];
       setText(button, `${button.label} ${rows.filter(fits).length.toLocaleString()}`);
@@ -280,7 +280,7 @@ class View {
   patch(line, row) {
     const { store } = this;
     const ended = ENDED.has(row.state);
-    const number = row.as ?? String(row.n);
+    const number = String(row.n);
     line.row = row;
     setText(line.number, number);
     setText(line.mark, row.n === store.current ? "+" : row.n === store.previous ? "−" : "");
@@ -332,7 +332,7 @@ class View {
 
   seen(entries) {
     for (const { target, isIntersecting } of entries) {
-      const n = Number(target.dataset.n);
+      const n = jobId(target.dataset.n);
       if (!isIntersecting) this.inSight.delete(n);
       else if (this.lines.has(n)) {
         this.inSight.add(n);

@@ -9,10 +9,10 @@ class Timeline {
     this.until = make("span");
     this.el = make("div", { "aria-hidden": "true" });
     this.el.append(this.strip, make("div", { class: "axis" }, this.from, this.until));
-    this.strip.onclick = ({ target }) => reveal(Number(target.dataset.n));
+    this.strip.onclick = ({ target }) => reveal(jobId(target.dataset.n));
     this.strip.onpointerover = ({ target }) => {
-      const row = store.rows.get(Number(target.dataset.n));
-      this.el.title = row ? `${row.as ?? row.n}: ${row.name}\n${row.state}` : "";
+      const row = store.rows.get(jobId(target.dataset.n));
+      this.el.title = row ? `${row.n}: ${row.name}\n${row.state}` : "";
     };
   }
 

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Container
 
 from ipy_bgtasks.platforms import host_name, state_directory
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.kept import files
 
 #: With more jobs than this only their number is told: each takes a tenth of a millisecond.
 _FEW = 6
 
 
-def summary_line(known: Container[int]) -> str:
+def summary_line(known: Container[int | JobId]) -> str:
     """Return how many kept jobs there are beside the *known*, in a line; empty if there are none.
 
     Nothing is done about those that nobody watches any more; they count as failed.
@@ -25,7 +25,7 @@ def summary_line(known: Container[int]) -> str:
     found = [
         os.path.join(root, name)
         for name in os.listdir(root)
-        if (number := KeptNumber.read(name)) is not None and number not in known
+        if (number := JobId.read(name)) is not None and number not in known
     ]
     if len(found) > _FEW:
         return f"{len(found)} kept jobs (%jobs)"

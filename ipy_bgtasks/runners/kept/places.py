@@ -10,7 +10,7 @@ from typing import Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import host_name, state_directory
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.watcher import end_unwatched
 
@@ -30,7 +30,7 @@ class Place:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        number = KeptNumber.read(os.path.basename(path))
+        number = JobId.read(os.path.basename(path))
         assert number is not None
         self.number = number
 
@@ -126,14 +126,12 @@ def places() -> list[Place]:
     found = []
     with suppress(OSError):
         for name in os.listdir(root):
-            if KeptNumber.read(name) is not None and files.is_ours(
-                path := os.path.join(root, name)
-            ):
+            if JobId.read(name) is not None and files.is_ours(path := os.path.join(root, name)):
                 found.append(Place(path))
     return sorted(found, key=lambda place: place.number)
 
 
-def place_of(number: KeptNumber) -> Place | None:
+def place_of(number: JobId) -> Place | None:
     """Return the directory of one number."""
     return next((each for each in places() if each.number == number), None)
 
@@ -150,8 +148,8 @@ def new_place() -> tuple[Place, int]:
         if not files.is_ours(root):
             raise BadInput(f"--keep needs {root} to be yours alone; others can write there")
         while True:
-            taken = [n.serial for name in os.listdir(root) if (n := KeptNumber.read(name))]
-            path = os.path.join(root, str(KeptNumber.of(max(taken, default=0) + 1)))
+            taken = [n.serial for name in os.listdir(root) if (n := JobId.read(name))]
+            path = os.path.join(root, str(JobId.kept(max(taken, default=0) + 1)))
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:  # another session was faster

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.registry.specs import KeptNumber
+    from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.runners.kept.places import Place
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
@@ -364,10 +364,10 @@ class KeptRunner(Runner):
         #: The Apprise URLs that are told of the end of a job that is to be told of.
         self.urls: list[str] = []
         #: What makes each number's job unique: numbers are used again.
-        self.tokens: dict[int, str] = {}
+        self.tokens: dict[JobId, str] = {}
         self._lock = threading.Lock()
-        self._tells: set[int] = set()
-        self._waiting: dict[int, tuple[Place, int, dict[str, Any]]] = {}
+        self._tells: set[JobId] = set()
+        self._waiting: dict[JobId, tuple[Place, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
         """The work with all it needs copied; `BadInput` if something cannot be sent."""
@@ -381,7 +381,7 @@ class KeptRunner(Runner):
 
         return dataclasses.replace(work, call=pack(work))
 
-    def reserve(self) -> KeptNumber:
+    def reserve(self) -> JobId:
         """Make the directory of a job to be launched, and return its number."""
         place, lock = new_place()
         token = f"kept-{os.urandom(8).hex()}"
@@ -390,7 +390,7 @@ class KeptRunner(Runner):
         self._waiting[place.number] = place, lock, {"token": token}
         return place.number
 
-    def release(self, number: KeptNumber) -> None:
+    def release(self, number: JobId) -> None:
         """Remove what was reserved for a job that was not launched after all."""
         with self._lock:
             waiting = self._waiting.pop(number, None)

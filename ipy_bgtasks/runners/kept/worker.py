@@ -20,7 +20,7 @@ from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
-from ipy_bgtasks.registry.specs import KeptNumber
+from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.child import Child, RemoteJob
 from ipy_bgtasks.runners.kept import files
 
@@ -70,7 +70,7 @@ class KeptWorker(Child):
     def run(self, directory: str, number: int) -> None:
         """Run the job, and say how it ended once that is on the disk."""
         told = files.read_json(directory, files.JOB) or {}
-        self.job = RemoteJob(self, KeptNumber.of(number), str(told.get("name", "")))
+        self.job = RemoteJob(self, JobId.kept(number), str(told.get("name", "")))
         with open(os.path.join(directory, files.WORK), "rb") as file:
             data = file.read()
         answer = self._answer(self.job, data)

@@ -1,0 +1,105 @@
+"""The front end of a worker process: what a job displays there is sent to its session.
+
+`display`, `clear_output`, pyplot and pandas ask for the one `InteractiveShell` of their process,
+and without one print a repr. So there is one here, made the moment somebody asks for it: most jobs
+never do, and it takes a tenth of a second. It formats as the session's shell would, and publishes
+messages in place of text. Nothing runs in it.
+
+What was tried first, and did not do: an object of our own with a formatter and a publisher.
+matplotlib's inline backend, plotly and ipywidgets each want more of a shell (events, configurables,
+`run_line_magic`).
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipy_bgtasks.patching import Installation
+
+    #: Sends a display, or the wish to clear: its kind, and what the publisher was given.
+    SendDisplay = Callable[..., None]
+
+_INLINE = "matplotlib_inline.backend_inline"
+
+
+def send_displays(changes: Installation, send: SendDisplay) -> None:
+    """Send what this process displays from now on by *send*; once, before the first job."""
+
+    def answer_with_ours(module: Any) -> None:
+        cls = module.InteractiveShell
+
+        def initialized() -> bool:
+            if getattr(cls, "_instance", None) is None:
+                _new_shell(cls, send)
+            return True
+
+        changes.attribute(cls, "initialized", staticmethod(initialized))
+
+    changes.when_imported("IPython.core.interactiveshell", answer_with_ours)
+    changes.when_imported("tqdm.notebook", _use_text_bars)
+    if not hasattr(builtins, "display"):
+        changes.attribute(builtins, "display", _display)
+
+
+def show_open_figures() -> None:
+    """Display and close the figures that a job leaves open, as the end of a cell does."""
+    if inline := sys.modules.get(_INLINE):
+        inline.show(close=True)
+
+
+def _display(*objects: Any, **options: Any) -> Any:
+    """Display as IPython's `display` does, which every notebook has among its builtins."""
+    from IPython.display import display
+
+    return display(*objects, **options)  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def _new_shell(cls: Any, send: SendDisplay) -> None:
+    from IPython.core.displaypub import DisplayPublisher
+    from traitlets import Type
+    from traitlets.config import Config
+
+    class Publisher(DisplayPublisher):
+        def publish(self, data: Any, metadata: Any = None, *_: Any, **options: Any) -> None:
+            transient, update = options.get("transient"), bool(options.get("update"))
+            send("publish", *_plain((data, metadata or {}, transient or {})), update)
+
+        def clear_output(self, wait: bool = False) -> None:
+            send("clear", bool(wait))
+
+    class WorkerShell(cls):  # type: ignore[misc]
+        display_pub_class = Type(Publisher)
+
+        def init_sys_modules(self) -> None:
+            """Leave `__main__` as it is: what the session sent may refer to it."""
+
+        def init_virtualenv(self) -> None:
+            """Leave `sys.path`, which is the session's."""
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    WorkerShell.instance(config=config)
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* as the session can read it, whatever classes are unknown there."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    return str(value)
+
+
+def _use_text_bars(module: Any) -> None:
+    """Let tqdm's notebook bars be text: a widget's other half would be in no page."""
+    from tqdm.std import tqdm, trange  # type: ignore[import-untyped, unused-ignore]
+
+    module.tqdm = module.tqdm_notebook = tqdm
+    module.trange = module.tnrange = trange

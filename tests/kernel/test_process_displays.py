@@ -1,0 +1,100 @@
+"""What a job displays in a worker process comes under its cell, as that of a thread does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kernels import Kernel, Reply
+
+SETUP = """
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML, clear_output, display as shows
+from tqdm.notebook import tqdm as notebook_bar
+
+def draw(show):
+    plt.plot([1, 2, 3])
+    if show:
+        plt.show()
+        plt.plot([3, 2, 1])
+    print("drawn")
+
+def tables():
+    print("before")
+    display(pd.DataFrame({"a": [1, 2]}))
+    print("between")
+    shows(HTML("<b>bold</b>"))
+    print("after")
+
+def update():
+    handle = shows("one", display_id=True)
+    handle.update("two")
+    handle.display("three")
+
+def clear():
+    print("gone")
+    clear_output()
+    print("stays")
+
+def bar():
+    for _ in notebook_bar(range(3)):
+        pass
+"""
+
+
+def _displays(reply: Reply, kind: str) -> list[Any]:
+    return [each["data"][kind] for each in reply.contents("display_data") if kind in each["data"]]
+
+
+@pytest.fixture
+def setup(shared: Kernel) -> Kernel:
+    """A kernel with the functions."""
+    shared.ok(SETUP)
+    return shared
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_figures_that_are_shown_and_left_open_are_pictures(setup: Kernel, where: str) -> None:
+    """Each under the job's own cell."""
+    launch = setup.ok(f"job = %bg {where} draw(True)")
+    setup.ok("%fg job")
+    setup.until(lambda: len(_displays(launch, "image/png")) == 2 or None)
+    alone = setup.ok(f"job = %bg {where} draw(False)")
+    setup.ok("%fg job")
+    setup.until(lambda: len(_displays(alone, "image/png")) == 1 or None)
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_displays_keep_their_formats_and_their_place_in_the_text(setup: Kernel, where: str) -> None:
+    """A table and HTML come as such, between the lines around them; `display` is a builtin."""
+    launch = setup.ok(f"job = %bg {where} tables();")
+    setup.ok("job.result(30)")
+    setup.until(lambda: "after" in launch.stdout or None)
+    order = [
+        message["content"].get("text") or message["content"]["data"].get("text/html", "")
+        for message in launch.messages
+        if message["msg_type"] in ("stream", "display_data")
+    ]
+    shown = "".join(order)
+    parts = ["before\n", "<table", "between\n", "<b>bold</b>", "after\n"]
+    places = [shown.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_a_display_is_updated_and_output_is_cleared(setup: Kernel, where: str) -> None:
+    """By the handle that `display` returned."""
+    launch = setup.ok(f"job = %bg {where} update();")
+    setup.ok("job.result(30)")
+    setup.until(lambda: len(launch.contents("update_display_data")) == 1 or None)
+    assert launch.contents("update_display_data")[0]["data"]["text/plain"] == "'two'"
+    assert setup.ok("job.log.text.split()").result == "[\"'two'\", \"'three'\"]"
+    setup.ok(f"job = %bg {where} clear();\n%fg job")
+    assert setup.ok("job.log.text").result == r"'stays\n'"
+
+
+def test_a_bar_of_tqdms_notebook_is_text_and_progress(setup: Kernel) -> None:
+    """Its widget would stand in no page."""
+    setup.ok("job = %bg -p bar();\n%fg job")
+    assert setup.ok("'3/3' in job.log.text, job.progress.done").result == "(True, 3)"
