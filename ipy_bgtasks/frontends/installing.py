@@ -299,7 +299,7 @@ TOUCHES = {
         "an interrupt of an await cell lands at once",
         "an interrupt of an await cell lands when the event loop is next woken",
     ),
-    "cells sent away": Touch(
+    "background cells": Touch(
         "ipykernel",
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
         "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
