@@ -1,12 +1,9 @@
-"""One worker process, seen from the session: a plain interpreter, and a socket to speak to it.
+"""Worker processes as a place: copies of what a job needs go there, its result comes back.
 
-Nothing of `multiprocessing` is in between: a worker is started like any program, in a session of
-its own, and never looks at the user's `__main__`, which may be a script without a guard. So it
-can be killed at any moment, with everything it started, and only its own job ends.
-
-Worker processes as a place: copies of what a job needs go there, its result comes back.
-
-A worker can always be killed, also where it is in C code, and takes nothing with it.
+A worker is a plain interpreter in a session of its own, with two sockets to speak to it. Nothing
+of `multiprocessing` is in between, and it never looks at the user's `__main__`, which may be a
+script without a guard. So it can be killed at any moment, also in C code, with everything that
+it started, and only its own job ends.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import subprocess
 import sys
 import threading
 from collections import deque
@@ -25,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
-from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners import programs
 from ipy_bgtasks.runners import wire as protocol
 from ipy_bgtasks.runners.trees import all_of
 from ipy_bgtasks.runners.wire import new_wire
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterable
     from contextvars import Context
     from traceback import FrameSummary
@@ -40,11 +37,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.work import Work
 
 
-#: What a worker runs; its ends of the wire and its path are told by arguments.
-_PROGRAM = (
-    "import sys; wire, *sys.path = sys.argv[1:]; "
-    "from ipy_bgtasks.runners.child import main; main(wire)"
-)
 #: Seconds to wait for a worker to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
 #: Bytes that an idle worker's socket takes at once.
@@ -97,19 +89,14 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         wire = self._wire
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        token = "" if self._supervisor is None else self._supervisor.token()
-        process = subprocess.Popen(
-            [sys.executable, *interpreter_options(), "-c", _PROGRAM, wire.argument, *path],
-            env={**os.environ, sessions.TOKEN: token},
-            # Out of reach of the foreground's interrupts:
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            **wire.options,
-        )
+        command = programs.python("child", wire.argument)
+
+        def start(variables: dict[str, str]) -> subprocess.Popen[bytes]:
+            shared = {"stdout": None, "stderr": None, "env": {**os.environ, **variables}}
+            return programs.start(command, **shared, **wire.options)
+
+        process = start({}) if self._supervisor is None else self._supervisor.launch(start)
         wire.started(process)
-        if self._supervisor is not None:
-            self._supervisor.watch(process.pid, token)
         return process
 
     @property
@@ -227,15 +214,6 @@ class Worker:
                 asked.answered.set()
         else:
             self.owner.said(self, message)
-
-
-def interpreter_options() -> list[str]:
-    """Return what the user gave this interpreter that changes how code runs: -O, -W and -X."""
-    given = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
-    given += [f"-W{each}" for each in sys.warnoptions]
-    for name, value in getattr(sys, "_xoptions", {}).items():
-        given.append(f"-X{name}" if value is True else f"-X{name}={value}")
-    return given
 
 
 class _Question:
@@ -380,10 +358,7 @@ class ProcessRunner(Runner):
             self._give(worker, run)
 
     def _new_worker(self, run: _Run) -> Worker | None:
-
         try:
-            if self.supervisor is not None:
-                self.supervisor.start()
             worker = Worker(self, self.supervisor)
         except Exception as error:
             with self._lock:

@@ -21,7 +21,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -41,7 +41,7 @@ _signal: Any = signal
 
 _PROC = "/proc"
 #: Seconds between being asked to stop and being killed, once the launcher is gone.
-_GRACE = 1.0
+GRACE = 1.0
 #: Seconds after which killing is given up: the process is another user's, or stuck in the kernel.
 PATIENCE = 10.0
 #: Seconds for which a process launched at the last moment may still appear.
@@ -51,74 +51,84 @@ _PAUSE = 0.02
 _SLOW = 1.0
 
 
-def send(sessions: Collection[int], number: int) -> bool:
-    """Send a signal to every live process of *sessions*; returns whether there was any.
-
-    The signal 0 only checks. Without ``/proc`` only the process group of each session's first
-    process is reached, which is all of it unless a command made groups of its own.
-    """
-    if not sessions:
-        return False
-    if not (processes := _processes()):
-        return _send_to_groups(sessions, number)
-    found = False
-    for pid in processes:
-        if _is_alive_in(pid, sessions):
-            found = True
-            _send(pid, number)
-    return found
-
-
-def terminate(sessions: Collection[int]) -> bool:
-    """Ask all processes of *sessions* to stop, even suspended ones; returns whether any exist."""
-    found = send(sessions, signal.SIGTERM)
-    if found:
-        send(sessions, _signal.SIGCONT)
-    return found
-
-
-def _processes() -> list[int]:
+def pids() -> list[int]:
+    """Return the numbers of all processes; empty without ``/proc``."""
     try:
         return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
     except OSError:
         return []
 
 
-class _Tokens:
-    """The numbers of the tokens that were registered, which come nearly in order."""
+def token_of(pid: int) -> str:
+    """Return the token of a process; empty if it has none, or is another user's."""
+    with suppress(OSError), open(f"{_PROC}/{pid}/environ", "rb") as file:
+        for variable in file.read().split(b"\0"):
+            name, _, value = variable.partition(b"=")
+            if name == TOKEN.encode():
+                return os.fsdecode(value)
+    return ""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix.encode()
-        self._variable = f"{TOKEN}={prefix}".encode()
-        self._all_below = 0
-        self._above: set[int] = set()
 
-    def hand_in(self, token: bytes) -> None:
-        self._above.add(int(token.removeprefix(self._prefix)))
-        while self._all_below in self._above:
-            self._above.discard(self._all_below)
-            self._all_below += 1
+def sessions_with(token: str) -> set[int]:
+    """Return the sessions of the processes that have a token; empty without ``/proc``."""
+    found = set()
+    for pid in pids():
+        if token_of(pid) == token:
+            with suppress(OSError):
+                found.add(_os.getsid(pid))
+    return found
 
-    def strays(self) -> set[int]:
-        """Return the sessions whose first process has a token that was not registered."""
-        found = set()
-        for pid in _processes():
-            with suppress(OSError, ValueError):
-                if _os.getsid(pid) == pid and self._is_missing(pid):
-                    found.add(pid)
+
+def sacrifice(pid: int) -> None:
+    """Have Linux kill a process, or what it starts, before others when memory is short."""
+    with suppress(OSError), open(f"{_PROC}/{pid}/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+class Sessions:
+    """The live processes of some sessions; `trees.Tree` has the same methods.
+
+    Without ``/proc`` only the process group of each session's first process is reached, which is
+    all of it unless a command made groups of its own.
+    """
+
+    def __init__(self, *ids: int) -> None:
+        self.ids = set(ids)
+
+    def terminate(self) -> bool:
+        """Ask all processes to stop, even suspended ones; return whether there were any."""
+        found = self.send(signal.SIGTERM)
+        if found:
+            self.send(_signal.SIGCONT)
         return found
 
-    def _is_missing(self, pid: int) -> bool:
-        with open(f"{_PROC}/{pid}/environ", "rb") as file:
-            variables = file.read().split(b"\0")
-        for variable in variables:
-            if variable.startswith(self._variable):
-                number = int(variable.removeprefix(self._variable))
-                return number >= self._all_below and number not in self._above
-        return False
+    def kill(self) -> bool:
+        """Kill all processes; return whether there were any."""
+        return self.send(_signal.SIGKILL)
+
+    def is_left(self) -> bool:
+        """Return whether any process still runs."""
+        return self.send(0)
+
+    def send(self, number: int) -> bool:
+        """Send a signal to all processes; return whether there were any."""
+        if not self.ids:
+            return False
+        if processes := pids():
+            found = [pid for pid in processes if _is_alive_in(pid, self.ids)]
+            for pid in found:
+                with suppress(OSError):  # it ended meanwhile, or became another user's
+                    os.kill(pid, number)
+            return bool(found)
+        reached = False
+        for group in self.ids:
+            with suppress(OSError):
+                _os.killpg(group, number)
+                reached = True
+        return reached
 
 
-def _is_alive_in(pid: int, sessions: Collection[int]) -> bool:
+def _is_alive_in(pid: int, sessions: set[int]) -> bool:
     try:
         if _os.getsid(pid) not in sessions:
             return False
@@ -130,18 +140,65 @@ def _is_alive_in(pid: int, sessions: Collection[int]) -> bool:
     return state not in (b"Z", b"X")
 
 
-def _send(pid: int, number: int) -> None:
-    with suppress(OSError):  # it ended meanwhile, or became another user's
-        os.kill(pid, number)
+class Ending:
+    """The end of a group of processes, asked to stop now and killed *grace* seconds later."""
+
+    def __init__(self, group: Any, grace: float) -> None:
+        #: When what is left is killed, a monotonic time.
+        self.kill_at = time.monotonic() + grace
+        self._group = group
+        if grace > 0:
+            group.terminate()
+
+    def hurry(self) -> None:
+        """Have it killed now."""
+        self.kill_at = min(self.kill_at, time.monotonic())
+
+    def step(self) -> bool:
+        """Kill what is left if it is time; return whether anything was left."""
+        late = time.monotonic() >= self.kill_at
+        return bool(self._group.kill() if late else self._group.is_left())
+
+    def wait(self, find: Callable[[], set[int]], linger: float = 0.0) -> None:
+        """Wait until nothing is left, of what *find* returns either: more sessions to be ended.
+
+        Waits for *linger* seconds at least, and gives up what cannot be killed after a while.
+        """
+        began = time.monotonic()
+        while True:
+            for session in find() - self._group.ids:
+                self._group.ids.add(session)
+                Sessions(session).terminate()
+            left, now = self.step(), time.monotonic()
+            if (not left and now >= began + linger) or now >= self.kill_at + PATIENCE:
+                return
+            time.sleep(_PAUSE)
 
 
-def _send_to_groups(sessions: Collection[int], number: int) -> bool:
-    found = False
-    for group in sessions:
-        with suppress(OSError):
-            _os.killpg(group, number)
-            found = True
-    return found
+class _Tokens:
+    """The numbers of the tokens that were registered, which come nearly in order."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._all_below = 0
+        self._above: set[int] = set()
+
+    def register(self, token: str) -> None:
+        self._above.add(int(token.removeprefix(self._prefix)))
+        while self._all_below in self._above:
+            self._above.discard(self._all_below)
+            self._all_below += 1
+
+    def strays(self) -> set[int]:
+        """Return the sessions whose first process has a token that was not registered."""
+        found = set()
+        for pid in pids():
+            with suppress(OSError, ValueError):
+                if _os.getsid(pid) == pid and (token := token_of(pid)).startswith(self._prefix):
+                    number = int(token.removeprefix(self._prefix))
+                    if number >= self._all_below and number not in self._above:
+                        found.add(pid)
+        return found
 
 
 class _Watch:
@@ -171,7 +228,8 @@ class _Watch:
                 break
             self._forget_empty()
         self._read()
-        self._end()
+        group = Sessions(*self._live, *self._ended)
+        Ending(group, GRACE).wait(self._tokens.strays, _LINGER)
 
     def _read(self) -> bool:
         """Read what was written; return False at the end of the input."""
@@ -179,19 +237,19 @@ class _Watch:
             while data := os.read(self._input, 65536):
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 for line in lines:
-                    self._note(line)
+                    self._update(line.decode())
         except BlockingIOError:
             return True
         return False
 
-    def _note(self, line: bytes) -> None:
-        number, _, token = line[1:].partition(b" ")
+    def _update(self, line: str) -> None:
+        number, _, token = line[1:].partition(" ")
         session = int(number)
         if token:
-            self._tokens.hand_in(token)
+            self._tokens.register(token)
         self._live.discard(session)
         self._ended.discard(session)
-        (self._live if line[:1] == b"+" else self._ended).add(session)
+        (self._live if line[0] == "+" else self._ended).add(session)
 
     def _forget_empty(self) -> None:
         """Discard empty sessions at once, since their numbers may be reused."""
@@ -199,20 +257,7 @@ class _Watch:
         if not self._ended or now - self._looked < _SLOW:
             return
         self._looked = now
-        self._ended = {session for session in self._ended if send({session}, 0)}
-
-    def _end(self) -> None:
-        began = time.monotonic()
-        sessions = {*self._live, *self._ended}
-        asked: set[int] = set()
-        passed, left = 0.0, True
-        while passed < _LINGER or (left and passed < PATIENCE):
-            sessions |= self._tokens.strays()
-            terminate(sessions - asked)
-            asked = set(sessions)
-            left = send(sessions, 0 if passed < _GRACE else _signal.SIGKILL)
-            time.sleep(_PAUSE)
-            passed = time.monotonic() - began
+        self._ended = {session for session in self._ended if Sessions(session).is_left()}
 
 
 def main() -> None:

@@ -13,13 +13,14 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.platforms import has_sessions, signals_blocked
-from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners import programs, sessions
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import Callable
+    from subprocess import Popen
 
 
 class Supervisor:
@@ -37,22 +38,24 @@ class Supervisor:
         self._prefix = f"{self._owner}-{time.time_ns():x}-"
         self._tokens = itertools.count()
         self._sessions: set[int] = set()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._closed: list[subprocess.Popen[bytes]] = []
+        self._process: Popen[bytes] | None = None
+        self._closed: list[Popen[bytes]] = []
         self._broken = not (has_sessions() and sys.executable)
 
-    def start(self) -> None:
-        """Start it now, so that the next process launched is supervised from the first moment."""
+    def launch(self, start: Callable[[dict[str, str]], Popen[bytes]]) -> Popen[bytes]:
+        """Start a process that leads a session, all of which ends when this process is gone.
+
+        *start* is given what to add to its environment. Raises what it raises.
+        """
         if os.getpid() == self._owner:
             with self._lock:
-                self._running()
-
-    def token(self) -> str:
-        """Return the value of `sessions.TOKEN` for the environment of a process to be launched.
-
-        It identifies the process if this one is gone before `watch` could be called.
-        """
-        return f"{self._prefix}{next(self._tokens)}"
+                self._running()  # so that the process is supervised from the first moment
+        # It identifies the process if this one is gone before the supervisor was told of it.
+        token = f"{self._prefix}{next(self._tokens)}"
+        process = start({sessions.TOKEN: token})
+        sessions.sacrifice(process.pid)
+        self.watch(process.pid, token)
+        return process
 
     def watch(self, session: int, token: str = "") -> None:
         """End what runs in *session* when this process is gone; *token* is its token."""
@@ -60,17 +63,17 @@ class Supervisor:
             return
         with self._lock:
             self._sessions.add(session)
-            self._tell(f"+{session} {token}\n")
+            self._send(f"+{session} {token}\n")
 
     def unwatch(self, *ended: int) -> None:
-        """Note that these sessions' first processes have ended; the rest is still watched."""
+        """Have what is left of sessions watched, whose first processes have ended."""
         if os.getpid() != self._owner:
             return
         with self._lock:
             known = self._sessions.intersection(ended)
             self._sessions -= known
             if known:
-                self._tell("".join(f"-{session}\n" for session in known))
+                self._send("".join(f"-{session}\n" for session in known))
 
     def close(self, wait: float = 0.0) -> bool:
         """End what runs in all sessions, now; returns whether a supervisor does it.
@@ -93,31 +96,25 @@ class Supervisor:
 
     # Inside, with the lock held
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         try:
             if (process := self._running()) is not None and process.stdin is not None:
                 process.stdin.write(line.encode())
         except OSError:
             self._replace()
 
-    def _running(self) -> subprocess.Popen[bytes] | None:
+    def _running(self) -> Popen[bytes] | None:
         if self._process is None and not self._broken:
             import subprocess
 
             self._reap(0)
-            arguments = [str(self._owner), self._prefix]
+            arguments = [sessions.__file__, str(self._owner), self._prefix]
+            command = [sys.executable, "-I", "-S", *arguments]
+            pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "bufsize": 0}
             # It inherits the mask, and so blocks these signals from the start.
             with signals_blocked(sessions.IGNORED):
                 try:
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-I", "-S", sessions.__file__, *arguments],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        bufsize=0,
-                        cwd="/",
-                        start_new_session=True,
-                    )
+                    self._process = programs.start(command, cwd="/", **pipe)
                 except OSError:
                     self._broken = True
         return self._process

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import has_sessions, kill_signal
-from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,32 +28,13 @@ def refuse_without_psutil() -> None:
         ) from None
 
 
-def all_of(pid: int) -> Session | Tree:
+def all_of(pid: int) -> Sessions | Tree:
     """Return what reaches the process, which leads a session where there are any."""
-    return Session(pid) if has_sessions() else Tree(pid)
-
-
-class Session:
-    """The session of a process; the same methods as `Tree`."""
-
-    def __init__(self, pid: int) -> None:
-        self._sessions = {pid}
-
-    def terminate(self) -> bool:
-        """Ask all processes to stop; return whether there were any."""
-        return sessions.terminate(self._sessions)
-
-    def kill(self) -> bool:
-        """Kill all processes; return whether there were any."""
-        return sessions.send(self._sessions, kill_signal())
-
-    def is_left(self) -> bool:
-        """Return whether any process still runs."""
-        return sessions.send(self._sessions, 0)
+    return Sessions(pid) if has_sessions() else Tree(pid)
 
 
 class Tree:
-    """A process and all that it started. Not thread-safe."""
+    """A process and all that it started; the same methods as `Sessions`. Not thread-safe."""
 
     def __init__(self, pid: int) -> None:
         import psutil

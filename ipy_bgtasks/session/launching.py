@@ -18,7 +18,7 @@ from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import Scope, read, same_tree
+from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work
 
@@ -249,7 +249,7 @@ class Launcher:
             local=None if local is shell.user_ns or cell else local,
             transform=self._transform,
             transform_magics=_marked,
-            transform_ast=shell.transform_ast if self._others_transform() else same_tree,
+            transform_ast=shell.transform_ast if self._others_transform() else None,
             name_source=partial(self.sources.name, number=number),
             first_line=line + 1 if cell else line,
         )

@@ -1,12 +1,12 @@
 """CODE -> work: turns what was typed into something that can run anywhere.
 
-Knows syntax trees and a namespace, but no shell. ``text`` parses, ``names`` finds which names
-CODE loads, ``static`` tells what they stand for, ``plan`` decides how a value is run, ``compile``
-makes the code, ``forms`` keeps what the text alone decides, and puts it together.
+Knows syntax trees and a namespace, but no shell. `reading` parses and compiles, `names` finds the
+names that CODE loads, `plan` decides how its value is run, and `frames` stands in for built-in
+functions that look at their caller.
 """
 
 from __future__ import annotations
 
-from ipy_bgtasks.work.reading import Scope, Work, read, same_tree
+from ipy_bgtasks.work.reading import Scope, Work, read
 
-__all__ = ["Scope", "Work", "read", "same_tree"]
+__all__ = ["Scope", "Work", "read"]

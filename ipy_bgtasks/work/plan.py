@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.work.names import parameters
 
 if TYPE_CHECKING:
     from ipy_bgtasks.work.reading import Work
@@ -296,7 +295,9 @@ def _plan_lambda(node: ast.Lambda, bound: Mapping[str, Any]) -> Plan:
     """Return the plan of a lambda; one that makes a single call counts as that call."""
     kind = Kind.PLAIN
     if isinstance(node.body, ast.Call):
-        hidden = parameters(node.args)
+        spec = node.args
+        every = (*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg)
+        hidden = {each.arg for each in every if each is not None}
         visible = {name: value for name, value in bound.items() if name not in hidden}
         kind = _kind_of_calling(node.body.func, visible)
     return _plan_call(node, kind, adds_call=True, made_by=node.body)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from operator import setitem
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, encoded, environment
 from ipy_bgtasks.work.frames import TOP
 from ipy_bgtasks.work.names import Names, bind, names_in, touched
-from ipy_bgtasks.work.plan import LABEL_WIDTH, Plan, is_a, is_awaitable, is_pending, plan_for
+from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for
 
 if TYPE_CHECKING:
     import subprocess
@@ -32,26 +32,17 @@ if TYPE_CHECKING:
 class Text:
     """CODE as typed, the same text at its place in the cell, and the tree it means."""
 
-    __slots__ = ("_name", "_name_source", "code", "label", "shown", "tree")
-
     def __init__(self, code: str, shown: str, tree: ast.Module, scope: Scope) -> None:
         self.code = code
         self.label = label_of(code)
         self.shown = shown
         self.tree = tree
         self._name_source = scope.name_source
-        self._name: str | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The file name for tracebacks, registered when first asked for."""
-        if self._name is None:
-            self._name = self._name_source(self.shown)
-        return self._name
-
-    def pointing_here(self, error: SyntaxError) -> SyntaxError:
-        """Return the error of a later compile step, with the user's line to show."""
-        return _completed(error, self.shown, self.name)
+        """The file name for tracebacks; the text is registered when this is first asked for."""
+        return self._name_source(self.shown)
 
 
 def parse(code: str, scope: Scope) -> Text:
@@ -67,14 +58,20 @@ def parse(code: str, scope: Scope) -> Text:
     try:
         tree = _parse(shown)
     except SyntaxError as error:
-        python = _transformed(text, scope, error, shown)
         try:
-            tree = scope.transform_magics(_parse(pad + python))
+            python = scope.transform(text)
+        except SyntaxError:
+            raise _completed(error, shown, scope.name_source(shown)) from None
+        try:
+            tree = _parse(pad + python)
+            if scope.transform_magics is not None:
+                tree = scope.transform_magics(tree)
         except SyntaxError as second:
             raise _pointing(error, second, shown, scope) from None
         if python.count("\n") - python.endswith("\n") != text.count("\n") - text.endswith("\n"):
             shown = pad + python  # lines no longer match: show what runs, not the wrong lines
-    tree = scope.transform_ast(tree)
+    if scope.transform_ast is not None:
+        tree = scope.transform_ast(tree)
     if not tree.body:
         raise BadInput(
             "no code to run: give a call such as f(x), an awaitable, a function without "
@@ -90,13 +87,6 @@ def _parse(text: str) -> ast.Module:
     return tree
 
 
-def _transformed(text: str, scope: Scope, error: SyntaxError, shown: str) -> str:
-    try:
-        return scope.transform(text)
-    except SyntaxError:
-        raise _completed(error, shown, scope.name_source(shown)) from None
-
-
 def _pointing(first: SyntaxError, second: SyntaxError, shown: str, scope: Scope) -> SyntaxError:
     """Return the one of the errors before and after transformation that is about what was typed.
 
@@ -109,6 +99,7 @@ def _pointing(first: SyntaxError, second: SyntaxError, shown: str, scope: Scope)
 
 
 def _completed(error: SyntaxError, shown: str, name: str) -> SyntaxError:
+    """Return the error with the file name and the line that IPython is to show."""
     error.filename = name
     lines = shown.split("\n")
     if error.text is None and error.lineno is not None and 0 < error.lineno <= len(lines):
@@ -144,15 +135,6 @@ def name_source(text: str) -> str:
         name = f"<%bg {label} #{count}>"
         entry = (len(text), None, lines, name)
     return name
-
-
-def _same_text(text: str) -> str:
-    return text
-
-
-def same_tree(tree: ast.Module) -> ast.Module:
-    """Transform nothing."""
-    return tree
 
 
 @dataclass(slots=True)
@@ -192,11 +174,12 @@ class Scope:
     """The user's global namespace."""
     local: Mapping[str, Any] | None = None
     """The locals of the calling function; None at the top level."""
-    transform: Callable[[str], str] = _same_text
+    transform: Callable[[str], str] = str
     """Turns IPython syntax into Python text; asked only when the text is not Python."""
-    transform_magics: Callable[[ast.Module], ast.Module] = same_tree
+    transform_magics: Callable[[ast.Module], ast.Module] | None = None
     """Completes the tree of the text that ``transform`` returned."""
-    transform_ast: Callable[[ast.Module], ast.Module] = same_tree
+    transform_ast: Callable[[ast.Module], ast.Module] | None = None
+    """Changes every tree, as IPython's ``ast_transformers`` do."""
     name_source: Callable[[str], str] = name_source
     """Source text -> the file name under which tracebacks find it. The text is preceded by
     empty lines, so that its line numbers are those of the cell."""
@@ -277,7 +260,7 @@ def _compiled(tree: ast.Module | ast.Expression, text: Text, mode: str) -> CodeT
             tree, text.name, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
     except SyntaxError as error:
-        raise text.pointing_here(error) from None
+        raise _completed(error, text.shown, text.name) from None
     return code
 
 
@@ -440,124 +423,6 @@ def _environment(added: Mapping[str, str]) -> dict[Any, Any]:
     return variables | {encoded(name): encoded(value) for name, value in added.items()}
 
 
-_NO_NAMES: frozenset[str] = frozenset()
-
-
-class Form:
-    """CODE that is statements: they see the live namespace."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: Text) -> None:
-        self.text = text
-
-    def work(self, scope: Scope, late: Set[str]) -> Work:
-        """Return work that runs it; *late* are names that are looked up when it runs."""
-        return self._statements(scope)
-
-    def _statements(self, scope: Scope) -> Work:
-        text = self.text
-        if scope.local is not None:
-            _refuse_locals(text.tree, scope.local)
-        final = text.tree.body[-1]
-        explicit = isinstance(final, ast.Expr) and isinstance(final.value, ast.Await)
-        body, last = cell_codes(text.tree, text)
-        cell = Cell(body, last, scope.namespace, settle=not explicit)
-        return Work(
-            call=cell.run_async if cell.is_async else cell.run,
-            label=text.label,
-            code=text.code,
-            is_async=cell.is_async,
-            assigns=touched(body, last)[1],
-            source=text.name,
-        )
-
-
-class Expression(Form):
-    """CODE that is one expression; its names are bound when work is made of it."""
-
-    __slots__ = ("_names", "_node")
-
-    def __init__(self, text: Text, node: ast.expr) -> None:
-        super().__init__(text)
-        self._node = node
-        self._names = names_in(node)
-
-    def work(self, scope: Scope, late: Set[str]) -> Work:
-        """Return work that evaluates it, awaits or calls it, as its names now suggest.
-
-        Raises `BadInput` for what cannot be run.
-        """
-        text, names = self.text, self._names
-        if names.yields:  # an error at the top level, though not in the function we would make
-            return self._statements(scope)
-        binds = _global_walrus(names, scope)
-        bound = _bound(names, binds, scope, late)
-        plan = plan_for(self._node, bound, awaits=names.awaits)
-        node = plan.applied(self._node)
-        code = expression_code(node, text, bound, binds=binds, is_async=plan.is_async)
-        return Work(
-            call=_planned(plan, partial(FunctionType(code, scope.namespace), **bound)),
-            label=text.label,
-            code=text.code,
-            is_async=plan.is_async,
-            assigns=binds,
-            source=text.name,
-        )
-
-
-class Assignment(Expression):
-    """CODE that binds targets to the value of an expression."""
-
-    __slots__ = ("_targets", "_within")
-
-    def __init__(self, text: Text, targets: list[ast.expr], value: ast.expr) -> None:
-        super().__init__(text, value)
-        self._targets = targets
-        self._within = names_in(*targets)
-
-    def work(self, scope: Scope, late: Set[str]) -> Work:
-        """Return work as an `Expression` does, which binds the targets at its end."""
-        names, plain = self._within, self._within.binds
-        if names.awaits or names.yields:  # binding happens where nothing can be awaited
-            return self._statements(scope)
-        if plain and scope.local is not None:
-            job = label_of(ast.unparse(self._node))
-            raise BadInput(
-                f"a job cannot bind {', '.join(sorted(plain))} inside a function: "
-                f"write job = %bg {job}"
-            )
-        work = super().work(scope, late)
-        return dataclasses.replace(
-            work, store=self._store(scope, late), assigns=work.assigns | plain
-        )
-
-    def _store(self, scope: Scope, late: Set[str]) -> Callable[[Any], None]:
-        match self._targets:
-            case [ast.Name(id=name)]:
-                return partial(setitem, scope.namespace, name)
-        bound = _bound(self._within, self._within.binds, scope, late)
-        code = storing_code(self._targets, self.text, bound, binds=self._within.binds)
-        return partial(FunctionType(code, scope.namespace), **bound)
-
-
-def form_of(code: str, scope: Scope, *, cell: bool = False) -> Form:
-    """Return the form that CODE has.
-
-    Raises `BadInput` if there is none, ``SyntaxError`` for what is not Python.
-    """
-    text = parse(code, scope)
-    if len(text.tree.body) == 1 and not cell:
-        match text.tree.body[0]:
-            case ast.Expr(value=value):
-                return Expression(text, value)
-            case ast.Assign(targets=targets, value=value):
-                return Assignment(text, targets, value)
-            case ast.AnnAssign(target=target, value=ast.expr() as value):
-                return Assignment(text, [target], value)
-    return Form(text)
-
-
 def read(
     code: str,
     scope: Scope,
@@ -575,30 +440,94 @@ def read(
     """
     if scope.local is scope.namespace:
         scope = dataclasses.replace(scope, local=None)
-    return form_of(code, scope, cell=cell).work(scope, late)
+    text = parse(code, scope)
+    if len(text.tree.body) == 1 and not cell:
+        match text.tree.body[0]:
+            case ast.Expr(value=value):
+                return _expression(text, value, scope, late)
+            case ast.Assign(targets=targets, value=value):
+                return _assignment(text, targets, value, scope, late)
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                return _assignment(text, [target], value, scope, late)
+    return _statements(text, scope)
 
 
-def _planned(plan: Plan, evaluate: partial[Any]) -> partial[Any]:
-    if plan.settle:
-        return partial(settled, evaluate, call=plan.call)
-    return partial(called, evaluate) if plan.call else evaluate
+def _statements(text: Text, scope: Scope) -> Work:
+    """Return work that runs statements, which see the live namespace."""
+    if scope.local is not None:
+        _refuse_locals(text.tree, scope.local)
+    final = text.tree.body[-1]
+    explicit = isinstance(final, ast.Expr) and isinstance(final.value, ast.Await)
+    body, last = cell_codes(text.tree, text)
+    cell = Cell(body, last, scope.namespace, settle=not explicit)
+    return Work(
+        call=cell.run_async if cell.is_async else cell.run,
+        label=text.label,
+        code=text.code,
+        is_async=cell.is_async,
+        assigns=touched(body, last)[1],
+        source=text.name,
+    )
 
 
-def _global_walrus(names: Names, scope: Scope) -> frozenset[str]:
-    """Return the names that ``:=`` binds in the user's namespace, as in a cell.
+def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Work:
+    """Return work that evaluates one expression, and awaits or calls it as its names suggest.
 
-    Inside a function they belong to the expression alone.
+    The names are bound now.
     """
-    return names.binds if names.binds and scope.local is None else _NO_NAMES
+    names = names_in(node)
+    if names.yields:  # an error at the top level, though not in the function we would make
+        return _statements(text, scope)
+    # What ``:=`` binds is the user's, as in a cell; inside a function it is the expression's alone.
+    binds = names.binds if scope.local is None else frozenset()
+    bound = _bound(names, binds, scope, late)
+    plan = plan_for(node, bound, awaits=names.awaits)
+    code = expression_code(plan.applied(node), text, bound, binds=binds, is_async=plan.is_async)
+    call = partial(FunctionType(code, scope.namespace), **bound)
+    if plan.settle:
+        call = partial(settled, call, call=plan.call)
+    elif plan.call:
+        call = partial(called, call)
+    return Work(
+        call=call,
+        label=text.label,
+        code=text.code,
+        is_async=plan.is_async,
+        assigns=binds,
+        source=text.name,
+    )
+
+
+def _assignment(
+    text: Text, targets: list[ast.expr], value: ast.expr, scope: Scope, late: Set[str]
+) -> Work:
+    """Return the work of an expression that binds the targets to its value at its end."""
+    within = names_in(*targets)
+    if within.awaits or within.yields:  # binding happens where nothing can be awaited
+        return _statements(text, scope)
+    if within.binds and scope.local is not None:
+        job = label_of(ast.unparse(value))
+        raise BadInput(
+            f"a job cannot bind {', '.join(sorted(within.binds))} inside a function: "
+            f"write job = %bg {job}"
+        )
+    work = _expression(text, value, scope, late)
+    match targets:
+        case [ast.Name(id=name)]:
+            store: Callable[[Any], None] = partial(setitem, scope.namespace, name)
+        case _:
+            bound = _bound(within, within.binds, scope, late)
+            code = storing_code(targets, text, bound, binds=within.binds)
+            store = partial(FunctionType(code, scope.namespace), **bound)
+    return dataclasses.replace(work, store=store, assigns=work.assigns | within.binds)
 
 
 def _bound(names: Names, binds: Set[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
-    if not names.binds and not binds:
-        return bind(names.loads, scope, late)
-    if not binds:
-        known = {*(scope.local or ()), *scope.namespace}
-        return bind(names.loads - (names.binds - known), scope, late)
-    return bind(names.loads - binds, scope, late)
+    """Return the values of what *names* load, but for what they bind themselves."""
+    own = names.binds
+    if own and not binds:  # inside a function: what exists there is loaded before it is bound
+        own = own - {*(scope.local or ()), *scope.namespace}
+    return bind(names.loads - own if own else names.loads, scope, late)
 
 
 def _refuse_locals(tree: ast.Module, local: Mapping[str, Any]) -> None:

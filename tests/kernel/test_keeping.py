@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keeping_ends import end_kept_jobs
 from kernels import Kernel, MakeKernel
-
-from ipy_bgtasks.runners.kept.places import places
-from ipy_bgtasks.runners.kept.watcher import end_what_is_left
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX"),
@@ -36,10 +34,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     """The environment of kernels that have kept jobs of their own, which end with the test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield {"XDG_STATE_HOME": str(tmp_path / "state")}
-    for place in places():
-        if (told := place.job()) is not None:
-            place.ask("force")
-            end_what_is_left(told["token"], None)
+    end_kept_jobs()
 
 
 @pytest.fixture

@@ -41,6 +41,20 @@ stop(runner)
 """
 
 
+#: Runs a job in a worker while a debugger listens.
+DEBUGGED = """
+import os
+import debugpy
+debugpy.listen(("127.0.0.1", 0))
+from elsewhere import PATIENCE, House
+from ipy_bgtasks.runners.processes import ProcessRunner
+
+job = House("def f(): return 42").launch(ProcessRunner(), "f()")
+print(job.result(PATIENCE / 4), flush=True)
+os._exit(0)  # debugpy leaves a thread that is no daemon
+"""
+
+
 def children() -> set[int]:
     """The child processes of this one."""
     tasks = Path("/proc/self/task")
@@ -92,6 +106,23 @@ def test_a_worker_has_the_options_of_the_sessions_interpreter(tmp_path: Path) ->
         check=False,
     )
     assert done.stdout == "1 1 True 1\n", done.stderr
+
+
+def test_a_debugger_keeps_no_worker_from_starting(tmp_path: Path) -> None:
+    """It starts every other Python program under itself, and there waits for a client."""
+    pytest.importorskip("debugpy")
+    script = tmp_path / "script.py"
+    script.write_text(DEBUGGED)
+    roots = [str(Path(ipy_bgtasks.__file__).parents[1]), str(Path(__file__).parent)]
+    done = subprocess.run(
+        [sys.executable, "-Xfrozen_modules=off", str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout == "42\n"
 
 
 def test_killing_a_worker_that_is_gone_signals_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

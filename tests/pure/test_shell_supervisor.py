@@ -25,7 +25,6 @@ import os, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
 from ipy_bgtasks.runners.supervisor import Supervisor
 supervisor = Supervisor()
-supervisor.start()
 trees = []
 for _ in range({count}):
     tree = subprocess.Popen({tree!r}, shell=True, stdout=subprocess.PIPE, start_new_session=True)
@@ -112,24 +111,25 @@ def test_what_a_finished_command_left_running_is_ended_too() -> None:
         assert still_alive([int(launcher.stdout.readline())], 3) == []
 
 
-TOKENS = """
-def launch(command):
-    token = supervisor.token()
-    process = subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "IPY_BGTASKS_TOKEN": token},
-    )
-    print(int(process.stdout.readline()), flush=True)
-    return process, token
+LAUNCH = """
+def launch(command, then=lambda: None):
+    def start(variables):
+        process = subprocess.Popen(
+            command, shell=True, stdout=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **variables},
+        )
+        print(int(process.stdout.readline()), flush=True)
+        then()
+        return process
+    supervisor.launch(start)
 """
 
 
 def test_what_was_launched_at_the_last_moment_is_found() -> None:
     """The launcher was killed before it could tell."""
-    then = TOKENS + (
-        "process, token = launch('echo $$')\n"
-        "supervisor.watch(process.pid, token)\n"
-        "launch('sleep 1000 & echo $!; wait'); os.kill(os.getpid(), signal.SIGKILL)"
+    then = LAUNCH + (
+        "launch('echo $$')\n"
+        "launch('sleep 1000 & echo $!; wait', lambda: os.kill(os.getpid(), signal.SIGKILL))"
     )
     launcher, _ = launched(then, 0)
     with launcher:
@@ -141,9 +141,8 @@ def test_what_was_launched_at_the_last_moment_is_found() -> None:
 
 def test_what_began_a_session_of_its_own_goes_free() -> None:
     """That is how something is meant to outlive us."""
-    then = TOKENS + (
-        "process, token = launch(\"setsid sh -c 'echo $$; exec sleep 1000 >&-' & wait\")\n"
-        "supervisor.watch(process.pid, token)\n"
+    then = LAUNCH + (
+        "launch(\"setsid sh -c 'echo $$; exec sleep 1000 >&-' & wait\")\n"
         "supervisor.close(wait=30); os.kill(os.getpid(), signal.SIGKILL)"
     )
     launcher, _ = launched(then, 0)
@@ -159,11 +158,10 @@ def test_it_is_deaf_from_its_first_moment_on(
     supervisor: Supervisor, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """Before its own first line ran; and nobody else becomes deaf."""
-    supervisor.start()
+    supervisor.watch(sleeper.pid)
     assert supervisor._process is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.killpg(supervisor._process.pid, number)
-    supervisor.watch(sleeper.pid)
     supervisor.close(wait=30)
     assert sleeper.wait(30) == -signal.SIGTERM
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()

@@ -19,7 +19,7 @@ from fakes import work
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.commands import run_within
+from ipy_bgtasks.runners.commands import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
@@ -378,10 +378,12 @@ def test_a_command_that_is_being_started_is_stopped_too(
     names |= {"started": started, "began": began, "may_go_on": may_go_on}
     exec(compile(text, subprocess.__file__, "exec"), names)
     supervisor = Supervisor()
-    supervisor.start()
+    runner = ShellRunner(ServiceLoop(), supervisor, grace=1.0)
+    # The supervisor itself is started by the same Popen.
+    supervisor.launch(lambda _: subprocess.Popen(["true"], start_new_session=True)).wait()
     monkeypatch.setattr(subprocess, "Popen", names["popen"])
     try:
-        job = launch(lambda: run_within(supervisor, 1.0, Command("sleep 1000"), print))
+        job = launch(lambda: runner.run_within(Command("sleep 1000"), print))
         assert began.wait(BOUND)
         monkeypatch.undo()
         job.cancel()

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from keeping_ends import end_kept_jobs
 from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
 from ipy_bgtasks.runners.kept.places import places
-from ipy_bgtasks.runners.kept.watcher import end_what_is_left
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
@@ -49,10 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("SHELL", "/bin/sh")
     yield tmp_path / "state" / "ipy_bgtasks" / "kept"
-    for place in places():
-        if (told := place.job()) is not None:
-            place.ask("force")
-            end_what_is_left(told["token"], None)
+    end_kept_jobs()
 
 
 @pytest.fixture
@@ -253,7 +250,6 @@ async def test_a_queued_job_of_a_dead_session_never_starts(cells: Any, home: Pat
     assert str(jobs()["k4"].state) == "cancelled"
     with pytest.raises(Exception, match="k4 never started: the session ended"):
         jobs()["k4"].result()
-    jobs()["k3"].cancel(force=True)
 
 
 @pytest.mark.parametrize("code", ["!sleep 1000 & echo $!; wait", "__import__('time').sleep(1000)"])

@@ -25,7 +25,7 @@ from kernels import Kernel
 from ipy_bgtasks.runners.kept.files import OutputReader
 from ipy_bgtasks.runners.kept.places import Place, places
 from ipy_bgtasks.runners.kept.runner import outcome_of
-from ipy_bgtasks.runners.kept.watcher import _carries, _pids
+from ipy_bgtasks.runners.sessions import sessions_with
 
 #: What must be 0.
 WRONG = "untrue states", "lost lines", "orphans", "values wrong"
@@ -111,7 +111,7 @@ def _check(place: Place, home: Path, was_hit: bool, deadline: float, counts: Cou
             return
         time.sleep(0.02)
     time.sleep(0.05)
-    counts["orphans"] += sum(_carries(pid, told["token"]) for pid in _pids())
+    counts["orphans"] += len(sessions_with(told["token"]))
     ran = (home / name).exists()
     counts[f"{state['state']}, {'hit' if was_hit else 'not hit'}"] += 1
     written = _output(place)

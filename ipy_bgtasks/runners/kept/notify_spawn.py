@@ -7,22 +7,15 @@ its own for it: the watcher imports as little as possible, and leaves with the j
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import suppress
 
+from ipy_bgtasks.runners import programs
 from ipy_bgtasks.runners.kept import files
-
-_PROGRAM = (
-    "import sys; place, *sys.path = sys.argv[1:]; "
-    "from ipy_bgtasks.runners.kept.notify_main import main; main(place)"
-)
 
 
 def leave(directory: str, urls: list[str]) -> None:
     """Leave what is needed to tell these Apprise URLs of the end of a job."""
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    content = {"urls": urls, "python": sys.executable, "path": path}
+    content = {"urls": urls, "command": programs.python("kept.notify_main", directory)}
     files.replace_json(directory, files.TELL, content, sync=False)
 
 
@@ -35,11 +28,4 @@ def tell(directory: str) -> None:
     if told is None:
         return
     with suppress(OSError):
-        subprocess.Popen(
-            [told["python"], "-c", _PROGRAM, directory, *told["path"]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        programs.start(told["command"], cwd="/")

@@ -33,7 +33,7 @@ from ipy_bgtasks.job.outcome import RETURNED_NONE, Elsewhere, ErrorElsewhere, Jo
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
-from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners import programs, sessions
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept import notify_spawn as telling
 from ipy_bgtasks.runners.kept.files import OutputReader
@@ -340,11 +340,6 @@ _WATCHER = (
     "import sys; sys.path.append(sys.argv.pop(1)); "
     "from ipy_bgtasks.runners.kept.watcher import main; main()"
 )
-#: What a Python job runs: pipes, directory, number, and the path.
-_WORKER = (
-    "import sys; pipes, place, number, *sys.path = sys.argv[1:]; "
-    "from ipy_bgtasks.runners.kept.worker import main; main(pipes, place, number)"
-)
 
 
 class KeptRunner(Runner):
@@ -530,11 +525,7 @@ def _command(command: Command) -> dict[str, Any]:
 
 
 def _python(place: Place) -> list[str]:
-    from ipy_bgtasks.runners.processes import interpreter_options
-
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    worker = [sys.executable, *interpreter_options(), "-c", _WORKER]
-    return [*worker, "{pipes}", place.path, str(place.number.serial), *path]
+    return programs.python("kept.worker", "{pipes}", place.path, str(place.number.serial))
 
 
 def _launch(place: Place, lock: int) -> None:

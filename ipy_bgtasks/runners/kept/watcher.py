@@ -31,10 +31,6 @@ _os: Any = os
 _select: Any = select
 _signal: Any = signal
 
-#: Seconds between asking the job to stop and killing it.
-_GRACE = 1.0
-_BETWEEN_LOOKS = 0.02
-
 
 class Guard:
     """The watcher's handle of its guard."""
@@ -129,52 +125,15 @@ def end_unwatched(directory: str, token: str, session: int | None, why: str) -> 
 
 
 def end_what_is_left(token: str, session: int | None) -> None:
-    """Stop and kill the processes that carry the job's token, and those of its session."""
-    found = {session} if session is not None and _is_of(session, token) else set()
-    asked, began = False, time.monotonic()
-    while (passed := time.monotonic() - began) < sessions.PATIENCE:
-        carriers = [pid for pid in _pids() if pid != os.getpid() and _carries(pid, token)]
-        late = passed >= _GRACE
-        left = sessions.send(found, _signal.SIGKILL if late else 0) if found else False
-        if not carriers and not left:
-            return
-        if not asked or late:
-            asked = True
-            sessions.terminate(found)
-            for pid in carriers:
-                with suppress(OSError):
-                    os.kill(pid, _signal.SIGKILL if late else _signal.SIGTERM)
-                    os.kill(pid, _signal.SIGCONT)
-        time.sleep(_BETWEEN_LOOKS)
+    """End the sessions of the processes that carry the job's token.
 
-
-def _is_of(session: int, token: str) -> bool:
-    """Return whether a session is the job's, and not that of whoever has its number now."""
-    if not os.path.isdir("/proc/self"):
-        return True
-    return any(_session_of(pid) == session and _carries(pid, token) for pid in _pids())
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return int(_os.getsid(pid))
-    except OSError:
-        return -1
-
-
-def _pids() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []
-
-
-def _carries(pid: int, token: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{sessions.TOKEN}={token}".encode() in file.read().split(b"\0")
-    except OSError:
-        return False
+    Without `/proc` that is *session*, if that is still the job's.
+    """
+    known = set() if sessions.pids() or session is None else {session}
+    group = sessions.Sessions(*known)
+    own = _os.getsid(0)
+    ending = sessions.Ending(group, sessions.GRACE)
+    ending.wait(lambda: sessions.sessions_with(token) - {own})
 
 
 _BLOCK = 65536
@@ -274,6 +233,8 @@ class Watcher:
         finally:
             for fd in theirs:
                 os.close(fd)
+        self._all = sessions.Sessions(process.pid)
+        sessions.sacrifice(process.pid)
         self._guard.tell(process.pid)
         for name in ("stdout", "stderr"):
             self._pipes[getattr(process, name).fileno()] = name
@@ -367,7 +328,7 @@ class Watcher:
             with suppress(OSError):
                 self._write_state()
             if grace > 0:
-                sessions.terminate({self._process.pid})
+                self._all.terminate()
         elif grace <= 0:
             self._kill_at = now
 
@@ -387,13 +348,13 @@ class Watcher:
                 content = {"progress": self._progress}
                 files.replace_json(self._directory, files.PROGRESS, content, sync=False)
         if self._kill_at is not None and now >= self._kill_at:
-            sessions.send({self._process.pid}, _signal.SIGKILL)
+            self._all.kill()
 
     def _is_over(self) -> bool:
         if self._exited is None:
             return False
         assert self._process is not None
-        if self._why and sessions.send({self._process.pid}, 0):
+        if self._why and self._all.is_left():
             return False
         is_open = any(name in ("stdout", "stderr", "answers") for name in self._pipes.values())
         return not is_open or time.time() - self._exited >= _AFTERWARDS
@@ -402,7 +363,7 @@ class Watcher:
 
     def _finish(self) -> None:
         assert self._process is not None
-        sessions.send({self._process.pid}, _signal.SIGKILL)  # nobody would watch what it left
+        self._all.kill()  # nobody would watch what it left
         for name, decoder in self._decoders.items():
             self._write(name, decoder.decode(b"", final=True))
         code = self._process.returncode

@@ -1,0 +1,17 @@
+"""What tests that keep jobs do at their end."""
+
+from __future__ import annotations
+
+import time
+
+from ipy_bgtasks.runners.kept.places import places
+
+
+def end_kept_jobs(patience: float = 20.0) -> None:
+    """Stop all kept jobs, and wait for that: a watcher may be about to start its process."""
+    deadline = time.monotonic() + patience
+    for place in places():
+        while place.job() is not None and "ended" not in place.state():
+            place.ask("force")
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
