@@ -140,11 +140,19 @@ def watch_process(changes: Installation, leaving: Leaving) -> None:
         leaving.wait()
 
     before_sigterm(changes, clean_up)
-    atexit.register(leaving.finish)
-    changes.add(lambda: atexit.unregister(leaving.finish))
+    at_exit(changes, leaving.finish)
+
+
+def at_exit(changes: Installation, finish: Callable[[], None]) -> None:
+    """Call *finish* when the interpreter begins to end, before it waits for any thread.
+
+    Any thread may call.
+    """
+    atexit.register(finish)
+    changes.add(lambda: atexit.unregister(finish))
     # Unlike `atexit`, this runs before executors are shut down, which a job's clean-up may need,
     # and before their threads are joined. It cannot be unregistered: an empty call is left.
-    calls = [leaving.finish]
+    calls = [finish]
     if (register := getattr(threading, "_register_atexit", None)) is not None:
         register(lambda: [call() for call in calls])
         changes.add(calls.clear)

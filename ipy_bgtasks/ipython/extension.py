@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
@@ -15,19 +14,17 @@ from ipy_bgtasks.frontends.installing import (
 )
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.patching import Installation
-from ipy_bgtasks.session.control import Session
-from ipy_bgtasks.session.core import Core
+from ipy_bgtasks.session.control import Core, Session
 from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
     from ipy_bgtasks.frontends.base import FrontEnd
-    from ipy_bgtasks.ipython.calls import Calls
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.session.places import Places
+    from ipy_bgtasks.session.runners import Runners
 
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
@@ -77,18 +74,15 @@ class Loaded:
             core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
         front_end = core.front_end
-        assert front_end is not None
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
-        session = self.session = Session(shell, core, settings, front_end)
-        session.on_first_job = lambda places: self._prepare_for_jobs(session, places)
-        if front_end.live:
-            session.pages = lambda: self.live_views().pages
+        session = self.session = Session(self, core, settings)
         changes.add(self._close_views)
         changes.add(front_end.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
         front_end.install(changes)
-        changes.add(session.start())
+        session.open()
+        changes.add(session.close)
         changes.step("cells", keep_cell_numbers, shell)
         changes.step("rewriting", self._rewrite)
         changes.step("completion", self._complete, session)
@@ -97,22 +91,22 @@ class Loaded:
         self._report()
         session.say_what_is_kept()
 
-    def _prepare_for_jobs(self, session: Session, places: Places) -> None:
+    def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
         from ipy_bgtasks.frontends.commands import run_commands_of_jobs
         from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
 
-        core, changes = session.core, self._changes
-        assert core.front_end is not None
+        assert self.session is not None
+        core, changes = self.session.core, self._changes
         loop = core.loop
         changes.step("threads", threads_of_jobs.track)
         changes.step("threads", executor_for_jobs, loop)
-        run = places.commands.run_within
+        run = runners.commands.run_within
         changes.step("commands", run_commands_of_jobs, self.shell, run)
         changes.step_on_loop("exits of tasks", loop, contain_exits, loop)
         core.front_end.prepare_for_jobs(changes)
-        self._watch_exits(session, places.registry)
+        self._watch_exits(self.session, runners.registry)
         self._report()
 
     def _report(self) -> None:
@@ -179,7 +173,6 @@ class Loaded:
         from ipy_bgtasks.session.leaving import Leaving
 
         core, settings, changes = session.core, session.settings, self._changes
-        assert core.front_end is not None
         leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
         leaving.on_begin += [session.say_what_goes_on, core.front_end.shutdown]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
@@ -190,13 +183,7 @@ class Loaded:
     def _register(self, session: Session) -> None:
         shell, manager = self.shell, self.shell.magics_manager
 
-        @cache
-        def calls() -> Calls:
-            from ipy_bgtasks.ipython.calls import Calls
-
-            return Calls(session, self.live_views)
-
-        ours = JobMagics(shell, calls)
+        ours = JobMagics(shell, session)
         shell.configurables.remove(ours)  # it has registered itself there
         self._changes.append(shell.configurables, ours)
         names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]

@@ -38,14 +38,10 @@ class Foreground:
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        follow: Follow,
-        reaches: Callable[[], bool] | None = None,
+        self, loop: asyncio.AbstractEventLoop, reaches: Callable[[], bool] | None = None
     ) -> None:
         self._loop = loop
         self._reaches = reaches or _in_main_thread
-        self._follow = follow
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
         self._interrupted = False  # and no wait has taken it yet
@@ -81,29 +77,22 @@ class Foreground:
 
         Awaiting it shows the jobs' output and raises a job's own exception with its own
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
-        over; the jobs then go on. Cancelling it only ends the wait.
+        over; the jobs then go on. Cancelling it only ends the wait. *follow* shows the output of
+        a job and returns what ends that.
         """
         wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout)
-        wait.begin(follow or self._follow)
+        wait.begin(follow)
         return wait.future
 
-    def block(
-        self,
-        jobs: Sequence[Record],
-        *,
-        timeout: float | None = None,
-        every: bool = False,
-        first: bool = False,
-        follow: Follow | None = None,
-    ) -> Any:
-        """Wait in a thread in which no loop runs: block, and run the loop if need be.
+    def block(self, attach: Callable[[], asyncio.Future[Any]]) -> Any:
+        """Wait for what *attach* returns where no loop runs: block, and run the loop if need be.
 
         Raises `BadInput` where a loop runs in this thread.
         """
         self.refuse_to_block()
 
         async def wait() -> Any:
-            return await self.attach(jobs, timeout=timeout, every=every, first=first, follow=follow)
+            return await attach()
 
         return self.run(wait())
 
@@ -182,14 +171,15 @@ class _Wait:
         #: callbacks, and while it is on its way somebody must follow.
         self._ended = 0
 
-    def begin(self, follow: Follow) -> None:
+    def begin(self, follow: Follow | None) -> None:
         self.future.add_done_callback(self._over)
         if self._foreground.interruptible():
             self._foreground.begun(self)  # before anybody sees that it waits
         if caller() is not None:  # a job of a full group may wait for one that is queued there
             for job in self._jobs:
                 make_room(job)
-        self._unfollow = [follow(job) for job in self._jobs]
+        if follow is not None:
+            self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._time_out)
         for job in self._jobs:

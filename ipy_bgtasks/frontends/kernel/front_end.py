@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _GROUP_FAILURES = 3
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
+#: Seconds that the control thread is given for its last messages.
+_LAST_WORDS = 1.0
 
 
 class KernelFrontEnd(FrontEnd):
@@ -491,7 +493,14 @@ class KernelFrontEnd(FrontEnd):
 
 
 def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None:
+    from ipy_bgtasks.frontends.exits import at_exit
+
+    kernel = shell.kernel
+    answering: list[threading.Thread] = []
+
     async def do_shutdown(original: Any, restart: bool) -> Any:
+        if (thread := threading.current_thread()) is kernel.control_thread:
+            answering.append(thread)
         leaving.tell()
         await leaving.ended()
         reply = original(restart)
@@ -502,5 +511,14 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
         if shell.exit_now:  # `exit` in a cell, without keeping the kernel
             leaving.tell()
 
-    changes.wrap(shell.kernel, "do_shutdown", do_shutdown)
+    def let_it_answer() -> None:
+        # ipykernel (7.4) stops the main loop before its control thread has flushed the streams and
+        # published that it is idle. If the main thread ends the thread of iopub in between, the
+        # flush waits ten seconds and the send for ever, since nobody takes them any more; and the
+        # main thread joins the control thread. Busy threads make that likely, also without us.
+        for thread in answering:
+            thread.join(_LAST_WORDS)
+
+    changes.wrap(kernel, "do_shutdown", do_shutdown)
     changes.wrap(shell, "ask_exit", ask_exit)
+    at_exit(changes, let_it_answer)
