@@ -377,10 +377,27 @@ TOUCHES = {
     ),
     "stopping threads": Touch(
         "Python",
-        "PyThreadState_SetAsyncExc; asyncio.Runner._loop, base_events.Server, uvloop.loop.Server",
+        "PyThreadState_SetAsyncExc, sys.unraisablehook; asyncio.Runner._loop, "
+        "base_events.Server, uvloop.loop.Server",
         _PYTHON,
         "%cancel stops a thread, also one that runs an event loop or a server of its own",
         "a thread goes on until its code ends",
+    ),
+    "waits": Touch(
+        "Python",
+        "time.sleep; the variables of the frames of threading.Condition.wait and of subprocess; "
+        "on Linux /proc/self/task/*/syscall",
+        _PYTHON,
+        "%cancel and the stop button end the wait that a thread is in",
+        "a thread that sleeps stops when it wakes up",
+    ),
+    "trio": Touch(
+        "trio",
+        "the variable runner of trio.run, its current_trio_token, deliver_ki",
+        "trio 0.35",
+        "%cancel stops trio.run in a thread between two steps of its tasks",
+        "%cancel raises KeyboardInterrupt wherever trio is",
+        optional=True,
     ),
     "exits of tasks": Touch(
         "asyncio",

@@ -93,13 +93,17 @@ class Loaded:
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
+        from ipy_bgtasks.async_exceptions import send_again
         from ipy_bgtasks.frontends.commands import run_commands_of_jobs
         from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
+        from ipy_bgtasks.waits import replace_sleep
 
         assert self.session is not None
         core, changes = self.session.core, self._changes
         loop = core.loop
+        changes.step("waits", replace_sleep)
+        changes.step("stopping threads", send_again)
         changes.step("threads", threads_of_jobs.track)
         changes.step("threads", executor_for_jobs, loop)
         run = runners.commands.run_within

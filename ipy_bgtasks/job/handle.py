@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from contextlib import suppress
+import threading
+import traceback
+from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
@@ -16,7 +20,7 @@ from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.outcome import JobState
@@ -90,6 +94,38 @@ def current_job() -> Job | None:
     """Return the job whose code calls this, or None in the foreground. Any thread may call."""
     record = caller()
     return None if record is None else record.job
+
+
+@contextmanager
+def on_cancel(fn: Callable[[], object]) -> Iterator[None]:
+    """Call ``fn()`` when the job is asked to stop while the block runs, to end a wait in it.
+
+    For what only its own library can end: ``with on_cancel(connection.interrupt): …``. It is
+    called in another thread, at each request, right after the exception has been sent; what it
+    raises is shown as the job's output. In the foreground this does nothing.
+    """
+    job = caller()
+    if job is None:
+        yield
+        return
+    call = partial(_call_aside, fn, copy_context())
+    job.on_cancel += (call,)
+    try:
+        yield
+    finally:
+        job.on_cancel = tuple(each for each in job.on_cancel if each is not call)
+
+
+def _call_aside(fn: Callable[[], object], context: Context) -> None:
+    def act() -> None:
+        try:
+            fn()
+        except BaseException as error:
+            hide(error)
+            traceback.print_exception(error)  # in the context of the job
+
+    thread = threading.Thread(target=context.copy().run, args=(act,), name="bg-stop", daemon=True)
+    Context().run(thread.start)
 
 
 class Job:

@@ -148,6 +148,7 @@ class Record(Times):
         "group",
         "name",
         "number",
+        "on_cancel",
         "origin",
         "pid",
         "quiet",
@@ -201,6 +202,8 @@ class Record(Times):
         self.timeout: float | None = None
         #: Whether it was asked to stop.
         self.asked = False
+        #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
+        self.on_cancel: tuple[Callable[[], object], ...] = ()
         #: Whether its end was shown in the foreground.
         self.seen = False
         #: Reads its progress from the widgets that it shows; None if it shows none.
@@ -369,6 +372,8 @@ class Record(Times):
             self.asked = True
             self._host.changed(self)
             runner.stop(self, force)
+            for call in self.on_cancel:
+                call()
         return True
 
     def time_out(self, seconds: float) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.work import frames, plan, reading
-from ipy_bgtasks.work.names import touched
+from ipy_bgtasks.work.names import bound_first, touched
 from ipy_bgtasks.work.reading import Cell
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
     cell = getattr(call, "__self__", None)
     if not isinstance(cell, Cell):
         return call
-    names = [name for name in touched(cell.body, cell.last)[0] if name in cell.namespace]
+    own = bound_first(cell.body)  # `lock = Lock()` needs no lock of the session's
+    loads = touched(cell.body, cell.last)[0]
+    names = [name for name in loads if name in cell.namespace and name not in own]
     if "get_ipython" in names:
         raise BadInput(
             "magics and ! lines need the session and cannot run in a process: "

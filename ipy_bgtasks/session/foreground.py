@@ -19,6 +19,8 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
+from ipy_bgtasks.text import error_line
+from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -281,6 +283,8 @@ def _error(job: Record) -> BaseException | None:
 
 #: With more than so many jobs that were cancelled one line stands for all.
 _MANY = 10
+#: Characters of a value in a report.
+_VALUE = 60
 
 
 class Stopping:
@@ -301,10 +305,13 @@ class Stopping:
         self._cells = cells
         self._waited = False
         self._before = {job: job.state for job in jobs}
+        #: How each job was running when it was asked: what has ended keeps no run.
+        self._runs = {job: job.run for job in jobs}
         for job in jobs:
             if not job.done():
                 screen.reported(job)
-                job.cancel(force)
+                if not job.cancel(force):  # it has ended this moment
+                    self._before[job] = job.state
 
     async def wait(self, seconds: float) -> None:
         """Wait until all have ended, but not longer than *seconds*."""
@@ -359,7 +366,10 @@ class Stopping:
                 job.seen = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
-                return f"{who} {state} before it could be stopped"
+                run = self._runs[job]
+                if run is not None and not run.reached:
+                    return f"{who} {state} before it could be stopped"
+                return f"{who} was asked to stop and {state}{_end_of(job)}"
         self._screen.reported(job, False)  # its end will be news
         return self._still(job)
 
@@ -379,7 +389,7 @@ class Stopping:
             case "waiting":
                 return (
                     f"job {n} is still in {where}; it stops when that returns. "
-                    "--process can be killed at any time."
+                    "Started with %bg -p it could be killed."
                 )
             case "cleaning":
                 return f"job {n} is cleaning up: it is in {where}"
@@ -396,6 +406,14 @@ class Stopping:
 def _has_run(job: Record) -> bool:
     """Return whether an attempt of the job has failed, after which it waited for the next."""
     return job.attempts is not None and job.attempts.has_failed
+
+
+def _end_of(job: Record) -> str:
+    """Return what a job that was asked to stop has ended with, to be put after its state."""
+    assert job.outcome is not None
+    if job.outcome.error is not None:
+        return f": {error_line(job.outcome.error)}"
+    return "" if job.outcome.value is None else f": {value_line(job, _VALUE)}"
 
 
 def _ended(state: JobState) -> str:

@@ -102,7 +102,15 @@ def test_each_step_is_a_touch_with_a_name() -> None:
 def test_each_touch_says_what_it_is_for() -> None:
     """And what happens without it, as a line that can be shown."""
     for touch in TOUCHES.values():
-        assert touch.owner in ("IPython", "ipykernel", "Python", "asyncio", "rich", "ipywidgets")
+        assert touch.owner in (
+            "IPython",
+            "ipykernel",
+            "Python",
+            "asyncio",
+            "rich",
+            "ipywidgets",
+            "trio",
+        )
         for text in (touch.names, touch.seen, touch.why, touch.without):
             assert text == text.strip(" .")
             assert "\n" not in text

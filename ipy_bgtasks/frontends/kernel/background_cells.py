@@ -17,6 +17,7 @@ from ipy_bgtasks.frontends.base import ForegroundCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.kernel.interrupts import SigintRouter
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.waits import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,6 +231,8 @@ class BackgroundCells:
             if self._per_thread is not None:
                 self._shell.display_trap.set()  # a cell that just ended may have taken it off
             run.thread = threading.get_ident()
+            if threading.current_thread() is not threading.main_thread():
+                stoppable[run.thread] = None  # no signal ends its sleep
             run.task = _own_task()
             run.began = time.monotonic()
             self._queue.on_begin()
@@ -244,6 +247,7 @@ class BackgroundCells:
         if run.depth > 0:
             return
         run.result = result
+        stoppable.pop(run.thread, None)
         if run.backgrounded:
             self._settle(run)
 

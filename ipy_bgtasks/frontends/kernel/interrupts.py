@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -38,6 +37,7 @@ from ipy_bgtasks.platforms import (
 )
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
+from ipy_bgtasks.waits import signal_processes
 
 if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
@@ -167,7 +167,7 @@ _ONE = 0.02
 _AGAIN, _PATIENCE = 0.005, 5.0
 #: Seconds in which a second interrupt stops the cell that the first sent to the background.
 _TWICE = 2.0
-#: Seconds after which code that has not moved is taken to be stuck.
+#: Seconds after which code that has not raised what it was sent is taken to be stuck.
 _STUCK = 0.5
 #: Seconds that a signal has to get to the main thread before the next one is routed again.
 _PASSES = 0.05
@@ -248,6 +248,7 @@ class SigintRouter:
 
     def _interrupt_main(self) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
+        signal_processes(threading.main_thread().ident or 0, signal.SIGINT)
         with self._lock:
             routed, self.active = self.active, False
             if routed:
@@ -260,53 +261,55 @@ class SigintRouter:
 
     def _listen(self) -> None:
         assert self._reader is not None
+        front_end = self._cells.front_end
         while self._reader.recv(65536):
             run = self._queue.running  # before another one begins
+            # At once: the signal has reached the cell's child processes, too, and the cell should
+            # not go on as if they had ended by themselves.
+            at_once = run is not None and not run.over and run.began is not None
+            at_once = at_once and not front_end.interrupt_backgrounds()
+            if run is not None and at_once and not front_end.interrupt_wait(run.thread):
+                self.interrupt(run)
             time.sleep(_ONE)
             with suppress(BlockingIOError):
                 self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+            if at_once:
+                continue
             if run is None or run.over:
                 run = self._interrupted_twice()  # else no cell of the foreground's runs
                 if run is not None:
                     self.interrupt(run)
             elif run.began is None or not (
-                self._cells.front_end.interrupt_wait(run.thread)
-                or self._cells.background_interrupted(run)
+                front_end.interrupt_wait(run.thread) or self._cells.background_interrupted(run)
             ):
                 self.interrupt(run)
 
     def _pursue(self, run: CellRun) -> None:
-        """Raise `KeyboardInterrupt` in the code of a cell, as soon as the thread is there."""
-        from ipy_bgtasks.async_exceptions import raise_in_user_code
+        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
+        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
 
         start = code_that_runs_cells()
+        sent, since = Sent(run.thread), 0.0
         deadline = time.monotonic() + _PATIENCE
-        while not run.over and time.monotonic() < deadline:
-            if run.began is not None:
+        while not run.over and sent.pending and time.monotonic() < deadline:
+            if since:
+                sent.waits.end()
+                if time.monotonic() - since > _STUCK:
+                    self._cells.front_end.show_stuck(run)
+                    return
+            elif run.began is not None:
                 if start is None or _is_awaiting(run):
                     self.interrupt(run)
                     return
-                if raise_in_user_code(run.thread, KeyboardInterrupt, start):
-                    self._look_again(run)
-                    return
+                if raise_in_user_code(run.thread, sent, start):
+                    since = time.monotonic()
+                    continue
             time.sleep(_AGAIN)
-
-    def _look_again(self, run: CellRun) -> None:
-        """Say so if the cell is inside something that no exception reaches."""
-        before = _position(run)
-        time.sleep(_STUCK)
-        if not run.over and before is not None and _position(run) == before:
-            self._cells.front_end.show_stuck(run)
 
 
 def _is_awaiting(run: CellRun) -> bool:
     """Return whether a cell awaits and is not in the middle of a step: cancelling is enough."""
     return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
-
-
-def _position(run: CellRun) -> tuple[int, int] | None:
-    frame = sys._current_frames().get(run.thread)
-    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def show_interrupts(changes: Installation, front_end: KernelFrontEnd) -> None:
