@@ -306,7 +306,7 @@ class FrontEnd(Host):
 
         *put* is called with the lock held under which labels are in order.
         """
-        from ipy_bgtasks.log.output import Piece
+        from ipy_bgtasks.log.output import Piece, joined
 
         self.labels.enter(job, place, among=among)
         unfollow = self._follow(job, place)
@@ -320,8 +320,9 @@ class FrontEnd(Host):
         with replaying:
             characters = 1 << 62 if everything else _REPLAY
             entries, unsubscribe = job.log.follow(put_in_order, characters)
+            pieces = [Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries]
             with self.labels.order:
-                put([Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries])
+                put(joined(pieces))  # servers bound how many messages a kernel sends a second
         job.log.on_pending(self._drain_soon)
 
         def end() -> None:

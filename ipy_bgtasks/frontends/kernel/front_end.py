@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import current
+from ipy_bgtasks.foreign import type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
@@ -26,7 +27,7 @@ from ipy_bgtasks.frontends.kernel.widgets import WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
 from ipy_bgtasks.sigint import woken_by_signals
-from ipy_bgtasks.text import encodable, error_line, message_of
+from ipy_bgtasks.text import error_line, message_of, sendable
 
 if TYPE_CHECKING:
     import asyncio
@@ -292,7 +293,7 @@ class KernelFrontEnd(FrontEnd):
 
     def write_below(self, header: Any, name: str, text: str) -> None:
         """Send text of one stream under the cell of a request. Any thread may call."""
-        self._send(header, "stream", {"name": name, "text": encodable(text)})
+        self._send(header, "stream", {"name": name, "text": text})
 
     def _show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
@@ -319,8 +320,8 @@ class KernelFrontEnd(FrontEnd):
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
             return
         content = {
-            "ename": type(outcome.error).__name__,
-            "evalue": encodable(message_of(outcome.error)),
+            "ename": type_name(outcome.error),
+            "evalue": message_of(outcome.error),
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
@@ -475,7 +476,7 @@ class KernelFrontEnd(FrontEnd):
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
         publisher = self._publisher
         session = publisher.session
-        message = session.msg(kind, content, parent=parent)
+        message = session.msg(kind, sendable(content), parent=parent)
         for hook in list(publisher._hooks):
             message = hook(message)
             if message is None:
