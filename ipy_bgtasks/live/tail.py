@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.log.output import Entry, dropped_mark
+from ipy_bgtasks.log.transcript import Entry, dropped_mark
 from ipy_bgtasks.text import one_line, visible
 from ipy_bgtasks.views.detail import traceback_text
 from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.frontends.front_end import ForegroundCell
+    from ipy_bgtasks.frontends.base import ForegroundCell
     from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.job.record import Record
 

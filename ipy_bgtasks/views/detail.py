@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from traceback import FrameSummary, TracebackException
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.job.outcome import ErrorElsewhere
+from ipy_bgtasks.job.outcome import LazyError
 from ipy_bgtasks.stacks import Cells, innermost, no_cells
 from ipy_bgtasks.text import error_line, message_of, one_line, short_repr, visible
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
@@ -73,7 +73,7 @@ def log_tail(job: Record) -> str:
 def traceback_text(outcome: Outcome, cells: Cells = no_cells) -> str:
     """Return the traceback of a job that has failed, as plain and visible text; never raises."""
     error = outcome.error
-    if isinstance(error, ErrorElsewhere):
+    if isinstance(error, LazyError):
         text = "\n".join(error._render_traceback_())
     else:
         kind = type(error)
