@@ -405,3 +405,55 @@ def test_a_value_that_cannot_be_looked_at_is_a_value(place: Place) -> None:
     until(job.done)
     assert job.outcome.value is value
     assert place.launch(lambda: 1).result(BOUND) == 1
+
+
+async def _sleeps(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    await anyio.sleep(1000)
+
+
+async def _computes(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    while True:
+        await anyio.sleep(0)
+
+
+async def _blocks(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("step", [_sleeps, _computes, _blocks])
+@pytest.mark.parametrize("library", ["trio", "anyio on trio", "anyio on asyncio"])
+def test_a_loop_of_another_kind_ends_in_good_order(place: Place, library: str, step: Any) -> None:
+    """The `finally:` of all its tasks runs before the job ends, in its thread."""
+    module = pytest.importorskip(library.partition(" ")[0])
+    if "trio" in library:
+        pytest.importorskip("trio")
+    begun, did = threading.Event(), []
+
+    async def task(run: Any, begun: threading.Event) -> None:
+        try:
+            await run(module, begun)
+        finally:
+            did.append((run.__name__, threading.get_ident()))
+
+    async def main() -> None:
+        nursery = module.open_nursery() if library == "trio" else module.create_task_group()
+        async with nursery as tasks:
+            tasks.start_soon(task, _sleeps, threading.Event())
+            tasks.start_soon(task, step, begun)
+
+    def run() -> None:
+        if library == "trio":
+            module.run(main)
+        else:
+            module.run(main, backend=library.rpartition(" ")[2])
+
+    job = place.launch(run)
+    begun.wait(BOUND)
+    thread = job.thread
+    job.cancel()
+    assert ended(job) is JobState.CANCELLED
+    assert sorted(did) == sorted([("_sleeps", thread), (step.__name__, thread)])
+    assert place.launch(lambda: 1).result(BOUND) == 1
