@@ -25,6 +25,7 @@ from itertools import compress
 from operator import call, is_
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.foreign import contexts, is_a
 from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.stacks import is_library
 from ipy_bgtasks.waits import Waits, is_between_locks, is_waiting
@@ -166,13 +167,7 @@ def is_handling_stop(thread: int) -> bool:
 
 def came_of_stop(error: BaseException | None) -> bool:
     """Return whether *error* is a `StopThread`, or was raised while one was handled."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, StopThread):
-            return True
-        seen.add(id(error))
-        error = error.__context__
-    return False
+    return error is not None and any(is_a(one, StopThread) for one in contexts(error))
 
 
 def running_loops(frame: FrameType | None, start: CodeType) -> list[asyncio.AbstractEventLoop]:

@@ -35,6 +35,8 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ipy_bgtasks.foreign import is_a, related, trace_of, with_trace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -48,23 +50,14 @@ _MACHINERY = {"asyncio", "importlib"}
 
 def hide(error: BaseException) -> None:
     """Take our frames out of the traceback of *error* itself, where they stand in it."""
-    interrupted = isinstance(error, KeyboardInterrupt)  # where our code waits, or is imported
-    error.__traceback__ = without_ours(error.__traceback__, to_the_end=interrupted)
+    interrupted = is_a(error, KeyboardInterrupt)  # where our code waits, or is imported
+    with_trace(error, without_ours(trace_of(error), to_the_end=interrupted))
 
 
 def hide_all(error: BaseException) -> None:
     """Take our frames out of *error*, its causes and contexts, and the members of a group."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
+    for one in related(error):
         hide(one)
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
 
 
 async def unseen(coro: Coroutine[Any, Any, T]) -> T:

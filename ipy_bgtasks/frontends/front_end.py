@@ -232,7 +232,7 @@ class Screen(Host):
         self, job: Record, place: Any, put: Callable[[list[Piece]], None], *, everything: bool
     ) -> Callable[[], None]:
         """Replay the log's tail into *put*, then pass on what follows; returns what ends that."""
-        from ipy_bgtasks.log.output import Piece
+        from ipy_bgtasks.log.output import Piece, joined
 
         unfollow = self._follow(job, place)
         replaying = threading.Lock()
@@ -244,7 +244,8 @@ class Screen(Host):
         with replaying:
             characters = 1 << 62 if everything else _REPLAY
             entries, unsubscribe = job.log.follow(put_in_order, characters)
-            put([Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries])
+            pieces = [Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries]
+            put(joined(pieces))  # servers bound how many messages a kernel sends a second
         job.log.on_pending(self._drain_soon)
 
         def end() -> None:

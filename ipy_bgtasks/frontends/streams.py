@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import caller, cells_away, current
 from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext, give_class
+from ipy_bgtasks.text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +57,10 @@ class _Route:
                 return foreground(text)
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            take(job, name, text, own)
+            take(job, name, encodable(text), own)
             # A thread that does little but print can hardly be stopped elsewhere. `print` writes
             # the end of its line separately, even if that is empty.
-            if job.asked and text[-1:] in ("", "\n", "\r"):
+            if job.cancel_requested and text[-1:] in ("", "\n", "\r"):
                 job.checkpoint()
             return len(text)
 

@@ -146,15 +146,14 @@ class Child:
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         import asyncio
 
-        async def main() -> Any:
-            return await call()
+        from ipy_bgtasks.runners.remote import end_of
 
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            task = loop.create_task(main())
+            task = loop.create_task(end_of(call))
             self._task = loop, task
             try:
-                return loop.run_until_complete(task)
+                return loop.run_until_complete(task)()
             finally:
                 self._task = None
 

@@ -10,7 +10,6 @@ The event loop as a place: each job is one `asyncio.Task`.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current, job_of
 from ipy_bgtasks.errors import ExitInTask
+from ipy_bgtasks.foreign import is_a, is_awaitable
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.platforms import has_task_factories, processor_time
@@ -273,7 +273,7 @@ class LoopRunner(Runner):
         self.active += 1
         if self.active == 1 and self.on_active is not None:
             self.on_active()
-        if job.asked:  # cancelled between its first part and this one
+        if job.cancel_requested:  # cancelled between its first part and this one
             task.cancel()
 
     async def _live(
@@ -288,7 +288,7 @@ class LoopRunner(Runner):
             await _begun()
             job.enter()  # in the task's own context
             value = call()
-            if type(value) is CoroutineType or inspect.isawaitable(value):
+            if type(value) is CoroutineType or is_awaitable(value):
                 value = await value
         except asyncio.CancelledError:
             _close(awaitable)
@@ -297,7 +297,7 @@ class LoopRunner(Runner):
             # An exit that a child task raised reaches its parent as an `ExitInTask`.
             job.fail(error.__cause__ or error)
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
+            if is_a(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
                 raise  # not raised by code: the task was abandoned, and is collected
             job.fail(error)
         else:

@@ -22,7 +22,9 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
+from ipy_bgtasks.foreign import with_cause
 from ipy_bgtasks.runners import remote
+from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import frames, plan, reading
 from ipy_bgtasks.work.names import bound_first, touched
 from ipy_bgtasks.work.reading import Cell
@@ -259,7 +261,9 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
     try:
         value = pickle.loads(data)
     except BaseException as error:
-        unreadable = CannotSend(f"what came back from the process cannot be read: {error!r}")
+        unreadable = CannotSend(
+            f"what came back from the process cannot be read: {error_line(error)}"
+        )
         return partial(job.fail, _caused(unreadable, trace))
     if kind == "value":
         return partial(job.finish, value)
@@ -268,5 +272,5 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
 
 def _caused(error: BaseException, trace: str) -> BaseException:
     if trace:
-        error.__cause__ = RemoteTraceback(trace)
+        with_cause(error, RemoteTraceback(trace))
     return error

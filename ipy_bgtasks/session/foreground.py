@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
+from ipy_bgtasks.foreign import is_a, with_trace
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
@@ -232,7 +233,7 @@ class _Wait:
         errors = [error for job in failed if (error := _error(job)) is not None]
         # Of several the good results are not lost with the bad ones: the next `%fg all` has them.
         for job in failed or self._jobs:
-            job.seen = True
+            job.end_shown = True
         if not errors:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
@@ -250,8 +251,8 @@ class _Wait:
         if self.future.done():
             return
         self._stop_following()
-        if isinstance(error, StopIteration):  # no future can hold it
-            error, cause = RuntimeError(f"the job raised {error!r}"), error
+        if is_a(error, StopIteration):  # no future can hold it
+            error, cause = RuntimeError(f"the job raised {error_line(error)}"), error
             error.__cause__ = cause
         self.future.set_exception(error)
         self.future.exception()  # if nobody awaits it any more, asyncio need not complain
@@ -278,7 +279,7 @@ def _error(job: Record) -> BaseException | None:
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
     error = outcome.exception()
-    return None if error is None else error.with_traceback(outcome.traceback)
+    return None if error is None else with_trace(error, outcome.traceback)
 
 
 #: With more than so many jobs that were cancelled one line stands for all.
@@ -360,10 +361,10 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None and not _has_run(job):
-                job.seen = True  # there is nothing more to report
+                job.end_shown = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
-                job.seen = True
+                job.end_shown = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
                 run = self._runs[job]

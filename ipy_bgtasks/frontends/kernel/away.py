@@ -352,7 +352,7 @@ class CellsAway:
         error = result.error_before_exec or result.error_in_exec
         if error is None:
             job.finish(result.result)
-        elif job.asked and isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        elif job.cancel_requested and isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             job.end_cancelled()
         else:
             job.fail(error)

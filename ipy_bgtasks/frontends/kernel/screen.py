@@ -16,6 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.foreign import type_name
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.front_end import Screen
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
@@ -29,6 +30,7 @@ from ipy_bgtasks.frontends.tracebacks import formatted, without_our_frames
 from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.sigint import wake_on_signals
 from ipy_bgtasks.streams_by_context import give_each_job_its_own, take_along
+from ipy_bgtasks.text import sendable
 
 if TYPE_CHECKING:
     import asyncio
@@ -177,9 +179,7 @@ class KernelScreen(Screen):
 
     def write_below(self, header: Any, name: str, text: str) -> None:
         """Send text of one stream under the cell of a request. Any thread may call."""
-        from ipy_bgtasks.text import encodable
-
-        self._send(header, "stream", {"name": name, "text": encodable(text)})
+        self._send(header, "stream", {"name": name, "text": text})
 
     def show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
@@ -189,7 +189,7 @@ class KernelScreen(Screen):
         self._clear_now(job)
         alone = self._cards.is_alone(job)
         self._cards.ended(job)
-        from ipy_bgtasks.text import encodable, error_line, message_of
+        from ipy_bgtasks.text import error_line, message_of
 
         outcome = job.outcome
         assert outcome is not None
@@ -208,8 +208,8 @@ class KernelScreen(Screen):
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
             return
         content = {
-            "ename": type(outcome.error).__name__,
-            "evalue": encodable(message_of(outcome.error)),
+            "ename": type_name(outcome.error),
+            "evalue": message_of(outcome.error),
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
@@ -382,7 +382,7 @@ class KernelScreen(Screen):
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
         publisher = self._publisher
         session = publisher.session
-        message = session.msg(kind, content, parent=parent)
+        message = session.msg(kind, sendable(content), parent=parent)
         for hook in list(publisher._hooks):
             message = hook(message)
             if message is None:

@@ -118,9 +118,10 @@ def _kept(directory: str, answer: Answer) -> dict[str, Any]:
     if kind == "value":
         shown = f"a value of {len(data):,} bytes" if value is None else _line_of(value)
         return {"kind": kind, "shown": shown}
+    from ipy_bgtasks.foreign import type_name
     from ipy_bgtasks.text import message_of
 
-    told = {"type": type(value).__name__, "message": message_of(value)[:_LINE]}
+    told = {"type": type_name(value), "message": message_of(value)[:_LINE]}
     return {"kind": kind, "error": told}
 
 
