@@ -14,7 +14,7 @@ from ipy_bgtasks.work.reading import label_of_cell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCell
+    from ipy_bgtasks.frontends.base import ForegroundCell
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed, News
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractContextManager
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
 
     #: Begins to show a job's output; returns what ends that.
@@ -297,7 +297,7 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: Screen,
+        screen: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,

@@ -26,6 +26,7 @@ from ipy_bgtasks.async_exceptions import send_again
 from ipy_bgtasks.job.handle import on_cancel
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.patching import Installation
 
 #: How often each wait is ended in a random moment.
 ROUNDS = int(os.environ.get("BG_STRESS", "100"))
@@ -40,11 +41,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="seen from the system
 def place() -> Iterator[Place]:
     """One thread and a loop, with all that loading changes for waits."""
     place = Place()
-    undo = [waits.replace_sleep(), send_again()]
+    changes = Installation()
+    waits.replace_sleep(changes)
+    send_again(changes)
     yield place
     place.close()
-    for each in undo:
-        each()
+    changes.undo()
 
 
 def _condition() -> None:
