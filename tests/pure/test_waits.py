@@ -352,7 +352,8 @@ def test_on_cancel_ends_what_only_its_library_can_end(
     state = ended(job)
     assert state is (JobState.FAILED if is_async else JobState.CANCELLED)
     assert threads == ["bg-stop"]
-    until(lambda: "ValueError: shown" in capfd.readouterr().err)
+    said: list[str] = []
+    until(lambda: said.append(capfd.readouterr().err) or "ValueError: shown" in "".join(said))
     assert job.on_cancel == ()
 
 
