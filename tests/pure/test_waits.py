@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import queue
 import random
@@ -319,9 +320,10 @@ def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
 def test_on_cancel_ends_what_only_its_library_can_end(
-    place: Place, is_async: bool, capfd: pytest.CaptureFixture[str]
+    place: Place, is_async: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is called in another thread, as long as the block runs; its errors are shown."""
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
     lock = threading.Lock()
     lock.acquire()
     begun, threads = threading.Event(), []
@@ -352,8 +354,7 @@ def test_on_cancel_ends_what_only_its_library_can_end(
     state = ended(job)
     assert state is (JobState.FAILED if is_async else JobState.CANCELLED)
     assert threads == ["bg-stop"]
-    said: list[str] = []
-    until(lambda: said.append(capfd.readouterr().err) or "ValueError: shown" in "".join(said))
+    until(lambda: "ValueError: shown" in said.getvalue())
     assert job.on_cancel == ()
 
 
