@@ -111,7 +111,10 @@ def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
 
 def _failure(error: BaseException) -> Answer:
     error.__traceback__ = _users(error.__traceback__)
-    text = "".join(traceback.format_exception(error))
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as reason:  # the user's class: its `__getattr__`, say
+        text = f"{type(error).__name__} (which itself cannot be shown: {_line(reason)})\n"
     try:
         data = _dumps(error)
         pickle.loads(data)  # many exceptions can be pickled, but not read again
