@@ -40,14 +40,15 @@ class Sources:
         self._held: Counter[str] = Counter()
         self._own: set[str] = set()
 
-    def number(self, caller: str) -> int:
-        """Return the number of the cell with the file name *caller*, or of the newest cell."""
-        number = self.cell(caller)
-        return max(self._shell.execution_count - 1, 0) if number is None else number
+    def name(self, text: str, caller: str) -> str:
+        """Return the file name for *text*, which is in the cell with the file name *caller*.
 
-    def name(self, text: str, number: int) -> str:
-        """Return the file name for *text*, which is in the cell with that number."""
+        Where that is no cell, it is taken to be in the newest one.
+        """
         shell = self._shell
+        number = cell_numbers(shell).get(caller)
+        if number is None:
+            number = max(shell.execution_count - 1, 0)
         # The empty lines before the code count: the same call on another line is another text.
         name = shell.compile.get_code_name(text, text, number)
         if name not in linecache.cache:

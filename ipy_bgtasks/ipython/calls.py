@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -10,145 +12,141 @@ from IPython.core.error import UsageError
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.session.foreground import Stopping
+from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.session.control import Session
 
 
-class Calls:
-    """The calls of the magics of one session. Any thread may call."""
+def bg(
+    session: Session, line: str, cell: str | None, local: Mapping[str, Any] | None = None
+) -> Job:
+    """Launch CODE and return its Job."""
+    table, magic = opt.BG, "%bg" if cell is None else "%%bg"
+    options, code = opt.read_options(line, table, magic, partial(variables, session, local))
+    if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
+        away = session.sent_away()
+        if options.notify:
+            session.notices.ask([away])
+        return away.job
+    if cell is not None:
+        _refuse_code_above(code, magic)
+        code = cell
+    quiet = code.rstrip().endswith(";")
+    card = None if quiet else session.screen.launching
+    job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
+    if quiet:
+        session.screen.mute(job)
+    return job.job
 
-    def __init__(self, session: Session, live: Callable[[], Watching]) -> None:
-        self._session = session
-        self._live = live
 
-    def bg(self, line: str, cell: str | None, local_ns: Mapping[str, Any] | None) -> Job:
-        """Launch CODE and return its Job."""
-        options, code = self._read(line, opt.BG, "%bg" if cell is None else "%%bg", local_ns)
-        if cell is not None and code:
-            raise BadInput(f"%%bg takes options only, and the code below them, not {code!r}")
-        if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
-            away = self._session.sent_away()
-            if options.notify:
-                self._session.notices.ask([away])
-            return away.job
-        return self._launch(code if cell is None else cell, options, cell is not None, local_ns).job
-
-    def fg(self, line: str, cell: str | None, local_ns: Mapping[str, Any] | None) -> Any:
-        """Wait for jobs, or launch CODE and wait for that."""
-        if cell is not None:
-            options, rest = self._read(line, opt.FG_CELL, "%%fg", local_ns)
-            if rest:
-                raise BadInput(f"%%fg takes options only, and the code below them, not {rest!r}")
-            job = self._session.launch_attached(
-                cell, options.launch(), local=local_ns, cell=True, awaited=options.awaited
-            )
-            jobs, every = [job], False
+def fg(
+    session: Session, line: str, cell: str | None, local: Mapping[str, Any] | None = None
+) -> Any:
+    """Wait for jobs, or launch CODE and wait for that."""
+    known = partial(variables, session, local)
+    if cell is not None:
+        options, code = opt.read_options(line, opt.FG_CELL, "%%fg", known)
+        _refuse_code_above(code, "%%fg")
+        jobs, every = [_launch_attached(session, cell, options, local, cell=True)], False
+    else:
+        line = line.rstrip()
+        if not line.endswith("\\;"):  # which a shell command may need
+            line = line.removesuffix(";")
+        options, rest = opt.read_options(line, opt.FG, "%fg", known)
+        found = _named(session, rest, local)
+        if found is None:
+            jobs, every = [_launch_attached(session, rest, options, local, cell=False)], False
         else:
-            line = line.rstrip()
-            if not line.endswith("\\;"):  # which a shell command may need
-                line = line.removesuffix(";")
-            options, rest = self._read(line, opt.FG, "%fg", local_ns)
-            jobs, every = self._foreground_jobs(rest, options, local_ns)
+            jobs, every = found
             if options.notify and (left := [job for job in jobs if not job.done()]):
-                self._session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
-        return self._session.attach(
-            jobs,
-            every=every,
-            first=cell is None and options.any,
-            timeout=options.timeout,
-            all_output=options.all,
-            awaited=options.awaited,
+                session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
+    return session.attach(
+        jobs,
+        every=every,
+        first=options.any,
+        timeout=options.timeout,
+        all_output=options.all,
+        awaited=options.awaited,
+    )
+
+
+def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
+    """Show the table, a few jobs, or the live view."""
+    options, words = opt.read_all(line, opt.JOBS, "%jobs")
+    if options.prune:
+        session.prune()
+    chosen = find_jobs(session, words, local) if words else None
+    if options.watch:
+        live = session.loaded.live_views()
+        return live.watch(chosen, every=options.all, awaited=options.awaited)
+    groups = [session.registry.group(word) for word in words if specs.is_group(word)]
+    session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
+    return None
+
+
+def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
+    """Stop jobs, and report what became of them."""
+    options, words = opt.read_all(line, opt.CANCEL, "%cancel")
+    if not words:
+        raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
+    if words == ["all"]:
+        registry = session.registry
+        jobs = [job for job in registry.alive() if job.number not in registry.adopted]
+    else:
+        jobs = find_jobs(session, words, local)
+    cells = session.core.sources.cell
+    stopping = Stopping(jobs, session.screen, force=options.force, cells=cells)
+    return session.report(stopping, awaited=options.awaited)
+
+
+def _refuse_code_above(code: str, magic: str) -> None:
+    if code:
+        raise BadInput(f"{magic} takes options only, and the code below them, not {code!r}")
+
+
+def _named(
+    session: Session, text: str, local: Mapping[str, Any] | None
+) -> tuple[list[Record], bool] | None:
+    """Return the jobs that *text* names, and whether a list is wanted; None if it is CODE."""
+    registry, known = session.registry, variables(session, local)
+    if text == "all":
+        fresh = [job for job in registry if not (job.done() and job.end_shown)]
+        return [job for job in fresh if job.number not in registry.adopted], True
+    if specs.is_group(text):
+        return registry.find_all(text), True
+    if specs.is_spec(text, known):
+        return [registry.find(text, known)], False
+    words = opt.split_specs(text.replace(" ", ","))
+    if len(words) > 1 and all(specs.is_spec(word, known) for word in words):
+        return find_jobs(session, words, local), True
+    if text.isidentifier() and not inspect.isawaitable(known.get(text)):
+        raise BadInput(
+            f"{text!r} is no job and nothing that can be awaited: "
+            f"%fg {text}() launches a call, %fg ?{text} finds a job by name"
         )
+    return None
 
-    def jobs(self, line: str, local_ns: Mapping[str, Any] | None) -> Any:
-        """Show the table, a few jobs, or the live view."""
-        options, words = opt.read_all(line, opt.JOBS, "%jobs")
-        if options.prune:
-            self._session.prune()
-        chosen = self._session.launcher.jobs(words, local_ns) if words else None
-        if options.watch:
-            return self._live().watch(chosen, every=options.all, awaited=options.awaited)
-        groups = [self._session.registry.group(word) for word in words if specs.is_group(word)]
-        self._session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
-        return None
 
-    def cancel(self, line: str, local_ns: Mapping[str, Any] | None) -> Any:
-        """Stop jobs, and report what became of them."""
-        from ipy_bgtasks.session.foreground import Stopping
-
-        options, words = opt.read_all(line, opt.CANCEL, "%cancel")
-        if not words:
-            raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
-        if words == ["all"]:
-            registry = self._session.registry
-            jobs = [job for job in registry.alive() if job.number not in registry.adopted]
-        else:
-            jobs = self._session.launcher.jobs(words, local_ns)
-        cells = self._session.core.sources.cell
-        stopping = Stopping(jobs, self._session.screen, force=options.force, cells=cells)
-        return self._session.report(stopping, awaited=options.awaited)
-
-    def _launch(
-        self, typed: str, options: opt.Options, cell: bool, local_ns: Mapping[str, Any] | None
-    ) -> Record:
-        quiet = typed.rstrip().endswith(";")
-        job = self._session.launcher.launch(
-            typed,
-            options.launch(),
-            local=local_ns,
-            cell=cell,
-            timeout=options.timeout,
-            card=not quiet,
-        )
-        if quiet:
-            self._session.screen.mute(job)
-        return job
-
-    def _read(
-        self,
-        line: str,
-        table: tuple[opt.Option, ...],
-        magic: str,
-        local_ns: Mapping[str, Any] | None,
-    ) -> tuple[opt.Options, str]:
-        variables = self._session.launcher.variables(local_ns)
-        return opt.read_options(line, table, magic, variables)
-
-    def _foreground_jobs(
-        self, rest: str, given: opt.Options, local_ns: Mapping[str, Any] | None
-    ) -> tuple[list[Record], bool]:
-        session = self._session
-        variables = session.launcher.variables(local_ns)
-        if rest == "all":
-            adopted = session.registry.adopted
-            jobs = [job for job in session.registry if not (job.done() and job.seen)]
-            return [job for job in jobs if job.number not in adopted], True
-        if specs.is_group(rest):
-            return session.registry.find_all(rest), True
-        if specs.is_spec(rest, variables):
-            return [session.registry.find(rest, variables)], False
-        words = opt.split_specs(rest.replace(" ", ","))
-        if len(words) > 1 and all(specs.is_spec(word, variables) for word in words):
-            return session.launcher.jobs(words, local_ns), True
-        if rest.isidentifier() and not inspect.isawaitable(variables.get(rest)):
-            raise BadInput(
-                f"{rest!r} is no job and nothing that can be awaited: "
-                f"%fg {rest}() launches a call, %fg ?{rest} finds a job by name"
-            )
-        options = opt.Options(opt.FG_CELL)
-        options.give("notify", given.notify)
-        launch = options.launch()
-        job = session.launch_attached(
-            rest, launch, local=local_ns, cell=False, awaited=given.awaited
-        )
-        return [job], False
+def _launch_attached(
+    session: Session,
+    code: str,
+    options: opt.Options,
+    local: Mapping[str, Any] | None,
+    *,
+    cell: bool,
+) -> Record:
+    """Launch CODE for a wait in the foreground, having made sure that it can wait here."""
+    if not options.awaited:
+        session.foreground.refuse_to_block()
+    options = replace(options, timeout=None)  # which bounds the wait, not the job
+    return launch(session, code, options, local=local, cell=cell, prepare=session.claim)
 
 
 def shown(error: BaseException) -> BaseException:

@@ -17,8 +17,8 @@ from IPython.core.magic import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ipy_bgtasks.ipython.calls import Calls
     from ipy_bgtasks.job.handle import Job
+    from ipy_bgtasks.session.control import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,9 +49,9 @@ def usage_errors(magic: Callable[P, T]) -> Callable[P, T]:
 class JobMagics(Magics):
     """`%bg`, `%fg`, `%jobs`, `%cancel`."""
 
-    def __init__(self, shell: Any, calls: Callable[[], Calls]) -> None:
+    def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell)
-        self._calls = calls
+        self._session = session
 
     @no_var_expand
     @needs_local_scope
@@ -102,7 +102,9 @@ class JobMagics(Magics):
         %jobs lists jobs, %fg waits for one, %cancel stops one.
 
         """
-        return self._calls().bg(line, cell, local_ns)
+        from ipy_bgtasks.ipython import calls
+
+        return calls.bg(self._session, line, cell, local_ns)
 
     @no_var_expand
     @needs_local_scope
@@ -139,7 +141,9 @@ class JobMagics(Magics):
           %fg asyncio.sleep(5)
 
         """
-        return self._calls().fg(line, cell, local_ns)
+        from ipy_bgtasks.ipython import calls
+
+        return calls.fg(self._session, line, cell, local_ns)
 
     @no_var_expand
     @needs_local_scope
@@ -157,7 +161,9 @@ class JobMagics(Magics):
                           in a terminal a table until Ctrl-C
           --prune         forget the jobs that have ended
         """
-        return self._calls().jobs(line, local_ns)
+        from ipy_bgtasks.ipython import calls
+
+        return calls.jobs(self._session, line, local_ns)
 
     @no_var_expand
     @needs_local_scope
@@ -173,4 +179,6 @@ class JobMagics(Magics):
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.
         """
-        return self._calls().cancel(line, local_ns)
+        from ipy_bgtasks.ipython import calls
+
+        return calls.cancel(self._session, line, local_ns)

@@ -1,9 +1,8 @@
 """The options of the magics: one table for each, used to parse and to complete them.
 
-What they do is told in the docstrings of the magics.
-
-Options are read up to the first word that is not one, because what follows is the user's code
-and must reach us as typed; ``--`` ends them.
+The docstrings of the magics say what they do. Options are read up to the first word that is not
+one, because what follows is the user's code, which must reach us as typed; ``--`` ends them.
+`argparse` cannot be used: it has no way to leave the rest of the line as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.registry.queueing import GroupName
@@ -57,6 +55,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def after(text: str) -> list[str]:
+    """Return the job specs in *text*; raises `BadInput` if there are none."""
+    if not (found := split_specs(text)):
+        raise BadInput(f"--after takes job specs, such as 3,%load, not {text!r}")
+    return found
+
+
 _PLACES = (Option("loop", "l"), Option("thread", "t"), Option("process", "p"))
 _ON = Option("on", None, "EXPR", is_code=True)
 _NOTIFY = Option("notify")
@@ -66,7 +71,7 @@ _LAUNCH = (
     Option("name", "n", "NAME"),
     Option("quiet", "q"),
     Option("timeout", None, "S", seconds),
-    Option("after", None, "JOB,…"),
+    Option("after", None, "JOB,…", after),
     Option("log", None, "FILE"),
     Option("group", "g", "NAME[:N]", GroupName.read),
     Option("retries", None, "N", count),
@@ -95,95 +100,113 @@ JOBS = (
 )
 CANCEL = (Option("force", "f"), AWAITED)
 
-_NOTHING_ASKED = LaunchOptions()
+
+@dataclass(slots=True, kw_only=True)
+class Options(LaunchOptions):
+    """The options given to one of the magics; one that was not is None, empty or False."""
+
+    all: bool = False
+    any: bool = False
+    awaited: bool = False
+    verbose: bool = False
+    watch: bool = False
+    prune: bool = False
+    force: bool = False
 
 
-@cache
-def _not_given(table: tuple[Option, ...]) -> Mapping[str, bool | None]:
-    """Return the values of options that were not given."""
-    return {option.name: None if option.takes else False for option in table}
-
-
-class Options:
-    """The options given; one that was not is None, or False for a flag."""
-
-    def __init__(self, table: tuple[Option, ...]) -> None:
-        #: The variables with which values are expanded.
-        self.variables: Mapping[str, Any] | None = None
-        #: Whether any was given; a loop that launches thousands of jobs mostly gives none.
-        self.any_given = False
-        vars(self).update(_not_given(table))
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-
-    def give(self, name: str, value: Any) -> None:
-        """Set one value."""
-        self.any_given = True
-        setattr(self, name, value)
-
-    def launch(self) -> LaunchOptions:
-        """Return those that say how to launch; raises `BadInput` if they contradict each other."""
-        if not self.any_given:
-            return _NOTHING_ASKED
-        places = [option.name for option in (*_PLACES, _ON) if getattr(self, option.name)]
-        if len(places) > 1:
-            raise BadInput(f"a job runs in one place: give one of --{' and --'.join(places)}")
-        after = () if self.after is None else tuple(split_specs(self.after))
-        if self.after is not None and not after:
-            raise BadInput(f"--after takes job specs, such as 3,%load, not {self.after!r}")
-        place = places[0] if places and places[0] != "on" else None
-        return LaunchOptions(
-            place=place,
-            on=self.on,
-            name=self.name,
-            quiet=self.quiet,
-            after=after,
-            log=self.log,
-            group=self.group,
-            retries=self.retries or 0,
-            notify=self.notify,
-            keep=self.keep,
-        )
+#: Returns the variables with which the values of options are expanded.
+Variables = Callable[[], Mapping[str, Any]]
 
 
 def read_options(
-    line: str,
-    table: tuple[Option, ...],
-    magic: str,
-    variables: Mapping[str, Any] | None = None,
+    line: str, table: tuple[Option, ...], magic: str, variables: Variables | None = None
 ) -> tuple[Options, str]:
     """Return the options at the start of *line* and the rest, untouched.
 
     Values are expanded with *variables*, where those are given, as IPython expands after ``!``.
     Raises `BadInput` for an unknown or malformed option.
     """
-    options = Options(table)
-    options.variables = variables
+    options = Options()
     rest = line.strip()
     while rest[:1] == "-" and (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
         word = match.group()
         if word == "--":
             return options, rest[2:].strip()
-        rest = _read_word(word, rest[len(word) :], options, table, magic)
+        rest = _Reader(table, magic, options, variables).word(word, rest[len(word) :])
     return options, rest
 
 
 def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, list[str]]:
     """Return options and other words, in any order, for magics that take no code."""
-    options = Options(table)
+    options = Options()
     words: list[str] = []
     rest = line.strip().rstrip(";").strip()
     while rest:
         word = rest.split(None, 1)[0]
         if word.startswith("-") and word not in ("-", "--") and not word[1:].isdigit():
-            rest = _read_word(word, rest[len(word) :], options, table, magic)
+            rest = _Reader(table, magic, options, None).word(word, rest[len(word) :])
         else:
             quoted = rest[0] in "\"'"
             value, rest = _value(rest)
             words += [value] if quoted else split_specs(value)
     return options, words
+
+
+class _Reader(NamedTuple):
+    """Reads the words of one magic's options."""
+
+    table: tuple[Option, ...]
+    magic: str
+    options: Options
+    variables: Variables | None
+
+    def word(self, word: str, rest: str) -> str:
+        """Read one word; returns what is left of the line behind it and its value."""
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            option = self._find(word, lambda o: o.name == name)
+            if equals and option.takes is None:
+                raise BadInput(f"{self.magic} --{name} takes no value, not {value!r}")
+            if equals and not value:
+                raise BadInput(f"{self.magic} --{name} needs a value: --{name} {option.takes}")
+            return self._give(option, f"--{name}", value + rest if equals else rest)
+        for i, letter in enumerate(word[1:], 2):
+            option = self._find(word, lambda o, letter=letter: o.short == letter)  # type: ignore[misc]
+            if option.takes:
+                return self._give(option, f"-{letter}", word[i:] + rest)
+            self._give(option, f"-{letter}", "")
+        return rest.lstrip()
+
+    def _find(self, word: str, fits: Callable[[Option], bool]) -> Option:
+        for option in self.table:
+            if fits(option):
+                return option
+        known = ", ".join(o.words[0] for o in self.table if o is not AWAITED)
+        magic = self.magic
+        hint = f"; `--` ends them: {magic} -- {word} …" if magic in ("%bg", "%fg") else ""
+        raise BadInput(f"{magic} has no option {word}; it has {known}{hint}")
+
+    def _give(self, option: Option, word: str, rest: str) -> str:
+        """Set the option; returns the rest behind its value."""
+        given: Any = True
+        if option.takes is not None:
+            given, rest = _value(rest.lstrip())
+            if not given:
+                raise BadInput(f"{self.magic} {word} needs a value: {word} {option.takes}")
+            if self.variables is not None and not option.is_code:
+                given = expanded(given, self.variables, f"{self.magic} {word}")
+            given = option.read(given)
+        if option in (*_PLACES, _ON):
+            before = self.options.place if self.options.on is None else "on"
+            if before not in (None, option.name):
+                raise BadInput(
+                    f"a job runs in one place: give one of --{before} and --{option.name}"
+                )
+        if option in _PLACES:
+            self.options.place = option.name
+        else:
+            setattr(self.options, option.name, given)
+        return rest.lstrip()
 
 
 def split_specs(text: str) -> list[str]:
@@ -196,51 +219,7 @@ def split_specs(text: str) -> list[str]:
     return [spec for spec in found if spec]
 
 
-def _read_word(
-    word: str, rest: str, options: Options, table: tuple[Option, ...], magic: str
-) -> str:
-    """Take one word of options; returns what is left of the line."""
-    if word.startswith("--"):
-        name, equals, value = word[2:].partition("=")
-        option = _lookup(table, word, lambda o: o.name == name, magic)
-        if equals and option.takes is None:
-            raise BadInput(f"{magic} --{name} takes no value, not {value!r}")
-        if equals and not value:
-            raise BadInput(f"{magic} --{name} needs a value: --{name} {option.takes}")
-        return _take(option, f"--{name}", value + rest if equals else rest, options, magic)
-    for i, letter in enumerate(word[1:], 2):
-        option = _lookup(table, word, lambda o, letter=letter: o.short == letter, magic)  # type: ignore[misc]
-        if option.takes:
-            return _take(option, f"-{letter}", word[i:] + rest, options, magic)
-        options.give(option.name, True)
-    return rest.lstrip()
-
-
-def _lookup(
-    table: tuple[Option, ...], word: str, fits: Callable[[Option], bool], magic: str
-) -> Option:
-    for option in table:
-        if fits(option):
-            return option
-    known = ", ".join(o.words[0] for o in table if o is not AWAITED)
-    hint = f"; `--` ends them: {magic} -- {word} …" if magic in ("%bg", "%fg") else ""
-    raise BadInput(f"{magic} has no option {word}; it has {known}{hint}")
-
-
-def _take(option: Option, word: str, rest: str, options: Options, magic: str) -> str:
-    if option.takes is None:
-        options.give(option.name, True)
-        return rest.lstrip()
-    value, rest = _value(rest.lstrip())
-    if not value:
-        raise BadInput(f"{magic} {word} needs a value: {word} {option.takes}")
-    if options.variables is not None and not option.is_code:
-        value = expanded(value, options.variables, f"{magic} {word}")
-    options.give(option.name, option.read(value))
-    return rest
-
-
-def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
+def expanded(text: str, variables: Variables, what: str) -> str:
     """Return *text* with ``{expressions}`` and ``$names`` replaced, as IPython does after ``!``.
 
     A ``$NAME`` that is not a variable of the user's is looked up in the environment, as in a
@@ -252,7 +231,7 @@ def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
 
     from ipy_bgtasks.text import error_line
 
-    known = {**(os.environ if "$" in text else {}), **variables}
+    known = {**(os.environ if "$" in text else {}), **variables()}
     try:
         return DollarFormatter().vformat(text, [], known)
     except Exception as error:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners import wire
 
@@ -96,8 +97,9 @@ class Child:
         current.set(self.job)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=link.close)
-        threads_of_jobs.listen()
-        refuse_questions()
+        self.changes = Installation()  # for good
+        threads_of_jobs.track(self.changes)
+        refuse_questions(self.changes)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -133,15 +135,14 @@ class Child:
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         import asyncio
 
-        async def main() -> Any:
-            return await call()
+        from ipy_bgtasks.runners.remote import end_of
 
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            task = loop.create_task(main())
+            task = loop.create_task(end_of(call))
             self._task = loop, task
             try:
-                return loop.run_until_complete(task)
+                return loop.run_until_complete(task)()
             finally:
                 self._task = None
 
@@ -266,7 +267,7 @@ def main(where: str) -> None:
     link = _Sockets(*wire.ends_of_worker(where))
     child = Child(link)
     sys.stdout, sys.stderr = _Stream(child, "stdout"), _Stream(child, "stderr")
-    send_displays(child.display)
+    send_displays(child.changes, child.display)
     around = list(sys.path), os.getcwd()
     is_first = True
     for number, name, data, news in link.jobs():

@@ -366,7 +366,7 @@ class ProcessRunner(Runner):
         worker.submit(job.number, job.name, run.data)
         if worker.dead and worker.take_run() is not None:  # too late for `on_exit` to see the job
             self._lost(run, None, False)
-        elif job.asked:  # by somebody who found no worker yet
+        elif job.cancel_requested:  # by somebody who found no worker yet
             worker.kill()
 
     def _next(self, worker: Worker) -> None:
@@ -407,7 +407,7 @@ class ProcessRunner(Runner):
 
     def on_delay(self, worker: Worker) -> None:
         """Say that a worker takes long to come up, in the output of the job that waits for it."""
-        if (run := worker.run) is not None and not run.job.asked:
+        if (run := worker.run) is not None and not run.job.cancel_requested:
             note = f"[its worker process, {worker.pid}, has not come up for {_LATE:g} s]\n"
             run.context.run(run.job.enter)
             run.context.run(run.job.write, "stderr", note)
@@ -428,7 +428,7 @@ class ProcessRunner(Runner):
 
     def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
         """Fail a job whose worker is dead, or give it to another if it had not begun."""
-        if run.job.asked or self._shut_down:
+        if run.job.cancel_requested or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif not begun and run.attempts < _ATTEMPTS:
             self._launch(run)

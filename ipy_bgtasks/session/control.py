@@ -1,4 +1,8 @@
-"""The job control of one shell: what the magics call."""
+"""The job control of one shell: what the magics call.
+
+`Core` is what the shell keeps when the extension is unloaded, its jobs above all; a `Session` lasts
+from loading to unloading, and shows the jobs on the screen.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
+from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.platforms import has_kept_jobs
+from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.ipython.extension import Loaded
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
-    from ipy_bgtasks.session.core import Core, Kept
     from ipy_bgtasks.session.foreground import Foreground, Stopping
-    from ipy_bgtasks.session.launching import Launcher, LaunchOptions
-    from ipy_bgtasks.session.notices import Notices, Pages
-    from ipy_bgtasks.session.places import Places
+    from ipy_bgtasks.session.notices import Asked, Notices
+    from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
 
 #: How many ended jobs `%jobs` shows.
@@ -32,72 +37,108 @@ _RECENT = 10
 _QUEUED = 10
 
 
+class Core:
+    """The jobs of one shell, from the first loading on. Any thread may call."""
+
+    #: The front end, made at the first loading: jobs that outlive a reload keep their cards.
+    front_end: FrontEnd
+
+    def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.service = ServiceLoop(substitute=loop)
+        self.sources = Sources(shell)
+        #: The notices that were asked for, once one was.
+        self.asked: Asked | None = None
+        self._lock = threading.RLock()
+        self._session: Session | None = None
+        self._runners: Runners | None = None
+
+    @property
+    def runners(self) -> Runners:
+        """Where jobs run; imported and made when it is first needed. Any thread may call."""
+        if self._runners is None:
+            from ipy_bgtasks.session.runners import Runners
+
+            with self._lock:
+                if self._runners is None:
+                    runners = Runners(self)
+                    if self._session is not None:
+                        self._session.connect(runners)
+                    self._runners = runners  # an interrupt until here: the next one begins anew
+        return self._runners
+
+    @property
+    def registry(self) -> Registry:
+        """All jobs of the shell."""
+        return self.runners.registry
+
+    @property
+    def has_runners(self) -> bool:
+        """Whether anything has asked for a job yet."""
+        return self._runners is not None
+
+    def use(self, session: Session | None) -> None:
+        """Put *session* in charge of the jobs there are and will be; None for no session."""
+        with self._lock:
+            before, self._session = self._session, session
+            if self._runners is not None:
+                if before is not None:
+                    before.disconnect(self._runners)
+                if session is not None:
+                    session.connect(self._runners)
+
+    def launch_cell(self, code: str, *, origin: object, **how: Any) -> Record:
+        """Make a job of a cell that runs already; *how* are the arguments of `CellRunner`."""
+        from ipy_bgtasks.runners.cell import CellRunner
+        from ipy_bgtasks.work import Work
+        from ipy_bgtasks.work.reading import label_of_cell
+
+        work = Work(_runs_already, label_of_cell(code), code, False)
+        return self.registry.launch(work, where=CellRunner(**how), origin=origin)
+
+
+def _runs_already() -> None:
+    """Do nothing, in place of the call of a cell that was not started here."""
+
+
 class Session:
     """Job control of one shell, from loading to unloading. Any thread may call."""
 
-    def __init__(self, shell: Any, core: Core, settings: BgTasks, screen: Screen) -> None:
-        self.shell = shell
+    def __init__(self, loaded: Loaded, core: Core, settings: BgTasks) -> None:
+        self.loaded = loaded
+        self.shell = loaded.shell
         self.core = core
         self.settings = settings
-        self.screen = screen
-        #: Called, before the first job, to install what concerns only jobs.
-        self.on_first_job: Callable[[Places], object] = lambda _places: None
+        self.screen = core.front_end
         self._foreground: Foreground | None = None
-        #: The pages that show the notebook, for notices; None where there are none.
-        self.pages: Callable[[], Pages] | None = None
         self._claims: dict[int, Callable[[], None]] = {}
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
         """All jobs of the shell."""
         return self.core.registry
 
     @property
     def foreground(self) -> Foreground:
-        """What waits for jobs; it comes with the places in which they run."""
-        _ = self.core.places
+        """What waits for jobs; it comes with the runners."""
+        _ = self.core.runners
         assert self._foreground is not None
         return self._foreground
-
-    @cached_property
-    def launcher(self) -> Launcher:
-        """What turns CODE into jobs; imported when the first job is launched."""
-        from ipy_bgtasks.session.launching import Launcher
-
-        core = self.core
-        return Launcher(
-            self.shell,
-            core.registry,
-            self.screen,
-            self.settings,
-            core.sources,
-            core.places.processes,
-            lambda: core.executors,
-            # Those of a group are told together.
-            lambda job: self.notices.ask([job], f"group {job.group}" if job.group else ""),
-            lambda: self.kept.runner,
-        )
 
     @cached_property
     def notices(self) -> Notices:
         """What tells the user that jobs have ended; imported when that is first asked for."""
         from ipy_bgtasks.session.notices import Asked, Notices
 
-        core = self.core
-        core.asked = core.asked or Asked()
-        later = core.service.later
-        return Notices(self.settings, self.screen, core.asked, later, self.pages)
+        self.core.asked = self.core.asked or Asked()
+        return Notices(self)
 
-    @property
-    def kept(self) -> Kept:
-        """What runs and finds kept jobs, with the current settings."""
-        self.core.kept.apply(self.settings)
-        return self.core.kept
+    # Kept jobs
 
     def look_for_kept(self) -> None:
         """Take in the kept jobs of other sessions, if there are any."""
         if has_kept_jobs():
-            self.kept.finder.look()
+            self.core.runners.finder.look()
 
     def _look_for(self, spec: str) -> None:
         from ipy_bgtasks.registry.specs import JobId
@@ -110,14 +151,12 @@ class Session:
         if has_kept_jobs():
             from ipy_bgtasks.runners.kept.directory import startup_summary
 
-            known = {job.number for job in self.registry} if self.core.has_places else set()
+            known = {job.number for job in self.registry} if self.core.has_runners else set()
             if line := startup_summary(known):
                 self.screen.say(line)
 
     def say_what_goes_on(self) -> None:
         """Say which jobs go on when the session ends, in one line, if any do."""
-        if "kept" not in vars(self.core):
-            return
         from ipy_bgtasks.registry.specs import goes_on
 
         registry = self.registry
@@ -126,70 +165,65 @@ class Session:
             verb = "job goes" if len(left) == 1 else "jobs go"
             self.screen.say(f"kept {verb} on: {', '.join(left)}")
 
-    def start(self) -> Callable[[], None]:
-        """Use the settings, and take charge of the jobs there are; returns what undoes it."""
-        core, settings = self.core, self.settings
-        ends: list[Callable[[], None]] = []
+    # From loading to unloading
 
-        def apply(_change: object = None) -> None:
-            self.screen.log_limit = settings.log_limit
-            self.screen.labels.on = settings.labels
-            if core.has_places:
-                core.places.apply(settings)
-            if settings.notify_after or settings.on_end or core.asked is not None:
-                self.notices.listen()
-
-        apply()
-        if settings.notify:
+    def open(self) -> None:
+        """Use the settings, and take charge of the jobs there are."""
+        self._apply()
+        if self.settings.notify:
             self.notices.check()
-        settings.observe(apply)
-        core.connect(lambda places: ends.append(self._connect(places)))
+        self.settings.observe(self._apply)
+        self.core.use(self)
 
-        def undo() -> None:
-            core.connect(None)
-            settings.unobserve(apply)
-            self.close_notices()
-            while ends:
-                ends.pop()()
+    def close(self) -> None:
+        """Leave the jobs to themselves."""
+        self.settings.unobserve(self._apply)
+        self.close_notices()
+        self.core.use(None)
 
-        return undo
+    def _apply(self, _change: object = None) -> None:
+        settings = self.settings
+        self.screen.log_limit = settings.log_limit
+        self.screen.labels.on = settings.labels
+        if self.core.has_runners:
+            self.core.runners.apply(settings)
+        if settings.notify_after or settings.on_end or self.core.asked is not None:
+            self.notices.listen()
 
-    def _connect(self, places: Places) -> Callable[[], None]:
-        """Show the jobs of *places* on the screen, with the settings; returns what ends that."""
-        from ipy_bgtasks.job.host import Absence
+    def connect(self, runners: Runners) -> None:
+        """Show the jobs on the screen; called once, when there are runners."""
         from ipy_bgtasks.session.foreground import Foreground
 
-        front_end, screen, registry = self.core.front_end, self.screen, places.registry
-        assert front_end is not None
-        self._foreground = Foreground(
-            self.core.loop, lambda job: screen.follow(job, everything=False), front_end.reaches
-        )
-        front_end.waits = self._foreground.interrupt
-        end_watching = places.watch(screen.tell)
-        places.apply(self.settings)
-        registry.host.exchange(screen)
+        front_end, registry = self.core.front_end, runners.registry
+        self._foreground = Foreground(self.core.loop, front_end.reaches)
+        front_end.interrupt_wait = self._foreground.interrupt
+        runners.watch(self.screen.tell)
+        runners.apply(self.settings)
+        registry.host.exchange(self.screen)
         registry.on_find = self._look_for
-        self.on_first_job(places)
+        self.loaded.prepare_for_jobs(runners)
 
-        def end() -> None:
-            registry.on_find = str
-            end_watching()
-            registry.host.exchange(Absence())
+    def disconnect(self, runners: Runners) -> None:
+        """Undo `connect`."""
+        from ipy_bgtasks.job.host import Absence
 
-        return end
+        runners.registry.on_find = str
+        runners.stop_watching()
+        runners.registry.host.exchange(Absence())
 
     def close_notices(self) -> None:
-        """Tell nobody any more that jobs have ended."""
+        """Send no more notices."""
         if (notices := vars(self).get("notices")) is not None:
             notices.close()
+
+    # The foreground
 
     def sent_away(self) -> Record:
         """Return the job of the cell that `%bg` alone has just sent to the background.
 
         Raises `BadInput` if no such cell ran.
         """
-        assert self.core.front_end is not None
-        job = self.core.front_end.sent_away()
+        job = self.core.front_end.last_backgrounded()
         if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
             self.screen.say("coroutine jobs stand still while that cell computes")
         return job
@@ -209,30 +243,9 @@ class Session:
             )
             self.screen.say(f"{which} still until job {blocker.number} ({blocker.name}) ends")
 
-    def launch_attached(
-        self,
-        code: str,
-        options: LaunchOptions,
-        *,
-        local: Mapping[str, Any] | None,
-        cell: bool,
-        awaited: bool,
-    ) -> Record:
-        """Launch CODE for `%fg` and `%%fg`, having made sure that waiting is possible."""
-        if not awaited:
-            self.foreground.refuse_to_block()
-
-        def claim(job: Record) -> None:
-            # The foreground reports its end, even if that comes before the wait begins.
-            self._claims[job.number] = self.screen.claim(job)
-
-        return self.launcher.launch(code, options, local=local, cell=cell, prepare=claim)
-
-    def _let_go(self, jobs: Sequence[Record]) -> None:
-        """Release the claims on *jobs*: the wait has begun, and sees all that follows."""
-        for job in jobs:
-            if (release := self._claims.pop(job.number, None)) is not None:
-                release()
+    def claim(self, job: Record) -> None:
+        """Have the foreground report the job's end, even if that comes before `attach`."""
+        self._claims[job.number] = self.screen.claim(job)
 
     def attach(
         self,
@@ -253,23 +266,26 @@ class Session:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
-        if not awaited:
-            try:
-                return self.foreground.block(
-                    jobs, every=every, first=first, timeout=timeout, follow=follow
-                )
-            finally:
-                self._let_go(jobs)
-        if (job := caller()) is not None:
-            self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
-        elif not self.foreground.interruptible():
-            self.screen.say("this wait cannot be interrupted: it is in a subshell")
-        try:
+
+        def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
                 jobs, every=every, first=first, timeout=timeout, follow=follow
             )
-        finally:
-            self._let_go(jobs)
+
+        try:
+            if not awaited:
+                return self.foreground.block(wait)
+            if (job := caller()) is not None:
+                self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
+            elif not self.foreground.interruptible():
+                self.screen.say("this wait cannot be interrupted: it is in a subshell")
+            return wait()
+        finally:  # it has begun, and sees all that follows
+            for job in jobs:
+                if (release := self._claims.pop(job.number, None)) is not None:
+                    release()
+
+    # Stopping, pruning, showing
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
@@ -284,7 +300,7 @@ class Session:
 
     def prune(self) -> None:
         """Discard the jobs that have ended."""
-        count = self.kept.finder.prune() if has_kept_jobs() else 0
+        count = self.core.runners.finder.prune() if has_kept_jobs() else 0
         count += self.registry.prune()
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 

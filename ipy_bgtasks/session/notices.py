@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from ipy_bgtasks.notify import Ended, Notice, joined, notice_of, notice_of_all
 from ipy_bgtasks.session.settings import function
@@ -20,21 +20,10 @@ from ipy_bgtasks.text import error_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ipy_bgtasks.frontends.front_end import Screen
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.session.control import Session
 
 _VALUE = 100  # characters of a value
-
-
-class Pages(Protocol):
-    """The pages that show the notebook, as far as notices are concerned."""
-
-    def prepare(self) -> None:
-        """Let them be ready for notices."""
-
-    def tell(self, notice: Notice, place: Any) -> None:
-        """Show it where nobody looks; a click leads to *place*, the place of a launch."""
 
 
 @dataclass(slots=True)
@@ -68,7 +57,7 @@ class Asked:
                 self._key[job.number] = key
 
     def remove(self, job: Record) -> None:
-        """Ask for none of that job."""
+        """Cancel the notice of that job."""
         with self._lock:
             self._leave(job)
 
@@ -96,23 +85,16 @@ class Asked:
 class Notices:
     """The notices of one session, until it is closed. Any thread may call.
 
-    *later* calls a function after some seconds, on a thread that must not be held up; *pages*
-    returns the pages that show the notebook, and is None in a terminal.
+    They are composed on the service thread, and sent in threads of their own.
     """
 
-    def __init__(
-        self,
-        settings: BgTasks,
-        screen: Screen,
-        asked: Asked,
-        later: Callable[..., object],
-        pages: Callable[[], Pages] | None,
-    ) -> None:
-        self._settings = settings
-        self._screen = screen
-        self._asked = asked
-        self._later = later
-        self._pages = pages
+    def __init__(self, session: Session) -> None:
+        assert session.core.asked is not None
+        self._session = session
+        self._settings = session.settings
+        self._screen = session.screen
+        self._asked = session.core.asked
+        self._live_views = session.loaded.live_views
         self._lock = threading.Lock()
         self._waiting: list[tuple[Record, Notice]] = []
         self._posting = False
@@ -126,8 +108,8 @@ class Notices:
                 return
             self._listens = True
         self._screen.on_end = self.ended
-        if (pages := self._pages) is not None:
-            self._later(0, lambda: pages().prepare())
+        if self._screen.live:  # a page takes a moment to be ready
+            self._session.core.service.later(0, lambda: self._live_views().pages.prepare())
 
     def check(self) -> None:
         """Look at the addresses of a config file, aside from the loading: that takes a second."""
@@ -141,7 +123,7 @@ class Notices:
             Context().run(threading.Thread(target=look, name="bg-notify", daemon=True).start)
 
     def close(self) -> None:
-        """Tell nobody anything any more; what is on its way is left to itself."""
+        """Send no more notices; those that are being sent are left to themselves."""
         self._closed = True
         self._screen.on_end = None
 
@@ -157,7 +139,7 @@ class Notices:
         self.listen()
 
     def take_back(self, job: Record) -> None:
-        """Ask for no notice of that job."""
+        """Cancel the notice of that job."""
         self._asked.remove(job)
 
     def is_asked(self, job: Record) -> bool:
@@ -178,7 +160,7 @@ class Notices:
             after = self._settings.notify_after
             due = _Set("", [job]) if 0 < after < job.elapsed else None
         if due is not None:
-            self._later(0, self._tell, due.name, due.jobs)
+            self._session.core.service.later(0, self._tell, due.name, due.jobs)
 
     def _call(self, job: Record) -> None:
         """Call the user's own function with the job; what it raises is one line."""
@@ -193,8 +175,9 @@ class Notices:
         first = jobs[0]
         notice = _notice(name, jobs)
         ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
-        if (pages := self._pages) is not None:
-            ways.append(lambda: pages().tell(notice, self._screen.place_of(first)))
+        if self._screen.live:
+            place = self._screen.place_of(first)
+            ways.append(lambda: self._live_views().pages.tell(notice, place))
         if self._settings.notify and not _is_told_elsewhere(first):
             ways.append(lambda: self._post(first, notice))
         for way in ways:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.ipython.extension import session_of
 from ipy_bgtasks.ipython.options import BG, read_options
-from ipy_bgtasks.work import read
+from ipy_bgtasks.session import launching
 from ipy_bgtasks.work.reading import command_in, command_work
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ def loaded(shell: Any) -> Iterator[Any]:
 
 def launch_of(session: Any, line: str) -> Callable[[], Record]:
     """What `%bg LINE` calls once LINE is read, which happens here."""
-    launcher = session.launcher
-    given, code = read_options(line, BG, "%bg")
-    options = given.launch()
+    options, code = read_options(line, BG, "%bg")
     if (command := command_in(code)) is not None:
-        return partial(launcher.start, command_work(command, code, str), options, where="shell")
-    work = read(code, launcher._scope(None, False))
-    return partial(launcher.start, work, options, where=launcher._place(options, None))
+        return partial(
+            launching.start, session, command_work(command, code, str), options, where="shell"
+        )
+    work = launching._read(session, code, None, False, frozenset())
+    where = launching._place(session, options, None, is_command=False)
+    return partial(launching.start, session, work, options, where=where)

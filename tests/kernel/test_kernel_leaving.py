@@ -196,6 +196,28 @@ def test_sigterm_ends_a_main_thread_that_is_in_c(jobs: Kernel, tmp_path: Path) -
     assert (tmp_path / "thread").exists()
 
 
+def test_a_shutdown_says_its_last_word_before_nobody_takes_it_any_more(jobs: Kernel) -> None:
+    """Else the control thread can wait for ever, and the main thread for that one."""
+    jobs.ok("%bg stubborn()")
+    jobs.ok(
+        "kernel = get_ipython().kernel\n"
+        "publish = kernel._publish_status\n"
+        "def late(status, *args, **kwargs):\n"
+        "    time.sleep(0.3 * (threading.current_thread() is kernel.control_thread))\n"
+        "    publish(status, *args, **kwargs)\n"
+        "kernel._publish_status = late"
+    )
+    request = jobs.session.msg("shutdown_request", {"restart": False})
+    jobs.send(request, "control")
+
+    def told() -> bool:
+        of_it = jobs.messages_of(request["header"]["msg_id"])
+        return any(m["content"].get("execution_state") == "idle" for m in of_it)
+
+    jobs.until(told)
+    assert jobs.status() == 0
+
+
 def test_nothing_is_launched_any_more(jobs: Kernel, tmp_path: Path) -> None:
     """A clean-up that launches a job is told why not."""
     jobs.ok(

@@ -29,7 +29,7 @@ def outer() -> Iterator[list[int]]:
 @pytest.fixture
 async def foreground() -> Foreground:
     """One of the test's loop that shows nothing."""
-    return Foreground(asyncio.get_running_loop(), lambda _: lambda: None)
+    return Foreground(asyncio.get_running_loop())
 
 
 def running(number: int = 1) -> Record:
@@ -164,20 +164,20 @@ async def test_abandoning_the_wait_puts_everything_back(
 async def test_blocking_is_refused_where_a_loop_runs(foreground: Foreground) -> None:
     """One line that says what would do."""
     with pytest.raises(BadInput, match=r"the event loop would stop; .* or `await job`"):
-        foreground.block([running()])
+        foreground.block(lambda: foreground.attach([running()]))
 
 
 def test_blocking_runs_the_loop_where_none_runs() -> None:
     """And can be interrupted there."""
     loop = asyncio.new_event_loop()
-    foreground = Foreground(loop, lambda _: lambda: None)
+    foreground = Foreground(loop)
     job = running(5)
     loop.call_later(0.01, job.finish, "value")
-    assert foreground.block([job]) == "value"
+    assert foreground.block(lambda: foreground.attach([job])) == "value"
     job = running(5)
     loop.call_later(0.01, signal.raise_signal, signal.SIGINT)
     with pytest.raises(Detached, match="job 5 goes on"):
-        foreground.block([job])
+        foreground.block(lambda: foreground.attach([job]))
     assert job.state == "running"
     loop.close()
 

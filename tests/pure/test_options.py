@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -16,16 +17,16 @@ from ipy_bgtasks.ipython.options import BG, CANCEL, FG, JOBS, read_all, read_opt
     [
         ("f(x)", {}, "f(x)"),
         ("", {}, ""),
-        ("-l f()", {"loop": True}, "f()"),
-        ("--loop --quiet f()", {"loop": True, "quiet": True}, "f()"),
-        ("-qt f()", {"quiet": True, "thread": True}, "f()"),
+        ("-l f()", {"place": "loop"}, "f()"),
+        ("--loop --quiet f()", {"place": "loop", "quiet": True}, "f()"),
+        ("-qt f()", {"quiet": True, "place": "thread"}, "f()"),
         ("-n load f()", {"name": "load"}, "f()"),
         ("-nload f()", {"name": "load"}, "f()"),
         ("-qn 'two words' f()", {"name": "two words", "quiet": True}, "f()"),
         ('--name="two words" f()', {"name": "two words"}, "f()"),
         ("--timeout 2.5 f()", {"timeout": 2.5}, "f()"),
         ("--timeout=0 f()", {"timeout": 0.0}, "f()"),
-        ("--after 1,?load,%x f()", {"after": "1,?load,%x"}, "f()"),
+        ("--after 1,?load,%x f()", {"after": ["1", "?load", "%x"]}, "f()"),
         ("--log 'a file.txt' f()", {"log": "a file.txt"}, "f()"),
         ("-- -1 * f()", {}, "-1 * f()"),
         ("-q -- -x", {"quiet": True}, "-x"),
@@ -40,7 +41,7 @@ def test_options_end_where_code_begins(line: str, given: dict[str, Any], code: s
     """The code comes back as typed."""
     options, rest = read_options(line, BG, "%bg")
     assert rest == code
-    assert {o.name: getattr(options, o.name) for o in BG if getattr(options, o.name)} == {
+    assert {name: value for name, value in asdict(options).items() if value} == {
         name: value for name, value in given.items() if value
     }
 
@@ -119,7 +120,7 @@ def test_values_are_expanded_as_after_an_exclamation_mark() -> None:
     """In a loop they mean what they seem to mean; the code is left alone."""
     variables = {"i": 3, "limit": 2.5, "who": "me"}
     line = "-n fold-{i} --log run-{i}-$who --timeout {limit*2} f({i}, '$who')"
-    given, code = read_options(line, BG, "%bg", variables)
+    given, code = read_options(line, BG, "%bg", lambda: variables)
     assert (given.name, given.log, given.timeout) == ("fold-3", "run-3-me", 5.0)
     assert code == "f({i}, '$who')"
 
@@ -128,7 +129,7 @@ def test_braces_can_hold_blanks_and_be_doubled(monkeypatch: pytest.MonkeyPatch) 
     """And what is no variable may be one of the environment's, as for a shell."""
     monkeypatch.setenv("BG_TEST_PLACE", "/somewhere")
     given, _ = read_options(
-        "-n {{{', '.join(map(str, [1, 2]))}}} --log $BG_TEST_PLACE/log f()", BG, "%bg", {}
+        "-n {{{', '.join(map(str, [1, 2]))}}} --log $BG_TEST_PLACE/log f()", BG, "%bg", dict
     )
     assert given.name == "{1, 2}"
     assert given.log == "/somewhere/log"
@@ -148,11 +149,11 @@ def test_braces_can_hold_blanks_and_be_doubled(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_expanded_is_one_line(line: str, message: str) -> None:
     """It names the option, the value and the reason."""
     with pytest.raises(BadInput, match=re.escape(message)) as raised:
-        read_options(line, BG, "%bg", {"i": "x"})
+        read_options(line, BG, "%bg", lambda: {"i": "x"})
     assert "\n" not in str(raised.value)
 
 
 def test_an_expression_is_not_expanded() -> None:
     """Its braces are Python's."""
-    given, _ = read_options("--on pools[{1: 2}[i]] f()", BG, "%bg", {"i": 1})
+    given, _ = read_options("--on pools[{1: 2}[i]] f()", BG, "%bg", lambda: {"i": 1})
     assert given.on == "pools[{1: 2}[i]]"

@@ -29,7 +29,7 @@ _LATER = (
     "ipy_bgtasks.session.launching",
     "ipy_bgtasks.session.leaving",
     "ipy_bgtasks.session.notices",
-    "ipy_bgtasks.session.places",
+    "ipy_bgtasks.session.runners",
     "ipy_bgtasks.views",
     "ipy_bgtasks.work",
 )
@@ -54,11 +54,11 @@ print(sorted(set(sys.modules) - before))
 @pytest.mark.parametrize(
     ("kernel", "front_end", "most"),
     [
-        ("", "", 34),
+        ("", "", 33),
         (
             "import ipykernel.ipkernel\n",
-            "from ipy_bgtasks.frontends.kernel import screen, away",
-            51,
+            "from ipy_bgtasks.frontends.kernel import front_end, background_cells",
+            50,
         ),
     ],
     ids=["terminal", "kernel"],

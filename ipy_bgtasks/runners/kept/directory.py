@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied
-from ipy_bgtasks.job.outcome import RETURNED_NONE, Elsewhere, ErrorElsewhere, JobState, Outcome
+from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, LazyError, LazyValue, Outcome
 from ipy_bgtasks.platforms import host_name, state_directory
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.kept import files
@@ -153,7 +153,7 @@ class JobDirectory:
                 return RETURNED_NONE
             case "value":
                 loaded = _Loaded(self, "its value")
-                return Outcome(JobState.FINISHED, Elsewhere(loaded, str(state.get("shown", ""))))
+                return Outcome(JobState.FINISHED, LazyValue(loaded, str(state.get("shown", ""))))
             case "status" if not state.get("code"):
                 return Outcome(JobState.FINISHED, 0)
             case "cancelled" | "never":
@@ -170,7 +170,7 @@ class JobDirectory:
             case "error":
                 trace = self.trace()
                 loaded = _Loaded(self, f"its exception ({name})", trace)
-                return ErrorElsewhere.of(name, message, trace, loaded)
+                return LazyError.of(name, message, trace, loaded)
             case "unsendable":
                 from ipy_bgtasks.runners.packing import caused
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend
 from ipy_bgtasks.job.host import Host, Run, Runner
-from ipy_bgtasks.job.outcome import Elsewhere, Outcome
+from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
@@ -164,8 +164,8 @@ class Following(Run):
             job.pid = state.get("pid")
             job.begin(time.monotonic() - (time.time() - state["started"]))
             news = True
-        if state.get("asked") and not job.asked:  # by another session
-            job.asked = news = True
+        if state.get("asked") and not job.cancel_requested:  # by another session
+            job.cancel_requested = news = True
             self._changed(job)
         return news
 
@@ -205,7 +205,7 @@ class Following(Run):
 
 def _finish(job: Record, outcome: Outcome) -> None:
     try:
-        job.finish(outcome.value.load() if isinstance(outcome.value, Elsewhere) else outcome.value)
+        job.finish(outcome.value.load() if isinstance(outcome.value, LazyValue) else outcome.value)
     except CannotSend as error:
         job.fail(error)
 
@@ -332,7 +332,7 @@ class KeptRunner(Runner):
         context = copy_context() if own else None
         run = job.run = Following(job, directory, self.service, context, self._changed)
         self.service.loop.call_soon_threadsafe(run.begin)
-        if own and job.asked:  # before there was anybody to ask
+        if own and job.cancel_requested:  # before there was anybody to ask
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -477,12 +477,12 @@ class Finder:
         if "started" in state:
             job.begin(time.monotonic() - (time.time() - state["started"]))
         if not ended:
-            job.pid, job.asked = state.get("pid"), "asked" in state
+            job.pid, job.cancel_requested = state.get("pid"), "asked" in state
             registry.adopt(job)
             self._runner.follow(job, directory)
             return
         job.end_elsewhere(directory.outcome(state), float(state["ended"]))
-        job.seen = True
+        job.end_shown = True
         registry.adopt(job)
 
 

@@ -70,12 +70,11 @@ def _store(directory: str, answer: Answer) -> dict[str, Any]:
     if kind == "value":
         shown = f"a value of {len(data):,} bytes" if value is None else _line_of(value)
         return {"kind": kind, "shown": shown}
+    from ipy_bgtasks.foreign import type_name
     from ipy_bgtasks.text import message_of
 
-    message = ""
-    with suppress(BaseException):  # it is the user's class
-        message = message_of(value)[:_LINE]
-    return {"kind": kind, "error": {"type": type(value).__name__, "message": message}}
+    told = {"type": type_name(value), "message": message_of(value)[:_LINE]}
+    return {"kind": kind, "error": told}
 
 
 def _line_of(value: object) -> str:
