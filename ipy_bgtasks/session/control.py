@@ -293,6 +293,10 @@ class Session:
         async def wait_and_say() -> None:
             try:
                 await stopping.wait(self.settings.cancel_wait)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if caller() is not None:
+                    raise
+                raise stopping.detached() from None  # by the user, who sees what was done
             finally:
                 self._say(stopping)
 
