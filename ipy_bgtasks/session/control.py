@@ -149,10 +149,10 @@ class Session:
     def say_what_is_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
-            from ipy_bgtasks.runners.kept.glance import summary_line
+            from ipy_bgtasks.runners.kept.directory import startup_summary
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
-            if line := summary_line(known):
+            if line := startup_summary(known):
                 self.screen.say(line)
 
     def say_what_goes_on(self) -> None:
