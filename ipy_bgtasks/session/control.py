@@ -151,10 +151,10 @@ class Session:
     def say_what_is_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
-            from ipy_bgtasks.runners.kept.glance import summary_line
+            from ipy_bgtasks.runners.kept.directory import startup_summary
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
-            if line := summary_line(known):
+            if line := startup_summary(known):
                 self.screen.say(line)
 
     def has_own_jobs(self) -> bool:
@@ -302,6 +302,10 @@ class Session:
         async def wait_and_say() -> None:
             try:
                 await stopping.wait(self.settings.cancel_wait)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if caller() is not None:
+                    raise
+                raise stopping.detached() from None  # by the user, who sees what was done
             finally:
                 self._say(stopping)
 

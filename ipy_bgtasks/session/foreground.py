@@ -339,6 +339,12 @@ class Stopping:
             for job in left:
                 job.remove_done_callback(wake)
 
+    def detached(self) -> Detached:
+        """Return what an interrupt of the wait raises: one line, which takes nothing back."""
+        error = Detached(*(job.number for job in self._before if not job.done()))
+        error.args = ("the request to stop stands; %jobs shows what comes of it",)
+        return error
+
     def report(self) -> list[str]:
         """Return one line per job, true at the time of the call.
 
