@@ -117,7 +117,7 @@ def test_anywidget_is_not_imported_before_it_is_used(kernel: Kernel) -> None:
 def test_a_quiet_job_counts_as_activity(make_kernel: MakeKernel) -> None:
     """The kernel sends something now and then while it runs, and nothing afterwards."""
     kernel = make_kernel()
-    kernel.ok("from ipy_bgtasks.frontends.kernel import screen; screen._SIGN_OF_LIFE = 0.2")
+    kernel.ok("from ipy_bgtasks.frontends.kernel import front_end as f; f._SIGN_OF_LIFE = 0.2")
     kernel.load()
     kernel.ok(JOB)
 
