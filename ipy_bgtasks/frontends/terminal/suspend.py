@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 import os
 import select
 import signal
@@ -47,7 +46,8 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
-from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.frontends.per_thread import PerThread
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import (
     can_take_signals,
     continue_group,
@@ -62,8 +62,8 @@ from ipy_bgtasks.platforms import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
-    from ipy_bgtasks.frontends.terminal.screen import TerminalFrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.sigint import SigintHandler
 
@@ -129,64 +129,52 @@ class Suspending:
         self._handed: Future[str | None] | None = None
         self._signals = _Signals({"SIGTSTP": self._on_stop, "SIGINT": self._on_interrupt})
         self._context = Context()
-        self._per_thread: Any = None
-        self._undo: list[Callable[[], object]] = []
+        self._per_thread: PerThread | None = None
+        self._apart = Installation()
+        self._changes: Installation | None = None
         self._loaded = False
 
-    def install(self) -> Callable[[], None]:
-        """Begin; returns what ends it. Cells that are in the background then go on.
+    def install(self, changes: Installation, terminal: TerminalLoop) -> None:
+        """Begin; cells that are in the background when that is undone go on.
 
-        Raises `NotImplementedError` where a terminal cannot have it.
+        Raises `NotImplementedError` where there are no such signals.
         """
-        shell = self._shell
-        if not (can_take_signals() and hasattr(signal, "SIGTSTP") and shell.pt_app is not None):
+        if not (can_take_signals() and hasattr(signal, "SIGTSTP")):
             raise NotImplementedError
+        self._terminal = terminal
         self._loaded = True
-        if not self._undo:
-            hook, events = shell.displayhook, shell.events
-            replaced = [
-                self._wrap(shell, "prompt_for_code", self._prompt_for_code),
-                self._wrap(shell, "ask_exit", self._ask_exit),
-                self._wrap(shell, "showtraceback", self._explain),
-                self._wrap(shell, "_showtraceback", self._showtraceback),
-                self._wrap(hook, "write_output_prompt", self._write_output_prompt),
-                self._wrap(hook, "write_format_data", self._write_format_data),
-                self._wrap(builtins, "input", self._input),
-            ]
-            events.register("pre_run_cell", self._begins)
-            events.register("post_run_cell", self._ends)
-            self._undo = [
-                *(each.restore for each in replaced),
-                lambda: events.unregister("pre_run_cell", self._begins),
-                lambda: events.unregister("post_run_cell", self._ends),
-            ]
+        changes.add(self._unload)
+        shell, own = self._shell, self._changes
+        if own is not None:
+            return  # an unloading that has not come to its end yet
+        own = self._changes = Installation()
+        own.wrap(shell, "prompt_for_code", self._prompt_for_code)
+        own.wrap(shell, "ask_exit", self._ask_exit)
+        own.wrap(shell, "showtraceback", self._explain)
+        own.wrap(shell, "_showtraceback", self._showtraceback)
+        own.wrap(shell.displayhook, "write_output_prompt", self._write_output_prompt)
+        own.wrap(shell.displayhook, "write_format_data", self._write_format_data)
+        own.wrap(builtins, "input", self._input)
+        own.event(shell.events, "pre_run_cell", self._begins)
+        own.event(shell.events, "post_run_cell", self._ends)
 
-        def undo() -> None:
-            self._loaded = False
-            self._close()
-
-        return undo
-
-    @staticmethod
-    def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> Attribute:
-        original = getattr(owner, name)
-        return Attribute(
-            owner, name, functools.wraps(original)(functools.partial(around, original))
-        )
+    def _unload(self) -> None:
+        self._loaded = False
+        self._close()
 
     def _close(self) -> None:
         """Undo everything, as soon as the main thread is the only one again."""
         if self._loaded or self._turn != _MAIN or any(each.job for each in self._cells.values()):
             return
-        while self._undo:
-            self._undo.pop()()
+        if self._changes is not None:
+            self._changes.undo()
+            self._changes = None
         self._signals.give_back("SIGTSTP")
         self._forget_threads()
 
     def _forget_threads(self) -> None:
-        if self._per_thread is not None:
-            self._per_thread.uninstall()
-            self._per_thread = None
+        self._apart.undo()
+        self._per_thread = None
 
     # The turn
 
@@ -251,7 +239,7 @@ class Suspending:
     def _tidy_up(self) -> None:
         """Remove what IPython has left of cells that ended in another order than they began."""
         if not any(each.job for each in self._cells.values()):
-            self._front_end.screen.untangle()
+            self._front_end.drop_leftover_tee()
             self._forget_threads()
         self._close()
 
@@ -304,7 +292,7 @@ class Suspending:
         if cell.depth > 1:
             return
         if self._per_thread is not None:
-            self._per_thread.cell_begins()
+            self._shell.display_trap.set()  # a cell that just ended may have taken it off
         if threading.get_ident() == _MAIN:
             self._context = copy_context()
         else:
@@ -320,7 +308,7 @@ class Suspending:
     def _take_stop(self, cell: Cell) -> None:
         """Take Ctrl-Z while *cell* runs in the foreground, if that is wanted."""
         with self._lock:
-            if not cell.over and cell.job is None and self._front_end.ctrl_z():
+            if not cell.over and cell.job is None and self._front_end.ctrl_z_backgrounds():
                 self._signals.take("SIGTSTP")
 
     def _ends(self, result: Any) -> None:
@@ -344,13 +332,14 @@ class Suspending:
 
     def _settle(self, cell: Cell, job: Record, result: Any) -> None:
         """End the job of a cell whose code has ended."""
+        assert self._per_thread is not None
         self._per_thread.numbers.pop(cell.thread, None)
         self._per_thread.quiet.pop(cell.thread, None)
         error = result.error_before_exec or result.error_in_exec
         try:
             if error is None:
                 if long := [text for text in cell.values if "\n" in text or len(text) > _SHORT]:
-                    self._front_end.screen.values[job.number] = "".join(
+                    self._front_end.values[job.number] = "".join(
                         f"Out[{cell.number}]: {chr(10) * (chr(10) in text)}{text}\n"
                         for text in long
                     )
@@ -373,7 +362,7 @@ class Suspending:
         if self._is_away() is None:
             ask()
         else:
-            self._front_end.screen.say("exit in a background cell leaves nothing but the cell")
+            self._front_end.say("exit in a background cell leaves nothing but the cell")
             raise SystemExit
 
     def _explain(self, show: Callable[..., None], exc: Any = None, *args: Any, **kw: Any) -> None:
@@ -427,7 +416,7 @@ class Suspending:
             time.sleep(_PASSES)  # so that this signal, too, is over before the next is taken
             if cell is not None and cell.began is not None:
                 self._take_stop(cell)
-        elif not self._front_end.waits(cell.thread):
+        elif not self._front_end.interrupt_wait(cell.thread):
             self.send_away(cell)
 
     def _terminal_is_taken(self, cell: Cell) -> bool:
@@ -455,7 +444,7 @@ class Suspending:
             if cell.over or cell.job is not None or not self._keep_for_each_thread():
                 return
             self._signals.give_back("SIGTSTP")
-            self._front_end.say_sent_away(self._take(cell))
+            self._front_end.show_backgrounded(self._take(cell))
             self._signals.take("SIGINT")
             self._turn = 0  # nobody's, until that thread is there
         # In a copy of the context in which the cell began: what earlier cells have set is seen.
@@ -465,12 +454,9 @@ class Suspending:
     def _keep_for_each_thread(self) -> bool:
         """Keep for each thread what IPython keeps once; return whether that works here."""
         if self._per_thread is None:
-            from ipy_bgtasks.frontends.kernel.away import PerThread
-
-            per_thread = PerThread(self._shell)
-            try:
-                per_thread.install()
-            except (AttributeError, TypeError):
+            per_thread = PerThread()
+            self._apart.step("ctrl-z", per_thread.install, self._shell)
+            if self._apart.missing:
                 return False
             self._per_thread = per_thread
         return True
@@ -478,6 +464,7 @@ class Suspending:
     def _take(self, cell: Cell) -> Record:
         """Make a job of a cell that runs."""
         # IPython counts before it runs a cell, or, before version 9, afterwards.
+        assert self._per_thread is not None
         self._per_thread.numbers[cell.thread] = self._shell.execution_count
         self._per_thread.quiet[cell.thread] = cell.code.rstrip().endswith(";")
         self._shell.execution_count = cell.number + 1
@@ -493,7 +480,7 @@ class Suspending:
         cell = self._cells.get(self._turn)
         if cell is None or cell.over or cell.job is not None:
             return  # between two cells
-        if not self._front_end.waits(cell.thread):
+        if not self._front_end.interrupt_wait(cell.thread):
             self._interrupt(cell)
 
     def _interrupt(self, cell: Cell) -> None:
@@ -527,7 +514,7 @@ class Suspending:
             if since:
                 sent.waits.end()
                 if time.monotonic() - since > _STUCK:
-                    self._front_end.say_stuck(cell)
+                    self._front_end.show_stuck(cell)
                     return
             elif cell.asks:
                 cell.interrupted = True
