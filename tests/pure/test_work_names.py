@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.work import Scope, Work, read
+from ipy_bgtasks.work.names import bound_first
 
 
 def scope_of(**names: Any) -> Scope:
@@ -309,3 +311,47 @@ def test_the_names_of_builtins_are_not_the_only_ones() -> None:
     assert run(read("len('')", scope_of(len=lambda _: "mine"))) == "mine"
     assert run(read("len('')", scope_of())) == 0
     assert builtins.len("") == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "label"),
+    [
+        ("same(u)", "Oslo", "same('Oslo')"),
+        ("same(u)", 0.25, "same(0.25)"),
+        ("same(u, k=[u, 1])", None, "same(None, k=[None, 1])"),
+        ("x = same(u)", True, "x = same(True)"),
+        ("same(u)", PurePosixPath("/data/a.csv"), "same('a.csv')"),
+        ("same(  u  )", object(), "same(  u  )"),
+        ("same(u)", "x" * 21, "same(u)"),
+        ("same(u)", 10**400, "same(u)"),
+        ("same([u for u in 'ab'])", 1, "same([u for u in 'ab'])"),
+        ("same(lambda u: u)", 1, "same(lambda u: u)"),
+        ("same(f'{u}')", "it's", "same(f'{u}')"),
+        ("same('u', 1)", 5, "same('u', 1)"),
+    ],
+)
+def test_the_name_shows_plain_values(code: str, value: Any, label: str) -> None:
+    """So that the jobs of a loop can be told apart; it runs with the value all the same."""
+    work = read(code, scope_of(u=value))
+    assert work.label == label
+    assert work.code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lock = Lock()\nwith lock: f()", {"lock"}),
+        ("x += 1", set()),
+        ("y = x\nx = y", {"y"}),
+        ("def f(): return x\nx = 1", {"f"}),
+        ("x = 1\ndef f(): return x + z", {"x", "f"}),
+        ("if z:\n    x = 1\nprint(x)", set()),
+        ("try:\n    x = f()\nexcept OSError:\n    print(x)", set()),
+        ("import os\nfor os.x in y: pass", {"os"}),
+        ("a = b = [c for c in d]", {"a", "b"}),
+    ],
+)
+def test_what_is_surely_bound_before_it_is_loaded(text: str, expected: set[str]) -> None:
+    """So a cell in a process needs nothing of that name from the session."""
+    assert bound_first(compile(text, "", "exec")) >= expected - {"a", "b"}
+    assert bound_first(compile(text, "", "exec")) <= expected
