@@ -77,3 +77,4 @@ def test_a_failure_is_told_once_and_kept() -> None:
     assert told == [log.file_error]
     assert "log file '/dev/full': No space left on device" in log.file_error
     assert log.text == "lost\nas well\n"
+    sink.close()
