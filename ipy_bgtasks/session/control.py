@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
+from ipy_bgtasks.errors import goes_on
 from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.service import ServiceLoop
@@ -254,6 +255,7 @@ class Session:
         every: bool,
         first: bool = False,
         timeout: float | None,
+        budget: float | None = None,
         all_output: bool,
         awaited: bool,
     ) -> Any:
@@ -266,10 +268,11 @@ class Session:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
+        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, follow=follow
+                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
             )
 
         try:
@@ -284,6 +287,9 @@ class Session:
             for job in jobs:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
+
+    def _say_who_goes_on(self, jobs: list[Record]) -> None:
+        self.screen.say(goes_on(tuple(job.number for job in jobs)))
 
     # Stopping, pruning, showing
 
@@ -326,6 +332,22 @@ class Session:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
         self.screen.show(table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells))
+
+    def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
+        """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
+        from ipy_bgtasks.views.describe import report
+
+        if chosen is None:
+            self.look_for_kept()
+        print(
+            report(
+                self.visible(every) if chosen is None else chosen,
+                active=len(self.registry.alive()),
+                full=chosen is not None,
+                since=since,
+                cells=self.core.sources.cell,
+            )
+        )
 
     def visible(self, every: bool) -> list[Record]:
         """Return the jobs that `%jobs` shows: with *every* all, else the recent ones.
