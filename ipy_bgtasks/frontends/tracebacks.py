@@ -8,14 +8,17 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
-from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.stacks import hide_all
 from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ipy_bgtasks.job.outcome import Outcome
+    from ipy_bgtasks.patching import Installation
+
+    #: Returns what is shown in place of an exception: itself, or another.
+    Translate = Callable[[BaseException], BaseException]
 
 
 def formatted(shell: Any, outcome: Outcome) -> list[str]:
@@ -45,27 +48,26 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
         return [line.rstrip("\n") for line in (*head, error_line(error))]
 
 
-def without_our_frames(shell: Any) -> Callable[[], None]:
-    """Show no frame of this package in any cell's traceback, but under ``%xmode Verbose``.
+def translate_errors(
+    changes: Installation, shell: Any, translators: Sequence[Translate] = ()
+) -> None:
+    """Show the exceptions of cells as *translators* return them, without our frames.
 
-    Most are taken out where an exception leaves this package. This is for the rest, such as an
-    interrupt that lands in the first line of a magic. Returns what ends it.
+    Most frames are taken out where an exception leaves this package. This is for the rest, such as
+    an interrupt that lands in the first line of a magic; ``%xmode Verbose`` shows them.
     """
-    show = shell.showtraceback
 
-    def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+    def showtraceback(original: Any, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
-        if (
-            error is not None
-            and is_a(error, BaseException)
-            and shell.InteractiveTB.mode != "Verbose"
-        ):
-            hide_all(error)
-            if exc_tuple is not None:
-                exc_tuple = (*exc_tuple[:2], trace_of(error))
-        show(exc_tuple, *args, **kwargs)
+        if error is not None and is_a(error, BaseException):
+            for translate in translators:
+                error = translate(error)
+            if shell.InteractiveTB.mode != "Verbose":
+                hide_all(error)
+            exc_tuple = type(error), error, trace_of(error)
+        original(exc_tuple, *args, **kwargs)
 
-    return Attribute(shell, "showtraceback", showtraceback).restore
+    changes.wrap(shell, "showtraceback", showtraceback)
 
 
 def _holds_group(error: BaseException) -> bool:

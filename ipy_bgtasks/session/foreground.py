@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractContextManager
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
 
     #: Begins to show a job's output; returns what ends that.
@@ -312,7 +312,7 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: Screen,
+        screen: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,
@@ -353,6 +353,12 @@ class Stopping:
         finally:
             for job in left:
                 job.remove_done_callback(wake)
+
+    def detached(self) -> Detached:
+        """Return what an interrupt of the wait raises: one line, which takes nothing back."""
+        error = Detached(*(job.number for job in self._before if not job.done()))
+        error.args = ("the request to stop stands; %jobs shows what comes of it",)
+        return error
 
     def report(self) -> list[str]:
         """Return one line per job, true at the time of the call.

@@ -77,6 +77,10 @@ class BgTasks(Configurable):
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
     ).tag(config=True)
+    counts_as_active = Bool(
+        True,
+        help="While jobs run the kernel counts as active, so that no server ends it as idle.",
+    ).tag(config=True)
     keep_days = Float(
         30.0, min=0, help="Days after which a kept job that has ended is forgotten."
     ).tag(config=True)
