@@ -108,7 +108,7 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%fg waits", "%fg waits() launches a call"),
         ("%fg nowhere", "'nowhere' is no job and nothing that can be awaited"),
         ("%fg 4.2", "4.2 is nothing to run"),
-        ("%fg -x", "%fg has no option -x; it has -a, --timeout, --any"),
+        ("%fg -x", "%fg has no option -x; it has -a, --timeout, --budget, --any"),
         ("%fg --timeout x 3", "--timeout takes a number of seconds, such as 2.5, not 'x'"),
         ("%fg -;", "no previous job: there are none yet"),
         ("%%fg 3\n1", "%%fg takes options only"),
