@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
-from ipy_bgtasks.errors import goes_on
 from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.service import ServiceLoop
@@ -298,6 +297,8 @@ class Session:
                     release()
 
     def _say_who_goes_on(self, jobs: list[Record]) -> None:
+        from ipy_bgtasks.errors import goes_on
+
         self.screen.say(goes_on(tuple(job.number for job in jobs)))
 
     # Stopping, pruning, showing
