@@ -25,13 +25,15 @@ from itertools import compress
 from operator import call, is_
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.foreign import contexts, is_a
 from ipy_bgtasks.stacks import is_library
 from ipy_bgtasks.waits import Waits, is_between_locks, is_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
+
+    from ipy_bgtasks.patching import Installation
 
 
 #: Packages that hand a job's output to the front end …
@@ -42,8 +44,8 @@ _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPytho
 _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.progress")
 #: … but for this one: between the start of a process and its number nobody could stop it.
 _STARTING = "ipy_bgtasks.work.reading"
-#: What only waits for a job's end, and may be interrupted in that.
-_WAITING = ("ipy_bgtasks.job", "ipy_bgtasks.waits")
+#: What only waits for a job's end, or for a turn, and may be interrupted in that.
+_WAITING = ("ipy_bgtasks.job", "ipy_bgtasks.hooks", "ipy_bgtasks.waits")
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "uvloop", "trio")
 #: In these functions of `subprocess` a process has started and nobody knows its number yet.
@@ -94,8 +96,8 @@ class Sent:
         self._pending.clear()
 
 
-def send_again() -> Callable[[], None]:
-    """Have a `StopThread` that no code could see be sent again; returns what ends that.
+def send_again(changes: Installation) -> None:
+    """Have a `StopThread` that no code could see be sent again.
 
     In ``__del__`` and in a callback of a weak reference, which run between any two steps, Python
     prints what is raised and goes on as if nothing had happened.
@@ -108,7 +110,7 @@ def send_again() -> Callable[[], None]:
         else:
             show(seen)
 
-    return Attribute(sys, "unraisablehook", unraisable).restore
+    changes.attribute(sys, "unraisablehook", unraisable)
 
 
 def frame_of(thread: int) -> FrameType | None:
@@ -166,13 +168,7 @@ def is_handling_stop(thread: int) -> bool:
 
 def came_of_stop(error: BaseException | None) -> bool:
     """Return whether *error* is a `StopThread`, or was raised while one was handled."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, StopThread):
-            return True
-        seen.add(id(error))
-        error = error.__context__
-    return False
+    return error is not None and any(is_a(one, StopThread) for one in contexts(error))
 
 
 def running_loops(frame: FrameType | None, start: CodeType) -> list[asyncio.AbstractEventLoop]:

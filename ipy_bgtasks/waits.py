@@ -49,11 +49,12 @@ from itertools import compress
 from operator import call
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.stacks import is_library
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from ipy_bgtasks.patching import Installation
 
     #: What ends a wait, written in C and called without arguments.
     Ending = Callable[[], object]
@@ -86,9 +87,9 @@ def sleep(seconds: Any, /) -> None:
 sleep.__module__, sleep.__qualname__ = _sleep.__module__, _sleep.__qualname__
 
 
-def replace_sleep() -> Callable[[], None]:
-    """Let `time.sleep` be ended in threads that are `stoppable`; returns what undoes it."""
-    return Attribute(time, "sleep", sleep).restore
+def replace_sleep(changes: Installation) -> None:
+    """Let `time.sleep` be ended in threads that are `stoppable`."""
+    changes.attribute(time, "sleep", sleep)
 
 
 def is_between_locks(innermost: FrameType) -> bool:

@@ -72,6 +72,7 @@ def fg(
         every=every,
         first=options.any,
         timeout=options.timeout,
+        budget=options.budget,
         all_output=options.all,
         awaited=options.awaited,
     )
@@ -86,6 +87,9 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     if options.watch:
         live = session.loaded.live_views()
         return live.watch(chosen, every=options.all, awaited=options.awaited)
+    if options.json or options.since:
+        session.show_data(chosen, every=options.all, since=options.since)
+        return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
     session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None
@@ -117,7 +121,7 @@ def _named(
     """Return the jobs that *text* names, and whether a list is wanted; None if it is CODE."""
     registry, known = session.registry, variables(session, local)
     if text == "all":
-        fresh = [job for job in registry if not (job.done() and job.seen)]
+        fresh = [job for job in registry if not (job.done() and job.end_shown)]
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
         return registry.find_all(text), True

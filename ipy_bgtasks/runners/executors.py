@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import pickle
 import threading
 from contextvars import Context, copy_context
@@ -21,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Complete, Packed, ending, pack
@@ -234,13 +234,7 @@ class ExecutorRunner(Runner):
         """Return the work in the engine's form; raises `BadInput` for what cannot be sent there."""
         if self.engine.is_local:
             return work
-        try:
-            import cloudpickle  # noqa: F401
-        except ImportError:
-            raise BadInput(
-                "--on this executor needs cloudpickle: pip install cloudpickle"
-            ) from None
-        return dataclasses.replace(work, call=pack(work, complete=self.engine.is_remote))
+        return pack(work, "--on this executor", complete=self.engine.is_remote)
 
     def start(self, job: Record) -> None:
         """Hand the job to the executor."""
@@ -261,7 +255,7 @@ class ExecutorRunner(Runner):
         run.future.add_done_callback(lambda future: self._done(run, future))
         if not self.engine.is_local:
             self._watch()
-        if job.asked:
+        if job.cancel_requested:
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -294,7 +288,7 @@ class ExecutorRunner(Runner):
 
     def _run_here(self, run: _Run) -> None:
         job, work = run.job, run.job.work
-        if work is None or job.asked or not job.begin():
+        if work is None or job.cancel_requested or not job.begin():
             return
         job.enter()
         run.thread = threading.get_ident()
@@ -336,7 +330,7 @@ class ExecutorRunner(Runner):
     def _failed(self, job: Record, error: BaseException) -> Callable[[], None]:
         if self.engine.was_dropped(error):
             return job.end_cancelled
-        if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
+        if is_a(error, (concurrent.futures.CancelledError, asyncio.CancelledError)):
             error = ProcessDied(f"{self.where} gave up the job: {error_line(error)}")
         return partial(job.fail, error)
 

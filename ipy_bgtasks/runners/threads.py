@@ -9,7 +9,6 @@ while one of its threads is busy.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import os
 import signal
@@ -34,16 +33,18 @@ from ipy_bgtasks.async_exceptions import (
     running_trio,
     take_back,
 )
+from ipy_bgtasks.foreign import add_note, is_a, is_awaitable, leaves
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
+from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import await_chain, hide, thread_stack
+from ipy_bgtasks.text import message_of
 from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from traceback import FrameSummary
     from types import FrameType
 
@@ -127,7 +128,7 @@ class ThreadRun(Run):
             finally:
                 self._release_launcher()
             self._target = threading.get_ident()
-            if job.asked:  # when there was no target yet
+            if job.cancel_requested:  # when there was no target yet
                 raise StopThread
             # Called and stored by C code, so that no StopThread can come between the return of the
             # user's function and the storing: what has finished stays finished.
@@ -216,14 +217,14 @@ class ThreadRun(Run):
             sent = Sent(target, self._send_again)
             start = ThreadRun.execute.__code__
             in_loop = self._is_async or self._told_loop is not None
-            # Before it is sent: from then on the thread may be asked what became of it.
-            before, self._sent = self._sent, sent
+            # Before it is sent: from then on the thread may raise it, lose it and ask for another.
+            before, self._sent, self._due = self._sent, sent, False
             if raise_in_user_code(target, sent, start, frame=frame, own_loop=in_loop):
-                self._due, self._told_loop = False, None
+                self._told_loop = None
                 self._sent_at = time.monotonic()
                 self._end_wait(sent)
                 return True
-            self._sent = before
+            self._sent, self._due = before, True
             return False
 
     def _send_again(self) -> None:
@@ -368,18 +369,13 @@ class ThreadRun(Run):
     def _run_loop(self) -> Any:
         work = self.job.work
         assert work is not None
-        call: Callable[[], Awaitable[Any]] = work.call
-
-        async def main() -> Any:
-            return await call()
-
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            self._task = loop.create_task(main())
+            self._task = loop.create_task(end_of(work.call))
             self._loop = loop
-            if self.job.asked:
+            if self.job.cancel_requested:
                 self._task.cancel()
-            return loop.run_until_complete(self._task)
+            return loop.run_until_complete(self._task)()
 
     def _leave(self, process: int, error: BaseException | None) -> bool:
         """Let no exception reach this thread any more; end it if it is another process by now.
@@ -407,11 +403,13 @@ class ThreadRun(Run):
         job = self.job
         if stored:
             value = stored[None]
-            if _is_awaitable(value):
+            if is_awaitable(value) and not is_a(value, Job):  # a job is a result
                 self._runner.loop_runner.adopt(job, value, self.context.copy())
             else:
                 job.finish(value)
-        elif error is None or _is_stop(error, job.asked, cancels=self._is_async or job.asked):
+        elif error is None or _is_stop(
+            error, job.cancel_requested, cancels=self._is_async or job.cancel_requested
+        ):
             job.end_cancelled()
         else:
             _suggest_loop(error)
@@ -422,14 +420,6 @@ class ThreadRun(Run):
             self.begun.release()
 
 
-def _is_awaitable(value: Any) -> bool:
-    """Return whether *value* is to be awaited; a job that a call returns is its result."""
-    try:
-        return inspect.isawaitable(value) and not isinstance(value, Job)
-    except BaseException:  # a proxy without what it stands for
-        return False
-
-
 def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
     """Return whether the job ended because it was stopped; a task group wraps what it is told.
 
@@ -437,16 +427,17 @@ def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
     to stop: trio makes its own. With *cancels* so does asyncio's `CancelledError`; otherwise that
     is an exception like any other.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_stop(one, asked, cancels=cancels) for one in error.exceptions)
-    if isinstance(error, KeyboardInterrupt):
-        return asked or came_of_stop(error)
-    return cancels and isinstance(error, asyncio.CancelledError)
+    return all(
+        asked or came_of_stop(one)
+        if is_a(one, KeyboardInterrupt)
+        else cancels and is_a(one, asyncio.CancelledError)
+        for one in leaves(error)
+    )
 
 
 def _suggest_loop(error: BaseException) -> None:
-    if isinstance(error, RuntimeError) and "no running event loop" in str(error):
-        error.add_note("no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
+    if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
+        add_note(error, "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
 
 
 #: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
@@ -540,7 +531,7 @@ class ThreadRunner(Runner):
         for worker in list(self._workers):
             run_now = worker.run_now
             job = None if run_now is None else run_now.job
-            if job is not None and not job.asked:
+            if job is not None and not job.cancel_requested:
                 job.cancel()
 
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
+from ipy_bgtasks.foreign import is_a, with_trace
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractContextManager
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
 
     #: Begins to show a job's output; returns what ends that.
@@ -73,6 +74,7 @@ class Foreground:
         timeout: float | None = None,
         every: bool = False,
         first: bool = False,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None = None,
         follow: Follow | None = None,
     ) -> asyncio.Future[Any]:
         """Return a future of the running loop for the job's result; with *every*, for all results.
@@ -80,9 +82,10 @@ class Foreground:
         Awaiting it shows the jobs' output and raises a job's own exception with its own
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
         over; the jobs then go on. Cancelling it only ends the wait. *follow* shows the output of
-        a job and returns what ends that.
+        a job and returns what ends that. After the seconds of *on_budget* its function is called
+        with the jobs that go on, and the result is the job, or the jobs, in place of theirs.
         """
-        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout)
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout, on_budget)
         wait.begin(follow)
         return wait.future
 
@@ -158,6 +161,7 @@ class _Wait:
         every: bool,
         first: bool,
         timeout: float | None,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.thread = threading.get_ident()
@@ -167,7 +171,8 @@ class _Wait:
         self._every = every
         self._first = first
         self._timeout = timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self._on_budget = on_budget
+        self._timers: list[asyncio.TimerHandle] = []
         self._unfollow: list[Callable[[], None]] = []
         #: How many of the jobs have called back. That comes after the front end has shown their
         #: ends, and until then their output must be followed.
@@ -183,7 +188,9 @@ class _Wait:
         if follow is not None:
             self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._time_out)
+            self._timers.append(self._loop.call_later(self._timeout, self._time_out))
+        if self._on_budget is not None:
+            self._timers.append(self._loop.call_later(self._on_budget[0], self._spend))
         for job in self._jobs:
             if job.done():
                 self._ended += 1
@@ -203,6 +210,15 @@ class _Wait:
             return False
         self._raise(Detached(*left))
         return True
+
+    def _spend(self) -> None:
+        left = [job for job in self._jobs if not job.done()]
+        if self.future.done() or not left or self._on_budget is None:
+            return  # `_check` is on its way
+        self._stop_following()
+        self._on_budget[1](left)
+        handles = [job.job for job in self._jobs]
+        self.future.set_result(handles if self._every else handles[0])
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
@@ -232,7 +248,7 @@ class _Wait:
         errors = [error for job in failed if (error := _error(job)) is not None]
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in failed or self._jobs:
-            job.seen = True
+            job.end_shown = True
         if not errors:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
@@ -250,16 +266,16 @@ class _Wait:
         if self.future.done():
             return
         self._stop_following()
-        if isinstance(error, StopIteration):  # no future can hold it
-            error, cause = RuntimeError(f"the job raised {error!r}"), error
+        if is_a(error, StopIteration):  # no future can hold it
+            error, cause = RuntimeError(f"the job raised {error_line(error)}"), error
             error.__cause__ = cause
         self.future.set_exception(error)
         self.future.exception()  # if nobody awaits it any more, asyncio need not complain
 
     def _over(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         for job in self._jobs:
             job.remove_done_callback(self._job_ended)
         self._foreground.over(self)
@@ -278,7 +294,7 @@ def _error(job: Record) -> BaseException | None:
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
     error = outcome.exception()
-    return None if error is None else error.with_traceback(outcome.traceback)
+    return None if error is None else with_trace(error, outcome.traceback)
 
 
 #: With more than so many jobs that were cancelled one line stands for all.
@@ -296,7 +312,7 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: Screen,
+        screen: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,
@@ -338,6 +354,12 @@ class Stopping:
             for job in left:
                 job.remove_done_callback(wake)
 
+    def detached(self) -> Detached:
+        """Return what an interrupt of the wait raises: one line, which takes nothing back."""
+        error = Detached(*(job.number for job in self._before if not job.done()))
+        error.args = ("the request to stop stands; %jobs shows what comes of it",)
+        return error
+
     def report(self) -> list[str]:
         """Return one line per job, true at the time of the call.
 
@@ -360,10 +382,10 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None and not _has_run(job):
-                job.seen = True  # there is nothing more to report
+                job.end_shown = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
-                job.seen = True
+                job.end_shown = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
                 run = self._runs[job]
