@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.errors import WouldBlock as WouldBlock
     from ipy_bgtasks.job.handle import Job as Job
     from ipy_bgtasks.job.handle import current_job as current_job
+    from ipy_bgtasks.job.handle import on_cancel as on_cancel
     from ipy_bgtasks.job.outcome import JobState as JobState
     from ipy_bgtasks.job.progress import Progress as Progress
     from ipy_bgtasks.job.progress import track as track
@@ -44,6 +45,7 @@ _HOMES = {
     "call_in_background": "background",
     "current_job": "job.handle",
     "jobs": "views.collection",
+    "on_cancel": "job.handle",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",
     "track": "job.progress",

@@ -1,17 +1,18 @@
-"""Makes `input`, `getpass` and `breakpoint` raise at once in a background job, which cannot ask.
+"""Hooks in Python itself: how a job gets its threads, and what it cannot ask for.
 
-Hooks for the two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`.
-
-A new thread begins with an empty context, so its output could not be attributed to a job: one
-that a job starts runs in a copy of the job's context, and so does each call that a job hands to a
-`ThreadPoolExecutor`, whose threads belong to no job.
+There are two ways to a thread, `Thread.start` and `ThreadPoolExecutor.submit`. A new thread begins
+with an empty context, so its output could not be attributed to a job: one that a job starts runs
+in a copy of the job's context, and so does each call that a job hands to a `ThreadPoolExecutor`,
+whose threads belong to no job.
 
 At exit Python waits for threads that are not daemons, and for all threads of executors. What a job
 started must end with the session, as the job does: its threads are daemons, and an executor's
 thread that is busy for a job is recorded, so that Python need not wait for it.
 
-The hooks are installed with the first loading and stay there, since other hooks may have been
+These two are installed with the first loading and stay there, since other hooks may have been
 wrapped around them; while nothing is loaded they do nothing.
+
+`input`, `getpass` and `breakpoint` raise at once in a background job, which cannot ask.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import thread as _pools
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.errors import CannotAsk
-from ipy_bgtasks.patching import Attribute
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+    from ipy_bgtasks.patching import Installation
 
-def refuse_questions(kernel: Any = None) -> Callable[[], None]:
-    """Make questions raise in jobs from now on; returns what ends that.
+
+def refuse_questions(changes: Installation, kernel: Any = None) -> None:
+    """Make questions raise in jobs from now on.
 
     *kernel* is ipykernel's, which installs its own `input` for each cell and removes it
     afterwards, so both it and what it restores must be covered.
@@ -59,7 +62,7 @@ def refuse_questions(kernel: Any = None) -> Callable[[], None]:
             if holder is kernel and not name.startswith("_"):
                 delattr(holder, name)  # there it hid the class's method
 
-    return undo
+    changes.add(undo)
 
 
 def _places(kernel: Any) -> Iterator[tuple[Any, str, str]]:
@@ -99,19 +102,18 @@ class ThreadsOfJobs:
         self._busy: set[threading.Thread] = set()
         self._submitting = threading.local()
 
-    def listen(self) -> Callable[[], None]:
-        """Track the threads of jobs from now on; returns what ends that."""
+    def track(self, changes: Installation) -> None:
+        """Track the threads of jobs from now on."""
         with self._lock:
             self._loads += 1
             if not self._hooked:
                 self._hooked = True
                 self._hook()
+        changes.add(self._end)
 
-        def end() -> None:
-            with self._lock:
-                self._loads -= 1
-
-        return end
+    def _end(self) -> None:
+        with self._lock:
+            self._loads -= 1
 
     def let_go(self) -> None:
         """Let Python exit without waiting for the threads that are busy for jobs now."""
@@ -172,23 +174,20 @@ class ThreadsOfJobs:
 threads_of_jobs = ThreadsOfJobs()
 
 
-def executor_for_jobs(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Give jobs a default executor of their own on *loop*; returns what undoes it.
+def executor_for_jobs(changes: Installation, loop: asyncio.AbstractEventLoop) -> None:
+    """Give jobs a default executor of their own on *loop*.
 
     A thread that was started for other code can no longer be made a daemon: a job's
     `asyncio.to_thread` uses none of those. Does nothing for a loop that is not written in Python.
     """
-    run_in_executor = loop.run_in_executor
     executors: list[ThreadPoolExecutor] = []
 
-    def run_for_job(executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(original: Any, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
         if executor is None and current.get() is not None:
             if not executors:
                 executors.append(ThreadPoolExecutor(thread_name_prefix="bg-executor"))
             executor = executors[0]
-        return run_in_executor(executor, func, *args)
+        return original(executor, func, *args)
 
-    try:
-        return Attribute(loop, "run_in_executor", run_for_job).restore
-    except (AttributeError, TypeError):
-        return lambda: None
+    with suppress(AttributeError, TypeError):
+        changes.wrap(loop, "run_in_executor", run_in_executor)

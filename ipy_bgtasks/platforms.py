@@ -18,8 +18,9 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import asyncio
@@ -225,6 +226,27 @@ def kill_group(group: int) -> None:
     """Kill a process and its group, where there are groups; an OSError if it is gone."""
     kill = getattr(_os, "killpg", os.kill)
     kill(group, kill_signal())
+
+
+def leave_forked_child(error: BaseException | None) -> NoReturn:
+    """End a process that the user's code has forked, as Python would after *error*, or at its end.
+
+    Nothing of the parent's is undone there: it holds copies of all, and none of its threads.
+    """
+    status, shown = 0, None
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        shown = None if isinstance(error.code, int | None) else str(error.code)
+    elif error is not None:
+        status, shown = 1, "".join(traceback.format_exception(error)).rstrip()
+    try:
+        if shown is not None:
+            os.write(2, f"{shown}\n".encode(errors="replace"))
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+    finally:
+        os._exit(status & 0xFF)
 
 
 def exit_status(pid: int) -> int | None:

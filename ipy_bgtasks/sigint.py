@@ -5,7 +5,7 @@ runs that is often a step of some background task, or the loop's own code. Here 
 raises only where the foreground's own code runs, and otherwise cancels the foreground at its
 await, as `asyncio.Runner` does. Plain asyncio: nothing in this module knows IPython.
 
-`wake_on_signals` makes an idle loop notice; `run_interruptible` runs a loop for one coroutine;
+`woken_by_signals` makes an idle loop notice; `run_interruptible` runs a loop for one coroutine;
 `Shielded` delays an interrupt where state must not be left half written.
 """
 
@@ -124,6 +124,22 @@ def sigint_for(
     return sigint_handled(loop, handle)
 
 
+def raising(handle: SigintHandler) -> Callable[[int, FrameType | None], None]:
+    """Return a handler of SIGINT that raises ``KeyboardInterrupt`` where `handle` says so."""
+
+    def sigint(_: int, frame: FrameType | None) -> None:
+        if handle(frame):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                # So that the user's own line is at the end of the traceback, not this one: a
+                # bare `raise` adds no frame of its own, and a function of ours would add two.
+                error.__traceback__ = None
+                raise
+
+    return sigint
+
+
 @contextmanager
 def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> Iterator[None]:
     """Have SIGINT ask `handle` what to do, and wake `loop`, inside the block.
@@ -131,16 +147,7 @@ def sigint_handled(loop: asyncio.AbstractEventLoop, handle: SigintHandler) -> It
     Main thread only. The previous handler is restored afterwards, unless ours has been replaced
     by then.
     """
-
-    def sigint(_: int, frame: FrameType | None) -> None:
-        if handle(frame):
-            try:
-                raise KeyboardInterrupt
-            except KeyboardInterrupt as error:
-                # So that the user's own line is at the end of the traceback, not this one.
-                error.__traceback__ = None
-                raise
-
+    sigint = raising(handle)
     previous = signal.signal(signal.SIGINT, sigint)
     try:
         with woken_by_signals(loop):
@@ -255,49 +262,36 @@ class _Steps(Generic[T]):
         return self._steps
 
 
-def wake_on_signals(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Let every signal end the loop's select, even one that arrives just before it.
+@contextmanager
+def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let every signal end the loop's select inside the block, even one just before it.
 
     Without a descriptor, only a signal delivered to the main thread during the select would. One
     that is set already stays: it is the loop's own, made by ``add_signal_handler``,
     whose handlers are called only through it, or there is one because the platform's loop always
-    has it. Main thread only. Returns what undoes it.
+    has it. Main thread only.
     """
-    if (pair := socket_pair()) is None:
-        return lambda: None  # a page has no signals
+    if not hasattr(signal, "set_wakeup_fd") or (pair := socket_pair()) is None:
+        yield  # a page has no signals
+        return
     receiver, sender = pair
-    receiver.setblocking(False)
-    sender.setblocking(False)
-    try:
-        loop.add_reader(receiver, _drain, receiver)
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
         before = wake_up_descriptor(sender.fileno())
-    except NotImplementedError:  # the Proactor loop of Windows has a descriptor already
-        receiver.close()
-        sender.close()
-        return lambda: None
-    if before != -1:
-        wake_up_descriptor(before)
-
-    def undo() -> None:
-        now = wake_up_descriptor(-1)
-        if now not in (-1, sender.fileno()):
-            wake_up_descriptor(now)
-        if not loop.is_closed():
-            loop.remove_reader(receiver)
-        receiver.close()
-        sender.close()
-
-    return undo
-
-
-@contextmanager
-def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let every signal end the loop's select inside the block, as `wake_on_signals` does."""
-    undo = wake_on_signals(loop)
-    try:
-        yield
-    finally:
-        undo()
+        if before != -1:
+            wake_up_descriptor(before)
+        with suppress(NotImplementedError):  # the Proactor loop of Windows has one of its own
+            loop.add_reader(receiver, _drain, receiver)
+        try:
+            yield
+        finally:
+            now = wake_up_descriptor(-1)
+            if now not in (-1, sender.fileno()):
+                wake_up_descriptor(now)
+            if not loop.is_closed():
+                with suppress(NotImplementedError):
+                    loop.remove_reader(receiver)
 
 
 def _drain(receiver: socket.socket) -> None:
@@ -342,5 +336,5 @@ class Shielded:
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt as error:
-                error.__traceback__ = None
+                error.__traceback__ = None  # as in `raising`, which costs a closure at each use
                 raise

@@ -1,4 +1,4 @@
-"""Keeps the frames of this package out of the tracebacks that users see.
+"""Which frames are the user's: in tracebacks, and in the stacks of code that runs right now.
 
 A traceback is a list of links, one a frame, from the outermost on. Where an exception leaves this
 package towards the user, `hide` takes our links out; a bare ``raise`` after that adds none:
@@ -7,10 +7,9 @@ package towards the user, `hide` takes our links out; a bare ``raise`` after tha
         hide(error)
         raise
 
-Where running code is right now: the stack of a thread, the await chain of a task.
-
-Read from outside, by any thread, without stopping or slowing what is looked at. Frames are given
-as `traceback.FrameSummary`; which of them are the user's, and how to name them, is here, too.
+The stack of a thread and the await chain of a task are read from outside, by any thread, without
+stopping or slowing what is looked at. Frames are given as `traceback.FrameSummary`; how to name
+them is here, too.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ipy_bgtasks.foreign import is_a, related, trace_of, with_trace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -42,29 +43,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PACKAGE = __name__.partition(".")[0]
-#: Whose frames belong to ours where they stand between two of ours, or before the first.
+#: In tracebacks: whose frames belong to ours where they stand between two of ours, or before the
+#: first.
 _MACHINERY = {"asyncio", "importlib"}
+#: In stacks: machinery that stands between a thread's or a loop's start and the user's code …
+_OUTSIDE = (_PACKAGE, "threading", "asyncio", "contextlib", "concurrent", "IPython", "uvloop")
+#: … and what is left out wherever it stands.
+_HIDDEN = (_PACKAGE, "IPython", "ipykernel")
 
 
 def hide(error: BaseException) -> None:
     """Take our frames out of the traceback of *error* itself, where they stand in it."""
-    interrupted = isinstance(error, KeyboardInterrupt)  # where our code waits, or is imported
-    error.__traceback__ = without_ours(error.__traceback__, to_the_end=interrupted)
+    interrupted = is_a(error, KeyboardInterrupt)  # where our code waits, or is imported
+    with_trace(error, without_ours(trace_of(error), to_the_end=interrupted))
 
 
 def hide_all(error: BaseException) -> None:
     """Take our frames out of *error*, its causes and contexts, and the members of a group."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
+    for one in related(error):
         hide(one)
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
 
 
 async def unseen(coro: Coroutine[Any, Any, T]) -> T:
@@ -79,53 +76,55 @@ async def unseen(coro: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def up_to_the_users(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback up to the last frame that is neither asyncio's nor ours."""
+    links = _links(trace)
+    while links and _package(links[-1].tb_frame) in ("asyncio", _PACKAGE):
+        links.pop()
+    return _joined(links)
+
+
 def without_ours(trace: TracebackType | None, *, to_the_end: bool = False) -> TracebackType | None:
     """Return the traceback without our frames; the links that remain are the same objects.
 
     With *to_the_end* it ends before ours where only asyncio or an import follows on them.
     """
-    links: list[TracebackType] = []
+    links = _links(trace)
+    packages = [_package(link.tb_frame) for link in links]
+    if _PACKAGE not in packages:
+        return trace
+    kept: list[TracebackType] = []
+    waiting: list[TracebackType] = []  # machinery: only what follows tells whose it is
+    ours = True  # at the start, and after one of ours
+    for link, package in zip(links, packages, strict=True):
+        if package == _PACKAGE:
+            ours = True
+            waiting.clear()
+        elif package in _MACHINERY and ours:
+            waiting.append(link)
+        else:
+            kept += [*waiting, link]
+            waiting.clear()
+            ours = False
+    return _joined(kept if to_the_end else kept + waiting)
+
+
+def _links(trace: TracebackType | None) -> list[TracebackType]:
+    links = []
     while trace is not None:
         links.append(trace)
         trace = trace.tb_next
-    tops = [str(link.tb_frame.f_globals.get("__name__")).partition(".")[0] for link in links]
-    if _PACKAGE not in tops:
-        return links[0] if links else None
-    users, waiting = _users_links(tops)
-    kept = [links[at] for at in (users if to_the_end else users + waiting)]
-    for link, following in zip_longest(kept, kept[1:]):
+    return links
+
+
+def _joined(links: list[TracebackType]) -> TracebackType | None:
+    for link, following in zip_longest(links, links[1:]):
         if link.tb_next is not following:
             link.tb_next = following
-    return kept[0] if kept else None
+    return links[0] if links else None
 
 
-def _users_links(tops: list[str]) -> tuple[list[int], list[int]]:
-    """Return the places of the user's frames, by the packages that the frames belong to.
-
-    And those of asyncio or an import at the end, called by ours.
-    """
-    kept: list[int] = []
-    machinery = True  # at the start, and after one of ours
-    waiting: list[int] = []  # of these only what follows tells whose they are
-    for at, top in enumerate(tops):
-        if top == _PACKAGE:
-            machinery = True
-            waiting.clear()
-        elif top in _MACHINERY and machinery:
-            waiting.append(at)
-        else:
-            kept += [*waiting, at]
-            waiting.clear()
-            machinery = False
-    return kept, waiting
-
-
-#: Machinery that stands between a thread's or a loop's start and the user's code …
-_OUTSIDE = ("ipy_bgtasks", "threading", "asyncio", "contextlib", "concurrent", "IPython", "uvloop")
-#: … and what is left out wherever it stands.
-_HIDDEN = ("ipy_bgtasks", "IPython", "ipykernel")
-
-_LINKS = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
+_AWAITABLES = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
 
 #: The number of the cell that a file name stands for; None if it stands for none.
 Cells: TypeAlias = "Callable[[str], int | None]"
@@ -199,7 +198,7 @@ def _step(awaited: object) -> tuple[FrameType | None, object]:
         return awaited.ag_frame, awaited.ag_await
     # asend objects, coroutine wrappers and future iterators hide what they wait for from
     # Python, but not from the garbage collector.
-    return None, next((r for r in gc.get_referents(awaited) if isinstance(r, _LINKS)), None)
+    return None, next((r for r in gc.get_referents(awaited) if isinstance(r, _AWAITABLES)), None)
 
 
 def _stands_for(

@@ -1,17 +1,15 @@
-"""Attributes that have one value for the foreground, and their own for each job that sets them.
+"""Attributes with one value for the foreground, and another for each job that sets them.
 
-Code that captures output does it by setting an attribute that all code shares, `sys.stdout` or
-`shell.display_pub`, and restoring it later. Here the attribute is a property
-of the owner's class: code that sets it sets it for itself. The child tasks and threads of a job see
-what the job has set, as long as it is set, until they set it themselves.
+Code that captures output sets an attribute that everybody shares, `sys.stdout` or
+`shell.display_pub`, and restores it later: `contextlib.redirect_stdout`, `%%capture`, rich's
+`Progress`, click's and pytest's runners all do. In a process with several jobs that captures the
+output of all of them. With `ByContext` such an attribute is a property of the owner's class: code
+that sets it sets it for itself. The child tasks and threads of a job see what the job has set,
+as long as it is set, until they set it themselves.
 
-Code that replaces `sys.stdout` replaces it for itself only.
-
-`contextlib.redirect_stdout`, `%%capture`, rich's `Progress`, click's and pytest's runners all do
-the same: read `sys.stdout`, replace it, and restore it later. In a process
-with several jobs that captures the output of all of them. While this is in force, `stdout`,
-`stderr` and `displayhook` are properties of the module `sys`, with
-a value for each context: `by_context`.
+While `give_each_job_its_own` is in force, `sys.stdout`, `stderr` and `displayhook` are such
+attributes. That takes a class of its own for the module, since a module by itself has no
+properties, and what writes `sys.stdout = ...` could not be noticed.
 
 `print` is C code and bypasses properties: it looks into the module's dictionary. That holds the
 real stream as long as nothing is replaced, at no cost, and a stand-in otherwise. Python code that
@@ -25,14 +23,15 @@ dictionary must not be freed while another thread prints. So stand-ins and real 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import sys
 import threading
 import weakref
 from contextvars import ContextVar
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
+from ipy_bgtasks.patching import Installation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,8 +66,8 @@ class ByContext:
         self.base = base
         self.foreground: Any = UNSET
         self._jobs_own: weakref.WeakSet[_Own] = weakref.WeakSet()
-        #: What cells that were sent to the background have taken along.
-        self._taken: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        #: The values of cells that were sent to the background, as they were then.
+        self._inherited: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._own: ContextVar[_Own | None] = ContextVar(f"ipy_bgtasks.{name}", default=None)
 
     def find(self) -> Any:
@@ -76,8 +75,8 @@ class ByContext:
         job = caller()
         if job is None:
             value = self.foreground
-        elif job in self._taken:
-            value = self._taken[job]
+        elif job in self._inherited:
+            value = self._inherited[job]
         else:
             value = _value(self._own.get(), job)
         return self.base if value is UNSET else value
@@ -95,8 +94,8 @@ class ByContext:
         if job is None:
             self.foreground = UNSET if value is self.base else value
             return
-        if job in self._taken:
-            self._taken[job] = UNSET if value is self.base else value
+        if job in self._inherited:
+            self._inherited[job] = UNSET if value is self.base else value
             return
         own = self._own.get()
         if own is not None and own.job is not job:
@@ -112,12 +111,12 @@ class ByContext:
     @property
     def replaced(self) -> bool:
         """Whether any context has a value of its own at the moment."""
-        taken = any(value is not UNSET for value in list(self._taken.values()))
-        return taken or self.foreground is not UNSET or bool(self._jobs_own)
+        inherited = any(value is not UNSET for value in list(self._inherited.values()))
+        return inherited or self.foreground is not UNSET or bool(self._jobs_own)
 
-    def take_along(self, job: Any) -> None:
+    def inherit(self, job: Any) -> None:
         """Give the foreground's value to *job*, which was the foreground until now."""
-        self._taken[job], self.foreground = self.foreground, UNSET
+        self._inherited[job], self.foreground = self.foreground, UNSET
 
     def delete(self) -> None:
         """Delete it for the caller; raises `AttributeError` if it was deleted before."""
@@ -126,35 +125,9 @@ class ByContext:
 
     def as_property(self) -> property:
         """Return the property to put in the owner's class."""
-        return property(self._get, lambda _, value: self.put(value), lambda _: self.delete())
-
-    def _get(self, _owner: Any) -> Any:
-        value = self.find()
-        return self.get() if value is DELETED else value
-
-
-def give_class(owner: Any, attributes: list[ByContext], **members: Any) -> Callable[[], bool]:
-    """Make *attributes* properties of *owner* alone, by a subclass of its class.
-
-    *members* are what else the subclass needs.
-
-    Returns what undoes it, which returns False and does nothing if ours has been subclassed in
-    the same way since.
-    """
-    cls: Any = type(owner)
-    members |= {each.name: each.as_property() for each in attributes}
-    members |= {"__module__": cls.__module__, "__doc__": cls.__doc__}
-    metaclass: Any = type(cls)
-    ours = metaclass(cls.__name__, (cls,), members)
-    owner.__class__ = ours
-
-    def undo() -> bool:
-        if type(owner) is not ours:
-            return False
-        owner.__class__ = cls
-        return True
-
-    return undo
+        return property(
+            lambda _: self.get(), lambda _, value: self.put(value), lambda _: self.delete()
+        )
 
 
 def _value(own: _Own | None, job: Any) -> Any:
@@ -231,10 +204,10 @@ class _Entry(ByContext):
             self.base = value
             self.settle()
 
-    def take_along(self, job: Any) -> None:
+    def inherit(self, job: Any) -> None:
         """Give the foreground's value to *job*, and settle."""
         with self._lock:
-            super().take_along(job)
+            super().inherit(job)
             self.settle()
 
     def settle(self) -> None:
@@ -270,43 +243,67 @@ class _Entry(ByContext):
                 vars(sys)[self.name] = self.base if self.foreground is UNSET else self.foreground
 
 
+class _ModuleClass(type):
+    """The class of the class of `sys`, which must be taken for the class of all modules.
+
+    Code names that class by `type(sys)`: for `isinstance(os, type(sys))`, to compare it with
+    `type(os)`, to make modules by `type(sys)("name")`, or to derive from it. All that is answered
+    as before, and pickling, which looks classes up in dictionaries, finds modules by it.
+    """
+
+    def __new__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any]) -> type:
+        plain = tuple(ModuleType if type(base) is cls else base for base in bases)
+        if any(type(base) is cls for base in bases):
+            return type(name, plain, members)
+        return super().__new__(cls, name, bases, members)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return ModuleType(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, ModuleType)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, ModuleType)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is ModuleType
+
+    def __hash__(cls) -> int:
+        return hash(ModuleType)
+
+
 #: One each for the process, as `sys` is.
 _ENTRIES = {name: _Entry(name) for name in (*NAMES, "displayhook")}
-_CLASS_BACK: list[Callable[[], bool]] = []
+_CLASS = Installation()
+_CLASSES: list[type] = []
 
 
-def give_each_job_its_own(real: Mapping[str, Any]) -> Callable[[], None]:
+def give_each_job_its_own(changes: Installation, real: Mapping[str, Any]) -> None:
     """Give each job its own streams, with the *real* ones by name in place of the current ones.
 
-    Returns what ends that and restores the original streams, or what the foreground has replaced
-    them with since. Main thread only.
+    In the end the original streams are there again, or what the foreground has replaced them with
+    since. Main thread only.
     """
     key = object()
     for name, entry in _ENTRIES.items():
         entry.begin(key, real.get(name, vars(sys).get(name) if not entry.real else entry.base))
-    if not _CLASS_BACK:
-        members: dict[str, Any] = {"__reduce__": _as_import}
+    if not _CLASSES:
+        members: dict[str, Any] = {e.name: e.as_property() for e in _ENTRIES.values()}
         if sys.version_info >= (3, 14):
             members["__getattr__"] = _has_none
-        _CLASS_BACK.append(give_class(sys, list(_ENTRIES.values()), **members))
+        _CLASSES.append(_CLASS.subclass(sys, members, _ModuleClass))
 
     def end() -> None:
-        alone = [entry.end(key) for entry in _ENTRIES.values()]
+        last = [entry.end(key) for entry in _ENTRIES.values()]
         # Beneath another subclass ours stays, and does nothing.
-        if all(alone) and _CLASS_BACK[0]():
-            _CLASS_BACK.clear()
+        if all(last) and type(sys) is _CLASSES[0]:
+            _CLASS.undo()
+            _CLASSES.clear()
             for entry in _ENTRIES.values():
                 entry.put_back()
 
-    return end
-
-
-def _as_import(module: Any) -> tuple[Callable[[str], Any], tuple[str]]:
-    """Pickle the module by name, which cloudpickle does only for the exact module class.
-
-    Functions that use `sys` are sent to processes.
-    """
-    return importlib.import_module, (module.__name__,)
+    changes.add(end)
 
 
 def _has_none(module: Any, name: str) -> NoReturn:
@@ -325,12 +322,12 @@ def real(name: str) -> Any:
     return _ENTRIES[name].base
 
 
-def take_along(job: Any) -> None:
-    """Give what the foreground has replaced to *job*, which was the foreground until now."""
-    for entry in _ENTRIES.values():
-        entry.take_along(job)
-
-
 def make_real(name: str, stream: Any) -> None:
     """Make *stream* the real one for all code from now on."""
     _ENTRIES[name].make_real(stream)
+
+
+def inherit(job: Any) -> None:
+    """Give what the foreground has replaced to *job*, which was the foreground until now."""
+    for entry in _ENTRIES.values():
+        entry.inherit(job)

@@ -7,10 +7,8 @@ from collections.abc import Sized
 from itertools import islice
 from typing import Any
 
-#: Escape sequences of terminals: those that act, and those that carry a string.
-CSI = r"\x1b\[[0-?]*[ -/]*[@-~]"
-OSC = r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
-_ESCAPE = re.compile(rf"{OSC}|{CSI}|\x1b[@-_]?")
+from ipy_bgtasks.foreign import type_name
+
 # What moves the cursor, hides, reorders or cannot be encoded: controls, the bidirectional
 # controls, line and paragraph separators, tags, lone surrogates.
 _HIDDEN = re.compile(
@@ -25,7 +23,11 @@ _LONG_INT = 1000  # bits
 
 def strip_ansi(text: str) -> str:
     """Return `text` without escape sequences."""
-    return _ESCAPE.sub("", text) if "\x1b" in text else text
+    if "\x1b" not in text:
+        return text
+    from wcwidth import strip_sequences  # a third of what loading would cost, where it is needed
+
+    return strip_sequences(text).replace("\x1b", "")
 
 
 def visible(text: str) -> str:
@@ -34,6 +36,22 @@ def visible(text: str) -> str:
     Line feeds and tabs stay. The result can be encoded as UTF-8.
     """
     return _HIDDEN.sub(_escaped, strip_ansi(text).replace("\r\n", "\n"))
+
+
+def encodable(text: str) -> str:
+    """Return `text` with a `?` for each lone surrogate, which no message can carry."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def sendable(content: Any) -> Any:
+    """Return what a message is made of, a dict as a rule, with all its texts `encodable`."""
+    if isinstance(content, str):
+        return encodable(content)
+    if isinstance(content, dict):
+        return {sendable(key): sendable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [sendable(item) for item in content]
+    return content
 
 
 def one_line(text: str, limit: int) -> str:
@@ -50,13 +68,13 @@ def short_repr(value: object, limit: int = 60) -> str:
     try:
         shown = _bounded(value, limit, _DEEP)
     except BaseException as exc:  # whatever it is, it is the value's and not the reader's
-        shown = f"<{_type_name(value)} object, its repr failed: {_type_name(exc)}>"
+        shown = f"<{type_name(value)} object, its repr failed: {type_name(exc)}>"
     return one_line(shown, limit)
 
 
 def error_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception as one line, ``ValueError: message``; never raises."""
-    name, message = _type_name(error), message_of(error)
+    name, message = type_name(error), message_of(error)
     return one_line(f"{name}: {message[: 40 * limit]}" if message else name, limit)
 
 
@@ -65,7 +83,7 @@ def message_of(error: BaseException) -> str:
     try:
         return str.__str__(str(error))
     except BaseException as exc:
-        return f"<its message failed: {_type_name(exc)}>"
+        return f"<its message failed: {type_name(exc)}>"
 
 
 def elapsed_text(seconds: float) -> str:
@@ -89,53 +107,26 @@ def bar(fraction: float, columns: int = 10) -> str:
     return f"{int(fraction * 100 + 1e-9):3d}% {blocks.ljust(columns)}"
 
 
-def width_of(char: str) -> int:
-    """Return how many columns a terminal needs for a character; negative for what moves it."""
-    if " " <= char <= "~":
-        return 1
-    from wcwidth import wcwidth  # a third of what loading would cost; many sessions never need it
-
-    return int(wcwidth(char))
-
-
-def columns_of(text: str) -> int:
-    """Return how many columns a terminal needs for visible text."""
-    return len(text) if text.isascii() else sum(max(width_of(char), 0) for char in text)
-
-
 def cut_end(text: str, columns: int) -> str:
     """Return `text` cut to `columns`, with an ellipsis if anything was cut."""
-    return text if columns_of(text) <= columns else _fitting(text, columns - 1) + "…"
+    from wcwidth import clip, width
+
+    return text if width(text) <= columns else clip(text, 0, columns - 1, fillchar="") + "…"
 
 
 def cut_middle(text: str, columns: int) -> str:
     """Return `text` cut to `columns`, with an ellipsis in its middle: names differ at the end."""
-    if columns_of(text) <= columns:
+    from wcwidth import clip, width
+
+    whole, tail = width(text), max(columns - 1, 0) // 2
+    if whole <= columns:
         return text
-    tail = max(columns - 1, 0) // 2
-    end = _fitting(text[::-1], tail)[::-1]
-    return _fitting(text, columns - 1 - tail) + "…" + end
-
-
-def _fitting(text: str, columns: int) -> str:
-    taken = []
-    for char in text:
-        columns -= max(width_of(char), 0)
-        if columns < 0:
-            break
-        taken.append(char)
-    return "".join(taken)
+    start = clip(text, 0, columns - 1 - tail, fillchar="")
+    return start + "…" + clip(text, whole - tail, whole, fillchar="")
 
 
 def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def _type_name(value: object) -> str:
-    try:
-        return str(type(value).__name__)
-    except BaseException:  # a metaclass may do anything
-        return "object"
 
 
 def _bounded(x: Any, limit: int, level: int) -> str:
@@ -147,11 +138,11 @@ def _bounded(x: Any, limit: int, level: int) -> str:
     if own in _TEXTS or (isinstance(x, str | bytes | bytearray) and len(x) > _MANY):
         return repr(x[: limit + 1])  # one extra, so that the cut shows that it goes on
     if isinstance(x, int) and x.bit_length() > _LONG_INT:
-        return f"<{_type_name(x)} of {x.bit_length():,} bits>"
+        return f"<{type_name(x)} of {x.bit_length():,} bits>"
     if own in _BRACKETS and len(x):
         return _items(x, limit, level, *_BRACKETS[own])
     if _is_collection(x) and len(x) > _MANY:
-        return f"<{_type_name(x)} of {len(x):,} items>"
+        return f"<{type_name(x)} of {len(x):,} items>"
     return repr(x)
 
 
@@ -188,8 +179,3 @@ _BRACKETS: dict[object, tuple[str, str]] = {
     set.__repr__: ("{", "}"),
     frozenset.__repr__: ("frozenset({", "})"),
 }
-
-
-def encodable(text: str) -> str:
-    """Return *text* with a `?` for each lone surrogate, which no message can carry."""
-    return text.encode("utf-8", "replace").decode()

@@ -14,12 +14,13 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.patching import static
 from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.work.reading import Command
 
 
@@ -31,83 +32,72 @@ class RunWithin(Protocol):
     ) -> int: ...
 
 
-def jobs_commands(shell: Any, run: RunWithin) -> Callable[[], None]:
-    """Have *run* execute the commands of jobs from now on; returns what ends that."""
+def run_commands_of_jobs(changes: Installation, shell: Any, run: RunWithin) -> None:
+    """Have *run* execute the commands of jobs from now on."""
     ours, cls = _Commands(run), type(shell)
-    undo: list[Attribute | _Entry] = [
-        Attribute(cls, "system", _InJobs(cls, "system", ours.system)),
-        Attribute(cls, "getoutput", _InJobs(cls, "getoutput", ours.getoutput)),
-    ]
+    for name, function in (("system", ours.system), ("getoutput", ours.getoutput)):
+        changes.attribute(cls, name, _InJobs(cls, name, function))
 
     def replace_scripts() -> None:
-        undo.extend(_replace_scripts(shell.magics_manager.magics["cell"], ours))
+        from IPython.core.magics.script import ScriptMagics
+
+        shebang = _InJobs(ScriptMagics, "shebang", ours.shebang)
+        changes.attribute(ScriptMagics, "shebang", shebang)
+        cell_magics = shell.magics_manager.magics["cell"]
+        script = cell_magics.get("script")
+        if not isinstance(script, MethodType) or not isinstance(script.__self__, ScriptMagics):
+            return
+        owner = script.__self__
+
+        # Its caller looked it up earlier, and would bypass ours.
+        def of_now(line: str, cell: str) -> Any:
+            return owner.shebang(line, cell)
+
+        of_now.__doc__ = script.__doc__
+        changes.entry(cell_magics, "script", of_now)
 
     # IPython imports the script magics when the first is used, and so do we.
-    undo.append(
-        Attribute(cls, "run_cell_magic", _Announced(cls, "run_cell_magic", replace_scripts))
-    )
-
-    def undo_all() -> None:
-        for each in reversed(undo):
-            each.restore()
-
-    return undo_all
+    announced = _Announced(cls, "run_cell_magic", replace_scripts)
+    changes.attribute(cls, "run_cell_magic", announced)
 
 
-def _replace_scripts(magics: dict[str, Any], ours: _Commands) -> list[Attribute | _Entry]:
-    from IPython.core.magics.script import ScriptMagics
+class _Hiding:
+    """A descriptor that hides a method of *owner*: its own, or what it inherits at the moment."""
 
-    replaced = Attribute(ScriptMagics, "shebang", _InJobs(ScriptMagics, "shebang", ours.shebang))
-    script = magics.get("script")
-    if not isinstance(script, MethodType) or not isinstance(script.__self__, ScriptMagics):
-        return [replaced]
-    owner = script.__self__
+    def __init__(self, owner: type, name: str) -> None:
+        self._name = name
+        self._own = vars(owner).get(name)
+        self._bases = owner.__mro__[1:]
+        _ = self.hidden
 
-    # Its caller looked it up earlier, and would bypass ours.
-    def of_now(line: str, cell: str) -> Any:
-        return owner.shebang(line, cell)
-
-    of_now.__doc__ = script.__doc__
-    return [replaced, _Entry(magics, "script", of_now)]
+    @property
+    def hidden(self) -> Any:
+        """The method as the class holds it; raises `AttributeError` if there is none."""
+        return static(self._bases, self._name) if self._own is None else self._own
 
 
-class _Entry:
-    """An entry of another package's dictionary, replaced until `restore`."""
-
-    def __init__(self, entries: dict[str, Any], name: str, value: object) -> None:
-        self._entries, self._name, self._value = entries, name, value
-        self._before = entries[name]
-        entries[name] = value
-
-    def restore(self) -> None:
-        """Put back the original, unless ours has been replaced since."""
-        if self._entries.get(self._name) is self._value:
-            self._entries[self._name] = self._before
-
-
-class _Announced:
+class _Announced(_Hiding):
     """An unchanged method; *first* is called before a job first looks it up."""
 
     def __init__(self, owner: type, name: str, first: Callable[[], object]) -> None:
-        self._theirs = inspect.getattr_static(owner, name)
+        super().__init__(owner, name)
         self._first: Callable[[], object] | None = first
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if self._first is not None and instance is not None and current.get() is not None:
             first, self._first = self._first, None
             first()
-        return self._theirs.__get__(instance, owner)
+        return self.hidden.__get__(instance, owner)
 
 
-class _InJobs:
+class _InJobs(_Hiding):
     """A method that is replaced in jobs, and untouched in the foreground.
 
     There not even a frame is added: IPython finds a caller's variables by counting frames.
     """
 
     def __init__(self, owner: type, name: str, ours: Callable[..., Any]) -> None:
-        self._name = name
-        self._theirs = inspect.getattr_static(owner, name)
+        super().__init__(owner, name)
         self._ours = ours
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -116,7 +106,7 @@ class _InJobs:
                 return MethodType(self._ours, instance)
             if self._name in vars(instance):  # the user's own choice
                 return vars(instance)[self._name]
-        return self._theirs.__get__(instance, owner)
+        return self.hidden.__get__(instance, owner)
 
     def __set__(self, instance: Any, value: Any) -> None:
         vars(instance)[self._name] = value
@@ -194,7 +184,7 @@ def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
 
     from ipy_bgtasks.work.reading import Command
 
-    theirs = inspect.getattr_static(type(magics), "shebang")._theirs
+    theirs = inspect.getattr_static(type(magics), "shebang").hidden
     args, argv = theirs.parser.parse_known_args(arg_split(line, posix=os.name != "nt"))
     if args.bg:  # it is not waited for, and so not part of the job
         theirs(magics, line, cell)

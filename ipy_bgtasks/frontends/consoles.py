@@ -12,10 +12,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.patching import when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ipy_bgtasks.patching import Installation
 
 #: The attributes in which a `Console` keeps its live displays, by version, with initial values.
 _STATE: dict[str, Callable[[], Any]] = {
@@ -25,34 +26,16 @@ _STATE: dict[str, Callable[[], Any]] = {
 }
 
 
-def part_consoles() -> Callable[[], None]:
-    """Keep jobs' displays apart, now or once rich is imported; returns what undoes it."""
-    undo: list[Callable[[], None]] = []
-    end_waiting = when_imported("rich.console", lambda module: undo.append(_part(module.Console)))
+def isolate_consoles(changes: Installation) -> None:
+    """Keep jobs' displays apart, now or once rich is imported."""
 
-    def undo_all() -> None:
-        end_waiting()
-        while undo:
-            undo.pop()()
+    def isolate(module: Any) -> None:
+        console = module.Console
+        for name, initial in _STATE.items():
+            if name not in vars(console) and name in console.__init__.__code__.co_names:
+                changes.attribute(console, name, _OfJob(name, initial))
 
-    return undo_all
-
-
-def _part(console_class: Any) -> Callable[[], None]:
-    ours = {
-        name: _OfJob(name, begin)
-        for name, begin in _STATE.items()
-        if name not in vars(console_class) and name in console_class.__init__.__code__.co_names
-    }
-    for name, part in ours.items():
-        setattr(console_class, name, part)
-
-    def undo() -> None:
-        for name, part in ours.items():
-            if vars(console_class).get(name) is part:
-                delattr(console_class, name)
-
-    return undo
+    changes.when_imported("rich.console", isolate)
 
 
 class _OfJob:

@@ -1,11 +1,11 @@
-"""A moment to clean up before SIGTERM ends the process.
+"""The ways out of a process: jobs are stopped before anything else ends.
 
-Python calls a signal's handler in the main thread between two bytecodes, so a main thread that is
-in C code would never run it. Here `faulthandler` takes the signal: it acts in C at once
-and writes a few lines to a socket, which a thread of ours reads. No Python handler is installed,
-and one that is installed afterwards takes over.
-
-The ways out of a process: what Python does at exit, with ours before it.
+At exit Python ends executors and joins threads, and calls what was registered with `atexit`; ours
+comes first. SIGTERM would end the process at once. Python calls a signal's handler in the main
+thread between two bytecodes, so a main thread that is in C code would never run it. Here
+`faulthandler` takes the signal: it acts in C at once and writes a few lines to a socket, which a
+thread of ours reads. No Python handler is installed, and one that is installed afterwards takes
+over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import struct
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ipy_bgtasks import platforms
 
@@ -24,27 +24,28 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.leaving import Leaving
+
 
 #: Process, user and group of the sender, where the system supplies them.
 _CREDENTIALS = struct.Struct("3i")
 
 
-def before_sigterm(clean_up: Callable[[], None]) -> Callable[[], None]:
+def before_sigterm(changes: Installation, clean_up: Callable[[], None]) -> None:
     """Call *clean_up* in a thread of its own when SIGTERM comes, then let it end the process.
 
     Does nothing where SIGTERM does not have its default action, in forked children, and on
-    Windows. Code that keeps the interpreter lock while it runs delays this. Any thread may
-    call; returns what undoes it.
+    Windows. Code that keeps the interpreter lock while it runs delays this. Any thread may call.
     """
     if not platforms.can_take_signals():
-        return lambda: None
+        return
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return lambda: None
-    if (pair := platforms.socket_pair()) is None:
-        return lambda: None
-    watch = _Watch(clean_up, *pair)
-    watch.begin()
-    return watch.end
+        return
+    if (pair := platforms.socket_pair()) is not None:
+        watch = _Watch(clean_up, *pair)
+        watch.begin()
+        changes.add(watch.end)
 
 
 class _Watch:
@@ -131,55 +132,27 @@ class _Watch:
             self._writer.close()
 
 
-class Leaving(Protocol):
-    """What ends the jobs of a session, as `session.leaving` does. Any thread may call."""
-
-    def tell(self) -> None:
-        """Stop all jobs; returns immediately."""
-
-    def wait(self) -> None:
-        """Block until the session has shut down, for a bounded time."""
-
-    async def ended(self) -> None:
-        """Wait, on any loop, until the session has shut down, for a bounded time."""
-
-    def finish(self) -> None:
-        """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
-
-
-def watch_process(leaving: Leaving) -> Callable[[], None]:
-    """Call *leaving* first when the process exits or gets SIGTERM; returns what undoes it.
-
-    Any thread may call.
-    """
+def watch_process(changes: Installation, leaving: Leaving) -> None:
+    """Stop all jobs first when the process exits or gets SIGTERM. Any thread may call."""
 
     def clean_up() -> None:
         leaving.tell()
         leaving.wait()
 
-    undo = [before_sigterm(clean_up), at_exit(leaving.finish)]
-
-    def undo_all() -> None:
-        for step in reversed(undo):
-            step()
-
-    return undo_all
+    before_sigterm(changes, clean_up)
+    at_exit(changes, leaving.finish)
 
 
-def at_exit(finish: Callable[[], None]) -> Callable[[], None]:
+def at_exit(changes: Installation, finish: Callable[[], None]) -> None:
     """Call *finish* when the interpreter begins to end, before it waits for any thread.
 
-    Returns what undoes it. Any thread may call.
+    Any thread may call.
     """
     atexit.register(finish)
+    changes.add(lambda: atexit.unregister(finish))
     # Unlike `atexit`, this runs before executors are shut down, which a job's clean-up may need,
     # and before their threads are joined. It cannot be unregistered: an empty call is left.
     calls = [finish]
     if (register := getattr(threading, "_register_atexit", None)) is not None:
         register(lambda: [call() for call in calls])
-
-    def undo() -> None:
-        atexit.unregister(finish)
-        calls.clear()
-
-    return undo
+        changes.add(calls.clear)

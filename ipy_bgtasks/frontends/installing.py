@@ -1,34 +1,29 @@
-"""What differs between the versions of IPython and ipykernel, in one place.
+"""What of IPython, ipykernel, prompt_toolkit and Python is used beyond their documented API.
 
-Each function checks for the newer way itself, never for a version number. Nothing else in the
-package knows of the older ways: IPython before 8 has no `get_asyncio_loop` and keeps no
-table of cells, before 8.6 no contexts for matchers, before 8.18 another clean-up; ipykernel
-before 6.29 knows one parent of all output, not one for each context; ipywidgets before 8 keeps
-its widgets in their class.
+`TOUCHES` names all of it. Each is installed by a step of an `Installation`; one that does not find
+what it needs is skipped, with one line when the extension is loaded, or before the first job for
+what concerns only jobs. Everything else works.
 
-Installing into other packages: in steps that can each be undone and are each optional.
-
-`TOUCHES` names whatever of IPython, ipykernel, prompt_toolkit and Python itself is used or
-replaced beyond what its documentation promises. A step that does not find what it needs is
-skipped, with one line when the extension is loaded, or before the first job for what concerns only
-jobs; everything else works.
+What differs between versions is here, too: each function checks for the newer way itself, never
+for a version number, and nothing else in the package knows of the older ways. IPython before 8
+has no `get_asyncio_loop` and keeps no table of cells, before 8.6 no contexts for matchers, before
+8.18 another clean-up; ipykernel before 6.29 knows one parent of all output, not one for each
+context; ipywidgets before 8 keeps its widgets in their class.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import threading
-from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.patching import Attribute
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, MutableMapping
+
+    from ipy_bgtasks.patching import Installation
 
     #: Gives, for a line up to the cursor and the word there, texts with a description of each.
     Candidates = Callable[[str, str], list[tuple[str, str]]]
@@ -73,7 +68,7 @@ def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
 def cell_numbers(shell: Any) -> MutableMapping[str, int]:
     """Return the table of the numbers of cells by the file names under which they were compiled.
 
-    It is IPython's own if there is one, else the one that `note_cells` fills.
+    It is IPython's own if there is one, else the one that `keep_cell_numbers` fills.
     """
     compiler = shell.compile
     own: MutableMapping[str, int] | None = getattr(compiler, "_filename_map", None)
@@ -82,33 +77,36 @@ def cell_numbers(shell: Any) -> MutableMapping[str, int]:
     return own
 
 
-def note_cells(shell: Any) -> Callable[[], None] | None:
-    """Keep the table of cells if IPython keeps none; returns what ends that, if it began.
+def keep_cell_numbers(changes: Installation, shell: Any) -> None:
+    """Keep the table of cells if IPython keeps none.
 
     Raises `AttributeError` if the shell's compiler names no cells at all.
     """
     compiler = shell.compile
     if hasattr(compiler, "_filename_map"):
-        return None
-    cache, numbers = compiler.cache, cell_numbers(shell)
+        return
+    numbers = cell_numbers(shell)
 
-    def cache_noted(transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
-        name = str(cache(transformed_code, number, raw_code))
+    def cache(
+        original: Any, transformed_code: str, number: int = 0, raw_code: str | None = None
+    ) -> str:
+        name = str(original(transformed_code, number, raw_code))
         numbers[name] = number
         return name
 
-    return Attribute(compiler, "cache", cache_noted).restore
+    changes.wrap(compiler, "cache", cache)
 
 
-def complete_with(completer: Any, candidates: Candidates) -> Callable[[], None]:
-    """Let Tab offer *candidates*, and nothing else if there are any; returns what ends that.
+def complete_with(changes: Installation, completer: Any, candidates: Candidates) -> None:
+    """Let Tab offer *candidates*, and nothing else if there are any.
 
     Raises `AttributeError` if *completer* takes no custom matchers.
     """
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
     except ImportError:
-        return _append(completer.magic_arg_matchers, _line_matcher(completer, candidates))
+        changes.append(completer.magic_arg_matchers, _line_matcher(completer, candidates))
+        return
 
     @context_matcher()  # type: ignore[untyped-decorator, unused-ignore]
     def ipy_bgtasks_matcher(context: Any) -> Any:
@@ -118,7 +116,7 @@ def complete_with(completer: Any, candidates: Candidates) -> Callable[[], None]:
         ]
         return {"completions": found, "suppress": bool(found), "ordered": True}
 
-    return _append(completer.custom_matchers, ipy_bgtasks_matcher)
+    changes.append(completer.custom_matchers, ipy_bgtasks_matcher)
 
 
 def _line_matcher(completer: Any, candidates: Candidates) -> Callable[[str], list[str]]:
@@ -130,31 +128,20 @@ def _line_matcher(completer: Any, candidates: Candidates) -> Callable[[str], lis
     return ipy_bgtasks_matcher
 
 
-def _append(matchers: list[Any], matcher: Any) -> Callable[[], None]:
-    matchers.append(matcher)
+def before_clean_up(changes: Installation, shell: Any, finish: Callable[[], None]) -> None:
+    """Call *finish* before IPython clears the user's namespace at its end.
 
-    def remove() -> None:
-        if matcher in matchers:
-            matchers.remove(matcher)
-
-    return remove
-
-
-def before_clean_up(shell: Any, finish: Callable[[], None]) -> Callable[[], None] | None:
-    """Call *finish* before IPython clears the user's namespace at its end; returns what undoes it.
-
-    Returns None where IPython does that in an `atexit` handler, before which ours run anyway.
+    Older versions do that in an `atexit` handler, before which ours run anyway.
     """
-    clean_up = getattr(shell, "_atexit_once", None)
-    if clean_up is None:
+    if not hasattr(shell, "_atexit_once"):
         shell.atexit_operations  # noqa: B018 - not there, either: an AttributeError says so
-        return None
+        return
 
-    def finish_first() -> None:
+    def finish_first(original: Callable[[], None]) -> None:
         finish()
-        clean_up()
+        original()
 
-    return Attribute(shell, "_atexit_once", finish_first).restore
+    changes.wrap(shell, "_atexit_once", finish_first)
 
 
 def pin_parent(shell: Any, header: Any) -> None:
@@ -180,21 +167,18 @@ def knows_contexts(stream: Any) -> bool:
     return isinstance(getattr(type(stream), "parent_header", None), property)
 
 
-def answer_requests_of_jobs(kernel: Any) -> Callable[[], None]:
-    """Let the kernel name to a job the request that launched it; returns what ends that.
+def answer_requests_of_jobs(changes: Installation, kernel: Any) -> None:
+    """Let the kernel name to a job the request that launched it.
 
     For kernels that know one request, the last: what asks it from within a job, as widgets do,
     would send its messages to another cell.
     """
-    get_parent = kernel.get_parent
 
-    def get_parent_of_caller(channel: str = "shell") -> Any:
+    def get_parent(original: Any, channel: str = "shell") -> Any:
         job = current.get()
-        if job is None or not job.origin:
-            return get_parent(channel)
-        return {"header": job.origin}
+        return {"header": job.origin} if job is not None and job.origin else original(channel)
 
-    return Attribute(kernel, "get_parent", get_parent_of_caller).restore
+    changes.wrap(kernel, "get_parent", get_parent)
 
 
 def open_widgets() -> list[Any]:
@@ -315,7 +299,7 @@ TOUCHES = {
         "an interrupt of an await cell lands at once",
         "an interrupt of an await cell lands when the event loop is next woken",
     ),
-    "cells sent away": Touch(
+    "background cells": Touch(
         "ipykernel",
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
         "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
@@ -393,10 +377,27 @@ TOUCHES = {
     ),
     "stopping threads": Touch(
         "Python",
-        "PyThreadState_SetAsyncExc; asyncio.Runner._loop, base_events.Server, uvloop.loop.Server",
+        "PyThreadState_SetAsyncExc, sys.unraisablehook; asyncio.Runner._loop, "
+        "base_events.Server, uvloop.loop.Server",
         _PYTHON,
         "%cancel stops a thread, also one that runs an event loop or a server of its own",
         "a thread goes on until its code ends",
+    ),
+    "waits": Touch(
+        "Python",
+        "time.sleep; the variables of the frames of threading.Condition.wait and of subprocess; "
+        "on Linux /proc/self/task/*/syscall",
+        _PYTHON,
+        "%cancel and the stop button end the wait that a thread is in",
+        "a thread that sleeps stops when it wakes up",
+    ),
+    "trio": Touch(
+        "trio",
+        "the variable runner of trio.run, its current_trio_token, deliver_ki",
+        "trio 0.35",
+        "%cancel stops trio.run in a thread between two steps of its tasks",
+        "%cancel raises KeyboardInterrupt wherever trio is",
+        optional=True,
     ),
     "exits of tasks": Touch(
         "asyncio",
@@ -408,70 +409,11 @@ TOUCHES = {
 }
 
 
-class Installation:
-    """All that one loading changed, and how to undo it. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._undo = ExitStack()
-        #: The words of the steps that were skipped.
-        self.missing: list[str] = []
-
-    def add(self, undo: Callable[[], object]) -> None:
-        """Have *undo* called at the end, before what was added earlier."""
-        self._undo.callback(undo)
-
-    def step(self, word: str, install: Callable[[], Callable[[], object] | None]) -> None:
-        """Do one step of `TOUCHES`; *install* returns what undoes it.
-
-        If what it touches is missing or has changed, the step is skipped.
-        """
-        assert word in TOUCHES
-        try:
-            undo = install()
-        except (AttributeError, ImportError, KeyError, NotImplementedError, OSError, TypeError):
-            self.missing.append(word)
-        else:
-            if undo is not None:
-                self.add(undo)
-
-    def step_on_loop(
-        self,
-        word: str,
-        loop: asyncio.AbstractEventLoop,
-        install: Callable[[], Callable[[], object] | None],
-    ) -> None:
-        """Do a step that belongs to the main thread, from whichever thread loads and unloads."""
-        inner = Installation()
-
-        def here(call: Callable[..., None], *args: Any) -> None:
-            if threading.current_thread() is threading.main_thread():
-                call(*args)
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(call, *args)
-
-        here(inner.step, word, install)
-        self.missing += inner.missing
-        self.add(lambda: here(inner.undo))
-
-    def append(self, items: list[Any], item: Any) -> None:
-        """Append to another package's list until `undo`."""
-        items.append(item)
-
-        def undo() -> None:
-            if item in items:
-                items.remove(item)
-
-        self.add(undo)
-
-    def undo(self) -> None:
-        """Undo everything, in reverse order, even if a step raises."""
-        self._undo.close()
-
-    def report(self) -> str:
-        """Return one line that says what does not work here; empty if there is no news."""
-        missing = [word for word in self.missing if not TOUCHES[word].optional]
-        self.missing.clear()
-        if not missing:
-            return ""
-        lacks = "; ".join(TOUCHES[word].without for word in missing)
-        return f"ipy_bgtasks: not everything works in this version of IPython or ipykernel: {lacks}"
+def missing_line(changes: Installation) -> str:
+    """Return one line that says what does not work here; empty if there is no news."""
+    missing = [word for word in changes.missing if not TOUCHES[word].optional]
+    changes.missing.clear()
+    if not missing:
+        return ""
+    lacks = "; ".join(TOUCHES[word].without for word in missing)
+    return f"ipy_bgtasks: not everything works in this version of IPython or ipykernel: {lacks}"

@@ -8,63 +8,77 @@ what a job prints is kept once, and bounded, in its log.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import io
+import sys
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away, current
-from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext, give_class
+from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext
+from ipy_bgtasks.text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.patching import Installation
 
     Write = Callable[[str], Any]
 
 
-class JobOutput(Protocol):
-    """A receiver of what jobs write."""
-
-    def take(self, job: Record, name: str, text: str, write: Write) -> None:
-        """Take *text*, which a job wrote to the stream *name* with the function *write*."""
-
-    def overhear(self, job: Record, name: str, text: str) -> None:
-        """Record *text* of a cell that was sent away; it is shown like that of any cell."""
-
-    def flush(self, job: Record) -> None:
-        """Take note that a job flushed a stream."""
-
-
 class _Route:
-    """A factory of the `write` of a routed stream."""
+    """A factory of the `write` of a routed stream, and what else a job does to the stream.
 
-    def __init__(self, name: str, output: JobOutput, own_write: Write) -> None:
+    *own_write* writes to the stream itself.
+    """
+
+    def __init__(self, name: str, front_end: FrontEnd, own_write: Write) -> None:
         self.name = name
-        self.output = output
+        self.front_end = front_end
         self.own_write = own_write
 
     def writer(self, foreground: Write) -> Write:
         """Return a `write` that takes jobs' text and leaves the rest to *foreground*."""
+        front_end = self.front_end
         # Of nested writers, as IPython's capturing makes them, only the innermost.
-        overhear = self.output.overhear if foreground == self.own_write else None
-        name, take, own, current_job = self.name, self.output.take, self.own_write, current.get
+        record = front_end.record if foreground == self.own_write else None
+        name, take, own, current_job = self.name, front_end.output, self.own_write, current.get
 
         def write(text: str) -> Any:
             job = current_job()
             if job is None:
-                if overhear is not None and cells_away and (away := caller()) is not None:
-                    overhear(away, name, text)
+                if record is not None and cells_away and (cell := caller()) is not None:
+                    record(cell, name, text)
                 return foreground(text)
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            take(job, name, text, own)
+            take(job, name, encodable(text), own)
             # A thread that does little but print can hardly be stopped elsewhere. `print` writes
             # the end of its line separately, even if that is empty.
-            if job.asked and text[-1:] in ("", "\n", "\r"):
+            if job.cancel_requested and text[-1:] in ("", "\n", "\r"):
                 job.checkpoint()
             return len(text)
 
         write.routed = foreground  # type: ignore[attr-defined]
         return write
+
+    def routed(self, write: Write) -> Write:
+        """Return what stands for a `write` that other code sets."""
+        return write if hasattr(write, "routed") else self.writer(write)
+
+    def flush(self) -> None:
+        """Flush the caller's job."""
+        if (job := current.get()) is not None:
+            self.front_end.flush(job)
+
+    def closes_own(self) -> bool:
+        """Close the stream for the job that calls, and no one else; return whether one does."""
+        if current.get() is None:
+            return False
+        self.flush()
+        closed = io.StringIO()
+        closed.close()
+        setattr(sys, self.name, closed)
+        return True
 
 
 class RoutedStream:
@@ -75,15 +89,18 @@ class RoutedStream:
     """
 
     def __init__(
-        self, stream: Any, name: str, output: JobOutput, foreground: Write | None = None
+        self, stream: Any, name: str, front_end: FrontEnd, foreground: Write | None = None
     ) -> None:
-        route = _Route(name, output, stream.write)
-        write = route.writer(foreground or stream.write)
+        def own_write(text: str) -> Any:
+            return stream.write(text)  # which others replace: IPython does during a cell
+
+        route = _Route(name, front_end, own_write)
+        write = route.writer(foreground or own_write)
         self.__dict__.update(_stream=stream, _route=route, write=write)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "write":
-            self.__dict__["write"] = _routed(self.__dict__["_route"], value)
+            self.__dict__["write"] = self.__dict__["_route"].routed(value)
         else:
             setattr(self.__dict__["_stream"], name, value)
 
@@ -106,75 +123,66 @@ class RoutedStream:
 
     def flush(self) -> None:
         """Flush, the caller's job first."""
-        if (job := current.get()) is not None:
-            self.__dict__["_route"].output.flush(job)
+        self.__dict__["_route"].flush()
         self.__dict__["_stream"].flush()
 
+    def close(self) -> None:
+        """Close the stream; a job closes only its own."""
+        if not self.__dict__["_route"].closes_own():
+            self.__dict__["_stream"].close()
 
-def route_in_place(stream: Any, name: str, output: JobOutput) -> Callable[[], None]:
-    """Route a stream without replacing the object; returns what undoes it.
+
+def route_in_place(changes: Installation, stream: Any, name: str, front_end: FrontEnd) -> None:
+    """Route a stream without replacing the object.
 
     For streams whose class is written in Python, such as ipykernel's: a logging handler that
     has held the stream for long is routed, too.
     """
     cls = type(stream)
-    route = _Route(name, output, cls.write.__get__(stream))
+    route = _Route(name, front_end, cls.write.__get__(stream))
     route_write = route.writer(route.own_write)
 
     def write(self: Any, text: str) -> Any:
         return route_write(text)
 
     def set_attribute(self: Any, attribute: str, value: Any) -> None:
-        if attribute == "write":
-            value = _routed(route, value)
-        object.__setattr__(self, attribute, value)
+        object.__setattr__(self, attribute, route.routed(value) if attribute == "write" else value)
 
     def flush(self: Any) -> None:
-        if (job := current.get()) is not None:
-            output.flush(job)
+        route.flush()
         cls.flush(self)
 
-    members = {
-        "write": write,
-        "flush": flush,
-        "__setattr__": set_attribute,
-        "__module__": cls.__module__,
-    }
-    pinned = vars(stream).get("write")
-    stream.__class__ = type(cls.__name__, (cls,), members)
-    if pinned is not None:
-        stream.write = pinned
+    def close(self: Any) -> None:
+        if not route.closes_own():
+            cls.close(self)
 
-    def undo() -> None:
-        stream.__class__ = cls
+    def unpin() -> None:
         pinned = vars(stream).pop("write", None)
         unrouted = getattr(pinned, "routed", pinned)
-        if unrouted is not None and _is_foreign(unrouted):
+        # Only a function of other code; the stream's own method need not be pinned.
+        if unrouted is not None and not hasattr(unrouted, "__self__"):
             stream.write = unrouted
 
-    return undo
+    changes.add(unpin)
+    changes.subclass(
+        stream, {"write": write, "flush": flush, "close": close, "__setattr__": set_attribute}
+    )
+    if (pinned := vars(stream).get("write")) is not None:
+        stream.write = pinned
 
 
-def part_publishers(shell: Any, publisher: Any) -> tuple[ByContext, Callable[[], None]]:
+def isolate_publisher(changes: Installation, shell: Any, publisher: Any) -> ByContext:
     """Confine replacements of the shell's display publisher, as by `%%capture`, to their context.
 
-    All other code gets *publisher*. Returns the attribute, and what undoes it.
+    All other code gets *publisher*. Returns the attribute.
     """
-    parted = ByContext("display_pub", publisher)
-    parted.put(vars(shell)["display_pub"])
-    take_class_back = give_class(shell, [parted])
+    isolated = ByContext("display_pub", publisher)
+    isolated.put(vars(shell)["display_pub"])
 
-    def undo() -> None:
-        if take_class_back() and parted.foreground not in (UNSET, DELETED):
-            shell.display_pub = parted.foreground
+    def keep_replacement() -> None:
+        if type(shell) is not ours and isolated.foreground not in (UNSET, DELETED):
+            shell.display_pub = isolated.foreground
 
-    return parted, undo
-
-
-def _routed(route: _Route, write: Write) -> Write:
-    return write if hasattr(write, "routed") else route.writer(write)
-
-
-def _is_foreign(write: Any) -> bool:
-    """Return whether *write* is a function set by other code, not the stream's own method."""
-    return not hasattr(write, "__self__")
+    changes.add(keep_replacement)
+    ours = changes.subclass(shell, {"display_pub": isolated.as_property()})
+    return isolated

@@ -7,13 +7,18 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.patching import Attribute
+from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
 from ipy_bgtasks.stacks import hide_all
+from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ipy_bgtasks.job.outcome import Outcome
+    from ipy_bgtasks.patching import Installation
+
+    #: Returns what is shown in place of an exception: itself, or another.
+    Translate = Callable[[BaseException], BaseException]
 
 
 def formatted(shell: Any, outcome: Outcome) -> list[str]:
@@ -22,46 +27,49 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
     assert error is not None
     kind, trace = type(error), outcome.traceback
     try:
-        if hasattr(error, "_render_traceback_"):
-            return list(error._render_traceback_())
-        if isinstance(error, SyntaxError):
+        if (render := attribute(error, "_render_traceback_")) is not None:
+            return list(render())
+        if is_a(error, SyntaxError):
             return list(copy.copy(shell.SyntaxTB).structured_traceback(kind, error, []))
         if not _holds_group(error):
             # A copy, because the shell's own remembers the last traceback for %debug.
             lines = copy.copy(shell.InteractiveTB).structured_traceback(
                 kind, error, trace, tb_offset=0
             )
-            notes = getattr(error, "__notes__", [])
+            notes = attribute(error, "__notes__", ())
             shown = "\n".join(lines)
             return [*lines, *(note for note in notes if note not in shown)]
     except Exception:  # a broken repr in a user's exception: the plain form still works
         pass
-    return [line.rstrip("\n") for line in traceback.format_exception(kind, error, trace)]
+    try:
+        return [line.rstrip("\n") for line in traceback.format_exception(kind, error, trace)]
+    except Exception:  # it does not even let itself be looked at, or is nested too deeply
+        head = ["Traceback (most recent call last):", *traceback.format_tb(trace)]
+        return [line.rstrip("\n") for line in (*head, error_line(error))]
 
 
-def without_our_frames(shell: Any) -> Callable[[], None]:
-    """Show no frame of this package in any cell's traceback, but under ``%xmode Verbose``.
+def translate_errors(
+    changes: Installation, shell: Any, translators: Sequence[Translate] = ()
+) -> None:
+    """Show the exceptions of cells as *translators* return them, without our frames.
 
-    Most are taken out where an exception leaves this package. This is for the rest, such as an
-    interrupt that lands in the first line of a magic. Returns what ends it.
+    Most frames are taken out where an exception leaves this package. This is for the rest, such as
+    an interrupt that lands in the first line of a magic; ``%xmode Verbose`` shows them.
     """
-    show = shell.showtraceback
 
-    def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+    def showtraceback(original: Any, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
-        if isinstance(error, BaseException) and shell.InteractiveTB.mode != "Verbose":
-            hide_all(error)
-            if exc_tuple is not None:
-                exc_tuple = (*exc_tuple[:2], error.__traceback__)
-        show(exc_tuple, *args, **kwargs)
+        if error is not None and is_a(error, BaseException):
+            for translate in translators:
+                error = translate(error)
+            if shell.InteractiveTB.mode != "Verbose":
+                hide_all(error)
+            exc_tuple = type(error), error, trace_of(error)
+        original(exc_tuple, *args, **kwargs)
 
-    return Attribute(shell, "showtraceback", showtraceback).restore
+    changes.wrap(shell, "showtraceback", showtraceback)
 
 
-def _holds_group(error: BaseException | None) -> bool:
+def _holds_group(error: BaseException) -> bool:
     # IPython's own formatter does not know exception groups.
-    while error is not None:
-        if isinstance(error, BaseExceptionGroup):
-            return True
-        error = error.__context__
-    return False
+    return any(is_a(one, BaseExceptionGroup) for one in contexts(error))

@@ -16,10 +16,10 @@ import builtins
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.patching import when_imported
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ipy_bgtasks.patching import Installation
 
     #: Sends a display, or the wish to clear: its kind, and what the publisher was given.
     SendDisplay = Callable[..., None]
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _INLINE = "matplotlib_inline.backend_inline"
 
 
-def send_displays(send: SendDisplay) -> None:
+def send_displays(changes: Installation, send: SendDisplay) -> None:
     """Send what this process displays from now on by *send*; once, before the first job."""
 
     def answer_with_ours(module: Any) -> None:
@@ -38,12 +38,12 @@ def send_displays(send: SendDisplay) -> None:
                 _new_shell(cls, send)
             return True
 
-        cls.initialized = staticmethod(initialized)
+        changes.attribute(cls, "initialized", staticmethod(initialized))
 
-    when_imported("IPython.core.interactiveshell", answer_with_ours)
-    when_imported("tqdm.notebook", _use_text_bars)
+    changes.when_imported("IPython.core.interactiveshell", answer_with_ours)
+    changes.when_imported("tqdm.notebook", _use_text_bars)
     if not hasattr(builtins, "display"):
-        builtins.display = _display  # type: ignore[attr-defined]
+        changes.attribute(builtins, "display", _display)
 
 
 def show_open_figures() -> None:

@@ -117,7 +117,7 @@ def _named(
     """Return the jobs that *text* names, and whether a list is wanted; None if it is CODE."""
     registry, known = session.registry, variables(session, local)
     if text == "all":
-        fresh = [job for job in registry if not (job.done() and job.seen)]
+        fresh = [job for job in registry if not (job.done() and job.end_shown)]
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
         return registry.find_all(text), True

@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
-    Installation,
     complete_with,
+    keep_cell_numbers,
     kernel_of,
     loop_of,
-    note_cells,
+    missing_line,
 )
 from ipy_bgtasks.ipython.magics import JobMagics
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.session.control import Core, Session
 from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ipy_bgtasks.frontends.front_end import FrontEnd, Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
@@ -75,37 +74,41 @@ class Loaded:
             core.front_end = _front_end_of(shell, core)
             setattr(shell, _CORE, core)
         front_end = core.front_end
-        screen = front_end.screen
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
-        front_end.sends_away = lambda: settings.interrupt == "background"
+        front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
         session = self.session = Session(self, core, settings)
         changes.add(self._close_views)
-        changes.add(screen.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
+        changes.add(front_end.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
         front_end.install(changes)
         session.open()
         changes.add(session.close)
-        changes.step("cells", lambda: note_cells(shell))
+        changes.step("cells", keep_cell_numbers, shell)
         changes.step("rewriting", self._rewrite)
-        changes.step("completion", lambda: self._complete(session))
-        changes.step("display", lambda: self._display_jobs(screen))
+        changes.step("completion", self._complete, session)
+        changes.step("display", self._display_jobs, front_end)
         self._register(session)
         self._report()
         session.say_what_is_kept()
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
-        from ipy_bgtasks.frontends.commands import jobs_commands
+        from ipy_bgtasks.async_exceptions import send_again
+        from ipy_bgtasks.frontends.commands import run_commands_of_jobs
         from ipy_bgtasks.hooks import executor_for_jobs, threads_of_jobs
         from ipy_bgtasks.runners.loop import contain_exits
+        from ipy_bgtasks.waits import replace_sleep
 
         assert self.session is not None
         core, changes = self.session.core, self._changes
         loop = core.loop
-        changes.step("threads", threads_of_jobs.listen)
-        changes.step("threads", lambda: executor_for_jobs(loop))
-        changes.step("commands", lambda: jobs_commands(self.shell, runners.commands.run_within))
-        changes.step_on_loop("exits of tasks", loop, lambda: contain_exits(loop))
+        changes.step("waits", replace_sleep)
+        changes.step("stopping threads", send_again)
+        changes.step("threads", threads_of_jobs.track)
+        changes.step("threads", executor_for_jobs, loop)
+        run = runners.commands.run_within
+        changes.step("commands", run_commands_of_jobs, self.shell, run)
+        changes.step_on_loop("exits of tasks", loop, contain_exits, loop)
         core.front_end.prepare_for_jobs(changes)
         self._watch_exits(self.session, runners.registry)
         self._report()
@@ -113,12 +116,12 @@ class Loaded:
     def _report(self) -> None:
         """Say in one line which steps were left out, those that were told already apart."""
         assert self.session is not None
-        if line := self._changes.report():
+        if line := missing_line(self._changes):
             self.session.screen.say(line)
 
-    def _rewrite(self) -> None:
-        self._changes.append(self.shell.input_transformers_post, self._await_magics)
-        self._changes.append(self.shell.ast_transformers, self._awaited)
+    def _rewrite(self, changes: Installation) -> None:
+        changes.append(self.shell.input_transformers_post, self._await_magics)
+        changes.append(self.shell.ast_transformers, self._awaited)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
         # Most cells mention no magic of ours; only for one that does is the stack looked at.
@@ -136,10 +139,10 @@ class Loaded:
             and not getattr(shell, "trio_runner", None)
         )
 
-    def _complete(self, session: Session) -> Callable[[], None] | None:
+    def _complete(self, changes: Installation, session: Session) -> None:
         completer = getattr(self.shell, "Completer", None)
         if completer is None:  # no completion here
-            return None
+            return
 
         def complete(line: str, token: str) -> list[tuple[str, str]]:
             if not any(name in line for name in ("bg", "fg", "jobs", "cancel")):
@@ -148,16 +151,16 @@ class Loaded:
 
             return candidates(session.registry, line, token, self.shell.user_ns)
 
-        return complete_with(completer, complete)
+        complete_with(changes, completer, complete)
 
-    def _display_jobs(self, screen: Screen) -> Callable[[], None]:
+    def _display_jobs(self, changes: Installation, front_end: FrontEnd) -> None:
         formatter = self.shell.display_formatter.ipython_display_formatter
         where = "ipy_bgtasks", "Job"  # by name: it is imported when there is one
 
         def display(job: Job) -> None:
             from ipy_bgtasks.job.handle import record_of
 
-            screen.display_job(record_of(job))
+            front_end.display_job(record_of(job))
 
         before = formatter.for_type_by_name(*where, display)
 
@@ -166,7 +169,7 @@ class Loaded:
             if before is not None:
                 formatter.for_type_by_name(*where, before)
 
-        return undo
+        changes.add(undo)
 
     def _watch_exits(self, session: Session, registry: Registry) -> None:
         from ipy_bgtasks.frontends.exits import watch_process
@@ -175,10 +178,10 @@ class Loaded:
 
         core, settings, changes = session.core, session.settings, self._changes
         leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.say_what_goes_on, session.screen.shutdown]
+        leaving.on_begin += [session.say_what_goes_on, core.front_end.shutdown]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
-        changes.add(watch_process(leaving))
+        watch_process(changes, leaving)
         core.front_end.watch_exits(changes, leaving)
 
     def _register(self, session: Session) -> None:
@@ -253,10 +256,10 @@ def _settings_of(shell: Any) -> BgTasks:
 
 def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     if kernel_of(shell) is not None:
-        from ipy_bgtasks.frontends.kernel.screen import KernelFrontEnd
+        from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
 
         return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)
-    from ipy_bgtasks.frontends.terminal.screen import TerminalFrontEnd
+    from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
 
     def notice(job: Record) -> str:
         from ipy_bgtasks.views.text import notice

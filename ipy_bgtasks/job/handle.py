@@ -1,89 +1,31 @@
-"""A job as a real `concurrent.futures.Future`.
-
-The handle to a job: all that users see of one.
-"""
+"""`Job`, the handle to a job: all that users see of one, and a `concurrent.futures.Future`."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from contextlib import suppress
+import threading
+import traceback
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.waiting import make_room
+from ipy_bgtasks.job.waiting import make_room, refuse_deadlock
 from ipy_bgtasks.stacks import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from traceback import FrameSummary
 
-    from ipy_bgtasks.job.outcome import JobState
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.views.timeline import Timeline
-
-
-class JobFuture(concurrent.futures.Future[Any]):
-    """A future that resolves as its job ends, or at once if it has. Any thread may use it."""
-
-    def __init__(self, job: Record) -> None:
-        super().__init__()
-        self._job: Record | None = job  # until it has ended
-        job.add_done_callback(self._settle)
-
-    def cancel(self) -> bool:
-        """Ask the job to stop; return False if it has ended in another way already."""
-        job = self._job
-        return (job is not None and job.cancel()) or self.cancelled()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Return the job's value, as `Job.result` does, but raise for no deadlock."""
-        self._about_to_wait()
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the job's exception, if any; likewise."""
-        self._about_to_wait()
-        return super().exception(timeout)
-
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        """Call ``fn(future)`` when the job has ended; now if it has."""
-        if str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio":
-            self._about_to_wait()  # on a loop, by way of `asyncio.wrap_future`
-        super().add_done_callback(fn)
-
-    def _about_to_wait(self) -> None:
-        if (job := self._job) is not None:
-            make_room(job)
-
-    def running(self) -> bool:
-        """Return whether the job's code runs now."""
-        job = self._job
-        return job is not None and job.started is not None and not job.done()
-
-    def _settle(self, job: Record) -> None:
-        self._job = None
-        outcome = job.outcome
-        assert outcome is not None
-        if outcome.state is JobState.CANCELLED:
-            super().cancel()
-            # `concurrent.futures.wait` and the like learn of a cancelled future only from this.
-            with suppress(Exception):
-                self.set_running_or_notify_cancel()
-            return
-        try:
-            error = outcome.exception()
-            value = outcome.get() if error is None else None
-        except BaseException as reason:  # a value that cannot be loaded
-            error = reason
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(value)
 
 
 def current_job() -> Job | None:
@@ -92,16 +34,77 @@ def current_job() -> Job | None:
     return None if record is None else record.job
 
 
-class Job:
+@contextmanager
+def on_cancel(fn: Callable[[], object]) -> Iterator[None]:
+    """Call ``fn()`` when the job is asked to stop while the block runs, to end a wait in it.
+
+    For what only its own library can end: ``with on_cancel(connection.interrupt): …``. It is
+    called in another thread, at each request, right after the exception has been sent; what it
+    raises is shown as the job's output. In the foreground this does nothing.
+    """
+    job = caller()
+    if job is None:
+        yield
+        return
+    call = partial(_call_aside, fn, copy_context())
+    job.on_cancel += (call,)
+    try:
+        yield
+    finally:
+        job.on_cancel = tuple(each for each in job.on_cancel if each is not call)
+
+
+def _call_aside(fn: Callable[[], object], context: Context) -> None:
+    def act() -> None:
+        try:
+            fn()
+        except BaseException as error:
+            hide(error)
+            traceback.print_exception(error)  # in the context of the job
+
+    thread = threading.Thread(target=context.copy().run, args=(act,), name="bg-stop", daemon=True)
+    Context().run(thread.start)
+
+
+def _fact(name: str, doc: str) -> Any:
+    """Return a read-only property that shows what the record has under that name."""
+    return property(attrgetter(f"_record.{name}"), doc=doc)
+
+
+class Job(concurrent.futures.Future[Any]):
     """A handle to work in the background, as `%bg` returns it. Any thread may use it.
 
-    Its methods are those of a `concurrent.futures.Future`; it can also be awaited, on any loop.
+    It is a `concurrent.futures.Future`, which `concurrent.futures.wait` and `as_completed` take;
+    it can also be awaited, on any loop, and given to asyncio's functions.
     """
 
-    __slots__ = ("__weakref__", "_record")
+    number: int | JobId = _fact(
+        "number",
+        "Its number, by which `%fg` and the others know it; a kept job has a name such as `k3`.",
+    )
+    name: str = _fact("name", "Its name: what `--name` said, else the code, shortened.")
+    code: str = _fact("code", "The code, as it was typed.")
+    state: JobState = _fact(
+        "state",
+        "Its state; when that is finished, failed or cancelled, none of its code runs any more.",
+    )
+    where: str = _fact("where", 'Where it runs, or ran: "loop", "thread", "process", "shell", ….')
+    pid: int | None = _fact(
+        "pid", "The id of the process it runs in, while it has one of its own; else None."
+    )
+    group: str | None = _fact("group", "The name of its group; None if it has none.")
+    started: float | None = _fact(
+        "started", "When it started, in seconds since the epoch; None if it has not."
+    )
+    elapsed: float = _fact(
+        "elapsed", "Seconds for which it has run, or ran; 0.0 if it never started."
+    )
+    log: Log = _fact("log", "The recorded output.")
 
     def __init__(self, record: Record) -> None:
+        super().__init__()
         self._record = record
+        self._waiters: list[Any] = _Waiters(record)
 
     def __repr__(self) -> str:
         job = self._record
@@ -120,52 +123,6 @@ class Job:
         )
 
     @property
-    def number(self) -> int | JobId:
-        """Its number, by which `%fg` and the others know it; a kept job has a name such as `k3`."""
-        number: int | JobId = self._record.number
-        return number
-
-    @property
-    def name(self) -> str:
-        """Its name: what `--name` said, else the code, shortened."""
-        return self._record.name
-
-    @property
-    def code(self) -> str:
-        """The code, as it was typed."""
-        return self._record.code
-
-    @property
-    def state(self) -> JobState:
-        """Its state; when that is finished, failed or cancelled, none of its code runs any more."""
-        return self._record.state
-
-    @property
-    def where(self) -> str:
-        """Where it runs, or ran: "loop", "thread", "process", "shell", …."""
-        return self._record.where
-
-    @property
-    def pid(self) -> int | None:
-        """The id of the process it runs in, while it has one of its own; else None."""
-        return self._record.pid
-
-    @property
-    def group(self) -> str | None:
-        """The name of its group; None if it has none."""
-        return self._record.group
-
-    @property
-    def started(self) -> float | None:
-        """When it started, in seconds since the epoch; None if it has not."""
-        return self._record.started
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds for which it has run, or ran; 0.0 if it never started."""
-        return self._record.elapsed
-
-    @property
     def progress(self) -> Progress | None:
         """Its progress, as `track`, a progress bar or its own code reports it; else None.
 
@@ -181,17 +138,9 @@ class Job:
         self._record.progress = value
 
     @property
-    def log(self) -> Log:
-        """The recorded output."""
-        return self._record.log
-
-    @property
     def future(self) -> concurrent.futures.Future[Any]:
-        """A future that resolves as the job ends, for code that insists on a real one.
-
-        Its `cancel` is the job's.
-        """
-        return self._record.future
+        """The job itself: it is a future."""
+        return self
 
     def running(self) -> bool:
         """Return whether its code runs now: it has started and has not ended."""
@@ -203,8 +152,6 @@ class Job:
 
     def cancelled(self) -> bool:
         """Return whether the job ended because it was cancelled."""
-        from ipy_bgtasks.job.outcome import JobState
-
         return self._record.state is JobState.CANCELLED
 
     def result(self, timeout: float | None = None) -> Any:
@@ -268,8 +215,40 @@ class Job:
         return Timeline([self._record])
 
     def __dir__(self) -> list[str]:
-        hidden = ("remove_done_callback",)  # only `asyncio.wait` needs it
+        # What only `asyncio.wait` needs, and what belongs to whoever ends a future.
+        hidden = {"remove_done_callback", "set_exception", "set_result"}
+        hidden.add("set_running_or_notify_cancel")
         return [name for name in super().__dir__() if name not in hidden]
+
+    def _settle(self) -> None:
+        """Wake those that wait by `concurrent.futures`; the record calls this once, at the end.
+
+        They look at nothing but whether there is an error: value and error come from the record.
+        """
+        outcome = self._record.outcome
+        assert outcome is not None
+        if outcome.state is JobState.CANCELLED:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif outcome.error is not None:
+            self.set_exception(outcome.error)
+        else:
+            self.set_result(None)
+
+
+class _Waiters(list[Any]):
+    """Those that wait for a job in `concurrent.futures.wait` or `as_completed`.
+
+    These functions add themselves here before they block, which is the only moment at which a
+    wait that could never end can be refused, and a thread be found for a queued job.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def append(self, waiter: object) -> None:
+        refuse_deadlock(self._record)
+        super().append(waiter)
 
 
 def record_of(job: Job) -> Record:

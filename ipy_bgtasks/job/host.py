@@ -101,6 +101,9 @@ class Run:
 
     __slots__ = ()
 
+    #: Whether a request to stop has reached the code, and not just come too late.
+    reached: bool = True
+
     @property
     def note(self) -> str:
         """What was done to stop it, in the user's words; empty if there is nothing to say."""

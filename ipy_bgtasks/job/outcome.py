@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from ipy_bgtasks.foreign import is_a, with_trace
+
 
 class JobState(StrEnum):
     """The state of a job as users see it; in the last three none of its code runs."""
@@ -25,7 +27,7 @@ class JobState(StrEnum):
         return self in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
 
 
-class Elsewhere:
+class LazyValue:
     """Stands for a value that is loaded when it is asked for; its repr is the value's own line.
 
     *load* returns the value, or raises what says why it cannot be had.
@@ -39,15 +41,15 @@ class Elsewhere:
         return self._shown
 
 
-class ErrorElsewhere(Exception):
+class LazyError(Exception):
     """Stands for an exception that is loaded when it is asked for; it shows as that would."""
 
     @classmethod
-    def of(cls, kind: str, message: str, trace: str, load: Callable[[], Any]) -> ErrorElsewhere:
+    def of(cls, kind: str, message: str, trace: str, load: Callable[[], Any]) -> LazyError:
         """Return what stands for an exception of that class name, message and traceback."""
         made: Any = type(kind, (cls,), {"__module__": cls.__module__})(message)
         made.load, made.trace = load, trace
-        error: ErrorElsewhere = made
+        error: LazyError = made
         return error
 
     load: Callable[[], Any]
@@ -75,8 +77,8 @@ class Outcome(NamedTuple):
         """Return the value, or raise the error as if for the first time."""
         error = self.exception()
         if error is not None:
-            raise error.with_traceback(self.traceback)
-        return self.value.load() if isinstance(self.value, Elsewhere) else self.value
+            raise with_trace(error, self.traceback)
+        return self.value.load() if is_a(self.value, LazyValue) else self.value
 
     def exception(self) -> BaseException | None:
         """Return the error, if any; raises `concurrent.futures.CancelledError` if cancelled."""
@@ -84,7 +86,10 @@ class Outcome(NamedTuple):
             assert self.error is not None
             # A fresh one each time: its traceback belongs to the caller.
             raise concurrent.futures.CancelledError(*self.error.args)
-        return self.error.load() if isinstance(self.error, ErrorElsewhere) else self.error
+        if self.error is not None and is_a(self.error, LazyError):
+            loaded: BaseException = self.error.load()  # type: ignore[attr-defined]
+            return loaded
+        return self.error
 
 
 #: The outcome of most jobs, shared by those that are kept.

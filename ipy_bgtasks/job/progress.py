@@ -1,7 +1,4 @@
-"""How far a job is: what it reported, or what is read off a progress bar that it shows.
-
-`track`: iteration that reports its progress.
-"""
+"""How far a job is: what it reported itself, as by `track`, or what its progress bars show."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.stacks import hide
-from ipy_bgtasks.text import strip_ansi
+from ipy_bgtasks.text import short_repr, strip_ansi
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.job.record import Record
 
 
 _BAR_WITHIN = 2000  # characters of a line in which a bar is looked for
@@ -49,7 +46,7 @@ class Progress:
         check_total(self.total)
         if not _is_number(self.done):
             kind = ValueError if _is_real(self.done) else TypeError
-            raise kind(f"what is done must be a number, not {shown(self.done)}")
+            raise kind(f"what is done must be a number, not {short_repr(self.done)}")
         # Plain from here on: what reads it calls nothing of the user's.
         object.__setattr__(self, "done", _plain(self.done))
         if self.total is not None:
@@ -66,10 +63,8 @@ class Progress:
         if value is None or isinstance(value, cls):
             return value
         if not _is_real(value):
-            message = (
-                f"progress must be a number from 0 to 1, a Progress or None, not {shown(value)}"
-            )
-            raise TypeError(message)
+            wanted = "a number from 0 to 1, a Progress or None"
+            raise TypeError(f"progress must be {wanted}, not {short_repr(value)}")
         return cls(done=value, total=1)  # type: ignore[arg-type]
 
     @property
@@ -78,15 +73,6 @@ class Progress:
         if not self.total:
             return None
         return min(1.0, max(0.0, float(self.done / self.total)))
-
-
-class _Reports(Protocol):
-    """What of a job is looked at here."""
-
-    @property
-    def progress(self) -> Progress | None: ...
-    @property
-    def log(self) -> Log: ...
 
 
 def from_line(line: str) -> Progress | None:
@@ -129,7 +115,7 @@ def _counted(counts: re.Match[str] | None, text: str) -> Progress | None:
     return None
 
 
-def progress_of(job: _Reports) -> Progress | None:
+def progress_of(job: Record) -> Progress | None:
     """Return how far a job is: the one answer for all that show it.
 
     What the job reported counts first, then the widgets that it shows, then the bar that it is
@@ -137,10 +123,9 @@ def progress_of(job: _Reports) -> Progress | None:
     """
     if job.progress is not None:
         return job.progress
-    bars = getattr(job, "bars", None)
-    if bars is not None and (seen := bars()) is not None:
-        return seen  # type: ignore[no-any-return]
-    if not getattr(job, "has_output", True):
+    if job.bars is not None and (seen := job.bars()) is not None:
+        return seen
+    if not job.has_output:
         return None
     log = job.log
     for line in (log.unfinished("stderr"), log.unfinished("stdout")):
@@ -162,7 +147,7 @@ def first_unfinished(lines: list[str]) -> Progress | None:
 def check_total(total: object) -> None:
     """Raise `ValueError` for a total that nothing can have."""
     if total is not None and not (_is_number(total) and total >= 0):  # type: ignore[operator]
-        raise ValueError(f"total must be a number of 0 or more, or None, not {shown(total)}")
+        raise ValueError(f"total must be a number of 0 or more, or None, not {short_repr(total)}")
 
 
 def _is_real(value: object) -> bool:
@@ -186,13 +171,6 @@ def _plain(value: Any) -> float:
 
 def _number(text: str) -> float:
     return int(text) if text.isdecimal() else float(text)
-
-
-def shown(value: object) -> str:
-    """Return a value as a message may show it."""
-    from ipy_bgtasks.text import short_repr
-
-    return short_repr(value)
 
 
 _T = TypeVar("_T")
@@ -223,51 +201,51 @@ def track(
     try:
         items = iter(iterable)  # also for what has only __getitem__
     except TypeError:
-        message = f"track needs something to iterate over, not {shown(iterable)}"
+        message = f"track needs something to iterate over, not {short_repr(iterable)}"
         raise TypeError(message) from None
     return _track(items, total)
 
 
 def _track(items: Iterator[_T], total: float | None) -> Iterator[_T]:
-    report = _reporter(total)
-    done = due = 0
-    try:
+    with _Reports(total) as step:
         for item in items:
-            if done >= due:
-                due = report(done)
+            step()
             yield item
-            done += 1
-    except BaseException as error:
-        hide(error)
-        raise
-    report(done)
 
 
 async def _track_async(items: AsyncIterable[_T], total: float | None) -> AsyncIterator[_T]:
-    report = _reporter(total)
-    done = due = 0
-    try:
+    with _Reports(total) as step:
         async for item in items:
-            if done >= due:
-                due = report(done)
+            step()
             yield item
-            done += 1
-    except BaseException as error:
-        hide(error)
-        raise
-    report(done)
 
 
-def _reporter(total: float | None) -> Callable[[int], int]:
-    """Return a function that reports how many are done and returns at how many to call it next."""
-    job = current.get()
+class _Reports:
+    """Reports to the current job: before each item, unless a bar would not move, and at the end."""
 
-    def report(done: int) -> int:
-        if job is not None:
-            job.progress = Progress(done, total)
-        return done + max(1, int(total or done) // _STEPS)
+    def __init__(self, total: float | None) -> None:
+        self._job = current.get()
+        self._total = total
+        self._begun = self._due = 0
 
-    return report
+    def __enter__(self) -> Callable[[], None]:
+        return self._step
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._report()
+        else:
+            hide(error)
+
+    def _step(self) -> None:
+        if self._begun >= self._due:
+            self._report()
+            self._due = self._begun + max(1, int(self._total or self._begun) // _STEPS)
+        self._begun += 1
+
+    def _report(self) -> None:
+        if self._job is not None:
+            self._job.progress = Progress(self._begun, self._total)
 
 
 def _length(iterable: object) -> int | None:

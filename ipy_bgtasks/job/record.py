@@ -1,12 +1,4 @@
-"""When a job was launched, began and ended.
-
-The attempts of a job that is run again when it fails.
-
-The protocol by which the lower layers report on jobs to those that show them.
-
-What a job needs from the runner of its place.
-
-The record of a job: what happened to it, and what runners and the registry do to it.
+"""`Record`: all that is known of a job, and what runners and the registry do to it.
 
 The state of a job is never stored: it is derived from what happened (it started, it was asked
 to stop, it ended). Users hold a `Job`, which shows less of it.
@@ -22,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.stacks import hide_all
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import encodable, error_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from traceback import FrameSummary
 
-    from ipy_bgtasks.job.handle import Job, JobFuture
+    from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.waiting import Waker
     from ipy_bgtasks.log.output import Log
@@ -44,93 +37,14 @@ if TYPE_CHECKING:
 EPOCH = time.time() - time.monotonic()
 
 
-class Times:
-    """The times of one job, which `Record` notes. Any thread may read them."""
-
-    __slots__ = ("_began", "_ended", "launched")
-
-    #: When it was launched, in seconds since the epoch.
-    launched: float
-    _began: float | None
-    _ended: float | None
-
-    @property
-    def started(self) -> float | None:
-        """When it, or its latest attempt, started, in seconds since the epoch; None if not yet."""
-        return None if self._began is None else self._began + EPOCH
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended, in seconds since the epoch; None if it has not."""
-        return None if self._ended is None else self._ended + EPOCH
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds for which it, or its latest attempt, has run, or ran; 0.0 if it never started."""
-        if self._began is None:
-            return 0.0
-        return (time.monotonic() if self._ended is None else self._ended) - self._began
-
-
-class Attempts:
-    """Which attempt a job is in, or waits for, of how many; and how the earlier ones failed.
-
-    *again* has the job run once more; it is called with the number of the attempt that failed,
-    and with what to write in the log.
-    """
-
-    __slots__ = ("_again", "_errors", "most", "number")
-
-    def __init__(self, most: int, again: Callable[[int, str], None]) -> None:
-        self.most = most
-        self.number = 1
-        self._again = again
-        self._errors: list[str] = []
-
-    def __str__(self) -> str:
-        return f"attempt {self.number} of {self.most}"
-
-    def takes(self, job: Record, error: BaseException) -> bool:
-        """Return whether another attempt follows the one that has failed with *error*.
-
-        An exit is no failure; and whoever was asked to stop is not run again.
-        """
-        if self.number >= self.most or not isinstance(error, Exception):
-            return False
-        if job.asked or job.done():
-            return False
-        failed, line = self.number, error_line(error)
-        before = str(self)
-        self._errors.append(f"{before}: {line}")
-        self.number += 1
-        self._again(failed, f"{before} failed: {line}")
-        return True
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether an attempt has failed that another followed, or will follow."""
-        return self.number > 1
-
-    def annotate(self, error: BaseException) -> None:
-        """Note on the last error how the earlier attempts failed."""
-        for line in self._errors:
-            error.add_note(line)
-
-
-def note_in_log(job: Record, line: str) -> None:
-    """Record one line between those of two attempts."""
-    last = job.log.tail(1)
-    begun = bool(last) and not last[-1].text.endswith("\n")
-    job.log.write("stderr", "\n" * begun + line + "\n")
-
-
-class Record(Times):
+class Record:
     """What is known of one job. Any thread may use it; `Registry.launch` makes it."""
 
     __slots__ = (
         "__weakref__",
+        "_began",
         "_callbacks",
-        "_future",
+        "_ended",
         "_handle",
         "_host",
         "_lock",
@@ -140,20 +54,22 @@ class Record(Times):
         "_pokes",
         "_progress",
         "_timed_out",
-        "asked",
         "assigns",
         "attempts",
         "bars",
+        "cancel_requested",
         "code",
+        "end_shown",
         "group",
+        "launched",
         "name",
         "number",
+        "on_cancel",
         "origin",
         "pid",
         "quiet",
         "run",
         "runner",
-        "seen",
         "source",
         "thread",
         "timeout",
@@ -176,7 +92,8 @@ class Record(Times):
         on_end: Callable[[Record], object] | None = None,
     ) -> None:
         self.number = number  # an int, or the `JobId` of a kept job
-        self.name = work.label if name is None else name
+        # As it may be shown anywhere: what a terminal would act on is escaped.
+        self.name = visible(work.label if name is None else name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
         self.work: Work | None = work
@@ -199,14 +116,15 @@ class Record(Times):
         self.attempts: Attempts | None = None
         #: Seconds for which each attempt may run, if that is limited.
         self.timeout: float | None = None
-        #: Whether it was asked to stop.
-        self.asked = False
-        #: Whether its end was shown in the foreground.
-        self.seen = False
+        self.cancel_requested = False  # it was asked to stop
+        #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
+        self.on_cancel: tuple[Callable[[], object], ...] = ()
+        self.end_shown = False  # in the foreground
         #: Reads its progress from the widgets that it shows; None if it shows none.
         self.bars: Callable[[], Progress | None] | None = None
         #: Its value as one line, made when it is first shown, where that is not trivial.
         self.value_text: str | None = None
+        #: When it was launched, in seconds since the epoch.
         self.launched = time.monotonic() + EPOCH
         self._lock = threading.Lock()
         self._on_end = on_end
@@ -215,11 +133,11 @@ class Record(Times):
         self._log: Log | None = None
         self._host = SILENT if host is None else host
         self._progress: Progress | None = None
-        self._began = self._ended = None
+        self._began: float | None = None  # on the monotonic clock
+        self._ended: float | None = None
         self._timed_out: float | None = None
         self._outcome: Outcome | None = None
         self._handle: ref[Job] | None = None
-        self._future: JobFuture | None = None
 
     def __repr__(self) -> str:
         return f"<Record {self.number}: {self.name}, {self.state} ({self.where})>"
@@ -235,19 +153,10 @@ class Record(Times):
                 handle = None if self._handle is None else self._handle()
                 if handle is None:
                     handle = Job(self)
+                    if self._outcome is not None:
+                        handle._settle()  # else `_end` will do it
                     self._handle = ref(handle)
         return handle
-
-    @property
-    def future(self) -> JobFuture:
-        """The one future that resolves as the job ends."""
-        from ipy_bgtasks.job.handle import JobFuture
-
-        if self._future is None:
-            future = JobFuture(self)
-            with self._lock:
-                self._future = self._future or future
-        return self._future
 
     # What happened so far
 
@@ -258,7 +167,24 @@ class Record(Times):
             return self._outcome.state
         if self._began is None:
             return JobState.QUEUED
-        return JobState.CANCELLING if self.asked else JobState.RUNNING
+        return JobState.CANCELLING if self.cancel_requested else JobState.RUNNING
+
+    @property
+    def started(self) -> float | None:
+        """When it, or its latest attempt, started, in seconds since the epoch; None if not yet."""
+        return None if self._began is None else self._began + EPOCH
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None if it has not."""
+        return None if self._ended is None else self._ended + EPOCH
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds for which it, or its latest attempt, has run, or ran; 0.0 if it never started."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
 
     @property
     def outcome(self) -> Outcome | None:
@@ -366,15 +292,17 @@ class Record(Times):
         if runner is None or self.done():
             return False
         with Shielded():
-            self.asked = True
+            self.cancel_requested = True
             self._host.changed(self)
             runner.stop(self, force)
+            for call in self.on_cancel:
+                call()
         return True
 
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
         if not self.done():
-            if not self.asked:  # else an earlier request counts
+            if not self.cancel_requested:  # else an earlier request counts
                 self._timed_out = seconds
             self.cancel()
 
@@ -427,12 +355,12 @@ class Record(Times):
             self._began = self.thread = self.pid = self.run = self._progress = None
         self.move(runner)
         self._host.changed(self)
-        if self.asked:  # meanwhile, of the place that it has left
+        if self.cancel_requested:  # meanwhile, of the place that it has left
             runner.stop(self, False)
 
     def write(self, stream: str, text: str) -> None:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
-        self._host.write(self, stream, text)
+        self._host.write(self, stream, encodable(text))
 
     def show(self, kind: str, *what: Any) -> None:
         """Show what its code displayed in another process ("publish"), or clear it ("clear")."""
@@ -461,7 +389,7 @@ class Record(Times):
             if self.attempts.takes(self, error):
                 return
             self.attempts.annotate(error)
-        self._end(Outcome(JobState.FAILED, None, error, error.__traceback__))
+        self._end(Outcome(JobState.FAILED, None, error, trace_of(error)))
 
     def end_cancelled(self, reason: str = "") -> None:
         """End as cancelled, or as failed with `TimeoutError` where time was up."""
@@ -483,6 +411,8 @@ class Record(Times):
                 return
             self._ended = time.monotonic() if at is None else at
             self._outcome = outcome
+            # One that is made from now on settles itself.
+            handle = None if self._handle is None else self._handle()
             callbacks, self._callbacks = self._callbacks, ()
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
@@ -492,5 +422,59 @@ class Record(Times):
         if pokes is not None:
             for event in pokes:
                 event.set()
+        if handle is not None:
+            handle._settle()
         for fn in callbacks:
             self.notify(fn)
+
+
+class Attempts:
+    """Which attempt a job is in, or waits for, of how many; and how the earlier ones failed.
+
+    *again* has the job run once more; it is called with the number of the attempt that failed,
+    and with what to write in the log.
+    """
+
+    __slots__ = ("_again", "_errors", "most", "number")
+
+    def __init__(self, most: int, again: Callable[[int, str], None]) -> None:
+        self.most = most
+        self.number = 1
+        self._again = again
+        self._errors: list[str] = []
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.most}"
+
+    def takes(self, job: Record, error: BaseException) -> bool:
+        """Return whether another attempt follows the one that has failed with *error*.
+
+        `SystemExit` is not retried, nor is a job that was asked to stop.
+        """
+        if self.number >= self.most or not is_a(error, Exception):
+            return False
+        if job.cancel_requested or job.done():
+            return False
+        failed, line = self.number, error_line(error)
+        before = str(self)
+        self._errors.append(f"{before}: {line}")
+        self.number += 1
+        self._again(failed, f"{before} failed: {line}")
+        return True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an attempt has failed that another followed, or will follow."""
+        return self.number > 1
+
+    def annotate(self, error: BaseException) -> None:
+        """Note on the last error how the earlier attempts failed."""
+        for line in self._errors:
+            add_note(error, line)
+
+
+def note_in_log(job: Record, line: str) -> None:
+    """Record one line between those of two attempts."""
+    last = job.log.tail(1)
+    begun = bool(last) and not last[-1].text.endswith("\n")
+    job.log.write("stderr", "\n" * begun + line + "\n")

@@ -40,7 +40,7 @@ def block_until_end(job: Record, timeout: float | None) -> Outcome:
         if not job.wake_at_end(ended):
             continue
         try:
-            _refuse_deadlock(job)
+            refuse_deadlock(job)
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not ended.wait(left):
                 raise _late(job, timeout)
@@ -69,7 +69,8 @@ def await_end(job: Record) -> Generator[Any, None, Any]:
         raise
 
 
-def _refuse_deadlock(job: Record) -> None:
+def refuse_deadlock(job: Record) -> None:
+    """Raise `WouldBlock` if blocking this thread would keep *job* from ending; else make room."""
     if (runner := job.runner) is None:
         return  # it is just ending
     n = job.number

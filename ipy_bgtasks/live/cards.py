@@ -20,7 +20,7 @@ from ipy_bgtasks.views.rows import row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed
@@ -58,7 +58,7 @@ class LiveCard:
         feed: Feed,
         actions: Watching,
         answered: Callable[[], None],
-        cells: ForegroundCells | None,
+        cells: BackgroundCells | None,
     ) -> None:
         self._card = card
         self._find = find

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCells, Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 
@@ -40,9 +41,9 @@ class Feed:
     def __init__(
         self,
         registry: Registry,
-        screen: Screen,
+        screen: FrontEnd,
         later: Callable[[float, Callable[[], None]], object],
-        cells: ForegroundCells | None = None,
+        cells: BackgroundCells | None = None,
     ) -> None:
         self._registry = registry
         self._cells = cells

@@ -6,7 +6,7 @@ import threading
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.log.output import Entry, dropped_mark
+from ipy_bgtasks.log.transcript import Entry, dropped_mark
 from ipy_bgtasks.text import visible
 from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.reading import label_of_cell
@@ -14,7 +14,7 @@ from ipy_bgtasks.work.reading import label_of_cell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCell
+    from ipy_bgtasks.frontends.base import ForegroundCell
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.feed import Feed, News
 

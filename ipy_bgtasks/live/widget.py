@@ -16,7 +16,7 @@ from ipy_bgtasks.live.tail import cell_row
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ipy_bgtasks.frontends.front_end import ForegroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.live.feed import Feed
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
@@ -56,7 +56,7 @@ def show_panel(
     feed: Feed,
     actions: Watching,
     only: Iterable[int] | None,
-    cells: ForegroundCells | None,
+    cells: BackgroundCells | None,
 ) -> tuple[Panel, dict[str, Any]]:
     """Make a panel; returns it and what displays it, a MIME bundle."""
     widget: Any = None

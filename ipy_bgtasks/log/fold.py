@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from ipy_bgtasks.text import CSI, OSC, strip_ansi, width_of
+from ipy_bgtasks.text import strip_ansi
 
 # A terminal wraps, and a carriage return goes back to the start of the last row only. Beyond
 # this many characters of one line the older part is taken as wrapped, which bounds the work.
@@ -19,8 +19,16 @@ _LONGEST_LINE = 10_000
 _LAST_REWRITES = 64
 _LONGEST_PEN = 64
 
-_TOKEN = re.compile(rf"{CSI}|{OSC}|[\r\b]|[^\x1b\r\b]+|\x1b[@-_]?")
-_MOVING = re.compile(r"\x1b\[(?:[0-9;]*[CDG]|[12]K)")
+_TOKEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # an escape sequence that acts, such as a colour
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # one that carries a string, such as a title
+    r"|[\r\b]|[^\x1b\r\b]+|\x1b[ -~]?"
+)
+_MOVING = re.compile(r"[\r\b]|\x1b\[(?:[0-9;]*[CDG]|[12]K)")
+_ESCAPES = re.compile("\x1b+")
+_LINE_END = re.compile(r"\r+\n")
+# Nobody rewrites a line by what no terminal shows: this is a file, decoded as well as it went.
+_BINARY = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\ufffd]")
 _PEN = re.compile(r"\x1b\[([0-9;:]*)m")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,200}\x1b?)?\Z")
 _ERASED_LINE = re.compile(r"\r\x1b\[(?:0?K|2K)")
@@ -49,13 +57,11 @@ class Fold:
         if self._held:
             text, self._held = self._held + text, ""
         if "\x1b" in text:
-            text = self._hold_back(text)
-        if (
-            self._column is not None
-            or "\r" in text
-            or "\b" in text
-            or ("\x1b" in text and _MOVING.search(text))
-        ):
+            # A second one begins anew; what is taken out must not join the first to what follows.
+            text = self._hold_back(_ESCAPES.sub("\x1b", text))
+        if "\r\n" in text:
+            text = _LINE_END.sub("\n", text)
+        if self._column is not None or _MOVING.search(text):
             return self._refold(text)
         if "\x1b" in text:
             text = _ERASED_END.sub("", text)  # nothing stands to the right of the cursor
@@ -121,7 +127,15 @@ class Fold:
         """Write `part`, which has no line feed, into the line."""
         if not part:
             return
-        if not _NOT_SIMPLE.search(part) and not _NOT_SIMPLE.search(self.line):
+        if _BINARY.search(part):
+            part = _MOVING.sub("", part)
+            self._column = None
+        if self._column is None and not _MOVING.search(part):
+            # Most lines are not rewritten, whatever is in them: only the others pay.
+            part = _ERASED_END.sub("", part)
+            self.line += part
+            self._pen = _pen_after(self._pen, part)
+        elif not _NOT_SIMPLE.search(part) and not _NOT_SIMPLE.search(self.line):
             self._fold_simple(part)
         else:
             self._fold_cells(part)
@@ -183,13 +197,14 @@ class _Row:
             elif token == "\b":
                 self.column = max(0, self.column - 1)
             elif _NOT_SIMPLE.search(token):
+                from wcwidth import wcwidth  # many sessions never need it
+
                 for char in token:
-                    self._put(char)
+                    self._put(char, 1 if char == "\t" else wcwidth(char))
             else:
                 self._put_cells([(char, self.pen) for char in token])
 
-    def _put(self, char: str) -> None:
-        width = 1 if char == "\t" else width_of(char)
+    def _put(self, char: str, width: int) -> None:
         if width > 0:
             self._put_cells([(char, self.pen), ("", self.pen)][:width])
         elif 0 < self.column <= len(self.cells):  # a combining mark, or a control character

@@ -1,9 +1,8 @@
-"""A file to which a job's output goes as it comes.
-
-A job's recorded output, which any thread may read, or write to at next to no cost.
+"""A job's recorded output, which any thread may read, or write to at next to no cost.
 
 Writing only queues. `Log.drain` does the rest, later and for many pieces at once: it records
-them, folded and bounded, and hands the raw pieces to the subscribers.
+them, folded and bounded, and hands the raw pieces to the subscribers. A `FileSink` gets the text
+at once.
 """
 
 from __future__ import annotations
@@ -22,42 +21,6 @@ from typing import Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log.transcript import Entry, Recording, dropped_mark, next_group
 from ipy_bgtasks.sigint import Shielded
-
-
-class FileSink:
-    """A file to which output is appended as it comes; it survives a SIGKILL of this process.
-
-    Raises `BadInput` if the file cannot be opened. A later failure, such as a full disk, never
-    reaches the job: it is kept in `error`, and nothing more is written. Any thread may write.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.expanduser(os.fspath(path))
-        self.error: OSError | None = None
-        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
-        try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open while the job runs)
-        except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or exc
-            raise BadInput(f"cannot write to the log file {self.path!r}: {reason}") from None
-
-    def write(self, text: str) -> None:
-        """Append `text` and return when the system has it."""
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        with self._lock:
-            try:
-                while data and self.error is None and not self._file.closed:
-                    data = data[self._file.write(data) :]
-            except OSError as exc:
-                self.error = exc
-
-    def close(self) -> None:
-        """Close the file; what is written afterwards is left out."""
-        with self._lock, contextlib.suppress(OSError):
-            self._file.close()
-
-
-__all__ = ["Entry", "FileSink", "Log", "Piece", "dropped_mark"]
 
 _LAST_LINES = 4000  # characters searched for the last lines
 _DRAIN_AT = 256 * 1024  # characters; with more than this queued the writer drains
@@ -135,7 +98,7 @@ class Log:
             self._ask()
 
     def missing(self, characters: int) -> None:
-        """Note that so many were dropped before they came here."""
+        """Record that *characters* were lost before they reached this log."""
         with self._stored() as recording:
             recording.dropped += characters
 
@@ -355,7 +318,7 @@ class Log:
             batch: list[tuple[tuple[_Subscriber, ...], Piece]] = []
             batch.extend(starmap(self._outbox.popleft, repeat((), len(self._outbox))))
             for subscribers, addressed in groupby(batch, key=lambda item: item[0]):
-                pieces = _joined([piece for _, piece in addressed])
+                pieces = joined([piece for _, piece in addressed])
                 for subscriber in subscribers:
                     if subscriber.alive:
                         self._call(subscriber, list(pieces))
@@ -372,7 +335,7 @@ class Log:
             self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
+def joined(pieces: list[Piece]) -> list[Piece]:
     """Join neighbours that are text of the same stream."""
     out: list[Piece] = []
     for kind, run in groupby(pieces, key=lambda piece: piece.kind):
@@ -381,3 +344,36 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
             same = [Piece(kind, same[0].time, "".join([piece.text for piece in same]))]
         out += same
     return out
+
+
+class FileSink:
+    """A file to which output is appended as it comes; it survives a SIGKILL of this process.
+
+    Raises `BadInput` if the file cannot be opened. A later failure, such as a full disk, never
+    reaches the job: it is kept in `error`, and nothing more is written. Any thread may write.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.expanduser(os.fspath(path))
+        self.error: OSError | None = None
+        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open while the job runs)
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or exc
+            raise BadInput(f"cannot write to the log file {self.path!r}: {reason}") from None
+
+    def write(self, text: str) -> None:
+        """Append `text` and return when the system has it."""
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        with self._lock:
+            try:
+                while data and self.error is None and not self._file.closed:
+                    data = data[self._file.write(data) :]
+            except OSError as exc:
+                self.error = exc
+
+    def close(self) -> None:
+        """Close the file; what is written afterwards is left out."""
+        with self._lock, contextlib.suppress(OSError):
+            self._file.close()

@@ -57,7 +57,7 @@ class Recording:
         self.limit = limit
         self.size = 0  # characters kept; a display counts with its whole bundle
         self.dropped = 0  # characters dropped so far
-        self._kept: deque[_Kept] = deque()
+        self._retained: deque[_Kept] = deque()
         self._folds: dict[str, Fold] = {}
         self._clear_before_next = False
         # Small if the limit is, so that trimming whole entries does not overshoot by much.
@@ -88,10 +88,10 @@ class Recording:
     ) -> None:
         """Record a rich output, or replace those that have `display_id` by it."""
         self._begin()
-        same = [k for k in self._kept if k.display_id == display_id] if update else []
+        same = [k for k in self._retained if k.display_id == display_id] if update else []
         if not same:
             same = [_Kept("display", time, "")]
-            self._kept.append(same[0])
+            self._retained.append(same[0])
         size = _weight(bundle, self.limit)
         text = _plain(bundle)
         if size > self.limit and len(text) < self.limit // 2:
@@ -110,26 +110,26 @@ class Recording:
         """Discard everything, now or when the next output comes."""
         self._clear_before_next = wait
         if not wait:
-            self._kept.clear()
+            self._retained.clear()
             self._folds.clear()
             self.size = self.dropped = 0
 
     def entries(self) -> list[Entry]:
         """Return all entries, the oldest first."""
-        return [kept.entry() for kept in self._kept]
+        return [kept.entry() for kept in self._retained]
 
     def count(self) -> int:
         """Return the number of entries."""
-        return len(self._kept)
+        return len(self._retained)
 
     def text(self, stream: str | None = None) -> str:
         """Return the text of one stream, or of everything."""
-        return "".join(_as_text(k) for k in self._kept if stream is None or k.stream == stream)
+        return "".join(_as_text(k) for k in self._retained if stream is None or k.stream == stream)
 
     def tail(self, chars: int) -> list[Entry]:
         """Return the last entries, the first of them cut so that they have `chars` characters."""
         last: list[Entry] = []
-        for kept in reversed(self._kept):
+        for kept in reversed(self._retained):
             if kept.size > chars:
                 if kept.bundle is None and chars > 0:
                     text = _from_line_start(kept.text[-chars:])
@@ -142,7 +142,7 @@ class Recording:
     def last_line(self) -> str:
         """Return the last line that is not blank, of the stream that was last written to."""
         seen: set[str] = set()
-        for kept in reversed(self._kept):
+        for kept in reversed(self._retained):
             if kept.stream not in seen and not kept.text.isspace():
                 seen.add(kept.stream)
                 if line := self._last_line_of(kept.stream):
@@ -151,14 +151,14 @@ class Recording:
 
     def last_text(self) -> str:
         """Return the text of the last entry that has any."""
-        for kept in reversed(self._kept):
+        for kept in reversed(self._retained):
             if kept.text and not kept.text.isspace():
                 return kept.text
         return ""
 
     def resume(self) -> Entry | None:
         """Return what moves the cursor to where the next text of the last stream goes."""
-        last = self._kept[-1] if self._kept else None
+        last = self._retained[-1] if self._retained else None
         fold = self._folds.get(last.stream) if last else None
         text = fold.resume() if fold else ""
         return Entry(last.stream, last.time, text) if last and text else None
@@ -170,7 +170,7 @@ class Recording:
 
     def _last_line_of(self, stream: str) -> str:
         text = ""
-        for kept in reversed(self._kept):
+        for kept in reversed(self._retained):
             if kept.stream == stream:
                 text = kept.text + text
                 _, newline, line = strip_ansi(text).rstrip().rpartition("\n")
@@ -184,7 +184,7 @@ class Recording:
 
     def _append(self, stream: str, time: float, text: str) -> None:
         self.size += len(text)
-        last = self._kept[-1] if self._kept else None
+        last = self._retained[-1] if self._retained else None
         if (
             last is not None
             and last.stream == stream
@@ -194,7 +194,7 @@ class Recording:
             last.text += text
             last.size += len(text)
         else:
-            self._kept.append(_Kept(stream, time, text))
+            self._retained.append(_Kept(stream, time, text))
         self._trim()
 
     def _take_back(self, stream: str, count: int) -> float | None:
@@ -204,8 +204,8 @@ class Recording:
         the end, as a reader expects.
         """
         time = None
-        for at in range(len(self._kept) - 1, -1, -1):
-            kept = self._kept[at]
+        for at in range(len(self._retained) - 1, -1, -1):
+            kept = self._retained[at]
             if kept.stream != stream:
                 continue
             gone = min(count, len(kept.text))
@@ -214,18 +214,18 @@ class Recording:
             self.size -= gone
             count -= gone
             if not kept.text:
-                time = kept.time if at == len(self._kept) - 1 else None
-                del self._kept[at]
+                time = kept.time if at == len(self._retained) - 1 else None
+                del self._retained[at]
             if not count:
                 break
         return time
 
     def _trim(self) -> None:
-        while self._kept and (self.size > self.limit or len(self._kept) > self._most):
-            oldest = self._kept[0]
+        while self._retained and (self.size > self.limit or len(self._retained) > self._most):
+            oldest = self._retained[0]
             excess = self.size - self.limit
             if oldest.bundle is not None or oldest.size <= max(excess, 2 * self._entry):
-                self._kept.popleft()
+                self._retained.popleft()
                 gone = oldest.size
             else:
                 oldest.text = oldest.text[excess:]

@@ -350,6 +350,6 @@ class Registry(Collection[Record]):
 def _end(job: Record) -> None:
     if job.started is None:
         job.end_cancelled(f"job {job.number} never started: the session ended")
-    elif not job.asked:  # one that was asked may be cleaning up
+    elif not job.cancel_requested:  # one that was asked may be cleaning up
         with suppress(Exception):
             job.cancel()

@@ -209,7 +209,7 @@ class Group:
         if queued is None:  # as most: there is nobody before it
             self._fill(lambda: self._start(runner, job))
             return
-        if job.asked:  # by somebody who found it on its way here
+        if job.cancel_requested:  # by somebody who found it on its way here
             queued.stop(job, False)
         self.fill()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.runners import wire as protocol
 from ipy_bgtasks.runners.wire import ends_of_worker
@@ -91,9 +92,10 @@ class Child:
                 # A child must neither write into our messages nor keep the wire open after us.
                 os.register_at_fork(after_in_child=sock.close)
         sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
-        threads_of_jobs.listen()
-        refuse_questions()
-        send_displays(self._display)
+        changes = Installation()  # for good
+        threads_of_jobs.track(changes)
+        refuse_questions(changes)
+        send_displays(changes, self._display)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -146,15 +148,14 @@ class Child:
     def _awaited(self, call: Callable[[], Awaitable[Any]]) -> Any:
         import asyncio
 
-        async def main() -> Any:
-            return await call()
+        from ipy_bgtasks.runners.remote import end_of
 
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            task = loop.create_task(main())
+            task = loop.create_task(end_of(call))
             self._task = loop, task
             try:
-                return loop.run_until_complete(task)
+                return loop.run_until_complete(task)()
             finally:
                 self._task = None
 

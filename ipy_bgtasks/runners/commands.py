@@ -77,7 +77,7 @@ class ShellRunner(Runner):
         job.pid, job.run = run.process.pid, run
         self.service.loop.call_soon_threadsafe(context.run, job.enter)
         run.begin()
-        if job.asked:
+        if job.cancel_requested:
             run.stop(False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -111,12 +111,13 @@ class ShellRunner(Runner):
         job: Record = current.get()
         news: SimpleQueue[tuple[str, str] | None] = SimpleQueue()
         run = _Run(self, command, lambda *text: news.put(text), lambda _: news.put(None))
-        was_asked, before, job.pid = job.asked, job.pid, run.process.pid
+        was_asked, before, job.pid = job.cancel_requested, job.pid, run.process.pid
         run.begin(data)
         try:
             while True:
                 job.checkpoint()
-                if job.asked and not was_asked and not (job.run and job.run.raises_by_itself()):
+                raises = job.run is not None and job.run.raises_by_itself()
+                if job.cancel_requested and not was_asked and not raises:
                     # Its loop, which would raise that, cannot run while it is blocked here.
                     raise asyncio.CancelledError
                 with suppress(Empty):

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Complete, Packed, ending, pack
@@ -261,7 +262,7 @@ class ExecutorRunner(Runner):
         run.future.add_done_callback(lambda future: self._done(run, future))
         if not self.engine.is_local:
             self._watch()
-        if job.asked:
+        if job.cancel_requested:
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -294,7 +295,7 @@ class ExecutorRunner(Runner):
 
     def _run_here(self, run: _Run) -> None:
         job, work = run.job, run.job.work
-        if work is None or job.asked or not job.begin():
+        if work is None or job.cancel_requested or not job.begin():
             return
         job.enter()
         run.thread = threading.get_ident()
@@ -336,7 +337,7 @@ class ExecutorRunner(Runner):
     def _failed(self, job: Record, error: BaseException) -> Callable[[], None]:
         if self.engine.was_dropped(error):
             return job.end_cancelled
-        if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
+        if is_a(error, (concurrent.futures.CancelledError, asyncio.CancelledError)):
             error = ProcessDied(f"{self.where} gave up the job: {error_line(error)}")
         return partial(job.fail, error)
 

@@ -10,7 +10,6 @@ The event loop as a place: each job is one `asyncio.Task`.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
 from collections import deque
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current, job_of
 from ipy_bgtasks.errors import ExitInTask
+from ipy_bgtasks.foreign import is_a, is_awaitable
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.platforms import has_task_factories, processor_time
 from ipy_bgtasks.stacks import (
     Cells,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.service import ServiceLoop
 
 
@@ -273,7 +273,7 @@ class LoopRunner(Runner):
         self.active += 1
         if self.active == 1 and self.on_active is not None:
             self.on_active()
-        if job.asked:  # cancelled between its first part and this one
+        if job.cancel_requested:  # cancelled between its first part and this one
             task.cancel()
 
     async def _live(
@@ -288,7 +288,7 @@ class LoopRunner(Runner):
             await _begun()
             job.enter()  # in the task's own context
             value = call()
-            if type(value) is CoroutineType or inspect.isawaitable(value):
+            if type(value) is CoroutineType or is_awaitable(value):
                 value = await value
         except asyncio.CancelledError:
             _close(awaitable)
@@ -297,7 +297,7 @@ class LoopRunner(Runner):
             # An exit that a child task raised reaches its parent as an `ExitInTask`.
             job.fail(error.__cause__ or error)
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
+            if is_a(error, GeneratorExit) and asyncio.current_task(self.loop) is None:
                 raise  # not raised by code: the task was abandoned, and is collected
             job.fail(error)
         else:
@@ -384,12 +384,12 @@ def _close(awaitable: Awaitable[Any] | None) -> None:
         awaitable.close()
 
 
-def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+def contain_exits(changes: Installation, loop: asyncio.AbstractEventLoop) -> None:
     """Keep `SystemExit` and `KeyboardInterrupt` of tasks that jobs start from ending the loop.
 
     Such a task fails with `ExitInTask` instead. Installs a task factory in front of the one
-    that is there, for tasks made inside a job only, and returns the function that removes it.
-    Call both on the loop's thread, or while the loop does not run.
+    that is there, for tasks made inside a job only. On the loop's thread, or while the loop does
+    not run; the same holds for undoing it.
     """
     jobs_own = LoopRunner._live.__code__
 
@@ -403,12 +403,12 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         return coro
 
     if not has_task_factories(loop):
-        create = loop.create_task
 
-        def create_task(coro: Any, **options: Any) -> asyncio.Task[Any]:
-            return create(containing(coro), **options)
+        def create_task(original: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
+            return original(containing(coro), **options)  # type: ignore[no-any-return]
 
-        return Attribute(loop, "create_task", create_task).restore
+        changes.wrap(loop, "create_task", create_task)
+        return
     previous = loop.get_task_factory()
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
@@ -423,4 +423,4 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         if loop.get_task_factory() is factory:
             loop.set_task_factory(previous)
 
-    return remove
+    changes.add(remove)

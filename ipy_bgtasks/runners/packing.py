@@ -22,9 +22,11 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
+from ipy_bgtasks.foreign import with_cause
 from ipy_bgtasks.runners import remote
+from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import frames, plan, reading
-from ipy_bgtasks.work.names import touched
+from ipy_bgtasks.work.names import bound_first, touched
 from ipy_bgtasks.work.reading import Cell
 
 if TYPE_CHECKING:
@@ -123,7 +125,9 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
     cell = getattr(call, "__self__", None)
     if not isinstance(cell, Cell):
         return call
-    names = [name for name in touched(cell.body, cell.last)[0] if name in cell.namespace]
+    own = bound_first(cell.body)  # `lock = Lock()` needs no lock of the session's
+    loads = touched(cell.body, cell.last)[0]
+    names = [name for name in loads if name in cell.namespace and name not in own]
     if "get_ipython" in names:
         raise BadInput(
             "magics and ! lines need the session and cannot run in a process: "
@@ -257,7 +261,9 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
     try:
         value = pickle.loads(data)
     except BaseException as error:
-        unreadable = CannotSend(f"what came back from the process cannot be read: {error!r}")
+        unreadable = CannotSend(
+            f"what came back from the process cannot be read: {error_line(error)}"
+        )
         return partial(job.fail, _caused(unreadable, trace))
     if kind == "value":
         return partial(job.finish, value)
@@ -266,5 +272,5 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
 
 def _caused(error: BaseException, trace: str) -> BaseException:
     if trace:
-        error.__cause__ = RemoteTraceback(trace)
+        with_cause(error, RemoteTraceback(trace))
     return error

@@ -383,7 +383,7 @@ class ProcessRunner(Runner):
         worker.submit(job.number, job.name, run.data)
         if worker.dead and worker.take_run() is not None:  # too late for `gone` to see the job
             self._lost(run, None, False)
-        elif job.asked:  # by somebody who found no worker yet
+        elif job.cancel_requested:  # by somebody who found no worker yet
             worker.kill()
 
     def _next(self, worker: Worker) -> None:
@@ -449,7 +449,7 @@ class ProcessRunner(Runner):
 
     def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
         """Fail a job whose worker is dead, once all that it said was heard."""
-        if run.job.asked or self._shut_down:
+        if run.job.cancel_requested or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif not begun and run.attempts < _ATTEMPTS:
             self._launch(run)

@@ -45,7 +45,7 @@ def answer(data: bytes, run_async: Callable[[Callable[[], Any]], Any] | None = N
     try:
         return "value", _dumps(value), ""
     except BaseException as error:
-        kind = type(value).__name__
+        kind = _name(value)
         return "unsendable", f"its result, of type {kind}, cannot be sent: {_line(error)}", ""
 
 
@@ -56,24 +56,42 @@ def value_of(
     if is_async:
         return run_async(call)
     value = call()
-    if not inspect.isawaitable(value):
+    try:
+        is_final = not inspect.isawaitable(value)
+    except BaseException:  # it does not let itself be looked at, as a dead proxy
+        is_final = True
+    if is_final:
         return value
     # A job is a result, and not awaited: it may be this one.
     is_job = type(value).__module__ == "ipy_bgtasks"
     return value if is_job else run_async(lambda: value)
 
 
+async def end_of(call: Callable[[], Awaitable[Any]]) -> Callable[[], Any]:
+    """Await what *call* returns; returns what returns its value, or raises its error.
+
+    asyncio asks a task's error for its class, and waits for ever if that raises. So it gets none.
+    """
+    try:
+        value = await call()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return partial(_raise, error)
+    return lambda: value
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
     """Run what *call* returns on an event loop of its own."""
-
-    async def main() -> Any:
-        return await call()
-
     if asyncio._get_running_loop() is None:
-        return asyncio.run(main())
+        return asyncio.run(end_of(call))()
     # An ipyparallel engine calls us on its own loop, which waits for us.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(copy_context().run, asyncio.run, main()).result()
+        return pool.submit(copy_context().run, asyncio.run, end_of(call)).result()()
 
 
 def answer_on_engine(data: bytes) -> Answer:
@@ -110,8 +128,14 @@ def _unpacked(data: bytes) -> tuple[Callable[[], Any], bool]:
 
 
 def _failure(error: BaseException) -> Answer:
-    error.__traceback__ = _users(error.__traceback__)
-    text = "".join(traceback.format_exception(error))
+    trace: Any = vars(BaseException)["__traceback__"]  # past what its class may put over it
+    users = _users(trace.__get__(error))
+    trace.__set__(error, users)
+    try:
+        text = "".join(traceback.format_exception(type(error), error, users))
+    except BaseException:  # it does not let itself be looked at, or is nested too deeply
+        head = "Traceback (most recent call last):\n"
+        text = "".join([head, *traceback.format_tb(users), _line(error)])
     try:
         data = _dumps(error)
         pickle.loads(data)  # many exceptions can be pickled, but not read again
@@ -147,4 +171,11 @@ def _line(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except BaseException:  # it is the user's class
         text = "?"
-    return f"{type(error).__name__}: {text}"[:200]
+    return f"{_name(error)}: {text}"[:200]
+
+
+def _name(value: object) -> str:
+    try:
+        return str(type(value).__name__)
+    except BaseException:  # a metaclass may do anything
+        return "object"

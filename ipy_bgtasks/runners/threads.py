@@ -1,24 +1,24 @@
-"""One job in one thread, and how it is stopped there and nowhere else.
+"""Worker threads as a place: a pool of daemon threads that grows on demand.
 
-Worker threads as a place: a pool of daemon threads that grows on demand.
-
-A job starts before its launch returns, or is queued because all threads are busy. The threads are
-daemons, because an executor of the standard library keeps the interpreter from exiting while one
-of its threads is busy.
+`ThreadRun` is one job in one thread, and how it is stopped there and nowhere else; `ThreadRunner`
+is the pool. A job starts before its launch returns, or is queued because all threads are busy. The
+threads are daemons, because an executor of the standard library keeps the interpreter from exiting
+while one of its threads is busy.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
+import os
+import signal
 import sys
 import threading
 import time
 from collections import defaultdict, deque
 from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.async_exceptions import (
     Sent,
@@ -30,37 +30,35 @@ from ipy_bgtasks.async_exceptions import (
     prepare_to_raise,
     raise_in_user_code,
     running_loops,
+    running_trio,
     take_back,
 )
+from ipy_bgtasks.foreign import add_note, is_a, is_awaitable, leaves
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.host import Run, Runner
+from ipy_bgtasks.platforms import kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
+from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.stacks import await_chain, thread_stack
+from ipy_bgtasks.stacks import await_chain, hide, thread_stack
+from ipy_bgtasks.text import message_of
+from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from contextvars import Context
     from traceback import FrameSummary
     from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.loop import LoopRunner
-    from ipy_bgtasks.service import ServiceLoop
 
 
 #: Seconds between two tries while the thread is in our own code: from … to, growing.
 _SOON, _LATER = 0.0003, 0.02
 #: Seconds between two checks of whether code that was stopped by force has left.
 _REPEAT = 0.05
-#: Seconds that an event loop which the job's code runs is given to finish its step.
-_TURN = 0.1
-
-
-class Pool(Protocol):
-    """What a run needs of the runner whose thread it is in."""
-
-    loop_runner: LoopRunner
+#: Seconds that an event loop in the job's thread is given to finish its step: one that computes,
+#: and one whose step is in a wait that can be ended, since such a step may well take for ever.
+_TURN, _BLOCKED_TURN = 0.1, 0.01
 
 
 class ThreadRun(Run):
@@ -68,7 +66,8 @@ class ThreadRun(Run):
 
     `StopThread` is sent only while `_target` names the thread, which it does exactly while the
     job's code runs. The thread ends that by clearing `_target`, passing the lock (a sender that
-    saw the old value is done by then) and taking back what was sent and not yet raised.
+    saw the old value is done by then) and taking back what was sent and not yet raised. So
+    nothing of a stop reaches the next job of the thread.
     """
 
     __slots__ = (
@@ -80,23 +79,25 @@ class ThreadRun(Run):
         "_loop",
         "_pause",
         "_pursued",
+        "_runner",
         "_sent",
         "_sent_at",
-        "_service",
         "_target",
         "_task",
         "_told_loop",
         "begun",
         "context",
         "job",
+        "reached",
     )
 
-    def __init__(self, job: Record, context: Context, service: ServiceLoop) -> None:
+    def __init__(self, job: Record, context: Context, runner: ThreadRunner) -> None:
         self.job = job
         self.context = context
         #: Released when the job's code begins, if a launcher waits for that.
         self.begun: threading.Lock | None = None
-        self._service = service
+        self.reached = False
+        self._runner = runner
         self._lock = threading.Lock()
         self._target: int | None = None
         self._due = False  # a StopThread is to be raised as soon as that is safe
@@ -111,9 +112,9 @@ class ThreadRun(Run):
         self._asked_loop = False  # and it has not run since
         self._told_loop: float | None = None  # when a loop that the code runs was asked
 
-    def execute(self, pool: Pool) -> None:
-        """Run the job's code in the calling thread, and end the job."""
-        job, work = self.job, self.job.work
+    def execute(self) -> None:
+        """Run the job's code in the calling thread, and end the job, whatever happens."""
+        job, work, process = self.job, self.job.work, os.getpid()
         if work is None or not job.begin():
             self._release_launcher()
             return
@@ -127,7 +128,7 @@ class ThreadRun(Run):
             finally:
                 self._release_launcher()
             self._target = threading.get_ident()
-            if job.asked:  # when there was no target yet
+            if job.cancel_requested:  # when there was no target yet
                 raise StopThread
             # Called and stored by C code, so that no StopThread can come between the return of the
             # user's function and the storing: what has finished stays finished.
@@ -135,26 +136,37 @@ class ThreadRun(Run):
         except BaseException as caught:
             error = caught
         try:
-            self._leave()
+            cut_short = self._leave(process, error)
         except StopThread:
-            self._leave()
-        self._settle(pool, value, error)
+            assert self._sent is not None
+            self._sent.lost = True
+            cut_short = self._leave(process, error)
+        if cut_short:  # what it returned is not what it would have
+            value.clear()
+            error = None
+        try:
+            self._settle(value, error)
+        except BaseException as fault:  # the job must end, and this thread go on
+            job.fail(RuntimeError(f"its end raised {type(fault).__name__}"))
         # The frame of a failed call leads to this one, and must not hold on to anything.
-        self.job = self.context = error = job = work = value = pool = None  # type: ignore[assignment]
+        self.job = self.context = error = job = work = value = None  # type: ignore[assignment]
 
     # Stopping; any thread may call these
 
     def stop(self, force: bool = False) -> None:
-        """Raise `StopThread`, or cancel the coroutine; with *force* until the thread has left."""
+        """Raise `StopThread`, or cancel the coroutine; with *force* until the thread has left.
+
+        A wait that the thread is in is ended. The service loop sees to what cannot be done now.
+        """
         self._insist = self._insist or force
         if self._is_async:
             self._ask_loop()
         else:
             self._due = True
-            if self._deliver() and not force:
+            sent = self._sent if self._deliver() else None
+            if sent is not None and not sent.pending and not force:
                 return
-        if force or not self._is_async:
-            self._begin_pursuit()
+        self._begin_pursuit()
 
     @property
     def insists(self) -> bool:
@@ -167,13 +179,8 @@ class ThreadRun(Run):
 
     def checkpoint(self) -> None:
         """Raise what is due, if this is the job's own thread, about to return to its code."""
-        if self._due and self._target == threading.get_ident():
-            with self._lock:
-                due, self._due = self._due, False
-                self._told_loop = None
-            if due:
-                self._sent_at = time.monotonic()
-                raise StopThread
+        if self._take_due():
+            raise StopThread
 
     def why_not_stopped(self) -> str:
         """Return ``waiting`` (to raise it), ``cleaning`` (up after it) or ``caught`` (and goes on).
@@ -199,39 +206,60 @@ class ThreadRun(Run):
     # Inside
 
     def _deliver(self) -> bool:
-        """Send what is due; False if that must wait until it is safe."""
+        """Send what is due, and end the thread's wait; False if that must wait until it is safe."""
         with self._lock:
             target = self._target
             if target is None or not self._due:
                 return True
             frame = frame_of(target)
-            if not self._is_async and self._waits_for_loop(frame):
+            if not self._is_async and self._waits_for_loop(target, frame):
                 return False
-            sent = Sent()
+            sent = Sent(target, self._send_again)
+            start = ThreadRun.execute.__code__
+            in_loop = self._is_async or self._told_loop is not None
+            # Before it is sent: from then on the thread may be asked what became of it.
             before, self._sent = self._sent, sent
-            start, in_loop = (
-                ThreadRun.execute.__code__,
-                self._is_async or self._told_loop is not None,
-            )
-            if raise_in_user_code(target, sent.exception, start, frame=frame, own_loop=in_loop):
+            if raise_in_user_code(target, sent, start, frame=frame, own_loop=in_loop):
                 self._due, self._told_loop = False, None
                 self._sent_at = time.monotonic()
+                self._end_wait(sent)
                 return True
             self._sent = before
             return False
 
-    def _waits_for_loop(self, frame: FrameType | None) -> bool:
+    def _send_again(self) -> None:
+        if (sent := self._sent) is not None:
+            sent.lost = True
+            self.stop()
+
+    def _end_wait(self, sent: Sent) -> None:
+        """End what the thread waits for; a process gets a stronger signal after the grace period.
+
+        Where the user has said what ends the wait (`on_cancel`), that is enough at first.
+        """
+        late = time.monotonic() - self._sent_at > self._runner.grace
+        number = kill_signal() if self._insist else signal.SIGTERM if late else signal.SIGINT
+        sent.waits.end(number, outside=self._insist or late or not self.job.on_cancel)
+
+    def _waits_for_loop(self, target: int, frame: FrameType | None) -> bool:
         """Return whether an event loop that the job's code runs will raise it between two steps.
 
         There no state is half updated, and it is raised even while the loop waits for events.
         """
-        now = time.monotonic()
+        now, start = time.monotonic(), ThreadRun.execute.__code__
         if self._told_loop is None:
-            for loop in running_loops(frame, ThreadRun.execute.__code__):
+            for loop in running_loops(frame, start):
                 with suppress(RuntimeError):  # it has just closed
                     loop.call_soon_threadsafe(self._interrupt, loop)
                     self._told_loop = now
-        return self._told_loop is not None and now - self._told_loop < _TURN
+            if (trio := running_trio(frame, start)) is not None:
+                with suppress(Exception):  # likewise
+                    trio.current_trio_token().run_sync_soon(self._interrupt_trio, trio)
+                    self._told_loop = now
+        if self._told_loop is None or frame is None:
+            return False
+        passed = now - self._told_loop
+        return passed < (_BLOCKED_TURN if can_be_ended(target, frame) else _TURN)
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
         """End a loop that the job's code runs, as a Ctrl-C would. Called by that loop."""
@@ -239,13 +267,32 @@ class ThreadRun(Run):
             close_servers(loop)
         self.checkpoint()
 
+    def _interrupt_trio(self, trio: Any) -> None:
+        """Have trio raise ``KeyboardInterrupt`` in its main task at the next checkpoint there.
+
+        Raised anywhere in its own code it would end the loop, with no task's ``finally:`` run.
+        """
+        if self._take_due():
+            trio.deliver_ki()
+
+    def _take_due(self) -> bool:
+        """Return whether the calling thread is the job's, and has to raise what is due."""
+        if not self._due or self._target != threading.get_ident():
+            return False
+        with self._lock:
+            due, self._due = self._due, False
+            self._told_loop = None
+        self.reached = self.reached or due
+        self._sent_at = time.monotonic()
+        return due
+
     def _ask_loop(self) -> None:
         loop, task = self._loop, self._task
         if loop is None or task is None:
             return  # the thread will see that the job was asked to stop
 
         def cancel() -> None:
-            self._asked_loop = False
+            self._asked_loop, self.reached = False, True
             task.cancel()
 
         self._asked_loop = True
@@ -259,9 +306,8 @@ class ThreadRun(Run):
             if self._pursued or self._target is None:
                 return
             self._pursued = True
-        pause = _REPEAT if self._is_async or not self._due else _SOON
-        loop = self._service.loop
-        loop.call_soon_threadsafe(loop.call_later, pause, self._pursue)
+        loop = self._runner.service.loop
+        loop.call_soon_threadsafe(loop.call_later, _SOON, self._pursue)
 
     def _pursue(self) -> None:
         """Take steps on the service loop until nothing is left to do."""
@@ -270,21 +316,46 @@ class ThreadRun(Run):
             if self._target is None or (pause is None and not self._due):
                 self._pursued = False
                 return
-        self._service.loop.call_later(_SOON if pause is None else pause, self._pursue)
+        self._runner.service.loop.call_later(_SOON if pause is None else pause, self._pursue)
 
     def _round(self) -> float | None:
         """Take one step of the pursuit; return the seconds until the next, or None at the end."""
         if self._is_async:
-            if not self._asked_loop and self._has_had_time():
+            if self._insist and not self._asked_loop and self._has_had_time():
                 self._ask_loop()
-            self._due = self._due or self._asked_loop  # it blocks its loop
+            self._due = self._due or self._is_blocked()
         elif self._insist and not self._due:
             self._due = self._has_had_time() or not self._is_cleaning_up()
-        if self._due and not self._deliver():
+        if not self._deliver() or self._asked_loop or self._is_pending():
             self._pause = min(self._pause * 1.5, _LATER)
             return self._pause
         self._pause = _SOON
         return _REPEAT if self._insist else None
+
+    def _is_blocked(self) -> bool:
+        """Return whether the coroutine's loop is to be interrupted, since its step does not end.
+
+        By force, or if it is in a wait that can be ended.
+        """
+        if not self._asked_loop or self._is_pending():
+            return False
+        target = self._target
+        frame = None if target is None else frame_of(target)
+        if target is None or frame is None:
+            return False
+        passed = time.monotonic() - self._sent_at
+        return (self._insist and passed > _REPEAT) or (
+            passed > _BLOCKED_TURN and can_be_ended(target, frame)
+        )
+
+    def _is_pending(self) -> bool:
+        """Return whether the thread has yet to raise what was sent; ends what it waits for now."""
+        with self._lock:
+            sent = self._sent
+            if self._target is None or sent is None or not sent.pending:
+                return False
+            self._end_wait(sent)
+            return sent.pending
 
     def _has_had_time(self) -> bool:
         return time.monotonic() - self._sent_at > CLEAN_UP
@@ -298,35 +369,47 @@ class ThreadRun(Run):
     def _run_loop(self) -> Any:
         work = self.job.work
         assert work is not None
-        call: Callable[[], Awaitable[Any]] = work.call
-
-        async def main() -> Any:
-            return await call()
-
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            self._task = loop.create_task(main())
+            self._task = loop.create_task(end_of(work.call))
             self._loop = loop
-            if self.job.asked:
+            if self.job.cancel_requested:
                 self._task.cancel()
-            return loop.run_until_complete(self._task)
+            return loop.run_until_complete(self._task)()
 
-    def _leave(self) -> None:
+    def _leave(self, process: int, error: BaseException | None) -> bool:
+        """Let no exception reach this thread any more; end it if it is another process by now.
+
+        Return whether one has ended a wait, and the code has not seen it: from the end of a process
+        that it waited for, say, to its own there was no step at which it could be raised.
+        """
         self._target = None
+        if os.getpid() != process:  # a copy of this thread, alone in a process that the code forked
+            if error is not None:
+                hide(error)
+            leave_forked_child(error)
         with self._lock:
             pass
-        if self._sent is not None:
+        sent, cut_short = self._sent, False
+        if sent is not None:
             take_back(threading.get_ident())
+            unseen = sent.pending or sent.lost
+            cut_short = unseen and sent.waits.acted
+            self.reached = self.reached or cut_short or not unseen
+            sent.drop()
+        return cut_short
 
-    def _settle(self, pool: Pool, stored: dict[None, Any], error: BaseException | None) -> None:
+    def _settle(self, stored: dict[None, Any], error: BaseException | None) -> None:
         job = self.job
         if stored:
             value = stored[None]
-            if inspect.isawaitable(value) and not _is_result(value):
-                pool.loop_runner.adopt(job, value, self.context.copy())
+            if is_awaitable(value) and not is_a(value, Job):  # a job is a result
+                self._runner.loop_runner.adopt(job, value, self.context.copy())
             else:
                 job.finish(value)
-        elif error is None or _is_stop(error, cancels=self._is_async or job.asked):
+        elif error is None or _is_stop(
+            error, job.cancel_requested, cancels=self._is_async or job.cancel_requested
+        ):
             job.end_cancelled()
         else:
             _suggest_loop(error)
@@ -337,30 +420,24 @@ class ThreadRun(Run):
             self.begun.release()
 
 
-def _is_result(value: Any) -> bool:
-    """Return whether *value* is final: a job that a call returns is its result, not awaited."""
-    return isinstance(value, Job)
-
-
-def _is_stop(error: BaseException, *, cancels: bool) -> bool:
+def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
     """Return whether the job ended because it was stopped; a task group wraps what it is told.
 
-    A `KeyboardInterrupt` raised in place of ours counts as ours. With *cancels* so does
-    asyncio's `CancelledError`; otherwise that is an exception like any other.
+    A `KeyboardInterrupt` raised in place of ours counts as ours, and any where the job was *asked*
+    to stop: trio makes its own. With *cancels* so does asyncio's `CancelledError`; otherwise that
+    is an exception like any other.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_stop(one, cancels=cancels) for one in error.exceptions)
-    if isinstance(error, KeyboardInterrupt):
-        return came_of_stop(error)
-    return cancels and isinstance(error, asyncio.CancelledError)
+    return all(
+        asked or came_of_stop(one)
+        if is_a(one, KeyboardInterrupt)
+        else cancels and is_a(one, asyncio.CancelledError)
+        for one in leaves(error)
+    )
 
 
 def _suggest_loop(error: BaseException) -> None:
-    if isinstance(error, RuntimeError) and "no running event loop" in str(error):
-        error.add_note("no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
-
-
-__all__ = ["StopThread", "ThreadRunner"]
+    if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
+        add_note(error, "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
 
 
 #: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
@@ -373,8 +450,7 @@ _CROWD = 8
 class ThreadRunner(Runner):
     """Runs work in at most *max_threads* daemon threads, and queues the rest in order of launch.
 
-    *loop_runner* awaits what a call returned where that is awaitable. *prepare* is called in a
-    job's own context before its code. *service* retries what cannot be stopped at once.
+    *loop_runner* awaits what a call returned where that is awaitable.
     """
 
     where = "thread"
@@ -387,7 +463,10 @@ class ThreadRunner(Runner):
     ) -> None:
         self.loop_runner = loop_runner
         self.max_threads = max_threads
-        self._service = ServiceLoop() if service is None else service
+        #: Retries what cannot be done at once.
+        self.service = ServiceLoop() if service is None else service
+        #: Seconds between SIGINT and SIGTERM for a process for which a stopped thread waits.
+        self.grace = 2.0
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._queue: deque[ThreadRun] = deque()
@@ -397,7 +476,7 @@ class ThreadRunner(Runner):
 
     def start(self, job: Record) -> None:
         """Hand the job to a thread and wait until its code begins; queue it if all are busy."""
-        run = ThreadRun(job, copy_context(), self._service)
+        run = ThreadRun(job, copy_context(), self)
         job.run = run
         with self._lock:
             worker = self._free_worker(self.max_threads)
@@ -452,7 +531,7 @@ class ThreadRunner(Runner):
         for worker in list(self._workers):
             run_now = worker.run_now
             job = None if run_now is None else run_now.job
-            if job is not None and not job.asked:
+            if job is not None and not job.cancel_requested:
                 job.cancel()
 
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.
@@ -522,14 +601,16 @@ class _Worker(threading.Thread):
         self._wake.release()
 
     def run(self) -> None:
+        stoppable[threading.get_ident()] = None
         while not self.leaving:
             self._wake.acquire()
             run = self.run_now
             while run is not None:
                 self.run_now = run
-                run.context.run(run.execute, self._pool)
+                run.context.run(run.execute)
                 self.run_now = run = None
                 run = self._pool._next(self)
+        del stoppable[threading.get_ident()]
 
 
 class SwitchInterval:

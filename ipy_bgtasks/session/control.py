@@ -21,7 +21,7 @@ from ipy_bgtasks.stacks import unseen
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from ipy_bgtasks.frontends.front_end import FrontEnd
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.ipython.extension import Loaded
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
@@ -109,7 +109,7 @@ class Session:
         self.shell = loaded.shell
         self.core = core
         self.settings = settings
-        self.screen = core.front_end.screen
+        self.screen = core.front_end
         self._foreground: Foreground | None = None
         self._claims: dict[int, Callable[[], None]] = {}
 
@@ -196,7 +196,7 @@ class Session:
 
         front_end, registry = self.core.front_end, runners.registry
         self._foreground = Foreground(self.core.loop, front_end.reaches)
-        front_end.waits = self._foreground.interrupt
+        front_end.interrupt_wait = self._foreground.interrupt
         runners.watch(self.screen.tell)
         runners.apply(self.settings)
         registry.host.exchange(self.screen)
@@ -223,7 +223,7 @@ class Session:
 
         Raises `BadInput` if no such cell ran.
         """
-        job = self.core.front_end.sent_away()
+        job = self.core.front_end.last_backgrounded()
         if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
             self.screen.say("coroutine jobs stand still while that cell computes")
         return job

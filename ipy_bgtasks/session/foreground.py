@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
+from ipy_bgtasks.foreign import is_a, with_trace
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
+from ipy_bgtasks.text import error_line
+from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractContextManager
 
-    from ipy_bgtasks.frontends.front_end import Screen
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
 
     #: Begins to show a job's output; returns what ends that.
@@ -230,7 +233,7 @@ class _Wait:
         errors = [error for job in failed if (error := _error(job)) is not None]
         # Of several the good results are not lost with the bad ones: the next `%fg all` has them.
         for job in failed or self._jobs:
-            job.seen = True
+            job.end_shown = True
         if not errors:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
@@ -248,8 +251,8 @@ class _Wait:
         if self.future.done():
             return
         self._stop_following()
-        if isinstance(error, StopIteration):  # no future can hold it
-            error, cause = RuntimeError(f"the job raised {error!r}"), error
+        if is_a(error, StopIteration):  # no future can hold it
+            error, cause = RuntimeError(f"the job raised {error_line(error)}"), error
             error.__cause__ = cause
         self.future.set_exception(error)
         self.future.exception()  # if nobody awaits it any more, asyncio need not complain
@@ -276,11 +279,13 @@ def _error(job: Record) -> BaseException | None:
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
     error = outcome.exception()
-    return None if error is None else error.with_traceback(outcome.traceback)
+    return None if error is None else with_trace(error, outcome.traceback)
 
 
 #: With more than so many jobs that were cancelled one line stands for all.
 _MANY = 10
+#: Characters of a value in a report.
+_VALUE = 60
 
 
 class Stopping:
@@ -292,7 +297,7 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: Screen,
+        screen: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,
@@ -301,10 +306,13 @@ class Stopping:
         self._cells = cells
         self._waited = False
         self._before = {job: job.state for job in jobs}
+        #: How each job was running when it was asked: what has ended keeps no run.
+        self._runs = {job: job.run for job in jobs}
         for job in jobs:
             if not job.done():
                 screen.reported(job)
-                job.cancel(force)
+                if not job.cancel(force):  # it has ended this moment
+                    self._before[job] = job.state
 
     async def wait(self, seconds: float) -> None:
         """Wait until all have ended, but not longer than *seconds*."""
@@ -353,13 +361,16 @@ class Stopping:
             return f"{who} had {_ended(state)} before"
         match state:
             case JobState.CANCELLED if job.started is None and not _has_run(job):
-                job.seen = True  # there is nothing more to report
+                job.end_shown = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
-                job.seen = True
+                job.end_shown = True
                 return f"{who} cancelled"
             case JobState.FINISHED | JobState.FAILED:
-                return f"{who} {state} before it could be stopped"
+                run = self._runs[job]
+                if run is not None and not run.reached:
+                    return f"{who} {state} before it could be stopped"
+                return f"{who} was asked to stop and {state}{_end_of(job)}"
         self._screen.reported(job, False)  # its end will be news
         return self._still(job)
 
@@ -379,7 +390,7 @@ class Stopping:
             case "waiting":
                 return (
                     f"job {n} is still in {where}; it stops when that returns. "
-                    "--process can be killed at any time."
+                    "Started with %bg -p it could be killed."
                 )
             case "cleaning":
                 return f"job {n} is cleaning up: it is in {where}"
@@ -396,6 +407,14 @@ class Stopping:
 def _has_run(job: Record) -> bool:
     """Return whether an attempt of the job has failed, after which it waited for the next."""
     return job.attempts is not None and job.attempts.has_failed
+
+
+def _end_of(job: Record) -> str:
+    """Return what a job that was asked to stop has ended with, to be put after its state."""
+    assert job.outcome is not None
+    if job.outcome.error is not None:
+        return f": {error_line(job.outcome.error)}"
+    return "" if job.outcome.value is None else f": {value_line(job, _VALUE)}"
 
 
 def _ended(state: JobState) -> str:

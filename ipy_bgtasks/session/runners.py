@@ -95,7 +95,7 @@ class Runners:
         """Use these settings from now on."""
         self._settings = settings
         self.threads.max_threads = settings.max_threads
-        self.commands.grace = settings.cancel_grace
+        self.threads.grace = self.commands.grace = settings.cancel_grace
         self.processes.max_processes = settings.max_processes
         self.registry.max_finished = settings.max_finished
         if "kept" in vars(self):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from wcwidth import width as width_of
+
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.text import bar, columns_of, cut_end, cut_middle, elapsed_text, one_line
+from ipy_bgtasks.text import bar, cut_end, cut_middle, elapsed_text, one_line
 from ipy_bgtasks.views.rows import Row, summary
 from ipy_bgtasks.views.value import value_line
 
@@ -32,9 +34,9 @@ def text_table(rows: Sequence[Row], width: int = 80) -> str:
     heads = _aligned([head for head, _, _, _ in cells])
     times = _aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
     name_width, last_width = _share(
-        width - columns_of(heads[0]) - columns_of(times[0]) - 2 * len(_GAP),
-        max(columns_of(name) for _, name, _, _ in cells),
-        max(columns_of(last) for _, _, _, last in cells),
+        width - width_of(heads[0]) - width_of(times[0]) - 2 * len(_GAP),
+        max(width_of(name) for _, name, _, _ in cells),
+        max(width_of(last) for _, _, _, last in cells),
     )
     lines = []
     for head, time, (_, name, _, last), row in zip(heads, times, cells, rows, strict=True):
@@ -63,7 +65,7 @@ def _last(row: Row) -> str:
 
 
 def _aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
-    widths = [max(map(columns_of, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(*table, strict=True)]
     return [
         _GAP.join(_padded(cell, size, right=right) for cell, size in zip(line, widths, strict=True))
         for line in table
@@ -83,7 +85,7 @@ def _share(room: int, name: int, last: int) -> tuple[int, int]:
 
 
 def _padded(text: str, width: int, *, right: bool = False) -> str:
-    blanks = " " * (width - columns_of(text))
+    blanks = " " * (width - width_of(text))
     return blanks + text if right else text + blanks
 
 

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.text import columns_of, cut_middle, elapsed_text, one_line
+from wcwidth import width as width_of
+
+from ipy_bgtasks.text import cut_middle, elapsed_text, one_line
 from ipy_bgtasks.views.html import COLOURS
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def timeline_text(spans: Sequence[Span], now: float) -> str:
         return round((at - first) / length * _TEXT_BARS)
 
     names = [f"[{span.number}] {cut_middle(one_line(span.name, 200), 30)}" for span in spans]
-    width = max(map(columns_of, names))
+    width = max(map(width_of, names))
     lines = []
     for name, span in zip(names, spans, strict=True):
         end = span.ended or now
@@ -125,7 +127,7 @@ def timeline_text(spans: Sequence[Span], now: float) -> str:
         bar = "━" * max(column(end) - begun, span.started is not None)
         drawn = f"{' ' * launched}{'·' * (begun - launched)}{bar}"
         lines.append(
-            f"{name}{' ' * (width - columns_of(name))}  {drawn:{_TEXT_BARS + 1}}  {_end(span, now)}"
+            f"{name}{' ' * (width - width_of(name))}  {drawn:{_TEXT_BARS + 1}}  {_end(span, now)}"
         )
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import threading
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.foreign import type_name
 from ipy_bgtasks.text import one_line, short_repr
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def kind_line(value: object) -> str | None:
         modules = {str(each.__module__) for each in kind.__mro__}
         if "IPython.core.display" in modules or tops & {"plotly", "bokeh", "altair"}:
             return kind.__name__
-    except Exception:  # a class that only resembles one of them
+    except BaseException:  # a class that only resembles one of them, or refuses to be looked at
         pass
     return None
 
@@ -124,7 +125,7 @@ def run_as(job: Record, call: Callable[[], object], name: str) -> threading.Thre
 
 def _guarded(job: Record, value: object) -> str:
     """Return the repr if it is made in time; keep it once it is made, even if late."""
-    job.value_text = f"<{type(value).__name__} object>"
+    job.value_text = f"<{type_name(value)} object>"
 
     def make() -> None:
         job.value_text = short_repr(value, _LIMIT)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
 _AWAITS = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
+_JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 #: Functions of their own before Python 3.12, in which ``:=`` binds names of the code around them.
 _TRANSPARENT = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
 
@@ -58,6 +59,29 @@ def touched(*codes: CodeType | None) -> tuple[dict[str, None], frozenset[str]]:
             elif own and instruction.opname in _BINDS:
                 binds.add(instruction.argval)
     return loads, frozenset(binds)
+
+
+def bound_first(code: CodeType | None) -> set[str]:
+    """Return the names that code binds before anything in it may load them.
+
+    Only what stands before the first jump or protected block counts: all of it surely runs.
+    """
+    bound: set[str] = set()
+    loaded: set[str] = set()
+    if code is None:
+        return bound
+    instructions: Any = dis.Bytecode(code)  # its stub lacks the next line's attribute
+    end = min((each.start for each in instructions.exception_entries), default=len(code.co_code))
+    for each in instructions:
+        if each.opcode in _JUMPS or each.offset >= end:
+            break
+        if isinstance(each.argval, CodeType):  # a function that may be called from here on
+            loaded.update(touched(each.argval)[0].keys() - bound)
+        elif each.opname in _LOADS and each.argval not in bound:
+            loaded.add(each.argval)
+        elif each.opname in _BINDS and each.argval not in loaded:
+            bound.add(each.argval)
+    return bound
 
 
 def names_in(*nodes: ast.expr) -> Names:

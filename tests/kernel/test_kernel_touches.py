@@ -26,7 +26,7 @@ GONE = {
         "    from ipykernel.subshell_manager import SubshellManager\n"
         "    del SubshellManager._create_subshell\n"
         "except ImportError: pass",
-        "cells sent away",
+        "background cells",
     ),
     "custom_matchers": (
         "import IPython.core.completer as c\n"

@@ -194,3 +194,10 @@ def test_workers_that_are_only_starting_hold_up_no_shutdown(kernel: Kernel) -> N
     """They are neither waited for nor replaced."""
     kernel.ok("import time\nfor _ in range(4):\n    %bg -p time.sleep(1000);\n")
     assert kernel.shutdown() < 5
+
+
+def test_a_cell_in_a_process_takes_nothing_that_it_makes_itself(shared: Kernel) -> None:
+    """The session's lock of that name could not be sent."""
+    shared.ok("import threading\nlock = threading.Lock()")
+    shared.ok("%%bg -p -n own\nlock = threading.Lock()\nwith lock:\n    made = 7\nmade")
+    assert shared.ok("%fg %own").result == "7"

@@ -15,6 +15,18 @@ def lines():
 """
 
 
+def test_a_job_that_closes_its_stream_closes_no_other(kernel: Kernel) -> None:
+    """Neither the cell's own prints nor those of other jobs fail."""
+    kernel.ok(
+        "import sys\ndef closes():\n    print('before')\n    sys.stdout.close()\n    print(1)"
+    )
+    assert kernel.ok("job = %bg -q closes();\ntype(job.exception(30)).__name__").result == (
+        "'ValueError'"
+    )
+    assert kernel.ok("print('here')").stdout == "here\n"
+    assert kernel.ok("x = %fg print('job')").stdout == "job\n"
+
+
 def test_the_kernel_survives_redirections_while_threads_print(kernel: Kernel) -> None:
     """`print` holds no reference to the stream it found in `sys` before Python 3.14."""
     kernel.ok(SETUP)

@@ -399,16 +399,17 @@ def test_an_interrupted_await_cell_of_the_subshell_says_keyboardinterrupt(k: Ker
 
 
 def test_a_stop_that_cannot_reach_the_cell_says_so(k: Kernel) -> None:
-    """In the subshell no exception gets into a sleep; `%bg` alone leaves it there."""
+    """It waits for a lock that it does not own; `%bg` alone leaves it there."""
+    k.ok("lock = threading.Lock()\nready = lock.acquire()")
     cell = running(k)
     sent_away(k, cell)
-    front = running(k, "print('here')\nready = go.wait()", "here\n")
+    front = running(k, "print('here')\nready = lock.acquire()", "here\n")
     k.interrupt()
-    k.until(lambda: "still in go.wait" in front.reply.stderr)
+    k.until(lambda: "still in lock.acquire" in front.reply.stderr)
     assert "`%bg` alone" in front.reply.stderr
     k.start("%bg", queue=True).wait()
     assert front.wait().status == "ok"
-    k.ok("go.set()")
+    k.ok("lock.release()\ngo.set()")
     k.until(lambda: cell.reply.result == "42")
 
 

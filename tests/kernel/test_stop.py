@@ -19,8 +19,9 @@ async def stubborn():
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             pass
+lock = threading.Lock(); lock.acquire()
 def stuck():
-    gate.wait()
+    lock.acquire()
 def spin():
     while True:
         pass
@@ -73,16 +74,16 @@ def test_a_thread_in_c_is_cancelling_and_the_report_says_where(ready: Kernel) ->
     ready.ok("%config BgTasks.cancel_wait = 0.2")
     ready.ok("%bg stuck();")
     assert ready.ok("%cancel 1").stdout == (
-        "job 1 is still in gate.wait (cell 2, line 14); it stops when that returns. "
-        "--process can be killed at any time.\n"
+        "job 1 is still in lock.acquire (cell 2, line 15); it stops when that returns. "
+        "Started with %bg -p it could be killed.\n"
     )
     verbose = text(ready.ok("%jobs -v"))
     assert "cancelling" in verbose
-    assert "at cell 2, line 14 in stuck: gate.wait()" in verbose
+    assert "at cell 2, line 15 in stuck: lock.acquire()" in verbose
     shown = text(ready.ok("%jobs 1"))
-    assert re.search(r"at +cell 2, line 14 in stuck: gate\.wait\(\)", shown)
+    assert re.search(r"at +cell 2, line 15 in stuck: lock\.acquire\(\)", shown)
     assert re.search(r"stack +cell \d+, line 1: stuck\(\)", shown)
-    ready.ok("gate.set()")
+    ready.ok("lock.release()")
     assert ready.run("%fg 1").ename == "CancelledError"
 
 

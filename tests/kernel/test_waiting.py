@@ -193,7 +193,7 @@ def test_a_thread_in_c_code_stays_cancelling(k: Kernel) -> None:
     said = k.ok("%cancel job").stdout
     assert re.fullmatch(
         r"job \d+ is still in lock\.acquire \(cell \d+, line 3\); it stops when that returns\. "
-        r"--process can be killed at any time\.\n",
+        r"Started with %bg -p it could be killed\.\n",
         said,
     )
     assert k.ok("str(job.state), job.done()").result == "('cancelling', False)"

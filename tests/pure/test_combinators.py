@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fakes import work
 
+from ipy_bgtasks.errors import WouldBlock
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands import ShellRunner
@@ -273,3 +274,15 @@ async def test_a_job_is_copied_as_itself_and_never_pickled(places: Places) -> No
     assert copy.deepcopy({"of": [job]})["of"][0] is job
     with pytest.raises(TypeError, match=r"^job 1 cannot be pickled: .*result\(\) instead"):
         pickle.dumps([job])
+
+
+async def test_a_blocking_wait_that_could_never_end_is_refused(places: Places) -> None:
+    """A job of the loop cannot end while `concurrent.futures.wait` blocks that loop's thread."""
+    job = places.launch("loop")
+    with pytest.raises(WouldBlock, match=r"needs the event loop of this thread .* %fg 1"):
+        concurrent.futures.wait([job])
+    with pytest.raises(WouldBlock):
+        next(concurrent.futures.as_completed([job]))
+    places.open()
+    await job
+    assert concurrent.futures.wait([job]) == ({job}, set())

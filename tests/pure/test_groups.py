@@ -276,7 +276,7 @@ def test_a_future_of_a_queued_job_makes_room_too(pool: ThreadRunner, service: Se
     registry = Registry({"thread": pool}, service)
 
     def outer() -> Any:
-        return in_group(registry, lambda: 7, "g:1").future.result(BOUND)
+        return in_group(registry, lambda: 7, "g:1").job.future.result(BOUND)
 
     assert in_group(registry, outer, "g:1").result(BOUND) == 7
 

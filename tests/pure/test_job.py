@@ -482,3 +482,17 @@ async def test_a_job_that_exits_takes_no_loop_along_when_it_is_gathered(
     assert raised.value.__cause__ is job.exception()
     with pytest.raises(SystemExit):  # whoever awaits it directly may leave
         await job
+
+
+def test_a_handle_that_is_made_while_the_job_ends_is_settled_once() -> None:
+    """By whoever comes first: the end must not fail in the thread that ends the job."""
+    made: list[Job] = []
+
+    def make(job: Record) -> None:
+        made.append(job.job)  # the end is known, and those that wait are not yet woken
+
+    record = Record(1, work(), FakeRunner(), on_end=make)
+    record.begin()
+    record.finish(3)
+    assert concurrent.futures.wait(made, 0).done == set(made)
+    assert made[0].result(0) == 3

@@ -197,7 +197,9 @@ def test_a_bar_that_is_just_printed_tells_the_progress(between: str) -> None:
     log.write("stderr", "\r 20%|# | 2/10 [x]")
     log.write("stdout", between)
     seen: Callable[[Any], Progress | None] = progress_of
-    assert seen(SimpleNamespace(progress=None, log=log)) == Progress(2, 10, "2/10 [x]")
+    assert seen(SimpleNamespace(progress=None, bars=None, has_output=True, log=log)) == Progress(
+        2, 10, "2/10 [x]"
+    )
     assert seen(SimpleNamespace(progress=Progress(1), log=log)) == Progress(1)
 
 

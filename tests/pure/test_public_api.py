@@ -25,6 +25,7 @@ SIGNATURES = {
     "current_job": "() -> 'Job | None'",
     "jobs": "(spec: 'str | None' = None) -> 'Jobs'",
     "load_ipython_extension": "(shell: 'Any') -> 'None'",
+    "on_cancel": "(fn: 'Callable[[], object]') -> 'Iterator[None]'",
     "run_in_foreground": "(task: 'Coroutine[Any, Any, T] | asyncio.Future[T]', *, "
     "loop: 'asyncio.AbstractEventLoop | None' = None) -> 'T'",
     "schedule_coroutine": "(target: 'Coroutine[Any, Any, T]', *, "
@@ -60,6 +61,7 @@ def test_the_public_names_are_these() -> None:
         "call_in_background",
         "current_job",
         "jobs",
+        "on_cancel",
         "run_in_foreground",
         "schedule_coroutine",
         "track",

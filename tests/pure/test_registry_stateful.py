@@ -155,11 +155,13 @@ class Registered(RuleBasedStateMachine):
             self.runner.fail(job, ValueError(job.number))
         self._ended(self.models[job.number], "finished" if good else "failed")
 
-    @precondition(lambda self: any(job.asked for job in self.runner.running))
+    @precondition(lambda self: any(job.cancel_requested for job in self.runner.running))
     @rule(data=st.data())
     def obey(self, data: st.DataObject) -> None:
         """A job that was asked to stop does."""
-        job = data.draw(st.sampled_from([job for job in self.runner.running if job.asked]))
+        job = data.draw(
+            st.sampled_from([job for job in self.runner.running if job.cancel_requested])
+        )
         model = self.models[job.number]
         self.runner.obey(job)
         self._ended(model, "failed" if model.late else "cancelled")

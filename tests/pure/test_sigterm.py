@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 HEAD = """\
 import os, signal, sys, threading, time
 from ipy_bgtasks.frontends.exits import before_sigterm
-undo = before_sigterm(lambda: print("cleaned up", flush=True))
+from ipy_bgtasks.patching import Installation
+changes = Installation()
+before_sigterm(changes, lambda: print("cleaned up", flush=True))
 """
 # In short steps: Python looks for a signal that comes just before a sleep only after that.
 WAIT = "print('ready', flush=True)\nfor _ in range(1200): time.sleep(0.05)"
@@ -45,7 +47,7 @@ def test_it_cleans_up_and_then_ends_by_the_signal() -> None:
 
 def test_a_clean_up_that_fails_does_not_keep_it_alive() -> None:
     """The process ends all the same."""
-    code = "undo(); before_sigterm(lambda: 1 / 0); sys.stderr = None\n"
+    code = "changes.undo(); before_sigterm(changes, lambda: 1 / 0); sys.stderr = None\n"
     assert end(code + WAIT, signal.SIGTERM)[1] == -signal.SIGTERM
 
 
@@ -59,13 +61,13 @@ def test_a_handler_installed_afterwards_is_called() -> None:
     """And stays when ours is taken away."""
     handler = "signal.signal(signal.SIGTERM, lambda *_: (print('mine', flush=True), os._exit(3)))\n"
     assert end(handler + WAIT, signal.SIGTERM) == ("mine\n", 3)
-    assert end(handler + "undo()\n" + WAIT, signal.SIGTERM) == ("mine\n", 3)
+    assert end(handler + "changes.undo()\n" + WAIT, signal.SIGTERM) == ("mine\n", 3)
 
 
 def test_a_handler_that_is_there_is_left_alone() -> None:
     """Somebody wanted it."""
-    code = "undo(); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    code += "before_sigterm(lambda: print('no'))\nprint('ready', flush=True); input()"
+    code = "changes.undo(); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    code += "before_sigterm(changes, lambda: print('no'))\nprint('ready', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", HEAD + code],
         stdin=subprocess.PIPE,
@@ -82,7 +84,7 @@ def test_a_handler_that_is_there_is_left_alone() -> None:
 
 def test_undoing_brings_back_the_default() -> None:
     """No trace of it is left."""
-    assert end("undo()\n" + WAIT, signal.SIGTERM) == ("", -signal.SIGTERM)
+    assert end("changes.undo()\n" + WAIT, signal.SIGTERM) == ("", -signal.SIGTERM)
 
 
 def test_a_forked_child_has_the_default() -> None:

@@ -156,7 +156,7 @@ async def test_a_thread_in_c_is_named_with_its_call(registry: Registry, screen: 
     number = wait.__code__.co_firstlineno + 2
     assert line == (
         f"job 1 is still in lock.acquire (cell 7, line {number}); it stops when that returns. "
-        "--process can be killed at any time."
+        "Started with %bg -p it could be killed."
     )
     lock.release()
     with pytest.raises(Exception, match="was cancelled"):

@@ -54,7 +54,7 @@ class Place:
         """End the loop, and whatever a failed test left."""
         for job in self.registry.alive():
             job.cancel(force=True)
-            job.exception(BOUND) if not job.asked else ended(job)
+            job.exception(BOUND) if not job.cancel_requested else ended(job)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(BOUND)
         self.loop.close()

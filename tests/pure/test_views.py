@@ -8,10 +8,10 @@ from traceback import FrameSummary
 from typing import Any
 
 import pytest
+import wcwidth
 
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.log.output import Log
-from ipy_bgtasks.text import columns_of
 from ipy_bgtasks.views.detail import detail_html, detail_text
 from ipy_bgtasks.views.html import html_table
 from ipy_bgtasks.views.rows import Row, frame_line, innermost, rows
@@ -42,6 +42,7 @@ class FakeJob:
     outcome: Ended | None = None
     code: str = "f(x)"
     has_output: bool = True
+    bars: None = None
     attempts: None = None
     group: None = None
     value_text: str | None = None
@@ -155,7 +156,7 @@ def test_a_table_fits_its_width(width: int) -> None:
     ]
     lines = text_table(rows(jobs), width).splitlines()
     assert len(lines) == 2
-    assert all(columns_of(line) <= width for line in lines)
+    assert all(wcwidth.width(line) <= width for line in lines)
     assert "begin" in lines[0] if width > 50 else "be" in lines[0]
     assert "end" in lines[0] if width > 50 else "…" in lines[0]
 

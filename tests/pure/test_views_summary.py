@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from wcwidth import width
 
 from ipy_bgtasks.text import (
     bar,
-    columns_of,
     cut_end,
     cut_middle,
     elapsed_text,
@@ -175,7 +175,7 @@ def test_times_are_short(seconds: float, text: str) -> None:
 def test_a_bar_is_always_as_wide(fraction: float, text: str) -> None:
     """And says 100% only when all is done."""
     assert bar(fraction) == text
-    assert columns_of(text) == 15
+    assert width(text) == 15
 
 
 def test_text_is_cut_by_columns() -> None:
@@ -185,4 +185,4 @@ def test_text_is_cut_by_columns() -> None:
     assert cut_middle("abcdefghij", 7) == "abc…hij"
     assert cut_middle("日本語日本語", 7) == "日…語"
     assert cut_middle("same", 4) == "same"
-    assert columns_of("日e\u0301") == 3
+    assert width("日e\u0301") == 3

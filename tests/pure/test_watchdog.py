@@ -15,6 +15,7 @@ from fakes import work
 
 from ipy_bgtasks.context import job_of
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner, Watchdog, contain_exits
 from ipy_bgtasks.service import ServiceLoop
@@ -39,7 +40,7 @@ class Watched:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        contain_exits(self.loop)
+        contain_exits(Installation(), self.loop)
         self.loop.run_forever()
 
     def tell(self, job: Record, line: str) -> None:

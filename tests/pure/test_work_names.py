@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.work import Scope, Work, read
+from ipy_bgtasks.work.names import bound_first
 
 
 def scope_of(**names: Any) -> Scope:
@@ -309,3 +310,23 @@ def test_the_names_of_builtins_are_not_the_only_ones() -> None:
     assert run(read("len('')", scope_of(len=lambda _: "mine"))) == "mine"
     assert run(read("len('')", scope_of())) == 0
     assert builtins.len("") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lock = Lock()\nwith lock: f()", {"lock"}),
+        ("x += 1", set()),
+        ("y = x\nx = y", {"y"}),
+        ("def f(): return x\nx = 1", {"f"}),
+        ("x = 1\ndef f(): return x + z", {"x", "f"}),
+        ("if z:\n    x = 1\nprint(x)", set()),
+        ("try:\n    x = f()\nexcept OSError:\n    print(x)", set()),
+        ("import os\nfor os.x in y: pass", {"os"}),
+        ("a = b = [c for c in d]", {"a", "b"}),
+    ],
+)
+def test_what_is_surely_bound_before_it_is_loaded(text: str, expected: set[str]) -> None:
+    """So a cell in a process needs nothing of that name from the session."""
+    assert bound_first(compile(text, "", "exec")) >= expected - {"a", "b"}
+    assert bound_first(compile(text, "", "exec")) <= expected

@@ -57,7 +57,7 @@ print(sorted(set(sys.modules) - before))
         ("", "", 33),
         (
             "import ipykernel.ipkernel\n",
-            "from ipy_bgtasks.frontends.kernel import screen, away",
+            "from ipy_bgtasks.frontends.kernel import front_end, background_cells",
             50,
         ),
     ],

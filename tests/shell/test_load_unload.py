@@ -190,6 +190,82 @@ def test_the_ways_to_a_thread_are_wrapped_once(
     assert not thread.daemon
 
 
+def test_the_class_of_sys_is_taken_for_that_of_all_modules(manager: Any) -> None:
+    """Code names that class by `type(sys)`, to ask for modules and to make them."""
+    manager.load_extension(EXTENSION)
+    kind: Any = type(sys)
+    assert isinstance(contextlib, kind)
+    assert isinstance(sys, kind)
+    assert not isinstance(1, kind)
+    assert [kind, int].index(ModuleType) == [ModuleType].index(kind) == 0
+    assert issubclass(ModuleType, kind)
+    assert {ModuleType: 1}[kind] == 1
+    made = kind("made", "its doc")
+    assert type(made) is ModuleType
+    assert (made.__name__, made.__doc__) == ("made", "its doc")
+    lazy = type("Lazy", (kind,), {"answer": 42})("lazy")
+    assert lazy.answer == 42
+    assert not hasattr(lazy, "stdout")
+    assert pickle.loads(cloudpickle.dumps(kind)) is ModuleType
+
+
+def test_what_others_set_on_a_class_is_heard(
+    shell: InteractiveShell, manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is put over a method of one object asks the class at each call."""
+    manager.load_extension(EXTENSION)
+    shell.run_line_magic("bg", "print()").result(10)
+    seen: list[object] = []
+    monkeypatch.setattr(
+        InteractiveShell, "showtraceback", lambda *_args, **_options: seen.append("traceback")
+    )
+    monkeypatch.setattr(InteractiveShell, "system", lambda _shell, command: seen.append(command))
+    shell.run_cell("1 / 0")
+    shell.run_cell("!echo")
+    assert seen == ["traceback", "echo"]
+    manager.unload_extension(EXTENSION)
+    shell.run_cell("1 / 0")
+    assert seen == ["traceback", "echo", "traceback"]
+
+
+def test_code_that_wrapped_ours_finds_the_original_afterwards(
+    shell: InteractiveShell, manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays after unloading, and so does ours beneath it, doing nothing."""
+    seen: list[object] = []
+    manager.load_extension(EXTENSION)
+    ours = shell.showtraceback
+    monkeypatch.setattr(shell, "showtraceback", lambda *args, **options: ours(*args, **options))
+    manager.unload_extension(EXTENSION)
+    monkeypatch.setattr(
+        InteractiveShell, "showtraceback", lambda _shell, exc_tuple=None: seen.append(exc_tuple)
+    )
+    shell.run_cell("1 / 0")
+    assert seen == [None]
+
+
+def test_a_job_closes_only_its_own_stream(
+    shell: InteractiveShell, manager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the job what comes after that fails, as in a script."""
+
+    def closes() -> None:
+        print("before")
+        sys.stdout.close()
+        assert sys.stdout.closed
+        print("after")
+
+    shell.user_ns.update(closes=closes)
+    manager.load_extension(EXTENSION)
+    job = shell.run_line_magic("bg", "-q closes()")
+    with pytest.raises(ValueError, match="closed file"):
+        job.result(10)
+    assert job.log.stdout == "before\n"
+    assert not sys.stdout.closed
+    print("still open")
+    assert "still open\n" in capsys.readouterr().out
+
+
 def test_magics_of_another_extension_are_given_back(
     shell: InteractiveShell, manager: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core import completer
 from IPython.core.interactiveshell import InteractiveShell
 
+import ipy_bgtasks
 from ipy_bgtasks.frontends.installing import TOUCHES
 
 EXTENSION = "ipy_bgtasks"
@@ -87,10 +90,27 @@ def test_without_it_jobs_run_all_the_same(
     shell.extension_manager.unload_extension(EXTENSION)
 
 
+def test_each_step_is_a_touch_with_a_name() -> None:
+    """And each touch is installed by a step, or is used where it is needed."""
+    package = Path(ipy_bgtasks.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
+    words = {word for text in texts for word in re.findall(r'\.step(?:_on_loop)?\("([^"]+)"', text)}
+    assert words <= set(TOUCHES)
+    assert len(words) > 15
+
+
 def test_each_touch_says_what_it_is_for() -> None:
     """And what happens without it, as a line that can be shown."""
     for touch in TOUCHES.values():
-        assert touch.owner in ("IPython", "ipykernel", "Python", "asyncio", "rich", "ipywidgets")
+        assert touch.owner in (
+            "IPython",
+            "ipykernel",
+            "Python",
+            "asyncio",
+            "rich",
+            "ipywidgets",
+            "trio",
+        )
         for text in (touch.names, touch.seen, touch.why, touch.without):
             assert text == text.strip(" .")
             assert "\n" not in text

@@ -14,10 +14,12 @@ INSTALL = """\
 import asyncio, signal, sys, time
 from ipy_bgtasks.frontends.installing import loop_of
 from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+from ipy_bgtasks.patching import Installation
 shell = get_ipython()
 loop = loop_of(shell)
 terminal_loop = TerminalLoop(shell, loop)
-line = terminal_loop.install()
+changes = Installation()
+line = terminal_loop.install(changes)
 print("installed:", line)
 """
 
@@ -210,7 +212,7 @@ def test_a_simple_prompt_cannot_share(spawn_terminal: Callable[..., Terminal]) -
     terminal.expect("waiting")
     terminal.interrupt()
     assert "KeyboardInterrupt" in terminal.prompt()
-    terminal.run("terminal_loop.uninstall()")
+    terminal.run("changes.undo()")
     assert "ours: False" in terminal.run(
         "print('ours:', shell.loop_runner is terminal_loop._runner)"
     )
@@ -243,14 +245,14 @@ def test_uninstall_puts_everything_back(terminal: Terminal) -> None:
     terminal.run("shell = get_ipython()")
     terminal.run("before = dict(vars(shell)), shell.loop_runner, shell.loop_runner_map")
     terminal.run(INSTALL)
-    terminal.run("terminal_loop.uninstall()")
+    terminal.run("changes.undo()")
     terminal.run("after = dict(vars(shell)), shell.loop_runner, shell.loop_runner_map")
     assert "same: set() True" in terminal.run(
         "print('same:', after[0].keys() ^ before[0].keys(), after[1:] == before[1:])"
     )
     assert "whole" in terminal.run("await asyncio.sleep(0, 'who' 'le')")
-    terminal.run("terminal_loop.install(); wrapped = shell.prompt_for_code")
-    terminal.run("shell.prompt_for_code = lambda: wrapped(); terminal_loop.uninstall()")
+    terminal.run("terminal_loop.install(changes); wrapped = shell.prompt_for_code")
+    terminal.run("shell.prompt_for_code = lambda: wrapped(); changes.undo()")
     assert "42" in terminal.run("6 * 7")
 
 

@@ -54,6 +54,19 @@ def test_two_rich_bars_while_the_prompt_waits_and_cells_run(loaded: Terminal) ->
     assert "after: True" in loaded.run("print('after:', sys.stdout.isatty())")
 
 
+def test_loaded_by_a_cell_nothing_of_that_cell_stays(terminal: Terminal) -> None:
+    """IPython (from 9.1 on) replaces `write` for each cell, to keep what is printed in it."""
+    terminal.run("%load_ext ipy_bgtasks")
+    terminal.run("import atexit; ended = atexit.register(print, 'printed at the ' 'end')")
+    assert "job text" in terminal.run("x = %fg print('job ' 'text')")
+    terminal.run("outputs = getattr(get_ipython().history_manager, 'outputs', {})")
+    terminal.run("kept = [each.bundle for found in outputs.values() for each in found]")
+    assert "kept: False" in terminal.run("print('kept:', 'job ' 'text' in str(kept))")
+    terminal.start("exit")
+    assert terminal.leave() == 0
+    assert "printed at the end" in terminal.text
+
+
 def test_a_redirection_in_a_job_leaves_the_prompt_and_cells_alone(loaded: Terminal) -> None:
     """And one in a cell leaves the job alone; what a job displays is not the cell's to capture."""
     loaded.run("job = %bg quiet()")

@@ -1,12 +1,10 @@
-"""What a kernel answers: each reply is sent once, none loses a request, widgets answer at once.
-
-Hands the kernel its cells one at a time, so that the one that runs can be sent away.
+"""Hands the kernel its cells one at a time, so that one can be sent to the background.
 
 Messages for the shell arrive on a thread of their own, also while the main thread runs a cell
-(ipykernel 7). Stock ipykernel puts them into the main thread's queue at once, where nobody gets
-at them any more. Here a cell waits until the one before it is over; when that one is sent to the
-background, it counts as over: it gets its reply, and the cells that wait run in a subshell, the
-kernel's own second thread for cells, until the main thread is free again.
+(ipykernel 7). Stock ipykernel puts them into the main thread's queue at once, out of reach. Here
+a cell waits until the one before it is over; when that one is sent to the background, it counts
+as over: it gets its reply, and the cells that wait run in a subshell, the kernel's own second
+thread for cells, until the main thread is free again.
 
 All methods are for the shell channel's thread unless said otherwise.
 """
@@ -20,50 +18,36 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from ipy_bgtasks.patching import Attribute
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.patching import Installation
 
-class ReplyOnce:
+
+class _ReplyOnce:
     """A stand-in for the socket of a cell's reply, which may have been sent already.
 
-    *take* returns whether it is still to be sent, and *failed* is called if the cell failed.
+    *failed* is called if the cell failed.
     """
 
     def __init__(
-        self,
-        stream: Any,
-        unpack: Callable[[bytes], Any],
-        take: Callable[[], bool],
-        failed: Callable[[], object],
+        self, stream: Any, run: CellRun, unpack: Callable[[bytes], Any], failed: Callable[..., Any]
     ) -> None:
         self._stream = stream
+        self._run = run
         self._unpack = unpack
-        self._take = take
         self._failed = failed
 
     def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
         """Send the reply, unless it was sent already."""
-        if not self._take():
+        if not self._run.is_first_reply():
             return None
         # The content follows the delimiter, the signature and three headers.
         at = [bytes(frame) for frame in frames].index(b"<IDS|MSG>")
         if self._unpack(bytes(frames[at + 5])).get("status") == "error":
-            self._failed()
+            self._failed(self._run)
         return self._stream.send_multipart(frames, *args, **kwargs)
-
-
-def send_replies_by_stream(manager: Any, stream: Any) -> Callable[[], object]:
-    """Send replies as ipykernel 7.4 does, in older versions; returns what undoes it.
-
-    Those bypass the stream that reads the same socket. A reply sent at the moment in which a
-    request came made the stream miss that request for ever.
-    """
-    if not hasattr(manager, "_shell_socket"):
-        return lambda: None
-    return Attribute(manager, "_shell_socket", stream).restore
 
 
 def let_page_choose_shell(widget: Any) -> None:
@@ -88,7 +72,7 @@ class CellRun:
         self.message = message
         #: The subshell it was handed to; None for the main shell.
         self.subshell: str | None = None
-        #: Told when its code begins, on the thread that runs it: when, as what number, and where.
+        #: Set on the cell's thread when its code begins: when, as what number, and in which thread.
         self.began: float | None = None
         self.number = 0
         self.thread = 0
@@ -96,8 +80,8 @@ class CellRun:
         self.task: Any = None
         #: How many cells it runs within itself, itself included.
         self.depth = 0
-        #: Whether it was sent away, and counts as over for the front end …
-        self.away = False
+        #: Whether it goes on in the background, and counts as over for the front end …
+        self.backgrounded = False
         #: … and whether it is over, for the kernel.
         self.over = False
         self.failed = False
@@ -134,10 +118,11 @@ class CellRun:
 
     @property
     def can_go(self) -> bool:
-        """Whether its code runs in the foreground, and does not itself send another cell away."""
-        return self.began is not None and not self.over and not self.away and not self.asks()
+        """Whether its code runs in the foreground, and does not itself ask for `%bg` alone."""
+        runs = self.began is not None and not self.over and not self.backgrounded
+        return runs and not self.asks()
 
-    def take_reply(self) -> bool:
+    def is_first_reply(self) -> bool:
         """Return whether the caller is the first to reply. Any thread may call."""
         with self._lock:
             first, self._replied = not self._replied, True
@@ -145,63 +130,43 @@ class CellRun:
 
 
 class CellQueue:
-    """The cells of one kernel's main shell: the one that runs, those sent away, those that wait.
+    """The cells of one kernel's main shell: running, in the background, or waiting."""
 
-    *can_send* is asked before one is sent away, whether that can be; *sent_away* is then called
-    with it; *ended* with one that is over, on the thread that ran it; *back* when cells run on the
-    main thread again.
-    """
-
-    def __init__(
-        self,
-        kernel: Any,
-        can_send: Callable[[], bool],
-        sent_away: Callable[[CellRun], object],
-        ended: Callable[[CellRun], object],
-        back: Callable[[], object],
-    ) -> None:
-        self._kernel = kernel
-        self._told_end = ended
-        self._told_back = back
+    def __init__(self, cells: BackgroundCells) -> None:
+        self._cells = cells
+        self._kernel = kernel = cells.kernel
         self._channel = kernel.shell_channel_thread
         self._arrived = kernel.shell_channel_thread_main
-        self._can_send = can_send
-        self._sent_away = sent_away
         self._waiting: deque[CellRun] = deque()
         self._by_id: dict[str, CellRun] = {}
+        #: The waiting cell, `%bg` alone, that wants the running one sent to the background.
         self._asking: CellRun | None = None
         self._subshells: list[str] = []
         #: The cell of the foreground; None while there is none.
         self.running: CellRun | None = None
-        #: The cells that were sent away and go on, by the shell that they keep busy.
-        self.away: dict[str | None, CellRun] = {}
+        #: The cells in the background, by the shell that they keep busy.
+        self.in_background: dict[str | None, CellRun] = {}
         #: The comms whose messages wait for no cell: those of widgets of our own.
-        self.heard: set[str] = set()
+        self.urgent_comms: set[str] = set()
 
-    def install(self) -> Callable[[], None]:
-        """Stand between the channel and the kernel; returns what undoes it. Any thread may call.
+    def install(self, changes: Installation) -> None:
+        """Stand between the channel and the kernel. Any thread may call.
 
         Raises `AttributeError` where the kernel is not built like ipykernel 7.
         """
-        kernel, loop = self._kernel, self._channel.io_loop
+        kernel, loop, manager = self._kernel, self._channel.io_loop, self._channel.manager
         stream, handlers = kernel.shell_stream, kernel.shell_handlers
-        if not hasattr(self._channel.manager, "_create_subshell"):
-            raise AttributeError("_create_subshell")
-        execute = handlers["execute_request"]
-        handlers["execute_request"] = execute_once = self._executing(execute)
-        publish = Attribute(kernel, "_publish_status", self._publishing(kernel._publish_status))
-        mended = send_replies_by_stream(self._channel.manager, stream)
+        _ = manager._create_subshell
+        execute = self._executing(handlers["execute_request"])
+        changes.entry(handlers, "execute_request", execute)
+        changes.wrap(kernel, "_publish_status", self._publish_status)
+        if hasattr(manager, "_shell_socket"):
+            # Before 7.4 replies bypass the stream that reads the same socket. A reply sent at the
+            # moment in which a request came made the stream miss that request for ever.
+            changes.attribute(manager, "_shell_socket", stream)
+        changes.add(lambda: loop.add_callback(self._release_all))
         loop.add_callback(lambda: stream.on_recv(self._on_message, copy=False))
-
-        def undo() -> None:
-            loop.add_callback(lambda: stream.on_recv(self._arrived, copy=False))
-            loop.add_callback(self._let_all_go)
-            if handlers.get("execute_request") is execute_once:
-                handlers["execute_request"] = execute
-            publish.restore()
-            mended()
-
-        return undo
+        changes.add(lambda: loop.add_callback(lambda: stream.on_recv(self._arrived, copy=False)))
 
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
         """Return what stands for the kernel's handler of cells: each replies once."""
@@ -210,39 +175,33 @@ class CellQueue:
             run = self._by_id.get(parent["header"]["msg_id"])
             if run is not None:
                 run.number = self._kernel.execution_count  # as the front end is told
-            if run is not None:
-                unpack = self._kernel.session.unpack
-                stream = ReplyOnce(stream, unpack, run.take_reply, lambda: self._failed(run))
+                stream = _ReplyOnce(stream, run, self._kernel.session.unpack, self._on_failure)
             await execute(stream, ident, parent)
 
         return execute_once
 
-    def _publishing(self, publish: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what stands for the kernel's publishing of its status.
+    def _publish_status(self, original: Any, status: str, channel: str, parent: Any = None) -> None:
+        """Publish the kernel's status.
 
         Idle is the last word on each request, also on one that is aborted.
         """
-
-        def publish_status(status: str, channel: str, parent: Any = None) -> None:
-            if status == "idle" and channel == "shell" and self._by_id:
-                header = (parent or self._kernel.get_parent(channel) or {}).get("header", {})
-                run = self._by_id.get(header.get("msg_id"))
-                if run is not None:
-                    self._ended(run)
-                    if run.away:
-                        return  # the front end was told when it was sent away
-            publish(status, channel, parent)
-
-        return publish_status
+        if status == "idle" and channel == "shell" and self._by_id:
+            header = (parent or self._kernel.get_parent(channel) or {}).get("header", {})
+            run = self._by_id.get(header.get("msg_id"))
+            if run is not None:
+                self._on_idle(run)
+                if run.backgrounded:
+                    return  # the front end was told when it was sent there
+        original(status, channel, parent)
 
     def run_of(self, message_id: str) -> CellRun | None:
         """Return the request with that identifier, while it is known. Any thread may call."""
         return self._by_id.get(message_id)
 
-    def begun(self) -> None:
-        """Note that the code of a cell has begun. On the thread that runs it."""
+    def on_begin(self) -> None:
+        """Send the cell that begins to the background if that is asked for. On its thread."""
         if self._asking is not None:
-            self._channel.io_loop.add_callback(self._begun)
+            self._channel.io_loop.add_callback(self._answer_asking)
 
     # From the front end
 
@@ -254,18 +213,19 @@ class CellQueue:
             header = session.unpack(rest[1].bytes)
             kind, shell = header.get("msg_type"), header.get("subshell_id")
             is_cell = kind == "execute_request"
-            may_be_ours = kind == "comm_msg" and bool(self.heard) and self._is_busy()
-            if is_cell or (shell is None and (None in self.away or may_be_ours)):
+            may_be_ours = kind == "comm_msg" and bool(self.urgent_comms) and self._is_busy()
+            if is_cell or (shell is None and (None in self.in_background or may_be_ours)):
                 # So its signature is checked, and not used up.
                 message = session.deserialize(rest, content=False, copy=False)
                 message["content"] = session.unpack(message["content"])
                 run = CellRun(idents, frames, message)
                 if is_cell and shell is None:
-                    await self._take(run)
+                    await self._queue(run)
                     return
                 if is_cell:  # it waits for no cell of the main shell
-                    await self._asked_beside(run)
-                elif may_be_ours and message["content"].get("comm_id") in self.heard:
+                    if run.asks() and self.running is not None:
+                        await self.background(self.running)
+                elif may_be_ours and message["content"].get("comm_id") in self.urgent_comms:
                     shell = self._idle_shell()
                 else:
                     shell = self._foreground_shell()
@@ -274,26 +234,19 @@ class CellQueue:
             self._kernel.log.debug("not for the cell queue", exc_info=True)
         await self._arrived(frames)
 
-    async def _take(self, run: CellRun) -> None:
+    async def _queue(self, run: CellRun) -> None:
         self._waiting.append(run)
         if run.asks():
             run.frames = []
             self._asking = run
-            self._send_away()
-        await self._hand_on()
+        await self._answer_asking()
 
-    async def _asked_beside(self, asking: CellRun) -> None:
-        """Send the cell that runs away if a cell of a subshell asks for it."""
-        run = self.running
-        if asking.asks() and run is not None and run.can_go:
-            await self.send_away(run)
+    async def _answer_asking(self) -> None:
+        """Send the cell that runs to the background if one asks for it, and run what can run."""
+        self._background_for_asking()
+        await self._run_next()
 
-    async def _begun(self) -> None:
-        """Send the cell away that somebody wanted sent away before its code had begun."""
-        self._send_away()
-        await self._hand_on()
-
-    def _send_away(self) -> None:
+    def _background_for_asking(self) -> None:
         """Send the cell that runs to the background: the cell that asks for it comes next.
 
         It can only be sent once its code has begun, since before that it has no number.
@@ -309,17 +262,17 @@ class CellQueue:
         self._waiting.appendleft(asking)
         self._detach(run)
 
-    async def send_away(self, run: CellRun) -> None:
-        """Send a cell that runs to the background, without a cell that asks for it."""
-        if self.running is run and not run.over:
+    async def background(self, run: CellRun) -> None:
+        """Send a cell that runs to the background, without one of this shell that asks for it."""
+        if self.running is run and run.can_go:
             self._detach(run)
-            await self._hand_on()
+            await self._run_next()
 
     def _detach(self, run: CellRun) -> None:
-        if not self._can_send() or not run.take_reply():
+        if not self._cells.prepare() or not run.is_first_reply():
             return
-        run.away = True
-        self.away[run.subshell] = run
+        run.backgrounded = True
+        self.in_background[run.subshell] = run
         self.running = None
         kernel, session = self._kernel, self._kernel.session
         content = {
@@ -329,7 +282,7 @@ class CellQueue:
             "payload": [],
         }
         metadata = {"started": run.header.get("date"), "dependencies_met": True, "status": "ok"}
-        self._sent_away(run)
+        self._cells.make_job(run)
         session.send(
             kernel.shell_stream,
             "execute_reply",
@@ -340,7 +293,7 @@ class CellQueue:
         )
         type(kernel)._publish_status(kernel, "idle", "shell", run.message)
 
-    async def _hand_on(self) -> None:
+    async def _run_next(self) -> None:
         """Give the next cell that waits to a shell that is free."""
         while self._waiting and (self.running is None or self.running.over):
             run = self.running = self._waiting.popleft()
@@ -366,7 +319,7 @@ class CellQueue:
     def _free_shell(self, but: list[str | None] = []) -> str | None:  # noqa: B006
         """Return a shell that no cell keeps busy: the main one (None), if that is free."""
         for shell in (None, *self._subshells):
-            if shell not in self.away and shell not in but:
+            if shell not in self.in_background and shell not in but:
                 return shell
         self._subshells.append(str(self._channel.manager._create_subshell()))
         return self._subshells[-1]
@@ -382,26 +335,26 @@ class CellQueue:
 
     # From the kernel
 
-    def _ended(self, run: CellRun) -> None:
+    def _on_idle(self, run: CellRun) -> None:
         """Note that the kernel is done with a cell. On the thread that ran it."""
         self._by_id.pop(run.id, None)
         # After a failure the kernel refuses what comes before a message that it sends to itself
         # by way of this thread: nothing may overtake that.
         run.over = not run.failed
-        self._told_end(run)
-        if run.failed or run.away or run.subshell is not None or self._waiting:
+        self._cells.on_over(run)
+        if run.failed or run.backgrounded or run.subshell is not None or self._waiting:
             self._channel.io_loop.add_callback(self._over, run)
 
     async def _over(self, run: CellRun) -> None:
         run.over = True
-        if self.away.get(run.subshell) is run:
-            del self.away[run.subshell]
-        await self._hand_on()
+        if self.in_background.get(run.subshell) is run:
+            del self.in_background[run.subshell]
+        await self._run_next()
         front = self.running
-        if not self.away and (front is None or front.over or front.subshell is None):
-            self._told_back()
+        if not self.in_background and (front is None or front.over or front.subshell is None):
+            self._cells.on_main_free()
 
-    def _failed(self, run: CellRun) -> None:
+    def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""
         if run.message["content"].get("stop_on_error", True):
             run.failed = True
@@ -424,8 +377,8 @@ class CellQueue:
             )
             publish(kernel, "idle", "shell", run.message)
 
-    async def _let_all_go(self) -> None:
-        """Give the kernel all that waits, when nobody stands in between any more."""
+    async def _release_all(self) -> None:
+        """Hand the kernel all that waits: nothing stands in between any more."""
         while self._waiting:
             run = self._waiting.popleft()
             await self._arrived(self._addressed(run.idents, run.message, None))

@@ -17,6 +17,7 @@ from ipy_bgtasks.context import caller
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.patching import Installation
 
 _INLINE = "matplotlib_inline.backend_inline"
 _TABLE = "matplotlib._pylab_helpers"
@@ -25,32 +26,30 @@ _TABLE = "matplotlib._pylab_helpers"
 class Figures:
     """Keeps jobs' figures apart as soon as the inline backend is in use, and shows them."""
 
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
+    def __init__(self) -> None:
         self._table: _Tables | None = None
-        self._undo: list[Callable[[], None]] = []
 
-    def install(self) -> Callable[[], None]:
-        """Keep figures apart from now on; returns what ends that."""
-        events = self._shell.events
-        register = events.register
+    def install(self, changes: Installation, events: Any) -> None:
+        """Keep figures apart from now on; *events* are the shell's."""
 
-        def register_and_see(event: str, function: Callable[..., Any]) -> None:
-            register(event, function)
+        def register(original: Any, event: str, function: Callable[..., Any]) -> None:
+            original(event, function)
             if getattr(function, "__module__", "") == _INLINE:
-                self._split()
+                self._split(changes)
 
-        events.register = register_and_see
-
-        def undo() -> None:
-            if vars(events).get("register") is register_and_see:
-                del events.register
-            while self._undo:
-                self._undo.pop()()
-
+        changes.wrap(events, "register", register)
         if any(getattr(f, "__module__", "") == _INLINE for f in events.callbacks["post_execute"]):
-            self._split()
-        return undo
+            self._split(changes)
+
+    def _split(self, changes: Installation) -> None:
+        if self._table is None:
+            holder = sys.modules[_TABLE].Gcf
+            self._table = _Tables(holder.figs)
+            changes.attribute(holder, "figs", self._table)
+            changes.add(self._forget)
+
+    def _forget(self) -> None:
+        self._table = None
 
     def show_left_open(self, job: Record) -> None:
         """Show and close what *job* left open; called in the job's own context."""
@@ -63,23 +62,9 @@ class Figures:
             table.forget(job)
 
     def give(self, job: Record) -> None:
-        """Give the foreground's open figures to *job*: its cell was sent away."""
+        """Give the foreground's open figures to *job*: its cell goes on in the background."""
         if self._table is not None:
             self._table.give(job)
-
-    def _split(self) -> None:
-        if self._table is not None:
-            return
-        holder = sys.modules[_TABLE].Gcf
-        before = holder.figs
-        ours = self._table = holder.figs = _Tables(before)
-
-        def undo() -> None:
-            self._table = None
-            if holder.figs is ours:
-                holder.figs = before
-
-        self._undo.append(undo)
 
 
 class _Tables(MutableMapping[Any, Any]):

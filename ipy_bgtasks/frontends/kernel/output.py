@@ -1,15 +1,15 @@
-"""Holds back a thread's partial line until it is complete, or for a fraction of a second.
+"""What jobs write and display in a kernel, on its way to the cell that launched them.
 
-`print` writes a line in two pieces. Between the two another thread may write to the same cell,
-as the foreground does right after it launched a job, and split it.
+`WholeLines` holds back a thread's partial line until it is complete, or for a fraction of a
+second: `print` writes a line in two pieces, and between the two another thread may write to the
+same cell, as the foreground does right after it launched a job, and split it.
 
-Text of jobs for kernels whose streams have one parent for all that is written.
+`Texts` is for kernels whose streams have one parent for all that is written (ipykernel before
+6.29). There a job's text would appear under the cell that runs at the moment it is sent. So it
+goes to the kernel's stream only while that cell is the job's own; at all other times it is
+buffered here and sent, as often as the kernel sends its own, under the cell of the job.
 
-There a job's text would appear under the cell that runs at the moment it is sent. So it goes to
-the kernel's stream only while that cell is the job's own; at all other times it is buffered here
-and sent, as often as the kernel sends its own, under the cell of the job.
-
-Routing of displays: a job's go to the job, all others where they went before.
+`route_displays` sends what jobs display to them, and all else where it went before.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away, current
-from ipy_bgtasks.patching import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.patching import Installation
 
     Write = Callable[[str], Any]
 
@@ -160,19 +161,17 @@ class Texts:
         self._texts: list[tuple[Any, str, list[str]]] = []
         self._armed = False
 
-    def install(self) -> Callable[[], None]:
-        """Let each stream send what it holds before it changes to another cell; returns an undo."""
-        undo = [
-            Attribute(stream, "set_parent", self._flushing(stream))
-            for stream in self._streams.values()
-        ]
+    def install(self, changes: Installation) -> None:
+        """Let each stream send what it holds before it changes to another cell."""
+        for stream in self._streams.values():
 
-        def undo_all() -> None:
-            self.flush()
-            for attribute in undo:
-                attribute.restore()
+            def set_parent(original: Any, parent: Any, stream: Any = stream) -> None:
+                with self._lock:
+                    stream.flush()
+                    original(parent)
 
-        return undo_all
+            changes.wrap(stream, "set_parent", set_parent)
+        changes.add(self.flush)
 
     def writer(self, job: Record, name: str, write: Write) -> Write:
         """Return the job's stand-in for *write*, that of the stream *name*."""
@@ -205,16 +204,6 @@ class Texts:
             self._armed = True
             self._later(_INTERVAL, self.flush)
 
-    def _flushing(self, stream: Any) -> Callable[[Any], None]:
-        set_parent = stream.set_parent
-
-        def flush_and_set_parent(parent: Any) -> None:
-            with self._lock:
-                stream.flush()
-                set_parent(parent)
-
-        return flush_and_set_parent
-
 
 def _parent(stream: Any) -> Any:
     return _id(stream.parent_header)
@@ -224,52 +213,22 @@ def _id(header: Any) -> Any:
     return header.get("msg_id") if header else None
 
 
-class JobDisplays(Protocol):
-    """A receiver of what jobs display."""
+def route_displays(changes: Installation, publisher: Any, front_end: KernelFrontEnd) -> None:
+    """Let *publisher*, the shell's own, pass to *front_end* what jobs display."""
 
-    def display(self, job: Record, data: Any, metadata: Any = None, **options: Any) -> None:
-        """Take a MIME bundle that a job displayed, or updated."""
+    def publish(original: Any, data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
+        if (job := current.get()) is not None:
+            front_end.display(job, data, metadata, **kwargs)
+            return
+        if cells_away and (cell := caller()) is not None:
+            front_end.record_display(cell, data, metadata)
+        original(data, metadata, *args, **kwargs)
 
-    def overhear_display(self, job: Record, data: Any, metadata: Any) -> None:
-        """Record what a cell that was sent away displays; it is shown like that of any cell."""
-
-    def clear(self, job: Record, wait: bool) -> None:
-        """Clear the job's output, at its request."""
-
-
-def route_displays(publisher: Any, displays: JobDisplays) -> Callable[[], None]:
-    """Let *publisher*, the shell's own, pass to *displays* what jobs display.
-
-    Returns what undoes it.
-    """
-    publish, clear_output = publisher.publish, publisher.clear_output
-
-    def publish_routed(data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
-        job = current.get()
-        if job is None:
-            if cells_away and (away := caller()) is not None:
-                displays.overhear_display(away, data, metadata)
-            publish(data, metadata, *args, **kwargs)
+    def clear_output(original: Any, wait: bool = False) -> None:
+        if (job := current.get()) is not None:
+            front_end.clear(job, wait)
         else:
-            displays.display(job, data, metadata, **kwargs)
+            original(wait)
 
-    def clear_routed(wait: bool = False) -> None:
-        job = current.get()
-        if job is None:
-            clear_output(wait)
-        else:
-            displays.clear(job, wait)
-
-    return _replace(publisher, publish=publish_routed, clear_output=clear_routed)
-
-
-def _replace(publisher: Any, **functions: Callable[..., None]) -> Callable[[], None]:
-    for name, function in functions.items():
-        setattr(publisher, name, function)
-
-    def undo() -> None:
-        for name, function in functions.items():
-            if vars(publisher).get(name) is function:
-                delattr(publisher, name)
-
-    return undo
+    changes.wrap(publisher, "publish", publish)
+    changes.wrap(publisher, "clear_output", clear_output)

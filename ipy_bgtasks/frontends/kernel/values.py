@@ -68,8 +68,11 @@ class Values:
 def _fits_in_card(value: Any) -> bool:
     from ipy_bgtasks.views.value import is_plain
 
-    short = not hasattr(value, "__len__") or len(value) <= _IN_CARD
-    return is_plain(value) and short and len(repr(value)) <= _IN_CARD
+    if not is_plain(value):
+        return False
+    return (not hasattr(value, "__len__") or len(value) <= _IN_CARD) and len(
+        repr(value)
+    ) <= _IN_CARD
 
 
 def bundle_of(shell: Any, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,12 +1,11 @@
-"""The progress of the bars that jobs show as widgets.
+"""Widgets that jobs show: progress bars, and outputs that capture other output.
 
 `tqdm.notebook` and others draw bars as widgets and print nothing. A job's display names the
 widget; ipywidgets, which the job has imported by then, resolves it, and reports its changes.
 
-What jobs show within an ``ipywidgets.Output``, which is a place of its own.
-
-A `clear_output` there, such as rich's bars do ten times a second, clears that widget and nothing
-else: the job's log must not lose what the job printed beside it.
+What is shown within an ``ipywidgets.Output`` is in a place of its own. A `clear_output` there, such
+as rich's bars do ten times a second, clears that widget and nothing else: the job's log must not
+lose what the job printed beside it.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ class _Bar:
     """A progress bar that a job shows, and the texts beside it."""
 
     def __init__(self, widget: Any, beside: list[Any]) -> None:
-        self._widget = widget
-        self._beside = beside
+        self.widget = widget
+        self.beside = beside
 
     @property
     def gone(self) -> bool:
         """Whether it was closed, and is no longer shown."""
-        return getattr(self._widget, "comm", None) is None
+        return getattr(self.widget, "comm", None) is None
 
     def read(self) -> Progress | None:
         """Return its progress; None if that makes no sense."""
         from ipy_bgtasks.job.progress import Progress
 
-        widget = self._widget
+        widget = self.widget
         words = [str(getattr(widget, "description", ""))]
-        words += [str(getattr(each, "value", "")) for each in self._beside]
+        words += [str(getattr(each, "value", "")) for each in self.beside]
         text = " ".join(html.unescape(re.sub(_TAG, " ", " ".join(words)[:4000])).split())
         try:
             start, end, value = widget.min, widget.max, widget.value
@@ -76,14 +75,16 @@ class WidgetBars:
     def __init__(self) -> None:
         self._bars: dict[int, list[_Bar]] = {}
 
-    def note(self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]) -> None:
-        """Take note of what a job displays: a progress bar gives the job's progress.
+    def watch(
+        self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]
+    ) -> None:
+        """Watch what a job displays: a progress bar gives the job's progress.
 
         *changed* is called, on the job's own thread, with each step of it.
         """
         text = data.get("text/plain")
         if isinstance(text, str) and ("━" in text or "╸" in text):
-            self._note_text(job, text, changed)
+            self._read_text(job, text, changed)
         root = _widget(data.get(VIEW))
         if root is None or job.done():
             return
@@ -95,16 +96,12 @@ class WidgetBars:
         del bars[:-_BARS]
         job.bars = lambda: _progress(bars)
 
-        def tell(_change: object) -> None:
-            changed(job)
-
         for bar in found:
-            bar._widget.observe(tell, "value")
-            for text in bar._beside:
-                text.observe(tell, "value")
+            for widget in (bar.widget, *bar.beside):
+                widget.observe(lambda _change: changed(job), "value")
         changed(job)
 
-    def _note_text(self, job: Record, text: str, changed: Callable[[Record], None]) -> None:
+    def _read_text(self, job: Record, text: str, changed: Callable[[Record], None]) -> None:
         from ipy_bgtasks.job.progress import first_unfinished
 
         seen = first_unfinished(text[:_TEXT].splitlines())

@@ -22,14 +22,12 @@ _APART = 0.1
 class AbovePrompt:
     """Shows text above the prompts of prompt_toolkit.
 
-    *write* and *flush* are those of the terminal. Any thread may call `put`; the rest is for
-    the main thread.
+    *write* writes to the terminal. Any thread may call `put`; the rest is for the main thread.
     """
 
-    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+    def __init__(self, write: Callable[[str], object]) -> None:
         self._app: Any = None
         self._write = write
-        self._flush = flush
         self._lock = threading.Lock()
         self._texts: list[str] = []
         self._due = False
@@ -94,7 +92,6 @@ class AbovePrompt:
         texts, self._texts = self._texts, []
         if texts:
             self._write("".join(texts))
-            self._flush()
 
 
 class PromptStream:

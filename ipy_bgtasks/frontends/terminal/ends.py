@@ -3,10 +3,9 @@
 The jobs of a group have one notice together, when the last of them has ended. Of the many that a
 loop has launched without one, those that finished last are named, and the others counted.
 
-How a terminal is asked to ring, and to show a notification of the desktop.
-
-There are three sequences, and a terminal that knows two would show two notifications: OSC 9 came
-with iTerm2, OSC 777 with rxvt, OSC 99 with kitty. A terminal ignores those it does not know.
+For `--notify` the terminal rings and shows a notification of the desktop. There are three
+sequences for that: OSC 9 came with iTerm2, OSC 777 with rxvt, OSC 99 with kitty. A terminal
+ignores those it does not know, but one that knows two would show two notifications.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class _News(NamedTuple):
     notice: bool
 
 
-class Notices:
+class EndNotices:
     """The ends of jobs, on their way to the screen. Any thread may call.
 
     *put* shows a text, *of_job* returns the notice of a job, *of_group* that of a group, which
@@ -68,25 +67,25 @@ class Notices:
         #: How many jobs have finished before those, and are not named.
         self._unnamed = 0
         self._room = 2 * _NAMED
-        #: Whether a prompt waits; and since when how many were told of at once.
+        #: Whether a prompt waits; and since when how many were shown at once.
         self._prompts = False
         self._since, self._recent = 0.0, 0
-        #: How many failures of a group have come since it was last told of.
+        #: How many failures of a group have come since its last notice.
         self._failures: Counter[str] = Counter()
         #: Groups that may have ended, which is not certain before a moment later.
         self._ending: set[str] = set()
 
-    def tell(self, job: Record, failure: Callable[[], str] | None, *, notice: bool) -> None:
-        """Tell of the end of a job: with its traceback, if one is given, and with a notice."""
+    def add(self, job: Record, failure: Callable[[], str] | None, *, notice: bool) -> None:
+        """Show the end of a job: with its traceback, if one is given, and with a notice."""
         if failure is not None and job.group is not None:
             self._failures[job.group] += 1
             if self._failures[job.group] > _GROUP_FAILURES:
                 failure = None
         text = "" if failure is None else failure()
         if text or (notice and job.group is None):
-            self._tell(_News(job, text, notice and job.group is None))
+            self._add(_News(job, text, notice and job.group is None))
         if notice and job.group is not None:
-            self._tell_of_group(job, job.group)
+            self._add_group(job, job.group)
 
     def forget(self, job: Record) -> None:
         """Drop what waits of the job's end, and of its group's."""
@@ -124,7 +123,7 @@ class Notices:
             self._held = [news for news in held if id(news) not in surplus]
         self._room = 2 * max(_NAMED, len(self._held or ()))
 
-    def _tell_of_group(self, job: Record, name: str) -> None:
+    def _add_group(self, job: Record, name: str) -> None:
         with self._lock:
             if self._held is not None:
                 if self._held and _is_of_group(self._held[-1], name):
@@ -133,13 +132,13 @@ class Notices:
                 self._held.append(_News(job, "", True))
             elif name not in self._ending and self._of_group(name):
                 self._ending.add(name)
-                self._later(_SURELY, lambda: self._tell_certain(job, name))
+                self._later(_SURELY, lambda: self._add_ended_group(job, name))
 
-    def _tell_certain(self, job: Record, name: str) -> None:
+    def _add_ended_group(self, job: Record, name: str) -> None:
         self._ending.discard(name)
-        self._tell(_News(job, "", True))
+        self._add(_News(job, "", True))
 
-    def _tell(self, news: _News) -> None:
+    def _add(self, news: _News) -> None:
         with self._lock:
             if self._held is None and self._is_flood():
                 self._held = []
@@ -208,13 +207,13 @@ def sequences(notice: Notice, environment: Mapping[str, str]) -> str:
     tmux = "TMUX" in environment
     if term.startswith(_BELL_ONLY) and not tmux:
         return _BELL
-    asked = "".join(
+    text = "".join(
         _NOTIFICATIONS[kind](notice) for kind in _known_by(term, tmux=tmux, environment=environment)
     )
     if tmux:  # which passes it on where it is told to
-        inner = asked.replace("\x1b", "\x1b\x1b")
-        asked = f"\x1bPtmux;{inner}\x1b\\"
-    return asked + _BELL
+        inner = text.replace("\x1b", "\x1b\x1b")
+        text = f"\x1bPtmux;{inner}\x1b\\"
+    return text + _BELL
 
 
 def _known_by(term: str, *, tmux: bool, environment: Mapping[str, str]) -> tuple[int, ...]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ipy_bgtasks.patching import Attribute
 from ipy_bgtasks.sigint import complete, run_interruptible, sigint_for
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.patching import Installation
 
 T = TypeVar("T")
 
@@ -50,32 +52,27 @@ class TerminalLoop:
         self._loop = loop
         self._around_prompt = around_prompt or _above_prompt
         self._runner = _LoopRunner(self.run)
-        self._installed = False
-        self._attributes: list[Attribute] = []
         self._told = False
 
-    def install(self) -> str | None:
+    def install(self, changes: Installation) -> str | None:
         """Replace the shell's prompt; return a line for the user if it cannot share the loop.
 
         It cannot with ``--simple-prompt``, and while a ``%gui`` loop runs the prompt.
         """
-        self._installed = True
-        runners = self._shell.loop_runner_map
-        self._replace("loop_runner_map", {**runners, "asyncio": (self._runner, True)})
+        shell = self._shell
+        runners = shell.loop_runner_map
+        changes.add(self._restore_runner)
+        changes.attribute(shell, "loop_runner_map", {**runners, "asyncio": (self._runner, True)})
         # Any other runner (trio's, say) is the user's choice; `%autoawait asyncio` finds ours.
-        if self._shell.loop_runner is runners["asyncio"][0]:
-            self._shell.loop_runner = self._runner
-        if self._shell.pt_app is None:
+        if shell.loop_runner is runners["asyncio"][0]:
+            shell.loop_runner = self._runner
+        if shell.pt_app is None:
             why = "this prompt (--simple-prompt) cannot share the event loop"
             return _ALONE.format(why=why)
-        self._replace("prompt_for_code", self._prompt_for_code)
+        changes.wrap(shell, "prompt_for_code", self._prompt_for_code)
         return self._new_obstacle()
 
-    def uninstall(self) -> None:
-        """Restore what `install` changed, except what has been replaced since."""
-        self._installed = False
-        while self._attributes:
-            self._attributes.pop().restore()
+    def _restore_runner(self) -> None:
         if self._shell.loop_runner is self._runner:
             self._shell.loop_runner = self._shell.loop_runner_map["asyncio"][0]
 
@@ -83,14 +80,8 @@ class TerminalLoop:
         """Run `coro` on the loop until it is done, as `run_interruptible` does."""
         return run_interruptible(self._loop, coro)
 
-    def _replace(self, name: str, value: object) -> None:
-        self._attributes.append(Attribute(self._shell, name, value))
-
-    def _prompt_for_code(self) -> str:
+    def _prompt_for_code(self, _original: object) -> str:
         """Return the next input; called by the shell. `EOFError` means that the user leaves."""
-        if not self._installed:
-            # Code that wrapped ours still calls it.
-            return str(type(self._shell).prompt_for_code(self._shell))
         if self._loop.is_closed() or self._gui() is not None:
             if line := self._new_obstacle():
                 print(line)

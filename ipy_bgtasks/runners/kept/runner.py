@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied, RemoteTraceback
 from ipy_bgtasks.job.host import Host, Run, Runner
-from ipy_bgtasks.job.outcome import RETURNED_NONE, Elsewhere, ErrorElsewhere, JobState, Outcome
+from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, LazyError, LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
@@ -66,7 +66,7 @@ def outcome_of(place: Place, state: dict[str, Any]) -> Outcome:
             return RETURNED_NONE
         case "value":
             loaded = _Loaded(place, "its value")
-            return Outcome(JobState.FINISHED, Elsewhere(loaded, str(state.get("shown", ""))))
+            return Outcome(JobState.FINISHED, LazyValue(loaded, str(state.get("shown", ""))))
         case "status" if not state.get("code"):
             return Outcome(JobState.FINISHED, 0)
         case "cancelled" | "never":
@@ -84,7 +84,7 @@ def _error(place: Place, kind: str, state: dict[str, Any]) -> BaseException:
             trace = _trace(place)
             loaded = _Loaded(place, f"its exception ({told.get('type')})", trace)
             name = str(told.get("type"))
-            return ErrorElsewhere.of(name, str(told.get("message", "")), trace, loaded)
+            return LazyError.of(name, str(told.get("message", "")), trace, loaded)
         case "unsendable":
             return _caused(CannotSend(str(state.get("message"))), _trace(place))
         case "status":
@@ -289,8 +289,8 @@ class Following(Run):
             job.pid = state.get("pid")
             job.begin(time.monotonic() - (time.time() - state["started"]))
             news = True
-        if state.get("asked") and not job.asked:  # by another session
-            job.asked = news = True
+        if state.get("asked") and not job.cancel_requested:  # by another session
+            job.cancel_requested = news = True
             self._changed(job)
         return news
 
@@ -330,7 +330,7 @@ class Following(Run):
 
 def _finish(job: Record, outcome: Outcome) -> None:
     try:
-        job.finish(outcome.value.load() if isinstance(outcome.value, Elsewhere) else outcome.value)
+        job.finish(outcome.value.load() if isinstance(outcome.value, LazyValue) else outcome.value)
     except CannotSend as error:
         job.fail(error)
 
@@ -465,7 +465,7 @@ class KeptRunner(Runner):
         context = copy_context() if own else None
         run = job.run = Following(job, place, self.service, context, self._changed)
         self.service.loop.call_soon_threadsafe(run.begin)
-        if own and job.asked:  # before there was anybody to ask
+        if own and job.cancel_requested:  # before there was anybody to ask
             self.stop(job, False)
 
     def stop(self, job: Record, force: bool) -> None:
@@ -621,12 +621,12 @@ class Finder:
         if "started" in state:
             job.begin(time.monotonic() - (time.time() - state["started"]))
         if not ended:
-            job.pid, job.asked = state.get("pid"), "asked" in state
+            job.pid, job.cancel_requested = state.get("pid"), "asked" in state
             registry.adopt(job)
             self._runner.follow(job, place)
             return
         job.end_elsewhere(outcome_of(place, state), float(state["ended"]))
-        job.seen = True
+        job.end_shown = True
         registry.adopt(job)
 
 

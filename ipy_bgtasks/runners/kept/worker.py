@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.child import Child, RemoteJob
@@ -53,8 +54,9 @@ class KeptWorker(Child):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
         _os.register_at_fork(after_in_child=self._let_go)  # a child is none of the watcher's
-        threads_of_jobs.listen()
-        refuse_questions()
+        changes = Installation()  # for good
+        threads_of_jobs.track(changes)
+        refuse_questions(changes)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -118,9 +120,10 @@ def _kept(directory: str, answer: Answer) -> dict[str, Any]:
     if kind == "value":
         shown = f"a value of {len(data):,} bytes" if value is None else _line_of(value)
         return {"kind": kind, "shown": shown}
+    from ipy_bgtasks.foreign import type_name
     from ipy_bgtasks.text import message_of
 
-    told = {"type": type(value).__name__, "message": message_of(value)[:_LINE]}
+    told = {"type": type_name(value), "message": message_of(value)[:_LINE]}
     return {"kind": kind, "error": told}
 
 

@@ -1,0 +1,345 @@
+"""A front end: where jobs show their output, and what both kinds share.
+
+Text goes into the job's log and to the place in which the job was launched, a cell or the
+terminal. `%fg` has it shown in another place as well. The rooms above hold one object, from the
+first loading on, so that jobs which outlive a reload keep their places.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ipy_bgtasks.frontends.installing import kernel_of
+from ipy_bgtasks.frontends.labels import Labels
+from ipy_bgtasks.job.host import Host
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Log, Piece
+    from ipy_bgtasks.notify import Notice
+    from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.leaving import Leaving
+
+
+#: Characters of the log's tail that are shown again.
+_REPLAY = 64_000
+#: Seconds after which subscribers get what a job wrote.
+_SOON = 0.1
+
+
+class ForegroundCell(NamedTuple):
+    """A cell that runs in the foreground."""
+
+    id: str
+    code: str
+    #: Its prompt number.
+    number: int
+    #: When its code began, in seconds since the epoch.
+    began: float
+
+
+class FrontEnd(Host):
+    """A front end in which jobs show their output, each in its own place.
+
+    The place in which a job was launched is opaque to all other code (`Job.origin`). Unless
+    stated otherwise, any thread may call any method. ``later(seconds, function)`` calls a
+    function after some time.
+    """
+
+    #: Whether displays can be updated later; if not, there is `footer`.
+    live = False
+
+    def __init__(
+        self, shell: Any, loop: asyncio.AbstractEventLoop, later: Callable[..., object]
+    ) -> None:
+        self.shell = shell
+        self._loop = loop
+        self._later = later
+        self._lock = threading.RLock()
+        #: Characters of output that are kept for a job launched from now on.
+        self.log_limit = 1_000_000
+        self.labels = Labels()
+        #: Its cells, where one that runs can be sent to the background.
+        self.cells: BackgroundCells | None = None
+        #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
+        self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
+        #: Tells whether the first interrupt of a cell is to send it to the background.
+        self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Called with a job each time something about it changes.
+        self.watcher: Callable[[Record], object] | None = None
+        #: Called with each job that has ended, once that is shown.
+        self.on_end: Callable[[Record], object] | None = None
+        self._followed: Counter[tuple[int, Any]] = Counter()
+        self._places_of: Counter[int] = Counter()  # in how many places a job is followed
+        self._reported: set[int] = set()
+        self._shut_down = False
+        self._muted: tuple[int, int] | None = None
+
+    # Installing
+
+    def install(self, changes: Installation) -> None:
+        """Route output, and let interrupts reach the foreground and nothing else."""
+        raise NotImplementedError
+
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Install what concerns jobs only, before there is the first."""
+        from ipy_bgtasks.frontends.consoles import isolate_consoles
+        from ipy_bgtasks.hooks import refuse_questions
+
+        changes.step("rich", isolate_consoles)
+        changes.step("questions", refuse_questions, kernel_of(self.shell))
+
+    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
+        """Have *leaving* stop all jobs before the session's own shutdown."""
+        raise NotImplementedError
+
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give displayed jobs the buttons that this makes; returns what ends that."""
+        return lambda: None
+
+    # Cells
+
+    def reaches(self) -> bool:
+        """Return whether an interrupt of the foreground reaches the calling thread."""
+        return threading.current_thread() is threading.main_thread()
+
+    def last_backgrounded(self) -> Record:
+        """Return the job of the cell that was just sent to the background; `BadInput` if none."""
+        raise NotImplementedError
+
+    # Places
+
+    def here(self) -> Any:
+        """Return the caller's place: a cell, or the place of the job that runs the caller."""
+        raise NotImplementedError
+
+    def _key(self, place: Any) -> Any:
+        """Return what stands for a place, as a hashable."""
+        return place
+
+    def place_of(self, job: Record) -> Any:
+        """Return the place in which the job was launched, as a hashable."""
+        return self._key(job.origin)
+
+    def entering(self, job: Record) -> None:
+        """Bind the calling thread's context to the job's place, before the job's code runs."""
+
+    # What is shown in the caller's place
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        print(line)
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Display something."""
+        raise NotImplementedError
+
+    def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """Display something; returns what updates it."""
+        raise NotImplementedError
+
+    def show_job(self, job: Record) -> None:
+        """Display a job that is the value of the caller's cell.
+
+        Raises `NotImplementedError` if there is only its repr to show.
+        """
+        raise NotImplementedError
+
+    def display_job(self, job: Record) -> None:
+        """Display a job; called by IPython."""
+        if self._muted != (job.number, self.shell.execution_count):
+            self.show_job(job)
+
+    def mute(self, job: Record) -> None:
+        """Do not display this job at the end of the cell that runs now."""
+        self._muted = (job.number, self.shell.execution_count)
+
+    def footer(self, text: str | None) -> None:
+        """Keep *text* below all that is printed, until None leaves it where it is."""
+        raise NotImplementedError
+
+    def alert(self, notice: Notice) -> None:
+        """Call for the user's attention, at once; nothing where the front end itself cannot."""
+
+    # What is shown in the job's place
+
+    def new_log(self, job: Record) -> Log:
+        """Make a log with the current limit."""
+        from ipy_bgtasks.log.output import Log
+
+        return Log(self.log_limit)
+
+    def launching(self, job: Record) -> None:
+        """Display a job that is about to start, before its first line."""
+
+    def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record *text*, which a job wrote to the stream *name*, and show it by *write*."""
+        raise NotImplementedError
+
+    def write(self, job: Record, name: str, text: str) -> None:
+        """Write what came from elsewhere as the job's own to "stdout" or "stderr".
+
+        Call this in a context that `entering` has bound to the job's place.
+        """
+        raise NotImplementedError
+
+    def flush(self, job: Record) -> None:
+        """Show what is held back of the job's output, as far as that does no harm."""
+
+    def record(self, job: Record, name: str, text: str) -> None:
+        """Record what a cell in the background writes: it is shown like that of any cell."""
+        job.log.write(name, text)
+        self._notify_watcher(job)
+
+    def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
+        """Display as the job does that displays in this process: the context is the job's."""
+        self.shell.display_pub.publish(data, metadata, transient=transient, update=update)
+
+    def changed(self, job: Record) -> None:
+        """Take note that the job was launched, began, was asked to stop, or made progress."""
+        grouped = job.group is not None  # with others that take their turns, thousands perhaps
+        if not job.quiet and not job.done() and not (grouped and job.started is None):
+            self.labels.enter(job, self.place_of(job), among=grouped)
+        self._notify_watcher(job)
+
+    def tell(self, job: Record, line: str) -> None:
+        """Print one line about a job in its own place, at once."""
+        raise NotImplementedError
+
+    def closing(self, job: Record) -> None:
+        """Show what the job left open, once its code has ended; called in its own context."""
+
+    def ended(self, job: Record) -> None:
+        """Show the job's end, and notify observers."""
+        try:
+            self._show_end(job)
+        finally:
+            self.labels.leave(job, self.place_of(job))
+            self._notify_watcher(job)
+            if self.on_end is not None:
+                self.on_end(job)
+
+    def _show_end(self, job: Record) -> None:
+        """Show what there is to show of a job's end, once."""
+        raise NotImplementedError
+
+    def _notify_watcher(self, job: Record) -> None:
+        if self.watcher is not None:
+            self.watcher(job)
+
+    def shutdown(self) -> None:
+        """Show no more ends of jobs: the session ends."""
+        self._shut_down = True
+
+    # Ends that are reported in another way, and not twice
+
+    def reported(self, job: Record, yes: bool = True) -> None:
+        """Note that the job's end is reported otherwise, and needs no notice (or does again)."""
+        with self._lock:
+            (self._reported.add if yes else self._reported.discard)(job.number)
+
+    def _is_reported(self, job: Record) -> bool:
+        if not self._reported:
+            return False
+        with self._lock:
+            if job.number not in self._reported:
+                return False
+            self._reported.discard(job.number)
+            return True
+
+    def forget_notice(self, job: Record) -> None:
+        """Drop a pending notice of the job's end: it is brought to the foreground."""
+
+    # Following a job in another place
+
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
+        """Show the job's output in the caller's place as well; returns what ends that.
+
+        First comes what this place has not shown yet: the end of the log, or *everything*. With
+        *among*, others will be followed there, so its lines are labelled.
+        """
+        raise NotImplementedError
+
+    def claim(self, job: Record) -> Callable[[], None]:
+        """Leave the job's end to the wait in the caller's place; returns what ends that."""
+        return self._follow(job, self._key(self.here()))
+
+    def _follow(self, job: Record, place: Any) -> Callable[[], None]:
+        key = (job.number, place)
+        elsewhere = place != self.place_of(job) or job.quiet
+        with self._lock:
+            self._followed[key] += 1
+            self._places_of[job.number] += self._followed[key] == 1
+
+        def unfollow() -> None:
+            with self._lock:
+                if key not in self._followed:
+                    return
+                self._followed[key] -= 1
+                if not self._followed[key]:
+                    del self._followed[key]
+                    self._places_of[job.number] -= 1
+                    if not self._places_of[job.number]:
+                        del self._places_of[job.number]
+                    if elsewhere:
+                        self.labels.leave(job, place)
+
+        return unfollow
+
+    def _follow_log(
+        self,
+        job: Record,
+        place: Any,
+        put: Callable[[list[Piece]], None],
+        *,
+        everything: bool,
+        among: bool,
+    ) -> Callable[[], None]:
+        """Replay the log's tail into *put*, then pass on what follows; returns what ends that.
+
+        *put* is called with the lock held under which labels are in order.
+        """
+        from ipy_bgtasks.log.output import Piece, joined
+
+        self.labels.enter(job, place, among=among)
+        unfollow = self._follow(job, place)
+        replaying = threading.Lock()
+
+        def put_in_order(pieces: list[Piece]) -> None:
+            # Another thread may have new output before the old is out.
+            with replaying, self.labels.order:
+                put(pieces)
+
+        with replaying:
+            characters = 1 << 62 if everything else _REPLAY
+            entries, unsubscribe = job.log.follow(put_in_order, characters)
+            pieces = [Piece(e.stream, e.time, e.text, e.bundle, e.metadata) for e in entries]
+            with self.labels.order:
+                put(joined(pieces))  # servers bound how many messages a kernel sends a second
+        job.log.on_pending(self._drain_soon)
+
+        def end() -> None:
+            unsubscribe()
+            unfollow()
+            with self._lock:
+                followed = job.number in self._places_of
+            if not followed:
+                job.log.on_pending(None)
+
+        return end
+
+    def _drain_soon(self, log: Log) -> None:
+        self._later(_SOON, log.drain)
+
+    def _is_followed(self, job: Record, place: Any) -> bool:
+        if not self._followed:  # each job that ends asks, and mostly nobody follows any
+            return False
+        with self._lock:
+            return self._followed[job.number, place] > 0

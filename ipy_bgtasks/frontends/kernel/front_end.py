@@ -1,0 +1,525 @@
+"""A Jupyter kernel: output goes under the cell that launched the job, not the one that runs.
+
+Each message names the request it belongs to, its parent. For text ipykernel finds the parent in
+the context, which a job inherits from its cell; for all else, where versions differ, we send
+the message ourselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.context import current
+from ipy_bgtasks.foreign import type_name
+from ipy_bgtasks.frontends.base import FrontEnd
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
+from ipy_bgtasks.frontends.kernel.cards import Cards
+from ipy_bgtasks.frontends.kernel.figures import Figures
+from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
+from ipy_bgtasks.frontends.kernel.output import WholeLines, route_displays
+from ipy_bgtasks.frontends.kernel.widgets import WidgetBars, WidgetOutputs
+from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
+from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+from ipy_bgtasks.sigint import woken_by_signals
+from ipy_bgtasks.text import error_line, message_of, sendable
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
+    from ipy_bgtasks.frontends.kernel.output import Texts
+    from ipy_bgtasks.frontends.tracebacks import Translate
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Piece
+    from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.streams_by_context import ByContext
+
+
+#: Tracebacks of a group's jobs that are shown, the first.
+_GROUP_FAILURES = 3
+#: Characters of text after which a sender waits until the kernel has sent the earlier text.
+_FLOOD = 500_000
+#: Seconds that the control thread is given for its last messages.
+_LAST_WORDS = 1.0
+
+
+class KernelFrontEnd(FrontEnd):
+    """The front ends of one kernel. Any thread may load."""
+
+    live = True
+
+    def __init__(
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        *,
+        launch_cell: Callable[..., Record],
+    ) -> None:
+        super().__init__(shell, loop, later)
+        self._launch_cell = launch_cell
+        #: The shell's own publisher: %%capture replaces it.
+        self._publisher = shell.display_pub
+        self._captures: ByContext | None = None
+        #: What the shell shows in place of exceptions.
+        self.translators: list[Translate] = []
+        self._streams: dict[str, Any] = {}
+        self._own_writes: dict[str, Callable[[str], Any]] = {}
+        self._lines = WholeLines(self.pin)
+        #: What sends text in place of the streams, where those would send it to the wrong cell.
+        self._texts: Texts | None = None
+        self._written: dict[int, int] = {}
+        self._figures = Figures()
+        self._widgets = WidgetOutputs()
+        self._bars = WidgetBars()
+        self._cards = Cards(self._send_card, later)
+        #: The keys of cells that a job has cleared, and whose cards are to be shown again.
+        self._cleared: set[Any] = set()
+
+    # Installing
+
+    def install(self, changes: Installation) -> None:
+        """Route output, and let interrupts reach the foreground and nothing else."""
+        shell, loop = self.shell, self._loop
+        changes.step("streams", self._route)
+        changes.step("captures", self._isolate_captures)
+        changes.step("tracebacks", translate_errors, shell, self.translators)
+        changes.step_on_loop("wake-up", loop, lambda here: here.enter(woken_by_signals(loop)))
+        changes.step("background cells", self._background_cells)
+        changes.step("interrupted cells", show_interrupts, self)
+        changes.step_on_loop("stop button", loop, guard_requests_from_sigint, self)
+
+    def _route(self, changes: Installation) -> None:
+        """Route the kernel's streams and its display publisher."""
+        self._streams = {
+            name: stream
+            for name in ("stdout", "stderr")
+            if hasattr(stream := getattr(sys, name), "pub_thread")
+        }
+        self._own_writes = {
+            name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
+        }
+        if not all(map(knows_contexts, self._streams.values())):
+            from ipy_bgtasks.frontends.kernel.output import Texts
+
+            self._texts = Texts(self._streams, self.write_below, self._later)
+        for name, stream in self._streams.items():
+            route_in_place(changes, stream, name, self)
+        route_displays(changes, self._publisher, self)
+        streams.give_each_job_its_own(changes, {})
+        if self._texts is not None:
+            self._texts.install(changes)
+            answer_requests_of_jobs(changes, self.shell.kernel)
+        changes.add(self._lines.release_all)
+        self._figures.install(changes, self.shell.events)
+        changes.add(self._cards.places.watch(self.shell.events, self._parent_here))
+
+    def _isolate_captures(self, changes: Installation) -> None:
+        self._captures = isolate_publisher(changes, self.shell, self._publisher)
+
+    def _background_cells(self, changes: Installation) -> None:
+        from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+
+        cells = BackgroundCells(self)
+        cells.install(changes)
+        changes.attribute(self, "cells", cells)
+        changes.append(self.translators, cells.explain_other_loop)
+
+    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
+        """Give the cards of jobs that run for a while buttons."""
+        self._cards.make_widget = make
+        return self._cards.close
+
+    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
+        """Have *leaving* stop all jobs before the kernel's own shutdown."""
+        changes.step("shutdown", _watch_shutdown, self.shell, leaving)
+
+    # Cells
+
+    def routes_interrupts(self) -> bool:
+        """Return whether interrupts are meant for a cell that may run in another thread."""
+        return self.cells is not None and self.cells.router.active
+
+    def route_interrupt(self) -> bool:
+        """Take an interrupt of the main thread; return whether it is meant for another thread."""
+        return self.cells is not None and self.cells.route_interrupt()
+
+    def reaches(self) -> bool:
+        """Return whether an interrupt of the foreground reaches the calling thread."""
+        return super().reaches() or self.routes_interrupts()
+
+    def last_backgrounded(self) -> Record:
+        """Return the job of the cell that `%bg` alone has just sent to the background."""
+        from ipy_bgtasks.errors import BadInput
+
+        if self.cells is None:
+            raise BadInput(
+                "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
+                "start the cell with %%fg, and an interrupt sends it to the background"
+            )
+        if self.cells.unable:
+            raise BadInput(
+                "`%bg` alone does not work with this version of IPython; start the cell with "
+                "%%fg, and an interrupt sends it to the background"
+            )
+        if (job := self.cells.take_last()) is None:
+            raise BadInput(
+                "no cell runs that could go to the background: `%bg`, alone in a cell of its own, "
+                "sends away the one that runs at that moment; %bg CODE launches CODE"
+            )
+        return job
+
+    def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with what the foreground has open."""
+        from ipy_bgtasks.stacks import thread_stack
+
+        assert run.began is not None
+        below = code_that_runs_cells()
+        job = self._launch_cell(
+            run.code,
+            origin=run.header,
+            thread=run.thread,
+            began=run.began,
+            awaits=run.task is not None,
+            interrupt=interrupt,
+            stack=lambda: thread_stack(run.thread, below),
+        )
+        self._figures.give(job)
+        streams.inherit(job)
+        if self._captures is not None:
+            self._captures.inherit(job)
+        return job
+
+    def drop_leftover_tee(self) -> None:
+        """Remove from the streams what IPython's capturing of a cell has left there.
+
+        It replaces `write` for each plain cell, and restores what it found; cells that end in
+        another order than they began restore each other's.
+        """
+        for stream in self._streams.values():
+            write = vars(stream).get("write")
+            pinned = getattr(write, "routed", write)
+            if getattr(pinned, "__qualname__", "").startswith("InteractiveShell._tee"):
+                vars(stream).pop("write", None)
+
+    def show_backgrounded(self, job: Record) -> None:
+        """Say, under the cell, that an interrupt has sent it to the background."""
+        n = job.number
+        line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
+        self._send_display(job.origin, {"text/plain": line})
+
+    def show_stuck(self, run: CellRun) -> None:
+        """Say, under the cell, where it is stuck: an interrupt does not reach it."""
+        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
+
+        frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
+        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
+        self.write_below(
+            run.header,
+            "stderr",
+            f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
+            "it to the background\n",
+        )
+
+    # Places
+
+    def here(self) -> Any:
+        """Return the header of the caller's cell's request."""
+        job = current.get()
+        return self._parent_here() if job is None else job.origin
+
+    def _parent_here(self) -> Any:
+        return (self.shell.get_parent() or {}).get("header") or {}
+
+    def _key(self, place: Any) -> Any:
+        return place.get("msg_id") if isinstance(place, dict) else None
+
+    def entering(self, job: Record) -> None:
+        """Bind the calling context to the job's cell, where this ipykernel supports it."""
+        self._lines.start()
+        self.pin(job)
+
+    def pin(self, job: Record) -> None:
+        """Bind the calling context to the job's cell."""
+        pin_parent(self.shell, job.origin)
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Display under the caller's cell."""
+        self.shell.display_pub.publish(mimebundle)
+
+    def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """Display under the caller's cell; returns what updates it."""
+        parent, display_id = self.here(), uuid.uuid4().hex
+        self._send_card(parent, mimebundle, display_id, update=False)
+        return lambda news: self._send_card(parent, news, display_id, update=True)
+
+    def launching(self, job: Record) -> None:
+        """Show the card under the cell that launches the job, or add the job to it."""
+        if self._cards.places.launch_card(job.origin) is None:
+            self._flush()
+        self._cards.launching(job)
+        origin = job.origin if isinstance(job.origin, dict) else {}
+        of_a_cell = origin.get("msg_type", "execute_request") == "execute_request"
+        if not of_a_cell and not self._widgets.around(self.place_of(job)):
+            line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
+            line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
+            self.write_below(self._cards.places.last, "stderr", line)
+
+    def show_job(self, job: Record) -> None:
+        """Show the job's card under the caller's cell."""
+        self._cards.show(job, self.here())
+
+    def changed(self, job: Record) -> None:
+        """Update the job's cards soon."""
+        super().changed(job)
+        self._cards.changed(job)
+
+    def closing(self, job: Record) -> None:
+        """Show the figures that the job left open, under its own cell."""
+        self._figures.show_left_open(job)
+
+    def tell(self, job: Record, line: str) -> None:
+        """Send one line on stderr under the job's cell."""
+        self.write_below(job.origin, "stderr", line + "\n")
+
+    def write_below(self, header: Any, name: str, text: str) -> None:
+        """Send text of one stream under the cell of a request. Any thread may call."""
+        self._send(header, "stream", {"name": name, "text": text})
+
+    def _show_end(self, job: Record) -> None:
+        """Show a failed job's traceback under its cell, unless that cell raises it itself."""
+        self.flush(job)
+        self._written.pop(job.number, None)
+        self._bars.forget(job)
+        self._clear_now(job)
+        alone = self._cards.is_alone(job)
+        self._cards.ended(job)
+        outcome = job.outcome
+        assert outcome is not None
+        own_cell = job.where == "cell"  # it shows its end itself, like any cell
+        if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
+            from ipy_bgtasks.frontends.kernel.values import Values
+
+            Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
+        if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
+            return
+        assert outcome.error is not None
+        if job.group is not None and self._cards.failed_before(job) >= _GROUP_FAILURES:
+            return  # the card that they share counts and names them
+        if job.quiet or self._shut_down:  # time is short
+            line = f"job {job.number} failed: {error_line(outcome.error)}\n"
+            self._send(job.origin, "stream", {"name": "stderr", "text": line})
+            return
+        content = {
+            "ename": type_name(outcome.error),
+            "evalue": message_of(outcome.error),
+            "traceback": formatted(self.shell, outcome),
+        }
+        self._flush()
+        self._send(job.origin, "error", content)
+
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
+        """Send the job's output under the caller's cell too, from the log's tail on."""
+        parent = self.here()
+        place = self._key(parent)
+        if place == self.place_of(job) and not job.quiet and not everything:
+            return self._follow(job, place)  # this cell shows it already
+        if job.done() and not job.has_output:
+            return self._follow(job, place)
+
+        def send(pieces: list[Piece]) -> None:
+            for piece in pieces:
+                self._send_piece(job, parent, piece)
+
+        return self._follow_log(job, place, send, everything=everything, among=among)
+
+    def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and let the kernel send it."""
+        job.log.write(name, text)
+        self._notify_watcher(job)
+        if "\r" in text:
+            self._cards.changed(job)  # most likely a progress bar
+        if job.quiet:
+            return
+        if self._cleared:
+            self._clear_now(job)
+        if self._texts is not None:
+            write = self._texts.writer(job, name, write)
+        place = self.place_of(job)
+
+        def write_labelled(text: str) -> None:  # called in the order in which texts are shown
+            write(self.labels.put(job, place, name, text))
+
+        self._lines.write(job, name, text, write_labelled)
+        written = self._written.get(job.number, 0) + len(text)
+        if written > _FLOOD:
+            written = 0
+            self._flush()
+        self._written[job.number] = written
+
+    def write(self, job: Record, name: str, text: str) -> None:
+        """Take text as if the job had written it here."""
+        self.output(job, name, text, self._own_writes.get(name) or getattr(sys, name).write)
+
+    def flush(self, job: Record) -> None:
+        """Write the job's partial lines."""
+        self._lines.release(job)
+        if self._texts is not None:
+            self._texts.flush()
+
+    def display(
+        self,
+        job: Record,
+        data: Any,
+        metadata: Any = None,
+        *,
+        transient: Any = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        """Record what a job displays, and show it in the job's place."""
+        transient = transient or {}
+        shown_as = transient.get("display_id")
+        self._bars.watch(job, data, self.changed)
+        if update:
+            job.log.display(data, metadata, update_of=shown_as)
+        elif not shown_as and (widget := self._widgets.around(self.place_of(job))) is not None:
+            self._widgets.display(job, widget, data, metadata)
+        else:
+            job.log.display(data, metadata, display_id=shown_as)
+        self._notify_watcher(job)
+        if job.quiet:
+            return
+        self._lines.release(job)
+        self._flush()
+        if self._cleared and not update:
+            self._clear_now(job)
+        self._send_display(job.origin, data, metadata, transient, update)
+
+    def record_display(self, job: Record, data: Any, metadata: Any) -> None:
+        """Record what a cell in the background displays: it is shown like that of any cell."""
+        job.log.display(data, metadata)
+
+    def clear(self, job: Record, wait: bool) -> None:
+        """Clear what the job's cell shows, except its cards."""
+        if (widget := self._widgets.around(self.place_of(job))) is not None:
+            self._widgets.clear(job, widget)
+        else:
+            job.log.clear(wait=wait)
+        if job.quiet:
+            return
+        self._lines.release(job)
+        self._flush()
+        if widget is not None or not self._cards.places.stand_in(job.origin):
+            self._send(job.origin, "clear_output", {"wait": wait})
+            return
+        # With the next output in any case, to avoid flicker.
+        self._send(job.origin, "clear_output", {"wait": True})
+        self._cleared.add(self.place_of(job))
+        if not wait:
+            self._clear_now(job)
+
+    # Inside
+
+    def _clear_now(self, job: Record) -> None:
+        """Show the cards again before the first output that follows a clearing."""
+        key = self.place_of(job)
+        if key in self._cleared and self._widgets.around(key) is None:
+            self._cleared.discard(key)
+            self._cards.places.show_again(job.origin)
+
+    def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
+        self._lines.release(job)
+        self._flush()
+        if not self._is_followed(job, self.place_of(job)):
+            self._send_display(job.origin, data, metadata)
+
+    def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
+        if piece.kind in ("stdout", "stderr"):
+            text = self.labels.put(job, self._key(parent), piece.kind, piece.text)
+            self.write_below(parent, piece.kind, text)
+        elif piece.kind == "clear":
+            self._send(parent, "clear_output", {"wait": piece.wait})
+        elif piece.kind == "display":
+            self._send_display(parent, piece.bundle or {}, piece.metadata)
+
+    def _send_display(
+        self,
+        parent: Any,
+        data: Any,
+        metadata: Any = None,
+        transient: Any = None,
+        update: bool = False,
+    ) -> None:
+        from ipykernel.jsonutil import encode_images, json_clean
+
+        content = {"data": encode_images(data), "metadata": metadata or {}}  # type: ignore[no-untyped-call]
+        content["transient"] = transient or {}
+        kind = "update_display_data" if update else "display_data"
+        self._send(parent, kind, json_clean(content))  # type: ignore[no-untyped-call]
+
+    def _send_card(
+        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
+    ) -> None:
+        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        self._send(parent, "update_display_data" if update else "display_data", content)
+
+    def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
+        publisher = self._publisher
+        session = publisher.session
+        message = session.msg(kind, sendable(content), parent=parent)
+        for hook in list(publisher._hooks):
+            message = hook(message)
+            if message is None:
+                return
+        session.send(publisher.pub_socket, message, ident=publisher.topic)
+
+    def _flush(self) -> None:
+        """Send what was written so far first; on the kernel's own sending thread it has been."""
+        for stream in self._streams.values():
+            thread = getattr(stream, "pub_thread", None)
+            if thread is not None and thread.thread is not threading.current_thread():
+                stream.flush()
+        if self._texts is not None:
+            self._texts.flush()
+
+
+def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None:
+    from ipy_bgtasks.frontends.exits import at_exit
+
+    kernel = shell.kernel
+    answering: list[threading.Thread] = []
+
+    async def do_shutdown(original: Any, restart: bool) -> Any:
+        if (thread := threading.current_thread()) is kernel.control_thread:
+            answering.append(thread)
+        leaving.tell()
+        await leaving.ended()
+        reply = original(restart)
+        return await reply if inspect.isawaitable(reply) else reply
+
+    def ask_exit(original: Callable[[], None]) -> None:
+        original()
+        if shell.exit_now:  # `exit` in a cell, without keeping the kernel
+            leaving.tell()
+
+    def let_it_answer() -> None:
+        # ipykernel (7.4) stops the main loop before its control thread has flushed the streams and
+        # published that it is idle. If the main thread ends the thread of iopub in between, the
+        # flush waits ten seconds and the send for ever, since nobody takes them any more; and the
+        # main thread joins the control thread. Busy threads make that likely, also without us.
+        for thread in answering:
+            thread.join(_LAST_WORDS)
+
+    changes.wrap(kernel, "do_shutdown", do_shutdown)
+    changes.wrap(shell, "ask_exit", ask_exit)
+    at_exit(changes, let_it_answer)

@@ -1,0 +1,468 @@
+"""IPython in a terminal: whole lines above the prompt, and notices when jobs end.
+
+Lines of a job are shown when they are complete, so that neither another job nor the foreground
+can split them. Notices wait for the prompt, as in bash. Leaving stops all jobs first, and with
+jobs running the first `exit` only asks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.frontends.base import FrontEnd
+from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
+from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
+from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
+from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.output import Piece
+    from ipy_bgtasks.notify import Notice
+    from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.leaving import Leaving
+
+
+_TERMINAL = "terminal"
+
+#: Seconds between two updates of the progress of a job that `%fg` waits for.
+_BAR_EVERY = 0.25
+#: Seconds that the shutdown waits for notices of jobs that are just being shown; the first
+#: traceback takes long on a busy machine.
+_LAST_WORD = 2.0
+#: Seconds that jobs wait for the end of the foreground's partial line.
+_BEGUN = 0.25
+
+
+class TerminalFrontEnd(FrontEnd):
+    """A terminal session, or a shell without any terminal: one place for all jobs.
+
+    *notice* returns the line that says that a job has ended, *group_notice* that for a group, or an
+    empty text while one of its jobs goes on; *running* returns how many jobs an exit would stop, or
+    0 if there is nothing to ask.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        *,
+        notice: Callable[[Record], str],
+        group_notice: Callable[[str], str],
+        running: Callable[[], int],
+    ) -> None:
+        super().__init__(shell, loop, later)
+        self._running = running
+        self._prompts = hasattr(shell, "prompt_for_code")
+        self._notices = EndNotices(self._put, later, notice, group_notice)
+        self._partial: dict[int, str] = {}
+        #: The terminal's stream, as far as it is not routed.
+        self._stdout: Any = sys.stdout
+        self._above_prompt = AbovePrompt(self._write_outside)
+        #: Whether a prompt waits.
+        self._prompting = False
+        self._besides: dict[str, tuple[Any, PromptStream, RoutedStream]] = {}
+        #: Whether the foreground has a partial line, and what waits for its end.
+        self._begun = False
+        self._waiting: list[str] = []
+        #: The jobs whose ends are just being shown, and whether somebody waits for that.
+        self._ending: list[Record] = []
+        self._last_words = False
+        self._shown = threading.Condition(self._lock)
+        self._footer: str | None = None
+        self._bar: str | None = None  # the footer that `%fg` shows
+
+    # Installing
+
+    def install(self, changes: Installation) -> None:
+        """Route output, and let the prompt and await cells share the loop."""
+        shell = self.shell
+        self._route(changes)
+        changes.step("captures", isolate_publisher, shell, shell.display_pub)
+        changes.step("partial lines", self._hold_lines_until_value)
+        changes.step("tracebacks", translate_errors, shell)
+        if self._prompts:
+            changes.step("prompt", self._share_loop)
+
+    def _route(self, changes: Installation) -> None:
+        """Route both streams through this front end."""
+        found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
+        self._stdout = found["stdout"]
+        streams.give_each_job_its_own(
+            changes,
+            {
+                name: RoutedStream(stream, name, self, self._holding_lines(stream))
+                for name, stream in found.items()
+            },
+        )
+        changes.add(self._end_begun_line)
+
+    def _hold_lines_until_value(self, changes: Installation) -> None:
+        """Let lines of jobs wait for the value that follows ``Out[3]: ``.
+
+        IPython writes that to the terminal, bypassing Python's streams.
+        """
+
+        def write_output_prompt(original: Callable[[], None]) -> None:
+            with self._lock:
+                original()
+                self._begun = True
+
+        changes.wrap(self.shell.displayhook, "write_output_prompt", write_output_prompt)
+
+    def _share_loop(self, changes: Installation) -> None:
+        from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+
+        terminal = TerminalLoop(self.shell, self._loop, around_prompt=self.around_prompt)
+        line = terminal.install(changes)
+        if line and getattr(self.shell.parent, "interact", True):  # else there will be no prompt
+            self.say(f"ipy_bgtasks: {line}")
+
+    def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
+        """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
+        from ipy_bgtasks.frontends.installing import before_clean_up
+
+        # A job's clean-up may need the user's names.
+        changes.step("exit", before_clean_up, self.shell, leaving.finish)
+        if self._prompts and not hasattr(self.shell, "embedded_active"):
+            changes.step("exit", _ExitQuestion(self, self._running).install)
+
+    def last_backgrounded(self) -> Record:
+        """Refuse: a terminal takes no input while a cell runs."""
+        from ipy_bgtasks.errors import BadInput
+
+        raise BadInput(
+            "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
+            "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+        )
+
+    # The prompt
+
+    @contextmanager
+    def around_prompt(self) -> Iterator[Callable[[], None]]:
+        """Show everything above the prompt while it waits.
+
+        Yields what must be called when the prompt has begun. Main thread only.
+        """
+        self._end_begun_line()
+        above = self._above_prompt
+        before = {name: streams.real(name) for name in streams.NAMES}
+        beside = {name: self._beside(name, stream) for name, stream in before.items()}
+        above.open(self.shell.pt_app.app)
+        with self._lock:
+            self._prompting = True
+        for name, stream in beside.items():
+            # Atomically: a thread that prints meanwhile finds one or the other.
+            streams.make_real(name, stream)
+        if held := self._notices.release():
+            self._put(held)
+        try:
+            yield above.begun
+        finally:
+            with self._lock:
+                above.close()
+                self._prompting = False
+            # Not before, or what threads print now would overtake what they printed before.
+            for name, real in before.items():
+                self._besides[name][1].end()
+                streams.make_real(name, real)
+            self._notices.hold()
+
+    def _beside(self, name: str, stream: Any) -> RoutedStream:
+        """Return the stand-in for *stream* while a prompt waits: the same object each time."""
+        if name not in self._besides or self._besides[name][0] is not stream:
+            prompt = PromptStream(stream, self._above_prompt)
+            self._besides[name] = stream, prompt, RoutedStream(prompt, name, self)
+        _, prompt, beside = self._besides[name]
+        prompt.begin()
+        return beside
+
+    # Lines that the foreground has begun
+
+    def _holding_lines(self, stream: Any) -> Callable[[str], Any]:
+        """Return a foreground `write` during whose partial lines the lines of jobs wait."""
+
+        def write(text: str) -> Any:
+            with self._lock:
+                count = stream.write(text)  # which IPython replaces during a cell
+                if text:
+                    self._begun = not text.endswith("\n")
+                if self._waiting and not self._begun:
+                    self._end_begun_line()
+            return count
+
+        return write
+
+    def _end_begun_line(self, only: list[str] | None = None) -> None:
+        """Show what has waited, on a line of its own; nothing if other than *only* waits."""
+        with self._lock:
+            if only is not None and only is not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, []
+            begun, self._begun = self._begun, False
+            if waiting:
+                self._put("".join(["\n" * begun, *waiting]))
+
+    def _put(self, text: str) -> None:
+        with self._lock:
+            if self._begun:
+                if not self._waiting:
+                    waiting = self._waiting
+                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
+                self._waiting.append(text)
+                return
+            if self._footer is not None:
+                end = "" if text.endswith("\n") else "\n"
+                text = f"{self._erase_footer()}{text}{end}{self._footer}\n"
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        """Write to the terminal, above a prompt that waits."""
+        if self._prompting:
+            self._above_prompt.put(text)
+        else:
+            self._write_outside(text)
+
+    def _write_outside(self, text: str) -> None:
+        self._stdout.write(text)
+        self._stdout.flush()
+
+    # What is shown
+
+    def here(self) -> Any:
+        """Return the terminal: there is only one place."""
+        return _TERMINAL
+
+    def show(self, mimebundle: dict[str, Any]) -> None:
+        """Print the plain text."""
+        print(mimebundle.get("text/plain", ""))
+
+    def tell(self, job: Record, line: str) -> None:
+        """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
+        app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
+        with self._lock:
+            loop = None if app is None else app.loop
+            if not self._prompting or loop is None:
+                self._put(line + "\n")
+                return
+            self._write_outside(f"\r\x1b[J{line}\r\n")
+
+        def redraw() -> None:
+            if app.is_running:
+                app.renderer.reset()
+                app.invalidate()
+
+        loop.call_soon_threadsafe(redraw)
+
+    def alert(self, notice: Notice) -> None:
+        """Ring, and ask for a notification of the desktop: in a terminal, also while a cell runs.
+
+        The sequences are never put into a line that is being written, nor into a prompt.
+        """
+        isatty = getattr(self._stdout, "isatty", bool)
+        if isatty() and (text := sequences(notice, os.environ)):
+            self._ring(text)
+
+    def _ring(self, text: str, patient: bool = True) -> None:
+        with self._lock:
+            if patient and self._begun:  # perhaps in the middle of a sequence of its own
+                self._later(_BEGUN, self._ring, text, False)
+            else:
+                self._write(text)
+
+    def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
+        """Record a job's text, and show its complete lines."""
+        job.log.write(name, text)
+        self._notify_watcher(job)
+        if job.quiet:
+            return
+        with self._lock:
+            text = self._partial.pop(job.number, "") + text
+            lines, newline, rest = text.rpartition("\n")
+            if rest:
+                self._partial[job.number] = rest
+            if newline:  # within the lock, or another thread's next line overtakes it
+                self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+
+    def write(self, job: Record, name: str, text: str) -> None:
+        """Take text as if the job had written it here."""
+        self.output(job, name, text, self._write)
+
+    # Ends of jobs
+
+    def _show_end(self, job: Record) -> None:
+        """Show the rest of a line, a failed job's traceback, and the notice."""
+        self._ending.append(job)
+        try:
+            self._show_rest(job)
+        finally:
+            self._ending.remove(job)
+            if self._last_words:
+                with self._shown:
+                    self._shown.notify_all()
+
+    def _show_rest(self, job: Record) -> None:
+        with self._lock:
+            rest = self._partial.pop(job.number, "")
+        if rest:
+            self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
+        outcome = job.outcome
+        assert outcome is not None
+        reported = self._is_reported(job)
+        if self._shut_down or self._is_followed(job, _TERMINAL):
+            return
+        failed = outcome.state == "failed" and not job.quiet
+        self._notices.add(
+            job,
+            (lambda: "\n".join(formatted(self.shell, outcome)) + "\n") if failed else None,
+            notice=not reported,
+        )
+
+    def forget_notice(self, job: Record) -> None:
+        """Drop a notice of the job's end that waits for the prompt."""
+        self._notices.forget(job)
+
+    def shutdown(self) -> None:
+        """Show, on stderr, what waited for a prompt that will not come."""
+        self._last_words = True
+        with self._shown:
+            self._shown.wait_for(lambda: not self._ending, _LAST_WORD)
+        super().shutdown()
+        if text := self._notices.release():
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    # Following a job
+
+    def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
+        """Show what was kept quiet, or *everything*, and go on with what is kept quiet.
+
+        The job's progress is shown below, where lines can be replaced.
+        """
+        if not (job.quiet or everything) or (job.done() and not job.has_output):
+            unfollow = self._follow(job, _TERMINAL)
+            unwatch = self._show_progress(job)
+
+            def end_both() -> None:
+                unwatch()
+                unfollow()
+
+            return end_both
+
+        def put(pieces: list[Piece]) -> None:
+            text = "".join(piece.text for piece in pieces)
+            self._put(self.labels.put(job, _TERMINAL, "", text))
+
+        end = self._follow_log(job, _TERMINAL, put, everything=everything, among=among)
+        if job.quiet:
+            return end
+        end()  # what comes from now on is shown anyway
+        return self._follow(job, _TERMINAL)
+
+    def _show_progress(self, job: Record) -> Callable[[], None]:
+        if job.done() or not sys.__stdout__ or not sys.__stdout__.isatty():
+            return lambda: None
+        over = threading.Event()
+
+        def look() -> None:
+            from ipy_bgtasks.views.rows import row
+
+            if over.is_set() or job.done() or self._footer_is_anothers():
+                return
+            if (seen := row(job)).fraction is not None:
+                self._bar = f"[{seen.number}] {seen.last}"
+                self.footer(self._bar)
+            self._later(_BAR_EVERY, look)
+
+        def end() -> None:
+            over.set()
+            if self._bar is not None and not self._footer_is_anothers():
+                self._bar = None
+                self.footer(None)
+
+        self._later(_BAR_EVERY, look)
+        return end
+
+    def _footer_is_anothers(self) -> bool:
+        return self._footer is not None and self._footer != self._bar
+
+    def footer(self, text: str | None) -> None:
+        """Keep *text* at the bottom until the next replaces it; None leaves it there."""
+        with self._lock:
+            if text == self._footer:
+                return
+            erase, self._footer = self._erase_footer(), text
+            if text is not None:
+                self._write(f"{erase}{text}\n")
+
+    def _erase_footer(self) -> str:
+        return "" if self._footer is None else f"\x1b[{self._footer.count(chr(10)) + 1}A\r\x1b[J"
+
+
+def _unrouted(stream: Any) -> Any:
+    """Return the terminal's own stream; a job may have restored one of ours after an unloading."""
+    while isinstance(stream, RoutedStream | PromptStream):
+        stream = vars(stream)["_stream"]
+    return stream
+
+
+class _ExitQuestion:
+    """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
+
+    For a shell that is the whole session, in its main thread. *running* returns how many jobs
+    would be stopped; 0 if there is nothing to ask.
+    """
+
+    def __init__(self, front_end: FrontEnd, running: Callable[[], int]) -> None:
+        self._front_end = front_end
+        self._running = running
+        self._asked = False
+        self._asked_before_cell = False
+
+    def install(self, changes: Installation) -> None:
+        """Stand before the shell's own exits."""
+        shell = self._front_end.shell
+        changes.wrap(shell, "ask_exit", self._exit)
+        changes.wrap(shell, "prompt_for_code", self._prompt_for_code)
+        changes.event(shell.events, "pre_run_cell", self._on_begin)
+        changes.event(shell.events, "post_run_cell", self._on_end)
+
+    def _prompt_for_code(self, original: Callable[[], str]) -> str:
+        try:
+            return original()
+        except EOFError:
+            if not self._running():
+                raise  # IPython may have a question of its own
+            self._front_end.shell.ask_exit()
+            return ""
+
+    def _exit(self, original: Callable[[], None]) -> None:
+        if self._running() and not (self._asked or self._asked_before_cell):
+            self._asked = True
+            self._front_end.say(_question(self._running()))
+        else:
+            original()
+
+    def _on_begin(self, info: Any) -> None:
+        # A look at what runs, between two exits, is no reason to ask again.
+        if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] == "jobs":
+            return
+        self._asked, self._asked_before_cell = False, self._asked
+
+    def _on_end(self, _result: object) -> None:
+        self._asked_before_cell = False
+
+
+def _question(count: int) -> str:
+    if count == 1:
+        return "1 job is running (%jobs lists it); exit again to leave, it will be stopped"
+    return f"{count} jobs are running (%jobs lists them); exit again to leave, they will be stopped"

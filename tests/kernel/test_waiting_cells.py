@@ -1,0 +1,99 @@
+"""The stop button and `%cancel` reach a cell that waits, wherever it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import ipykernel
+import pytest
+from kernels import Kernel
+from test_running_cell import running, sent_away
+
+pytestmark = pytest.mark.skipif(
+    ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
+)
+
+#: Waits, and whether the system call must tell what is waited for. Not `os.system`, during which
+#: the C library has the whole process ignore SIGINT: in a script Ctrl-C does not end it either.
+KINDS = {
+    "time.sleep(1000)": False,
+    "threading.Event().wait()": False,
+    "queue.Queue().get()": False,
+    "concurrent.futures.Future().result()": False,
+    "subprocess.run(['sleep', '1000'])": True,
+    "subprocess.run('sleep 1000; true', shell=True)": True,
+    "pair[0].recv(1)": True,
+    "select.select([pair[0]], [], [])": True,
+}
+every_kind = pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=pytest.mark.skipif(system and sys.platform != "linux", reason=""))
+        for code, system in KINDS.items()
+    ],
+)
+
+
+@pytest.fixture
+def k(kernel: Kernel) -> Kernel:
+    """A kernel with what the cells here use."""
+    kernel.ok(
+        "import concurrent.futures, os, queue, select, socket, subprocess, threading, time\n"
+        "go, pair, did = threading.Event(), socket.socketpair(), []\n"
+        "def left():\n"
+        "    found = subprocess.run(['ps', '-o', 'args', '--ppid', str(os.getpid())],\n"
+        "                           stdout=subprocess.PIPE, text=True).stdout\n"
+        "    return 'sleep 1000' in found"
+    )
+    return kernel
+
+
+def waits(code: str) -> str:
+    """A cell that waits, and notes that it cleaned up.
+
+    The stop button signals the processes of the cell's, too: one of them may have ended, and the
+    next one begun, before the exception comes.
+    """
+    return f"print('begins')\ntry:\n    while True: {code}\nfinally:\n    did.append(1)"
+
+
+@every_kind
+def test_the_stop_button_ends_a_wait_in_the_subshell(k: Kernel, code: str) -> None:
+    """With KeyboardInterrupt at the user's line, and no frame of ours; the other cell goes on."""
+    away = running(k)
+    sent_away(k, away)
+    cell = running(k, waits(code))
+    k.interrupt()
+    reply = cell.wait()
+    assert reply.ename == "KeyboardInterrupt"
+    assert "ipy_bgtasks" not in reply.traceback
+    assert reply.stderr == ""
+    assert k.ok("did").result == "[1]"
+    k.ok("go.set()")
+    k.until(lambda: away.reply.result == "42")
+
+
+@every_kind
+def test_cancel_ends_a_wait_of_a_cell_that_was_sent_away(k: Kernel, code: str) -> None:
+    """In the main thread the signal itself does it."""
+    cell = running(k, waits(code))
+    sent_away(k, cell)
+    assert "cancelled" in k.ok("%cancel job").stdout
+    assert k.ok("did, str(job.state)").result == "([1], 'cancelled')"
+    k.ok("while left(): time.sleep(0.01)")
+
+
+def test_the_stop_button_ends_a_question_in_the_subshell(k: Kernel) -> None:
+    """And the next question gets its answer."""
+    away = running(k)
+    sent_away(k, away)
+    cell = k.start("input('who? ')", allow_stdin=True)
+    k.until(lambda: cell.reply.contents("input_request"))
+    k.interrupt()
+    assert cell.wait().ename == "KeyboardInterrupt"
+    cell = k.start("input('then who? ')", allow_stdin=True)
+    k.until(lambda: cell.reply.contents("input_request"))
+    k.send(k.session.msg("input_reply", {"value": "me"}), "stdin")
+    assert cell.wait().result == "'me'"
+    k.ok("go.set()")
+    k.until(lambda: away.reply.result == "42")

@@ -1,0 +1,409 @@
+"""A thread that waits is stopped where it waits, and is as good as new for the next job."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import random
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_threads import BOUND, Place, ended, until
+
+from ipy_bgtasks import waits
+from ipy_bgtasks.async_exceptions import send_again
+from ipy_bgtasks.job.handle import on_cancel
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.patching import Installation
+
+#: How often each wait is ended in a random moment.
+ROUNDS = int(os.environ.get("BG_STRESS", "100"))
+
+# What an exception in a moment of its own choosing leaves open, as with any Ctrl-C.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="seen from the system call")
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """One thread and a loop, with all that loading changes for waits."""
+    place = Place()
+    changes = Installation()
+    waits.replace_sleep(changes)
+    send_again(changes)
+    yield place
+    place.close()
+    changes.undo()
+
+
+def _condition() -> None:
+    with (condition := threading.Condition()):
+        condition.wait_for(lambda: False)
+
+
+def _accept() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.accept()
+
+
+def _with_pair(use: Callable[[socket.socket], Any]) -> Callable[[], None]:
+    def call() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            use(ours)
+
+    return call
+
+
+def _recv_within(ours: socket.socket) -> None:
+    ours.settimeout(1000)
+    ours.recv(1)
+
+
+def _select(ours: socket.socket) -> None:
+    select.select([ours], [], [], 1000)
+
+
+def _poll(ours: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(ours, select.POLLIN)
+    poller.poll(1_000_000)
+
+
+def _urlopen() -> None:
+    from urllib.request import urlopen
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        urlopen(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=1000)
+
+
+def _lines() -> None:
+    with subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in process.stdout:
+            pass
+
+
+def _pipe() -> None:
+    with os.popen("sleep 1000") as pipe:
+        pipe.read()
+
+
+#: Waits of Python's own …
+PYTHONS: dict[str, Callable[[], object]] = {
+    "sleep": lambda: time.sleep(1000),
+    "Event": lambda: threading.Event().wait(),
+    "Event within": lambda: threading.Event().wait(1000),
+    "Condition": _condition,
+    "Semaphore": lambda: threading.Semaphore(0).acquire(),
+    "Barrier": lambda: threading.Barrier(2).wait(),
+    "Queue": lambda: queue.Queue().get(),
+    "Queue within": lambda: queue.Queue().get(timeout=1000),
+    "Future": lambda: Future[None]().result(),
+    "futures": lambda: wait([Future[None]()]),
+}
+#: … and of the system's.
+SYSTEMS: dict[str, Callable[[], object]] = {
+    "recv": _with_pair(lambda ours: ours.recv(1)),
+    "recv within": _with_pair(_recv_within),
+    "select": _with_pair(_select),
+    "poll": _with_pair(_poll),
+    "accept": _accept,
+    "urlopen": _urlopen,
+    "run": lambda: subprocess.run(["sleep", "1000"]),
+    "run within": lambda: subprocess.run(["sleep", "1000"], timeout=1000),
+    "check_output": lambda: subprocess.check_output(["sleep", "1000"]),
+    "a shell's children": lambda: subprocess.run("sleep 1000; true", shell=True),
+    "os.system": lambda: os.system("sleep 1000"),
+    "a pipe": _pipe,
+    "lines": _lines,
+}
+KINDS = PYTHONS | SYSTEMS
+every_kind = pytest.mark.parametrize(
+    "kind", [*PYTHONS, *(pytest.param(kind, marks=linux) for kind in SYSTEMS)]
+)
+
+
+def children() -> list[int]:
+    """The processes that this one has started and that still run."""
+    found = []
+    for pid in waits._descendants(os.getpid()):
+        with suppress(OSError):
+            if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def waiting(place: Place, kind: str, is_async: bool = False) -> tuple[Record, list[str]]:
+    """A job that waits, and what it did afterwards."""
+    did: list[str] = []
+    before = set(children())
+
+    def call() -> None:
+        try:
+            KINDS[kind]()
+        finally:
+            did.append("finally")
+
+    async def call_async() -> None:
+        call()
+
+    job = place.launch(call_async if is_async else call, is_async=is_async)
+    thread = job.thread
+    assert thread is not None
+
+    def is_there() -> bool:
+        frame = sys._current_frames().get(thread)
+        return frame is not None and waits.can_be_ended(thread, frame)
+
+    until(is_there)
+    if kind in ("run", "run within", "check_output", "os.system", "a pipe", "lines"):
+        until(lambda: set(children()) - before)
+    return job, did
+
+
+@every_kind
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine's thread"])
+def test_a_wait_ends_when_the_job_is_stopped(place: Place, kind: str, is_async: bool) -> None:
+    """Its `finally:` runs, it is cancelled, and no process is left."""
+    before = set(children())
+    job, did = waiting(place, kind, is_async)
+    job.cancel()
+    assert ended(job) is JobState.CANCELLED
+    assert did == ["finally"]
+    until(lambda: not set(children()) - before)
+
+
+@every_kind
+def test_the_next_job_of_the_thread_waits_as_long_as_it_should(place: Place, kind: str) -> None:
+    """Stopped in a random moment of its wait, again and again, the last one included."""
+    place.threads.max_threads = 1
+    place.registry.max_finished = 10
+    chance = random.Random(7)
+    heavy = kind in SYSTEMS and kind not in ("recv", "recv within", "select", "poll", "accept")
+    rounds = max(ROUNDS // 10, 10) if heavy else ROUNDS
+    for n in range(rounds):
+        job = place.launch(KINDS[kind])
+        gate, waited = threading.Event(), []
+
+        def follow(gate: threading.Event = gate, waited: list[Any] = waited) -> str:
+            waited.append(gate.wait(BOUND))
+            time.sleep(0.0001)
+            return "whole"
+
+        following = place.launch(follow)
+        for _ in range(chance.randrange(3000)):
+            pass
+        job.cancel(force=n % 3 == 0)
+        assert ended(job) in (JobState.CANCELLED, JobState.FAILED), f"round {n}"
+        if job.state is JobState.FAILED:  # what it made of a wait that was ended
+            assert isinstance(job.outcome.error, OSError), job.outcome.error
+        gate.set()
+        assert following.result(BOUND) == "whole", f"round {n}"
+        assert waited == [True]
+
+
+def test_a_wait_of_the_clean_up_is_not_ended(place: Place) -> None:
+    """What waits in `finally:` waits for what it needs."""
+    place.threads.max_threads = 1
+    saved, seen = threading.Event(), []
+
+    def tidy() -> None:
+        try:
+            time.sleep(1000)
+        finally:
+            seen.append("cleaning")
+            seen.append(saved.wait(BOUND))
+
+    for n in range(ROUNDS):
+        saved.clear()
+        seen.clear()
+        job = place.launch(tidy)
+        job.cancel()
+        while not seen and not job.done():
+            time.sleep(0.0001)
+        saved.set()
+        assert ended(job) is JobState.CANCELLED
+        assert seen in (["cleaning", True], []), f"round {n}"
+
+
+def test_sleep_is_the_originals_elsewhere(place: Place) -> None:
+    """Its errors, its name, its length; and unloading puts the original back."""
+    assert (time.sleep.__name__, time.sleep.__module__) == ("sleep", "time")
+
+    def errors() -> list[str]:
+        found = []
+        for wrong in (-1, "1", float("nan"), 1e30, None):
+            with pytest.raises((ValueError, TypeError, OverflowError)) as caught:
+                time.sleep(wrong)
+            found.append(repr(caught.value))
+        return found
+
+    def timed() -> float:
+        began = time.perf_counter()
+        time.sleep(0.02)
+        return time.perf_counter() - began
+
+    assert place.launch(errors).result(BOUND) == errors()
+    assert 0.02 <= place.launch(timed).result(BOUND) < BOUND
+
+
+@linux
+def test_a_child_that_ignores_the_signal_gets_a_stronger_one(place: Place) -> None:
+    """After the grace period SIGTERM, and with force SIGKILL at once."""
+    place.threads.grace = 0.1
+    trap = "trap '' INT; echo; while :; do sleep 0.05; done"
+    for force, deaf in ((False, trap), (True, trap.replace("INT", "INT TERM"))):
+        begun = threading.Event()
+
+        def run(deaf: str = deaf, begun: threading.Event = begun) -> None:
+            with subprocess.Popen(deaf, shell=True, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                begun.set()
+                process.wait()
+
+        job = place.launch(run)
+        assert begun.wait(BOUND)
+        job.cancel(force)
+        assert ended(job) is JobState.CANCELLED
+
+
+def test_waiting_for_another_job_is_ended(place: Place) -> None:
+    """And that job goes on."""
+    gate = threading.Event()
+    other = place.launch(gate.wait)
+    for call in (other.job.result, other.job.future.result):
+        job = place.launch(call)
+        job.cancel()
+        assert ended(job) is JobState.CANCELLED
+    assert other.state is JobState.RUNNING
+    gate.set()
+    assert other.result(BOUND) is True
+
+
+def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
+    """Python prints and forgets what is raised there."""
+    begun = threading.Event()
+
+    class Slow:
+        """It is nearly always in its destructor."""
+
+        def __del__(self) -> None:
+            for _ in range(1000):
+                pass
+
+    def run() -> None:
+        begun.set()
+        while True:
+            Slow()
+
+    job = place.launch(run)
+    begun.wait(BOUND)
+    job.cancel()
+    assert ended(job) is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+def test_on_cancel_ends_what_only_its_library_can_end(
+    place: Place, is_async: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is called in another thread, as long as the block runs; its errors are shown."""
+    lock = threading.Lock()
+    lock.acquire()
+    begun, threads = threading.Event(), []
+
+    def interrupt() -> None:
+        threads.append(threading.current_thread().name)
+        lock.release()
+        raise ValueError("shown")
+
+    def before() -> None:
+        threads.append("too late")
+
+    def query() -> None:
+        with on_cancel(before):
+            pass
+        with on_cancel(interrupt):
+            begun.set()
+            lock.acquire()
+        raise AssertionError("not stopped")
+
+    async def query_async() -> None:
+        query()
+        await asyncio.sleep(0)
+
+    job = place.launch(query_async if is_async else query, is_async=is_async)
+    begun.wait(BOUND)
+    job.cancel()
+    state = ended(job)
+    assert state is (JobState.FAILED if is_async else JobState.CANCELLED)
+    assert threads == ["bg-stop"]
+    until(lambda: "ValueError: shown" in capfd.readouterr().err)
+    assert job.on_cancel == ()
+
+
+def test_on_cancel_does_nothing_in_the_foreground() -> None:
+    """There is no job that could be stopped."""
+    with on_cancel(lambda: 1 / 0):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("end", "status", "says"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit(3)", 3, ""),
+        ("raise SystemExit('why')", 1, "why\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_a_forked_child_ends_as_python_would(
+    place: Place, capfd: pytest.CaptureFixture[str], end: str, status: int, says: str
+) -> None:
+    """After the user's code, with its status, and nothing of ours goes on there."""
+
+    def run() -> int:
+        pid = os.fork()
+        if not pid:
+            exec(end)
+            return -1
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert place.launch(run).result(BOUND) == status
+    said = capfd.readouterr().err
+    assert said.endswith(says)
+    assert "ipy_bgtasks" not in said.replace(str(Path(__file__).parent), "")
+
+
+class Hostile:
+    """A value that cannot be looked at."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("not here")
+
+
+def test_a_value_that_cannot_be_looked_at_is_a_value(place: Place) -> None:
+    """The job ends, and its thread takes the next one."""
+    place.threads.max_threads = 1
+    value = Hostile()
+    job = place.launch(lambda: value)
+    until(job.done)
+    assert job.outcome.value is value
+    assert place.launch(lambda: 1).result(BOUND) == 1
