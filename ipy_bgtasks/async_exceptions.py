@@ -44,8 +44,8 @@ _SHOWING = ("IPython.core.displaypub", "IPython.core.display_functions", "IPytho
 _OPEN = ("ipy_bgtasks.work", "ipy_bgtasks.job.progress")
 #: … but for this one: between the start of a process and its number nobody could stop it.
 _STARTING = "ipy_bgtasks.work.reading"
-#: What only waits for a job's end, and may be interrupted in that.
-_WAITING = ("ipy_bgtasks.job", "ipy_bgtasks.waits")
+#: What only waits for a job's end, or for a turn, and may be interrupted in that.
+_WAITING = ("ipy_bgtasks.job", "ipy_bgtasks.hooks", "ipy_bgtasks.waits")
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "uvloop", "trio")
 #: In these functions of `subprocess` a process has started and nobody knows its number yet.

@@ -21,6 +21,7 @@ import builtins
 import getpass
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import thread as _pools
 from contextlib import suppress
@@ -34,8 +35,13 @@ from ipy_bgtasks.errors import CannotAsk
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from ipy_bgtasks.patching import Installation
+
+
+#: Seconds between two looks at whether another cell's question has been answered.
+_TURN = 0.05
 
 
 def refuse_questions(changes: Installation, kernel: Any = None) -> None:
@@ -83,6 +89,8 @@ def _guarded(original: Callable[..., Any], what: str) -> Callable[..., Any]:
     def ask(*args: Any, **kwargs: Any) -> Any:
         job = caller()
         if job is None:
+            while _is_asking_elsewhere():
+                time.sleep(_TURN)
             return original(*args, **kwargs)
         raise CannotAsk(
             f"{what}() in job {job.number}: a background job cannot ask; "
@@ -90,6 +98,22 @@ def _guarded(original: Callable[..., Any], what: str) -> Callable[..., Any]:
         )
 
     return ask
+
+
+def _is_asking_elsewhere() -> bool:
+    """Return whether a cell in another thread waits for an answer.
+
+    An answer does not say to which question it belongs, and the kernel gives it to whoever looks
+    first. A cell that was sent away while it asked had begun before anything was installed here:
+    its stack tells.
+    """
+    for thread, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost
+        while frame is not None and thread != threading.get_ident():
+            if frame.f_code.co_name == "_input_request":
+                return str(frame.f_globals.get("__name__")) == "ipykernel.kernelbase"
+            frame = frame.f_back
+    return False
 
 
 class ThreadsOfJobs:

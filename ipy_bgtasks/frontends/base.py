@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
-    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
@@ -55,6 +55,8 @@ class FrontEnd(Host):
 
     #: Whether displays can be updated later; if not, there is `footer`.
     live = False
+    #: The cards of jobs, where displays are HTML.
+    cards: Cards
 
     def __init__(
         self, shell: Any, loop: asyncio.AbstractEventLoop, later: Callable[..., object]
@@ -66,12 +68,16 @@ class FrontEnd(Host):
         #: Characters of output that are kept for a job launched from now on.
         self.log_limit = 1_000_000
         self.labels = Labels()
+        #: Tells whether jobs run that make this a session that is not idle.
+        self.is_active: Callable[[], bool] = lambda: False
         #: Its cells, where one that runs can be sent to the background.
         self.cells: BackgroundCells | None = None
         #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
+        self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
         #: Called with each job that has ended, once that is shown.
@@ -100,8 +106,11 @@ class FrontEnd(Host):
         """Have *leaving* stop all jobs before the session's own shutdown."""
         raise NotImplementedError
 
-    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give displayed jobs the buttons that this makes; returns what ends that."""
+    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+        """Let a script in the page bring displayed jobs to life; returns what ends that.
+
+        *open_page* sends it there, once, and returns what shows a view of it; None if it cannot.
+        """
         return lambda: None
 
     # Cells
@@ -193,10 +202,14 @@ class FrontEnd(Host):
     def flush(self, job: Record) -> None:
         """Show what is held back of the job's output, as far as that does no harm."""
 
-    def record(self, job: Record, name: str, text: str) -> None:
-        """Record what a cell in the background writes: it is shown like that of any cell."""
+    def record(self, job: Record, name: str, text: str) -> bool:
+        """Record what a cell in the background writes; return whether that has shown it, too.
+
+        Else it is shown like that of any cell.
+        """
         job.log.write(name, text)
         self._notify_watcher(job)
+        return False
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Display as the job does that displays in this process: the context is the job's."""

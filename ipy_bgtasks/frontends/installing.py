@@ -201,7 +201,7 @@ class Touch(NamedTuple):
     seen: str
     why: str
     without: str
-    #: Whether most versions lack it: the user is told only when asking for it.
+    #: Whether most versions lack it: it is mentioned only when the user asks for it.
     optional: bool = False
 
 
@@ -303,8 +303,8 @@ TOUCHES = {
         "ipykernel",
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
         "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
-        "_shell_socket; the classes of the shell and of its display hook; shell.showtraceback, "
-        "display_trap, builtin_trap",
+        "_shell_socket; the classes of the shell and of its display hook; shell.display_trap, "
+        "builtin_trap",
         "ipykernel 7.0 to 7.4",
         "`%bg` alone sends the cell that runs to the background",
         "`%bg` alone does nothing: start a cell with %%fg",
@@ -327,7 +327,7 @@ TOUCHES = {
     ),
     "interrupted cells": Touch(
         "ipykernel",
-        "shell.showtraceback; the name of its handler of SIGINT in await cells, handle_sigint",
+        "the name of its handler of SIGINT in await cells, handle_sigint",
         _IPYKERNEL,
         "an interrupted await cell ends with KeyboardInterrupt, as in a terminal",
         "an interrupted await cell ends with asyncio's CancelledError",
@@ -345,6 +345,17 @@ TOUCHES = {
         _IPYTHON,
         "coroutine jobs run while the prompt waits, and Ctrl-C never hits one",
         "coroutine jobs run only during %fg and await cells",
+    ),
+    "ctrl-z": Touch(
+        "IPython",
+        "shell.interact, prompt_for_code, keep_running, _atexit_once, showtraceback, "
+        "_showtraceback; the classes of the shell and of its display hook; display_trap, "
+        "builtin_trap; displayhook.write_output_prompt, write_format_data; builtins.input; "
+        "prompt_toolkit's application on another thread than the main one",
+        _IPYTHON,
+        "Ctrl-Z sends the cell that runs to the background",
+        "Ctrl-Z suspends IPython also while a cell runs",
+        optional=True,
     ),
     "partial lines": Touch(
         "IPython",

@@ -56,7 +56,8 @@ def candidates(
     if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
         found = [*_specs(registry, magic, word), *_holders(variables or {}, word)]
     kept = len(word) - len(token) if word.endswith(token) else 0
-    return [(text[kept:], kind) for text, kind in found]
+    # A popup breaks a description at its blanks, over the rows below.
+    return [(text[kept:], kind.replace(" ", "\xa0")) for text, kind in found]
 
 
 def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:

@@ -77,9 +77,11 @@ class Loaded:
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
+        front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
         session = self.session = Session(self, core, settings)
+        front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
-        changes.add(front_end.use_buttons(lambda card, ready: self.live_views().card(card, ready)))
+        changes.add(front_end.use_page(lambda: self.live_views().open_page()))
         front_end.install(changes)
         session.open()
         changes.add(session.close)
@@ -288,4 +290,5 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         notice=notice,
         group_notice=group_notice,
         running=running,
+        launch_cell=core.launch_cell,
     )

@@ -1,45 +1,370 @@
-"""Notices on the pages that show a notebook: one widget, without a view, hears them all."""
+"""What the pages that show this kernel's notebooks are told, and what they ask for.
+
+One script runs in each page, as a widget without a view. It finds the cards and panels that stand
+there as HTML and says which; from then on it is told what is new about their jobs. Nothing here
+knows how messages travel. What arrives is data from outside: it is matched against the few forms
+there are, anything else is ignored and logged, and nothing in it is evaluated.
+
+A job is called by its number as text, ``3`` or ``k3``; the card of several ``m3``, by the first.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from importlib.util import find_spec
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
+from ipy_bgtasks.registry.specs import JobId
+from ipy_bgtasks.text import short_repr
+from ipy_bgtasks.views.groups import group_tally
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.live.feed import Feed, News
+    from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.notify import Notice
+    from ipy_bgtasks.registry.collection import Registry
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 1000  # rows in one message
+_CREDIT = 600  # messages that are sent without a sign of life: five minutes of news
+_CLIENTS = 50  # pages that are known; the oldest is forgotten
+_MANY = 5000  # cards that one page may name
+_LOGS = 20  # logs that are open at a time
+_FACTS = ("state", "where", "started", "ended")  # are sent also of a row that nobody sees
 
 
-class PageNotices:
-    """The notices of one session's jobs on its pages. Any thread may call.
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What one page shows."""
 
-    Without widgets nothing happens. A page decides by itself whether it shows a notice: it knows
-    whether somebody looks at it, and whether the browser was allowed to.
+    #: Whether a panel is among it, which shows all jobs.
+    panel: bool = False
+    #: The jobs that have cards, and those of which anything is in sight.
+    jobs: frozenset[int | JobId] = frozenset()
+    look: frozenset[int | JobId] = frozenset()
+    #: The cards of several jobs, and those whose list is open.
+    many: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
+
+
+class Pages:
+    """The pages of one kernel. Any thread may call.
+
+    *send* takes a message for all of them; *actions* is what the buttons do. *cell* returns the
+    cell to show that runs in the foreground, as `tail.cell_row` makes it. As long as no page shows
+    anything of us, it costs nothing.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._widget: Any = None
-        self._closed = False
+    def __init__(
+        self,
+        registry: Registry,
+        feed: Feed,
+        cards: Cards,
+        actions: Watching,
+        send: Callable[[dict[str, Any]], None],
+        cell: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
+        self._registry = registry
+        self._feed = feed
+        self._cards = cards
+        self._actions = actions
+        self._send = send
+        self._cell = cell
+        self._lock = threading.RLock()
+        self._clients: dict[str, _Sight] = {}
+        self._all = _Sight()  # what any of them shows
+        self._sent: dict[int | JobId, dict[str, Any]] = {}
+        self._sent_many: dict[str, dict[str, Any]] = {}
+        self._stale: dict[int | JobId, None] = {}
+        self._logs: dict[int | JobId, tuple[Tail, set[str]]] = {}
+        self._front: tuple[Any, ...] = ()
+        self._credit = 0
+        self._unlisten: Callable[[], None] | None = None
 
-    def prepare(self) -> None:
-        """Make the widget: a page takes a moment to load it."""
-        with self._lock:
-            if self._widget is None and not self._closed and find_spec("anywidget") is not None:
-                from ipy_bgtasks.live.widget import NoticesWidget
-
-                self._widget = NoticesWidget()
-
-    def tell(self, notice: Notice, place: Any) -> None:
-        """Send *notice* to all pages; *place* is the cell to which a click on it leads."""
-        self.prepare()
-        if (widget := self._widget) is not None:
-            widget.hear({"title": notice.title, "body": notice.body, "place": place})
+    def tell(self, notice: Notice, job: Record) -> None:
+        """Send a notice; each page decides whether it shows it, and leads a click to the card."""
+        name = str(job.number)
+        self._send({"kind": "notice", "title": notice.title, "body": notice.body, "job": name})
 
     def close(self) -> None:
-        """Leave the pages."""
+        """Send that this is the last state."""
         with self._lock:
-            self._closed = True
-            widget, self._widget = self._widget, None
-        if widget is not None:
-            widget.close()
+            if self._clients:
+                self._send({"kind": "over", "text": "ipy_bgtasks is not loaded any more"})
+            self._clients.clear()
+            self._rest()
+
+    # What arrives
+
+    def receive(self, content: Any) -> None:
+        """Take one message from a page."""
+        with self._lock:
+            match content:
+                case {"kind": "hello"}:
+                    self._cards.page_answers()
+                case {"kind": "see", "client": str(client), "panel": bool(panel)} if (
+                    0 < len(client) <= 64 and (sight := self._sight(content, panel)) is not None
+                ):
+                    self._see(client, sight)
+                case {"kind": "bye", "client": str(client)}:
+                    self._leave(client)
+                case {"kind": "ack", "client": str(client)} if client in self._clients:
+                    self._renew()
+                case {"kind": "log", "client": str(client), "job": name, "open": bool(wanted)} if (
+                    client in self._clients and (job := self._job(name))
+                ):
+                    self._show_log(client, job, wanted)
+                case {"kind": "missed", "jobs": list(names), "since": int() | float() as since} if (
+                    len(names) <= _MANY
+                ):
+                    self._say_what_was_missed(names, float(since))
+                case _:
+                    if not self._act(content):
+                        _log.warning("page: ignored %s", short_repr(content, 200))
+
+    def _act(self, content: object) -> bool:
+        """Do what a button asks for; return whether there is such a button."""
+        match content:
+            case {"kind": "cancel", "job": name, "force": bool(force), "to": str(to)} if job := (
+                self._job(name)
+            ):
+                self._actions.cancel([job], self._say_to(to), force=force)
+            case {"kind": "cancel all", "many": str(name), "to": str(to)} if card := (
+                self._cards.many.get(name)
+            ):
+                self._actions.cancel(card.alive(), self._say_to(to))
+            case {"kind": "cancel all", "group": str(name), "to": str(to)} if alive := [
+                job for job in self._registry.alive() if job.group == name
+            ]:
+                self._actions.cancel(alive, self._say_to(to))
+            case {"kind": "forget", "job": name, "to": str(to)} if job := self._job(name):
+                self._actions.discard(job, self._say_to(to))
+            case {"kind": "background", "cell": str(cell), "to": str(to)}:
+                self._actions.send_away(cell, self._say_to(to))
+            case {"kind": "notify", "job": name, "on": bool(wanted)} if job := self._job(name):
+                self._actions.notify(job, wanted)
+                self._tell([job])
+            case _:
+                return False
+        return True
+
+    def _sight(self, content: dict[str, Any], panel: bool) -> _Sight | None:
+        lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
+        for names in lists:
+            if not isinstance(names, list) or len(names) > _MANY:
+                return None
+            if not all(isinstance(name, str) for name in names):
+                return None
+        jobs, look = (
+            frozenset(n for name in names or () if (n := _number(name)) is not None)
+            for names in lists[:2]
+        )
+        return _Sight(panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
+
+    def _job(self, name: object) -> Record | None:
+        number = _number(name)
+        return None if number is None else self._registry.get(number)
+
+    def _see(self, client: str, sight: _Sight) -> None:
+        missed = client in self._clients and self._credit <= 0
+        before = self._clients.pop(client, _Sight())
+        self._clients[client] = sight
+        while len(self._clients) > _CLIENTS:
+            self._leave(next(iter(self._clients)))
+        self._look()
+        if missed or (sight.panel and not before.panel):
+            self._start_over()
+            return
+        self._credit = _CREDIT
+        known = before.jobs | before.look
+        new = frozenset() if before.panel else (sight.jobs | sight.look) - known
+        for number in new:  # a page that is new to them knows nothing of them
+            self._sent.pop(number, None)
+        for name in (sight.many - before.many) | (sight.lists ^ before.lists):
+            self._sent_many.pop(name, None)
+        wanted = new | (sight.look & self._stale.keys()) | self._listed(sight)
+        self._tell([job for n in sorted(wanted) if (job := self._registry.get(n))])
+
+    def _look(self) -> None:
+        """Note what all pages show together, and listen if that is anything."""
+        seen = self._clients.values()
+        self._all = _Sight(
+            any(each.panel for each in seen),
+            frozenset().union(*(each.jobs for each in seen)),
+            frozenset().union(*(each.look for each in seen)),
+            frozenset().union(*(each.many for each in seen)),
+            frozenset().union(*(each.lists for each in seen)),
+        )
+        shown = self._all.panel or self._all.jobs or self._all.many or self._logs
+        if not shown:
+            self._rest()
+        elif self._unlisten is None:
+            self._unlisten = self._feed.listen(self._take)
+
+    def _listed(self, sight: _Sight) -> frozenset[int | JobId]:
+        cards = [card for name in sight.lists if (card := self._cards.many.get(name))]
+        return frozenset(n for card in cards for n in card.numbers())
+
+    def _leave(self, client: str) -> None:
+        self._clients.pop(client, None)
+        for number in list(self._logs):
+            self._close_log(client, number)
+        self._look()
+
+    def _renew(self) -> None:
+        ran_out, self._credit = self._credit <= 0, _CREDIT
+        if ran_out:
+            self._start_over()
+
+    def _show_log(self, client: str, job: Record, wanted: bool) -> None:
+        if not wanted:
+            self._close_log(client, job.number)
+            return
+        _, readers = self._logs.pop(job.number, (None, set()))
+        # Also for those who see it already: one message for all.
+        self._logs[job.number] = (Tail(job), readers | {client})
+        while len(self._logs) > _LOGS:
+            del self._logs[next(iter(self._logs))]
+        self._look()
+        self._tell([], logs=[job.number])
+
+    def _close_log(self, client: str, number: int | JobId) -> None:
+        if number in self._logs:
+            readers = self._logs[number][1]
+            readers.discard(client)
+            if not readers:
+                del self._logs[number]
+
+    def _say_what_was_missed(self, names: list[object], since: float) -> None:
+        jobs = [job for name in names if (job := self._job(name))]
+        found = {str(job.number): lines for job in jobs if (lines := lines_since(job, since))}
+        if found:
+            self._send({"kind": "missed", "jobs": found})
+
+    # What is sent
+
+    def _start_over(self) -> None:
+        """Send everything: to a page that is new, or was not heard of for long."""
+        self._credit = _CREDIT
+        self._sent.clear()
+        self._sent_many.clear()
+        self._stale.clear()
+        jobs = list(self._registry)[::-1]
+        self._tell(jobs[:_AT_ONCE], reset=True)
+        for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
+            self._tell(jobs[start : start + _AT_ONCE])
+        for number, (_, readers) in list(self._logs.items()):
+            if job := self._registry.get(number):
+                self._logs[number] = (Tail(job), readers)
+                self._tell([], logs=[number])
+
+    def _take(self, news: News) -> None:
+        with self._lock:
+            if self._credit <= 0 or not self._clients:
+                return
+            gone = [number for number in news.gone if self._sent.pop(number, None)]
+            for number in gone:
+                self._stale.pop(number, None)
+                self._logs.pop(number, None)
+            logs = [job.number for job in news.jobs if job.number in self._logs]
+            jobs = [job for job in news.jobs if self._registry.get(job.number) is job]
+            for start in range(0, max(len(jobs), 1), _AT_ONCE):
+                last = start + _AT_ONCE >= len(jobs)
+                self._tell(
+                    jobs[start : start + _AT_ONCE],
+                    gone=gone if last else (),
+                    logs=logs if last else (),
+                )
+
+    def _tell(
+        self,
+        jobs: Iterable[Record],
+        *,
+        gone: Iterable[int | JobId] = (),
+        logs: Iterable[int | JobId] = (),
+        reset: bool = False,
+    ) -> None:
+        """Send what is new of these, if anything is."""
+        look = self._all.look | self._listed(self._all)
+        rows = [row for job in jobs if (row := self._new_row(job, look))]
+        many = {name: facts for name in self._all.many if (facts := self._new_many(name))}
+        tails = [news for number in logs if (news := self._logs[number][0].news())]
+        cell, current, previous = self._cell(), self._registry.current, self._registry.previous
+        front = (cell and cell["id"], current and current.number, previous and previous.number)
+        if not (rows or many or gone or tails or reset or front != self._front):
+            return
+        self._front = front
+        self._credit -= 1
+        groups = {row["group"] for row in rows} - {None}
+        left = {g.name: group_tally(g).left for g in self._registry.groups() if g.name in groups}
+        message = {"kind": "news", "now": time.time(), "rows": rows, "many": many, "logs": tails}
+        message |= {"gone": [str(number) for number in gone], "reset": reset, "left": left}
+        message["current"] = None if current is None else str(current.number)
+        message["previous"] = None if previous is None else str(previous.number)
+        self._send({**message, "cell": cell})
+
+    def _new_row(self, job: Record, look: frozenset[int | JobId]) -> dict[str, Any] | None:
+        number, shown = job.number, self._all
+        if not (shown.panel or number in shown.jobs or number in look):
+            return None
+        sent = self._sent.get(number)
+        if sent is not None and number not in look and not _is_news(job, sent):
+            self._stale[number] = None
+            return None
+        self._stale.pop(number, None)
+        row = live_row(job, self._actions.is_asked(job))
+        if row == sent:
+            return None
+        self._sent[number] = row
+        return row
+
+    def _new_many(self, name: str) -> dict[str, Any] | None:
+        card, sent = self._cards.many.get(name), self._sent_many.get(name)
+        if card is None or (sent is not None and sent["ended"] and card.is_over):
+            return None
+        facts = many_row(card, listed=name in self._all.lists)
+        if facts == sent:
+            return None
+        self._sent_many[name] = facts
+        return facts
+
+    def _say_to(self, to: str) -> Callable[[str], None]:
+        """Return what says something in the card or panel that is called so."""
+
+        def say(text: str) -> None:
+            with self._lock:
+                if self._clients:
+                    self._send({"kind": "said", "text": text, "to": to[:64]})
+
+        return say
+
+    def _rest(self) -> None:
+        self._all = _Sight()
+        self._logs.clear()
+        self._sent.clear()
+        self._sent_many.clear()
+        self._stale.clear()
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+
+
+def _number(name: object) -> int | JobId | None:
+    """Return the number of the job that is so called, ``3`` or ``k3``."""
+    if not isinstance(name, str) or len(name) > 20:
+        return None
+    if name.isascii() and name.isdecimal():
+        return int(name)
+    return JobId.read(name)
+
+
+def _is_news(job: Record, sent: dict[str, Any]) -> bool:
+    return any(getattr(job, fact) != sent[fact] for fact in _FACTS)

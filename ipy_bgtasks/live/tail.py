@@ -1,38 +1,43 @@
-"""Jobs as plain data for a view that draws them itself, and keeps their times ticking."""
+"""Jobs as plain data for the script of a page, which draws them and keeps their times ticking."""
 
 from __future__ import annotations
 
-import threading
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.transcript import Entry, dropped_mark
-from ipy_bgtasks.text import visible
+from ipy_bgtasks.text import one_line, visible
+from ipy_bgtasks.views.detail import traceback_text
 from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ipy_bgtasks.frontends.base import ForegroundCell
+    from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.feed import Feed, News
 
-_TAIL = 20_000  # characters of a log that are shown
 _WHOLE = 1 << 62
-_READERS = 50  # pages that have one log open
 _PROBE = 400  # characters by which the end of what was shown is found again
+_LISTED = 300  # rows of an open list
+_NAMED = 100  # of those that failed
+#: Those who run or failed come first, for whom a reader looks.
+_ORDER = ("failed", "running", "cancelling", "paused", "queued", "finished", "cancelled")
 
 #: Runs of text, each with the stream it was written to.
 Segments = list[tuple[str, str]]
 
 
-def live_row(job: Record) -> dict[str, Any]:
-    """Return one job as data: texts are text, times are seconds since the epoch or None."""
+def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
+    """Return one job as data: texts are text, times are seconds since the epoch or None.
+
+    *asked* tells whether there will be a notice of its end.
+    """
     seen = row(job)
+    code = one_line(job.code, 500)
     return {
-        "n": seen.number,
+        "n": str(seen.number),
         "name": seen.name,
+        **({} if code == seen.name else {"code": code}),
         "state": seen.state,
         "where": seen.where,
         "group": job.group,
@@ -40,9 +45,39 @@ def live_row(job: Record) -> dict[str, Any]:
         "started": job.started,
         "ended": job.ended,
         "last": "" if seen.fraction is not None else seen.last,
+        "kind": seen.kind,
         "fraction": seen.fraction,
         "label": seen.label,
+        "notify": asked,
     }
+
+
+def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
+    """Return the card of several jobs as data; *listed* with the numbers for its list, in order."""
+    tally = card.tally()
+    failed = sorted(card.failed, key=lambda each: each.number)[:_NAMED]
+    facts: dict[str, Any] = {
+        "title": tally.title,
+        "counts": {state: count for state, count in tally.counts.items() if count},
+        "ended": tally.is_over,
+        "fraction": tally.fraction,
+        "left": tally.left,
+        "failed": [
+            {"n": str(f.number), "name": f.name, "kind": f.kind, "message": f.message}
+            | ({"trace": f.trace} if f.trace else {})
+            for f in failed
+        ],
+    }
+    if listed:
+        over = {each.number for each in card.failed}
+        states = {job.number: str(job.state) for job in card.alive()}
+
+        def order(number: int) -> tuple[int, int]:
+            state = "failed" if number in over else states.get(number, "finished")
+            return _ORDER.index(state) if state in _ORDER else 0, number
+
+        facts["list"] = [str(n) for n in sorted(card.numbers(), key=order)[:_LISTED]]
+    return facts
 
 
 def cell_row(cell: ForegroundCell) -> dict[str, Any]:
@@ -51,81 +86,31 @@ def cell_row(cell: ForegroundCell) -> dict[str, Any]:
     return {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
 
 
-class OpenLog:
-    """The whole log of one job, for the pages that have it open. Any thread may call.
-
-    *send* takes a message for all of them. As long as none has it open it costs nothing.
-    """
-
-    def __init__(self, job: Record, feed: Feed, send: Callable[[dict[str, Any]], None]) -> None:
-        self._job = job
-        self._feed = feed
-        self._send = send
-        self._lock = threading.RLock()
-        self._readers: dict[str, None] = {}
-        self._tail = Tail(job)
-        self._unlisten: Callable[[], None] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Return whether anybody reads it."""
-        return bool(self._readers)
-
-    def show(self, client: str, wanted: bool) -> None:
-        """Open it on a page, or close it there."""
-        with self._lock:
-            self._readers.pop(client[:64], None)
-            if not wanted:
-                if not self._readers:
-                    self.close()
-                return
-            self._readers[client[:64]] = None
-            while len(self._readers) > _READERS:
-                del self._readers[next(iter(self._readers))]
-            self._tail = Tail(self._job, _WHOLE)
-            self._tell()
-            if self._unlisten is None:
-                self._unlisten = self._feed.listen(self._news)
-
-    def close(self) -> None:
-        """Tell nobody any more."""
-        with self._lock:
-            self._readers.clear()
-            unlisten, self._unlisten = self._unlisten, None
-        if unlisten is not None:
-            unlisten()
-
-    def _news(self, news: News) -> None:
-        if any(job is self._job for job in news.jobs):
-            with self._lock:
-                self._tell()
-
-    def _tell(self) -> None:
-        if self._readers and (news := self._tail.news()) is not None:
-            self._send({"kind": "log", **news})
+def lines_since(job: Record, since: float) -> int:
+    """Return how many lines a job has printed since a time, of those that are kept."""
+    if not job.has_output:
+        return 0
+    texts = [entry.text for entry in job.log if entry.time > since]
+    return sum(max(text.count("\n"), 1) for text in texts)
 
 
 class Tail:
-    """The end of one job's log, as somebody sees it who is told the changes only.
+    """The log of one job, and its traceback, as somebody sees it who is told the changes only."""
 
-    *characters* is how much of it is shown.
-    """
-
-    def __init__(self, job: Record, characters: int = _TAIL) -> None:
+    def __init__(self, job: Record) -> None:
         self._job = job
-        self._characters = characters
         self._shown: str | None = None
 
     def news(self) -> dict[str, Any] | None:
         """Return what to append, or to show instead of all there was; None if nothing is new."""
-        segments = _segments(self._job, self._characters) if self._job.has_output else []
+        segments = _segments(self._job)
         text = "".join(part for _, part in segments)
         shown, self._shown = self._shown, text
         if text == shown:
             return None
         known = 0 if shown is None else _overlap(shown, text)
         return {
-            "job": self._job.number,
+            "job": str(self._job.number),
             "replace": not known,
             "segments": _from(segments, known) if known else segments,
         }
@@ -141,17 +126,21 @@ def _overlap(shown: str, text: str) -> int:
     return known if at > 0 and shown.endswith(text[:known]) else 0
 
 
-def _segments(job: Record, characters: int) -> Segments:
-    entries = job.log.tail(characters)
-    if characters >= _WHOLE and (dropped := job.log.dropped):
+def _segments(job: Record) -> Segments:
+    entries = job.log.tail(_WHOLE) if job.has_output else []
+    if entries and (dropped := job.log.dropped):
         entries.insert(0, Entry("stdout", 0.0, dropped_mark(dropped)))
     texts = [
         (e.stream, visible(e.text) + "\n" * (e.bundle is not None and e.text[-1:] != "\n"))
         for e in entries
     ]
-    return [
+    segments = [
         (stream, "".join(text for _, text in run)) for stream, run in groupby(texts, lambda t: t[0])
     ]
+    if job.outcome is not None and job.outcome.state == "failed":
+        break_ = "\n" * bool(segments and not segments[-1][1].endswith("\n"))
+        segments.append(("traceback", break_ + traceback_text(job.outcome) + "\n"))
+    return segments
 
 
 def _from(segments: Segments, start: int) -> Segments:

@@ -1,4 +1,4 @@
-"""`%jobs -w`: what shows the jobs live, in each kind of front end."""
+"""What shows jobs live: the script of the page, `%jobs -w`, and what their buttons do."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import asyncio
 import shutil
 import sys
 import threading
+import time
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
-from ipy_bgtasks.live.pages import PageNotices
 from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.frontends.kernel.cards import Card, CardWidget
+    from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.panel import Panel
+    from ipy_bgtasks.live.pages import Pages
+    from ipy_bgtasks.live.widget import PageWidget
+    from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.session.control import Session
 
-_TABLES = 4  # plain tables that are kept up to date; the newest
-_PANELS = 20  # panels that a table takes the place of in the end; the newest
+_TABLES = 4  # that are kept up to date; the newest
+_LONG = 0.3  # seconds after which a cell in the foreground is shown; most are over before
 
 
 class Watching:
@@ -39,10 +41,60 @@ class Watching:
         front_end = session.core.front_end
         self._cells = None if front_end is None else front_end.cells
         self.feed = Feed(self._registry, self._screen, self._service.later, self._cells)
-        self._tables: list[Callable[[], None]] = []
-        self._panels: dict[frozenset[int] | None, tuple[Panel, dict[str, Any]]] = {}
-        self._shown: list[Callable[[], None]] = []
-        self.pages = PageNotices()
+        self._tables: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._page: tuple[Pages, PageWidget] | None = None
+
+    # The script of the page
+
+    def open_page(self) -> dict[str, Any] | None:
+        """Send the script to the pages, once; returns what shows a view of it.
+
+        None where there are no widgets.
+        """
+        page = self._opened()
+        return None if page is None else page[1].view
+
+    def prepare(self) -> None:
+        """Have it there when there is a notice: a page takes a moment to load it."""
+        self._opened()
+
+    def tell(self, notice: Notice, job: Record) -> None:
+        """Show a notice about a job on the pages where nobody looks."""
+        if (page := self._opened()) is not None:
+            page[0].tell(notice, job)
+
+    def _opened(self) -> tuple[Pages, PageWidget] | None:
+        with self._lock:
+            if self._page is None and not self._closed and self.has_page:
+                self._page = self._make_page(self._screen.cards)
+            return self._page
+
+    @property
+    def has_page(self) -> bool:
+        """Whether there are widgets here, and so a script."""
+        return find_spec("anywidget") is not None
+
+    def _make_page(self, cards: Cards) -> tuple[Pages, PageWidget]:
+        from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
+        from ipy_bgtasks.live.pages import Pages
+        from ipy_bgtasks.live.tail import cell_row
+        from ipy_bgtasks.live.widget import PageWidget
+
+        def cell() -> dict[str, Any] | None:
+            now = None if self._cells is None else self._cells.now()
+            return None if now is None or time.time() - now.began < _LONG else cell_row(now)
+
+        widget = PageWidget(key=cards.key)
+        pages = Pages(self._registry, self.feed, cards, self, widget.tell, cell)
+        widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
+        let_page_choose_shell(widget)
+        if self._cells is not None:
+            self._cells.hear(widget.model_id)
+        return pages, widget
+
+    # %jobs -w
 
     def watch(self, chosen: list[Record] | None, *, every: bool, awaited: bool) -> Any:
         """Display jobs live: in a notebook from now on, in a terminal until Ctrl-C.
@@ -69,26 +121,20 @@ class Watching:
     def close(self) -> None:
         """Bring nothing up to date any more.
 
-        Where a panel was there is a table now: nobody answers it, and a notebook that is saved
-        from here on shows the last state.
+        A notebook that is saved from here on shows the last state.
         """
-        self.pages.close()
-        for panel, _ in self._panels.values():
-            panel.close()
+        with self._lock:
+            self._closed = True
+            page, self._page = self._page, None
         while self._tables:
-            self._tables.pop()()
-        while self._shown:
-            self._shown.pop()()
-
-    def show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
-        """Display jobs live in a notebook; returns at once.
-
-        *chosen* are the jobs to show, None for all; *visible* tells which a plain table shows.
-        """
-        if find_spec("anywidget") is None:
-            self._show_table(visible)
-        else:
-            self._show_panel(chosen, visible)
+            unlisten, last = self._tables.pop()
+            unlisten()
+            last()
+        if page is not None:
+            page[0].close()
+            if self._cells is not None:
+                self._cells.hear_no_more(page[1].model_id)
+            page[1].close()
 
     async def follow(self, visible: Callable[[], list[Record]]) -> None:
         """Keep the table at the bottom of a terminal until Ctrl-C, which ends it quietly.
@@ -127,45 +173,46 @@ class Watching:
             lines = [f"… {len(lines) - room:,} more above", *lines[-room:]]
         return "\n".join([*lines, "Ctrl-C returns to the prompt"])
 
-    def _show_table(self, visible: Callable[[], list[Record]]) -> None:
-        shown = live_table(self._registry, visible())
+    def show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
+        """Display the table of *visible* in a notebook, and keep it up to date; returns at once.
+
+        The script of a page shows a panel in its place, of the jobs *chosen*, or of all. There the
+        table is brought up to date only as jobs come, go and change their state, so that a
+        notebook that is saved or exported has them.
+        """
+        only = "" if chosen is None else " ".join(str(job.number) for job in chosen)
+        cards = self._screen.cards
+
+        def now() -> dict[str, str]:
+            key = cards.key if self.has_page else ""
+            note = "" if self.has_page else "pip install 'ipy_bgtasks[panel]' gives it buttons"
+            return live_table(self._registry, visible(), key=key, only=only, note=note)
+
+        def states() -> list[Any]:
+            return [(job.number, job.state) for job in visible()]
+
+        shown, known = now(), states()
         update = self._screen.show_live(shown)
 
         def news(_: object) -> None:
-            nonlocal shown
-            before, shown = shown, live_table(self._registry, visible())
+            nonlocal shown, known
+            if cards.heard and known == (known := states()):
+                return
+            before, shown = shown, now()
             if shown != before:
                 update(shown)
 
-        self._tables.append(self.feed.listen(news))
+        def last() -> None:
+            update(table(self._registry, visible()))
+
+        self._tables.append((self.feed.listen(news), last))
         while len(self._tables) > _TABLES:
-            self._tables.pop(0)()
-
-    def _show_panel(
-        self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]
-    ) -> None:
-        from ipy_bgtasks.live.widget import show_panel
-
-        only = None if chosen is None else frozenset(job.number for job in chosen)
-        if only not in self._panels:
-            self._panels[only] = show_panel(self._registry, self.feed, self, only, self._cells)
-        _, view = self._panels[only]
-        # Where there are no widgets, and in a page without a kernel, the table stands for it.
-        update = self._screen.show_live({**table(self._registry, visible()), **view})
-        self._shown.append(lambda: update(table(self._registry, visible())))
-        del self._shown[:-_PANELS]
-
-    def card(self, card: Card, answered: Callable[[], None]) -> CardWidget | None:
-        """Return buttons for a card; None where there are no widgets."""
-        if find_spec("anywidget") is None:
-            return None
-        from ipy_bgtasks.live.cards import LiveCard
-
-        return LiveCard(card, self._registry.get, self.feed, self, answered, self._cells)
+            self._tables.pop(0)[0]()
+        self._service.later(0, self.open_page)
 
     # The buttons
 
-    def cancel_all(
+    def cancel(
         self, jobs: Sequence[Record], say: Callable[[str], None], *, force: bool = False
     ) -> None:
         """Ask jobs to stop; what became of them is said a moment later."""
@@ -176,10 +223,6 @@ class Watching:
             say("\n".join(stopping.report()))
 
         self._service.submit(report())
-
-    def cancel(self, job: Record, force: bool, say: Callable[[str], None]) -> None:
-        """Ask the job to stop; what became of it is said a moment later."""
-        self.cancel_all([job], say, force=force)
 
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget the job, if it has ended."""
@@ -197,11 +240,10 @@ class Watching:
         else:
             self._session.notices.take_back(job)
 
-    def aside(self, job: Record) -> dict[str, Any]:
-        """Return whether there will be a notice of the job, and the place of its launch."""
+    def is_asked(self, job: Record) -> bool:
+        """Return whether there will be a notice of the job's end."""
         asked = self._session.core.asked
-        notify = asked is not None and job in asked
-        return {"notify": notify, "place": self._screen.place_of(job)}
+        return asked is not None and job in asked
 
     def send_away(self, cell: str, say: Callable[[str], None]) -> None:
         """Send the cell of that id to the background, if it runs in the foreground."""

@@ -1,5 +1,6 @@
-"""The program of a worker process: one job at a time; its output and its end are sent back.
+"""The program of a worker process: runs one job at a time, and sends its output and its end back.
 
+A kept job's worker, `kept.worker`, is a `Child` as well; it only answers in another way.
 It starts with as few imports as possible; what a job may never need comes when it is needed.
 """
 
@@ -14,19 +15,18 @@ import sys
 import threading
 from contextvars import copy_context
 from itertools import dropwhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
-from ipy_bgtasks.runners import wire as protocol
-from ipy_bgtasks.runners.wire import ends_of_worker
+from ipy_bgtasks.runners import wire
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from types import FrameType
 
     from ipy_bgtasks.job.progress import Progress
@@ -69,77 +69,64 @@ class RemoteJob:
         self._child.send("progress", self.number, shown)
 
 
+class Link(Protocol):
+    """How a worker and whoever watches it speak to each other."""
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send a message: its kind, the job's number, and what there is to say."""
+
+    def questions(self) -> Iterator[object]:
+        """Yield whenever it is asked where the job's code is, until the other end is gone."""
+
+    def close(self) -> None:
+        """Close it, in a forked child: it must neither write there nor keep it open after us."""
+
+
 class Child:
     """The worker that this process is."""
 
-    def __init__(self, sock: socket.socket, control: socket.socket) -> None:
+    def __init__(self, link: Link) -> None:
         self.pid = os.getpid()
         self.job = RemoteJob(self, 0)
-        self._sock = sock
-        self._control = control
-        self._around = list(sys.path), os.getcwd()
-        self._is_first = True
+        self._link = link
         self._lock = threading.Lock()
         self._main = threading.get_ident()
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
-
-    def begin(self) -> None:
-        """Get ready for jobs."""
+        sys.argv = [""]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
         current.set(self.job)
-        for sock in (self._sock, self._control):
-            sock.setblocking(True)
-            if hasattr(os, "register_at_fork"):
-                # A child must neither write into our messages nor keep the wire open after us.
-                os.register_at_fork(after_in_child=sock.close)
-        sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
-        changes = Installation()  # for good
-        threads_of_jobs.track(changes)
-        refuse_questions(changes)
-        send_displays(changes, self._display)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=link.close)
+        self.changes = Installation()  # for good
+        threads_of_jobs.track(self.changes)
+        refuse_questions(self.changes)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
         """Send one message; in a forked child there is nobody to send it to."""
         if os.getpid() == self.pid:
-            data = protocol.packed(*message)
             with self._lock:
-                self._sock.sendall(data)
+                self._link.send(message)
 
-    def _display(self, kind: str, *what: Any) -> None:
+    def display(self, kind: str, *what: Any) -> None:
         """Send what the job whose code calls displays, behind the text it has written."""
         job = current.get() or self.job
         self.send("display", job.number, kind, *what)
 
-    def serve(self) -> None:
-        """Run jobs as they come."""
-        for messages in protocol.received(self._sock):
-            for message in messages:
-                self._run(*message)
-
-    def _run(
-        self, number: int, name: str, data: bytes, around: tuple[list[str], str] | None
-    ) -> None:
-        self._around = path, directory = around or self._around
-        if sys.path != path:
-            sys.path[:] = path
-        with contextlib.suppress(OSError):
-            if directory != os.getcwd():
-                os.chdir(directory)
-        self.job = RemoteJob(self, number, name)
-        if self._is_first:
-            self._is_first = False
-            self.send("begin", number)
-        self._control.send(protocol.BEGUN)
-        ending = copy_context().run(self._answer, self.job, data)
+    def run(self, data: bytes) -> Answer:
+        """Run the work of `job`, in a context of its own, and return its answer."""
+        answer = copy_context().run(self._run, data)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the user's code may have put anything there
                 stream.flush()
-        self.send("end", number, ending)
+        if os.getpid() != self.pid:
+            _leave(*answer)
+        return answer
 
-    def _answer(self, job: RemoteJob, data: bytes) -> Answer:
+    def _run(self, data: bytes) -> Answer:
         from ipy_bgtasks.runners.remote import answer
 
-        current.set(job)
+        current.set(self.job)
         ending = answer(data, self._awaited)
         with contextlib.suppress(Exception):  # a figure that cannot be drawn
             show_open_figures()
@@ -163,10 +150,9 @@ class Child:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for messages in protocol.received(self._control):
-                for _ in messages:
-                    self.send("stack", self._stack())
-        # The session is gone, and nobody needs this process any more, nor what it started.
+            for _ in self._link.questions():
+                self.send("stack", self.job.number, self._stack())
+        # Nobody is there who would hear of the end, nor need what the job has started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             kill_group(self.pid)
         os._exit(1)
@@ -221,18 +207,78 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
+def _leave(kind: str, data: Any, trace: str) -> NoReturn:
+    """End a forked child whose code came back to us, which are its parent's, as a script ends."""
+    import pickle
+
+    status: Any = 1 if trace else 0
+    if kind == "error":
+        with contextlib.suppress(BaseException):
+            error = pickle.loads(data)
+            if isinstance(error, SystemExit):
+                status, trace = error.code, ""
+    if not isinstance(status, int | None):
+        status, trace = 1, f"{status}\n"
+    with contextlib.suppress(Exception):
+        sys.stderr.write(trace)
+        sys.stderr.flush()
+    os._exit(status or 0)
+
+
 def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
+class _Sockets:
+    """The link of a worker process."""
+
+    def __init__(self, jobs: socket.socket, control: socket.socket) -> None:
+        self._jobs = jobs
+        self._control = control
+        for sock in (jobs, control):
+            sock.setblocking(True)
+            sock.set_inheritable(False)  # what a job starts must not keep it open after us
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send a message to the session."""
+        self._jobs.sendall(wire.packed(*message))
+
+    def questions(self) -> Iterator[object]:
+        """Yield what the session asks."""
+        for messages in wire.received(self._control):
+            yield from messages
+
+    def jobs(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the jobs as they come, and note that each begins."""
+        for messages in wire.received(self._jobs):
+            for message in messages:
+                self._control.send(wire.BEGUN)
+                yield message
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._jobs.close()
+        self._control.close()
+
+
 def main(where: str) -> None:
     """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ends = ends_of_worker(where)
-    for each in ends:
-        each.set_inheritable(False)  # what a job starts must not keep it open after us
-    sys.argv = [""]
-    child = Child(*ends)
-    child.begin()
-    child.serve()
+    link = _Sockets(*wire.ends_of_worker(where))
+    child = Child(link)
+    sys.stdout, sys.stderr = _Stream(child, "stdout"), _Stream(child, "stderr")
+    send_displays(child.changes, child.display)
+    around = list(sys.path), os.getcwd()
+    is_first = True
+    for number, name, data, news in link.jobs():
+        path, directory = around = news or around
+        if sys.path != path:
+            sys.path[:] = path
+        with contextlib.suppress(OSError):
+            if directory != os.getcwd():
+                os.chdir(directory)
+        child.job = RemoteJob(child, number, name)
+        if is_first:
+            is_first = False
+            child.send("begin", number)
+        child.send("end", number, child.run(data))

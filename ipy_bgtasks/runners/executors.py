@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import pickle
 import threading
 from contextvars import Context, copy_context
@@ -235,13 +234,7 @@ class ExecutorRunner(Runner):
         """Return the work in the engine's form; raises `BadInput` for what cannot be sent there."""
         if self.engine.is_local:
             return work
-        try:
-            import cloudpickle  # noqa: F401
-        except ImportError:
-            raise BadInput(
-                "--on this executor needs cloudpickle: pip install cloudpickle"
-            ) from None
-        return dataclasses.replace(work, call=pack(work, complete=self.engine.is_remote))
+        return pack(work, "--on this executor", complete=self.engine.is_remote)
 
     def start(self, job: Record) -> None:
         """Hand the job to the executor."""

@@ -1,10 +1,9 @@
-"""The watchdog: notices a coroutine job that blocks the event loop, and reports it in its cell.
+"""The event loop as a place: each job is one `asyncio.Task`.
 
-It checks from another thread, a few times a second and only while jobs are on the loop. A task
-in the middle of a step is not yet at fault: the loop is asked for a sign of life, and the task is
-blamed if there is none when time is up.
-
-The event loop as a place: each job is one `asyncio.Task`.
+`LoopRunner` runs them; `contain_exits` keeps their exits from ending the loop. `Watchdog` notices
+a job that blocks the loop, and reports it in its cell. It checks from another thread, a few times a
+second and only while jobs are on the loop. A task in the middle of a step is not yet at fault: the
+loop is asked for a sign of life, and the task is blamed if there is none when time is up.
 """
 
 from __future__ import annotations

@@ -49,12 +49,17 @@ class Packed:
         raise TypeError("packed work runs in another process")
 
 
-def pack(work: Work, *, complete: bool = False) -> Packed:
-    """Return what `remote.answer` needs to run the work. Any thread may call.
+def pack(work: Work, option: str, *, complete: bool = False) -> Work:
+    """Return the work with its call `Packed`, for `remote.answer`. Any thread may call.
 
-    With *complete* it also runs where this package is not installed. Raises `BadInput`,
-    which names what cannot be sent.
+    With *complete* it also runs where this package is not installed. Raises `BadInput`, which
+    names what cannot be sent, or what the user's *option* needs.
     """
+    try:
+        import cloudpickle  # noqa: F401
+    except ImportError:
+        hint = 'pip install "ipy_bgtasks[process]"'
+        raise BadInput(f"{option} needs cloudpickle: {hint}") from None
     call: Any = movable(work.call)
     try:
         with _complete() if complete else contextlib.nullcontext():
@@ -64,7 +69,8 @@ def pack(work: Work, *, complete: bool = False) -> Packed:
     except Exception as error:  # anything that a user's `__reduce__` raises
         raise BadInput(_blame(call, error)) from None
     everything = (sources, work.is_async, data)
-    return Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
+    packed = Packed(pickle.dumps(everything, pickle.HIGHEST_PROTOCOL))
+    return dataclasses.replace(work, call=packed)
 
 
 class Calling:
@@ -257,20 +263,21 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
     """Return what ends the job as the answer says. Reading the result may run its type's code."""
     kind, data, trace = answer
     if kind == "unsendable":
-        return partial(job.fail, _caused(CannotSend(data), trace))
+        return partial(job.fail, caused(CannotSend(data), trace))
     try:
         value = pickle.loads(data)
     except BaseException as error:
         unreadable = CannotSend(
             f"what came back from the process cannot be read: {error_line(error)}"
         )
-        return partial(job.fail, _caused(unreadable, trace))
+        return partial(job.fail, caused(unreadable, trace))
     if kind == "value":
         return partial(job.finish, value)
-    return partial(job.fail, _caused(value, trace))
+    return partial(job.fail, caused(value, trace))
 
 
-def _caused(error: BaseException, trace: str) -> BaseException:
+def caused(error: BaseException, trace: str) -> BaseException:
+    """Return the error with the traceback that it had elsewhere as its cause."""
     if trace:
         with_cause(error, RemoteTraceback(trace))
     return error

@@ -9,24 +9,24 @@ it started, and only its own job ends.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
+import selectors
 import sys
 import threading
 from collections import deque
+from concurrent.futures import Future
 from contextvars import Context, copy_context
 from traceback import FrameSummary
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput, ProcessDied
+from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
-from ipy_bgtasks.runners import programs
-from ipy_bgtasks.runners import wire as protocol
+from ipy_bgtasks.runners import programs, wire
 from ipy_bgtasks.runners.trees import all_of
-from ipy_bgtasks.runners.wire import new_wire
 
 if TYPE_CHECKING:
+    import socket
     import subprocess
     from collections.abc import Callable, Iterable
     from contextvars import Context
@@ -39,43 +39,31 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for a worker to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
+#: Seconds after which the job of a worker that has not come up says so.
+_LATE = 10.0
 #: Bytes that an idle worker's socket takes at once.
 _SMALL = 1 << 16
-
-
-class Owner(Protocol):
-    """Whoever is told of a worker, on the worker's own thread."""
-
-    def said(self, worker: Worker, message: tuple[Any, ...]) -> None:
-        """The worker sent a message."""
-
-    def gone(self, worker: Worker, exitcode: int | None) -> None:
-        """The worker is dead, and everything it sent was said.
-
-        *exitcode* is None where it was killed on purpose.
-        """
 
 
 class Worker:
     """One worker process. Unless said otherwise any thread may call any method."""
 
-    def __init__(self, owner: Owner, supervisor: Supervisor | None) -> None:
-        self.owner = owner
-        #: What the owner has given it to do.
-        self.run: Any = None
-        #: Whether it is dead, and its owner was or is being told.
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+        #: What it was given to do.
+        self.run: _Run | None = None
+        #: Whether it is dead, and its runner knows or is about to.
         self.dead = False
         #: Whether it has started, and so begins a job at once; else it says when it does.
         self.warm = False
         #: Set when nothing of it is left.
         self.closed = threading.Event()
-        self._supervisor = supervisor
         self._lock = threading.Lock()
         self._stopped = False
         self._reaped = False
-        self._stack: _Question | None = None
+        self._stack: Future[list[tuple[str, int, str]]] | None = None
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
-        self._wire = new_wire()
+        self._wire = wire.new_wire()
         self._connected = threading.Event()
         try:
             self._process = self._started()
@@ -95,7 +83,8 @@ class Worker:
             shared = {"stdout": None, "stderr": None, "env": {**os.environ, **variables}}
             return programs.start(command, **shared, **wire.options)
 
-        process = start({}) if self._supervisor is None else self._supervisor.launch(start)
+        supervisor = self._runner.supervisor
+        process = start({}) if supervisor is None else supervisor.launch(start)
         wire.started(process)
         return process
 
@@ -110,7 +99,7 @@ class Worker:
         around = list(sys.path), current_directory() or os.sep
         news = None if around == self._around else around
         self._around = around
-        message = protocol.packed(number, name, data, news)
+        message = wire.packed(number, name, data, news)
         if len(message) <= _SMALL and self._wire.ends is not None:
             self._send(message)
         else:  # it may not even have started
@@ -125,8 +114,8 @@ class Worker:
         except OSError:
             return False
 
-    def take_run(self) -> Any:
-        """Return the run it was given, to the first who asks: a job may end and its worker die."""
+    def take_run(self) -> _Run | None:
+        """Return the run it was given, to the first caller: a job may end and its worker die."""
         with self._lock:
             run, self.run = self.run, None
             return run
@@ -141,29 +130,21 @@ class Worker:
                 kill_group(self.pid)
 
     def stack(self) -> list[FrameSummary]:
-        """Return where it is; empty if it does not say so at once."""
-        with self._lock:
-            asked = self._stack
-            if asked is None:
-                asked = self._stack = _Question()
-                if not self._ask():
-                    self._stack = None
-                    return []
-        asked.answered.wait(_STACK_WAIT)
-        return [FrameSummary(*entry, lookup_line=False) for entry in asked.answer]
-
-    def _ask(self) -> bool:
-        if self._wire.ends is None:
-            return False
+        """Return where it is; empty if it does not answer at once."""
+        ends = self._wire.ends
         try:
-            self._wire.ends[1].send(protocol.packed("stack"))
-        except OSError:
-            return False
-        return True
+            with self._lock:
+                if (answer := self._stack) is None and ends is not None:
+                    ends[1].send(wire.packed("stack"))
+                    answer = self._stack = Future()
+            entries = [] if answer is None else answer.result(_STACK_WAIT)
+        except (OSError, TimeoutError):
+            return []
+        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
 
     def _send(self, message: bytes) -> None:
         self._connected.wait()
-        with contextlib.suppress(OSError):  # it is dead: `gone` comes
+        with contextlib.suppress(OSError):  # it is dead: `_runner.on_exit` is about to be called
             if self._wire.ends is not None:
                 self._wire.ends[0].sendall(message)
 
@@ -172,10 +153,12 @@ class Worker:
     def _listen(self) -> None:
         ends = self._wire.connect(self._process)
         self._connected.set()
-        with contextlib.suppress(OSError):
-            for messages in protocol.received(ends[0]) if ends is not None else ():
-                for message in _joined(messages):
-                    self._hear(message)
+        if ends is not None:
+            self._await_first(ends[0])
+            with contextlib.suppress(OSError):
+                for messages in wire.received(ends[0]):
+                    for message in _joined(messages):
+                        self._receive(message)
         # Its socket is gone: it has ended, or does so now. Killed, with what has made groups of
         # its own, it cannot be mistaken for another process: nobody has waited for it yet.
         exitcode = self._exitcode()
@@ -183,12 +166,18 @@ class Worker:
         with self._lock:
             self._all.kill()
         self._reap()
-        if self._supervisor is not None:
-            self._supervisor.unwatch(self.pid)
+        if self._runner.supervisor is not None:
+            self._runner.supervisor.unwatch(self.pid)
         self.dead = True
-        self.owner.gone(self, exitcode)
+        self._runner.on_exit(self, exitcode)
         self._wire.close()
         self.closed.set()
+
+    def _await_first(self, sock: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, selectors.EVENT_READ)
+            if not selector.select(_LATE):
+                self._runner.on_delay(self)
 
     def _reap(self) -> None:
         exit_status(self.pid)  # wait without the lock, where possible
@@ -205,23 +194,14 @@ class Worker:
             self._reap()
         return self._process.returncode if status is None else status
 
-    def _hear(self, message: tuple[Any, ...]) -> None:
-        if message[0] == "stack":
-            with self._lock:
-                asked, self._stack = self._stack, None
-            if asked is not None:
-                asked.answer = message[1]
-                asked.answered.set()
-        else:
-            self.owner.said(self, message)
-
-
-class _Question:
-    """A question to a worker where it is, until it is answered."""
-
-    def __init__(self) -> None:
-        self.answer: list[tuple[str, int, str]] = []
-        self.answered = threading.Event()
+    def _receive(self, message: tuple[Any, ...]) -> None:
+        if message[0] != "stack":
+            self._runner.on_message(self, message)
+            return
+        with self._lock:
+            answer, self._stack = self._stack, None
+        if answer is not None:
+            answer.set_result(message[2])
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
@@ -274,13 +254,9 @@ class ProcessRunner(Runner):
 
     def accept(self, work: Work) -> Work:
         """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
-        from importlib.util import find_spec
-
-        if "cloudpickle" not in sys.modules and find_spec("cloudpickle") is None:
-            raise BadInput('--process needs cloudpickle: pip install "ipy_bgtasks[process]"')
         from ipy_bgtasks.runners.packing import pack
 
-        return dataclasses.replace(work, call=pack(work))
+        return pack(work, "--process")
 
     def start(self, job: Record) -> None:
         """Hand the job to a worker, or queue it if all are busy."""
@@ -313,7 +289,7 @@ class ProcessRunner(Runner):
             worker.kill()
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack as the worker tells it; empty while C code keeps it from answering."""
+        """Return the stack as the worker sends it; empty while C code keeps it from answering."""
         run = job.run
         worker = run.worker if isinstance(run, _Run) else None
         return [] if worker is None or job.started is None else worker.stack()
@@ -343,23 +319,30 @@ class ProcessRunner(Runner):
 
     def _launch(self, run: _Run) -> None:
         with self._lock:
-            worker = self._idle.pop() if self._idle and not self._shut_down else None
-            if worker is None and not self._shut_down:
-                if len(self._workers) + self._starting >= self.max_processes:
-                    self._queue.append(run)
-                    return
-                self._starting += 1
+            if not self._shut_down:
+                self._queue.append(run)
         if self._shut_down:
             run.job.end_cancelled()
-            return
-        if worker is None:
-            worker = self._new_worker(run)
-        if worker is not None:
-            self._give(worker, run)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give what is queued to idle workers, and to new ones as long as there may be more."""
+        while True:
+            with self._lock:
+                may_start = len(self._workers) + self._starting < self.max_processes
+                if not self._queue or not (self._idle or may_start):
+                    return
+                run = self._queue.popleft()
+                worker = self._idle.pop() if self._idle else None
+                self._starting += worker is None
+            if worker is None:
+                worker = self._new_worker(run)
+            if worker is not None:
+                self._give(worker, run)
 
     def _new_worker(self, run: _Run) -> Worker | None:
         try:
-            worker = Worker(self, self.supervisor)
+            worker = Worker(self)
         except Exception as error:
             with self._lock:
                 self._starting -= 1
@@ -381,7 +364,7 @@ class ProcessRunner(Runner):
         if worker.warm:
             run.context.run(self._begin, job, worker)
         worker.submit(job.number, job.name, run.data)
-        if worker.dead and worker.take_run() is not None:  # too late for `gone` to see the job
+        if worker.dead and worker.take_run() is not None:  # too late for `on_exit` to see the job
             self._lost(run, None, False)
         elif job.cancel_requested:  # by somebody who found no worker yet
             worker.kill()
@@ -389,33 +372,19 @@ class ProcessRunner(Runner):
     def _next(self, worker: Worker) -> None:
         """Give a worker that has done its job another one, or let it wait."""
         with self._lock:
-            if not worker.usable:
-                return
-            if len(self._workers) > self.max_processes:
+            is_spare = len(self._workers) > self.max_processes
+            if is_spare:
                 self._workers.discard(worker)
-                run = None
-            elif self._queue:
-                run = self._queue.popleft()
-            else:
+            elif worker.usable:
                 self._idle.append(worker)
-                return
-        if run is None:
+        if is_spare:
             worker.kill()
-        else:
-            self._give(worker, run)
-
-    def _refill(self) -> None:
-        """Start another worker for those who wait, when one is gone."""
-        with self._lock:
-            if not self._queue or len(self._workers) + self._starting >= self.max_processes:
-                return
-            run = self._queue.popleft()
-        self._launch(run)
+        self._fill()
 
     # From worker to end
 
-    def said(self, worker: Worker, message: tuple[Any, ...]) -> None:
-        """Take a message that a worker sent."""
+    def on_message(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        """Handle a message that a worker sent, on the worker's own thread."""
         kind, number, *rest = message
         run = self._runs.get(number)
         if run is None:
@@ -436,8 +405,18 @@ class ProcessRunner(Runner):
             self._end(run, ending(run.job, *rest))
             self._next(worker)
 
-    def gone(self, worker: Worker, exitcode: int | None) -> None:
-        """Note that a worker is dead."""
+    def on_delay(self, worker: Worker) -> None:
+        """Say that a worker takes long to come up, in the output of the job that waits for it."""
+        if (run := worker.run) is not None and not run.job.cancel_requested:
+            note = f"[its worker process, {worker.pid}, has not come up for {_LATE:g} s]\n"
+            run.context.run(run.job.enter)
+            run.context.run(run.job.write, "stderr", note)
+
+    def on_exit(self, worker: Worker, exitcode: int | None) -> None:
+        """Handle the end of a worker, after all its messages.
+
+        *exitcode* is None where it was killed on purpose.
+        """
         with self._lock:
             self._workers.discard(worker)
             if worker in self._idle:
@@ -445,10 +424,10 @@ class ProcessRunner(Runner):
         run = worker.take_run()
         if run is not None:
             self._lost(run, exitcode, worker.has_begun())
-        self._refill()
+        self._fill()
 
     def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
-        """Fail a job whose worker is dead, once all that it said was heard."""
+        """Fail a job whose worker is dead, or give it to another if it had not begun."""
         if run.job.cancel_requested or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif not begun and run.attempts < _ATTEMPTS:

@@ -72,7 +72,7 @@ def token_of(pid: int) -> str:
 def sessions_with(token: str) -> set[int]:
     """Return the sessions of the processes that have a token; empty without ``/proc``."""
     found = set()
-    for pid in pids():
+    for pid in pids() if token else ():
         if token_of(pid) == token:
             with suppress(OSError):
                 found.add(_os.getsid(pid))

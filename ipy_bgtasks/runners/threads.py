@@ -217,14 +217,14 @@ class ThreadRun(Run):
             sent = Sent(target, self._send_again)
             start = ThreadRun.execute.__code__
             in_loop = self._is_async or self._told_loop is not None
-            # Before it is sent: from then on the thread may be asked what became of it.
-            before, self._sent = self._sent, sent
+            # Before it is sent: from then on the thread may raise it, lose it and ask for another.
+            before, self._sent, self._due = self._sent, sent, False
             if raise_in_user_code(target, sent, start, frame=frame, own_loop=in_loop):
-                self._due, self._told_loop = False, None
+                self._told_loop = None
                 self._sent_at = time.monotonic()
                 self._end_wait(sent)
                 return True
-            self._sent = before
+            self._sent, self._due = before, True
             return False
 
     def _send_again(self) -> None:

@@ -1,9 +1,8 @@
-"""Messages between the session and a worker process: tuples, each with its length in front.
+"""What connects the session and a worker process: two sockets, one for jobs, one for questions.
 
-The two sockets between the session and a worker: one for jobs, one for questions.
-
-A worker inherits its ends. Where that is not possible (Windows) it connects to a port of this
-machine instead, and shows that it is the one that was started by a key that came by its input.
+Over both go messages: tuples, each with its length in front. A worker inherits its ends. Where
+that is not possible (Windows) it connects to a port of this machine instead, and shows that it is
+the one that was started by a key that came by its input.
 """
 
 from __future__ import annotations
@@ -16,13 +15,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipy_bgtasks.platforms import passes_descriptors
-
-if TYPE_CHECKING:
-    import socket
-
 
 #: What a worker writes to the socket of questions as it begins a job. Nobody waits for it there,
 #: which would wake a thread for each job; it is looked for when the worker has died.
@@ -93,7 +88,7 @@ class Inherited:
         self.options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "pass_fds": fds}
 
     def started(self, _process: subprocess.Popen[bytes]) -> None:
-        """Close the worker's ends here, so that it is heard when its own are gone."""
+        """Close the worker's ends here, so that their closing is noticed."""
         _close(*self._theirs)
 
     def connect(self, _process: subprocess.Popen[bytes]) -> Ends | None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
+#: How many of those that run.
+_RUNNING = 50
 #: How many queued jobs of a group it shows.
 _QUEUED = 10
 
@@ -149,11 +151,18 @@ class Session:
     def say_what_is_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
-            from ipy_bgtasks.runners.kept.glance import summary_line
+            from ipy_bgtasks.runners.kept.directory import startup_summary
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
-            if line := summary_line(known):
+            if line := startup_summary(known):
                 self.screen.say(line)
+
+    def has_own_jobs(self) -> bool:
+        """Return whether jobs run that would end with the session."""
+        from ipy_bgtasks.registry.specs import goes_on
+
+        core = self.core
+        return core.has_runners and any(not goes_on(job) for job in core.registry.alive())
 
     def say_what_goes_on(self) -> None:
         """Say which jobs go on when the session ends, in one line, if any do."""
@@ -254,6 +263,7 @@ class Session:
         every: bool,
         first: bool = False,
         timeout: float | None,
+        budget: float | None = None,
         all_output: bool,
         awaited: bool,
     ) -> Any:
@@ -266,10 +276,11 @@ class Session:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
+        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, follow=follow
+                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
             )
 
         try:
@@ -285,6 +296,11 @@ class Session:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
 
+    def _say_who_goes_on(self, jobs: list[Record]) -> None:
+        from ipy_bgtasks.errors import goes_on
+
+        self.screen.say(goes_on(tuple(job.number for job in jobs)))
+
     # Stopping, pruning, showing
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
@@ -293,6 +309,10 @@ class Session:
         async def wait_and_say() -> None:
             try:
                 await stopping.wait(self.settings.cancel_wait)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if caller() is not None:
+                    raise
+                raise stopping.detached() from None  # by the user, who sees what was done
             finally:
                 self._say(stopping)
 
@@ -313,7 +333,7 @@ class Session:
         verbose: bool,
     ) -> None:
         """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, table
+        from ipy_bgtasks.views.show import detail, left_out, table
 
         cells = self.core.sources.cell
         if chosen is None:
@@ -325,12 +345,32 @@ class Session:
         if chosen is None:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
-        self.screen.show(table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells))
+        notes = left_out(self.registry, jobs) if chosen is None else []
+        self.screen.show(
+            table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+        )
+
+    def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
+        """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
+        from ipy_bgtasks.views.describe import report
+
+        if chosen is None:
+            self.look_for_kept()
+        print(
+            report(
+                self.visible(every) if chosen is None else chosen,
+                active=len(self.registry.alive()),
+                full=chosen is not None,
+                since=since,
+                cells=self.core.sources.cell,
+            )
+        )
 
     def visible(self, every: bool) -> list[Record]:
         """Return the jobs that `%jobs` shows: with *every* all, else the recent ones.
 
-        Of a group that is queued by the hundred those are left out whose turn is far away.
+        Of hundreds that run those that were launched last are left out, and of a group that is
+        queued by the hundred those whose turn is far away.
         """
         if every:
             return list(self.registry)
@@ -338,11 +378,16 @@ class Session:
 
         recent = {job.number for job in self.registry.ended()[-_RECENT:]}
         queued: Counter[str] = Counter()
+        running = 0
         found = []
         for job in self.registry:
             if job.group is not None and job.state is JobState.QUEUED:
                 queued[job.group] += 1  # the group's line counts them all
                 if queued[job.group] > _QUEUED:
+                    continue
+            elif not job.done():
+                running += 1
+                if running > _RUNNING:
                     continue
             if not job.done() or job.number in recent:
                 found.append(job)

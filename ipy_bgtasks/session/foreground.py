@@ -74,6 +74,7 @@ class Foreground:
         timeout: float | None = None,
         every: bool = False,
         first: bool = False,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None = None,
         follow: Follow | None = None,
     ) -> asyncio.Future[Any]:
         """Return a future of the running loop for the job's result; with *every*, for all results.
@@ -81,9 +82,10 @@ class Foreground:
         Awaiting it shows the jobs' output and raises a job's own exception with its own
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
         over; the jobs then go on. Cancelling it only ends the wait. *follow* shows the output of
-        a job and returns what ends that.
+        a job and returns what ends that. After the seconds of *on_budget* its function is called
+        with the jobs that go on, and the result is the job, or the jobs, in place of theirs.
         """
-        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout)
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout, on_budget)
         wait.begin(follow)
         return wait.future
 
@@ -159,6 +161,7 @@ class _Wait:
         every: bool,
         first: bool,
         timeout: float | None,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.thread = threading.get_ident()
@@ -168,7 +171,8 @@ class _Wait:
         self._every = every
         self._first = first
         self._timeout = timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self._on_budget = on_budget
+        self._timers: list[asyncio.TimerHandle] = []
         self._unfollow: list[Callable[[], None]] = []
         #: How many of the jobs have ended, the front end told of it: that comes before their
         #: callbacks, and while it is on its way somebody must follow.
@@ -184,7 +188,9 @@ class _Wait:
         if follow is not None:
             self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._time_out)
+            self._timers.append(self._loop.call_later(self._timeout, self._time_out))
+        if self._on_budget is not None:
+            self._timers.append(self._loop.call_later(self._on_budget[0], self._spend))
         for job in self._jobs:
             if job.done():
                 self._ended += 1
@@ -204,6 +210,15 @@ class _Wait:
             return False
         self._raise(Detached(*left))
         return True
+
+    def _spend(self) -> None:
+        left = [job for job in self._jobs if not job.done()]
+        if self.future.done() or not left or self._on_budget is None:
+            return  # `_check` is on its way
+        self._stop_following()
+        self._on_budget[1](left)
+        handles = [job.job for job in self._jobs]
+        self.future.set_result(handles if self._every else handles[0])
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
@@ -259,8 +274,8 @@ class _Wait:
 
     def _over(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         for job in self._jobs:
             job.remove_done_callback(self._job_ended)
         self._foreground.over(self)
@@ -338,6 +353,12 @@ class Stopping:
         finally:
             for job in left:
                 job.remove_done_callback(wake)
+
+    def detached(self) -> Detached:
+        """Return what an interrupt of the wait raises: one line, which takes nothing back."""
+        error = Detached(*(job.number for job in self._before if not job.done()))
+        error.args = ("the request to stop stands; %jobs shows what comes of it",)
+        return error
 
     def report(self) -> list[str]:
         """Return one line per job, true at the time of the call.

@@ -109,7 +109,7 @@ class Notices:
             self._listens = True
         self._screen.on_end = self.ended
         if self._screen.live:  # a page takes a moment to be ready
-            self._session.core.service.later(0, lambda: self._live_views().pages.prepare())
+            self._session.core.service.later(0, lambda: self._live_views().prepare())
 
     def check(self) -> None:
         """Look at the addresses of a config file, aside from the loading: that takes a second."""
@@ -176,8 +176,7 @@ class Notices:
         notice = _notice(name, jobs)
         ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
         if self._screen.live:
-            place = self._screen.place_of(first)
-            ways.append(lambda: self._live_views().pages.tell(notice, place))
+            ways.append(lambda: self._live_views().tell(notice, first))
         if self._settings.notify and not _is_told_elsewhere(first):
             ways.append(lambda: self._post(first, notice))
         for way in ways:

@@ -74,8 +74,18 @@ class BgTasks(Configurable):
         help="What the stop button does first: stop the cell that runs, or send it to the "
         "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
     ).tag(config=True)
+    ctrl_z = Enum(
+        ["background", "suspend"],
+        "background",
+        help="What Ctrl-Z does in a terminal while a cell runs: send that to the background, or "
+        "suspend IPython, as it does at the prompt.",
+    ).tag(config=True)
     watchdog = Float(
         1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
+    ).tag(config=True)
+    counts_as_active = Bool(
+        True,
+        help="While jobs run the kernel counts as active, so that no server ends it as idle.",
     ).tag(config=True)
     keep_days = Float(
         30.0, min=0, help="Days after which a kept job that has ended is forgotten."

@@ -1,88 +1,120 @@
-"""The card under a `%bg` cell: one job in one line that is kept up to date."""
+"""The card under a `%bg` cell: what stays true of a job without anybody, as text and as HTML.
+
+The HTML stands in the notebook, with the key of the kernel and the job's number in `data-`
+attributes. By these the script of the page (`live/page`) finds the card and brings it to life.
+Its styles stand in its elements: a notebook that is not trusted keeps only those.
+"""
 
 from __future__ import annotations
 
 import html
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
-from ipy_bgtasks.text import elapsed_text, one_line, visible
-from ipy_bgtasks.views.estimates import progress_left
-from ipy_bgtasks.views.html import html_dot, html_line
-from ipy_bgtasks.views.rows import attempt_text, progress_text, summary
+from ipy_bgtasks.text import elapsed_text, one_line
+from ipy_bgtasks.views.html import CODE, html_bar, html_glyph
+from ipy_bgtasks.views.rows import attempt_text, end_of, progress_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ipy_bgtasks.job.record import Record
 
-_NAME = 80
+_NAME = 80  # characters
 _RESULT = 100
 
-_CODE = (
-    '<code style="font-family: var(--jp-code-font-family, monospace); color: inherit; '
-    'background: transparent; padding: 0; overflow-wrap: anywhere">'
+_BOX = (
+    "display: flex; flex-wrap: wrap; gap: 2px 10px; align-items: baseline; "
+    "padding-left: var(--jp-code-padding, 5px); "
+    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
 )
+_FAILED = "; border-left: 3px solid var(--jp-error-color1, #d9413a)"
+_QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere">'
+
+#: A fact, after what kind it is: glyph (of a state), count, name, quiet, result, error or bar.
+Fact = tuple[str, str]
 
 
-def card(job: Record, place: str | None = None) -> dict[str, str]:
-    """Return a job's card as a MIME bundle: state, name, start, progress; at the end its result.
+def card(job: Record, key: str = "", *, live: bool = False, again: bool = False) -> dict[str, str]:
+    """Return a job's card as a MIME bundle.
 
-    *place* is what a notice finds the card by.
+    *key* is that of the kernel. Where a page shows it *live*, progress is not part of it. With
+    *again* the job was launched by an earlier run of the cell under which the card stands.
     """
-    return {"text/plain": card_text(job), "text/html": card_html(job, place)}
-
-
-def card_data(job: Record) -> dict[str, Any]:
-    """Return the facts of a card for one that draws itself."""
-    progress = None if job.done() else progress_of(job)
+    facts = _facts(job, live, again)
     return {
-        "n": job.number,
-        "state": str(job.state),
-        "ended": job.done(),
-        "name": one_line(job.name, _NAME),
-        "code": one_line(job.code, 500),
-        "fraction": None if progress is None else progress.fraction,
-        "facts": [
-            *([] if progress is None else [one_line(progress_text(job, progress), _NAME)]),
-            *map(visible, _facts(job)),
-        ],
+        "text/plain": card_text(f"[{job.number}]", facts),
+        "text/html": card_html(str(job.number), f"[{job.number}]", facts, key, job.code, again),
     }
 
 
-def card_text(job: Record) -> str:
-    """Return the card as plain text.
-
-    Without a state at first: a console that shows no updates goes on showing this.
-    """
-    if job.state is JobState.QUEUED and not attempt_text(job):
-        return f"[{job.number}]  {one_line(job.name, _NAME)}"
-    parts = [f"[{job.number}]", str(job.state), one_line(job.name, _NAME), *_facts(job)]
-    progress = None if job.done() else progress_of(job)
-    if progress is not None and progress.fraction is not None:
-        parts += [f"{progress.fraction:.0%}", progress_left(progress, job.elapsed)]
-    return "  ".join(part for part in parts if part)
+def card_text(title: str, facts: Iterable[Fact]) -> str:
+    """Return a card as plain text."""
+    words = [
+        f"{int(float(text) * 100 + 1e-9)}%" if kind == "bar" else text
+        for kind, text in facts
+        if kind != "glyph"
+    ]
+    return "  ".join(word for word in [title, *words] if word)
 
 
-def card_html(job: Record, place: str | None = None) -> str:
-    """Return the card as HTML; *place* is what a notice finds it by."""
-    card = card_data(job)
-    state = card["state"]
-    return html_line(
-        f"[{card['n']}]",
-        [f"<span>{html_dot(state)} {state}</span>", f"{_CODE}{html.escape(card['name'])}</code>"],
-        card["fraction"],
-        card["facts"],
-        place=place,
-        tooltip=card["code"],
-    )
+def card_html(
+    name: str,
+    title: str,
+    facts: Iterable[Fact],
+    key: str = "",
+    code: str = "",
+    again: bool = False,
+    below: str = "",
+) -> str:
+    """Return a card as HTML; *name* is what the script finds it by, *below* is HTML."""
+    parts, failed = [f"{_QUIET}{html.escape(title)}</span>"], False
+    for kind, text in facts:
+        if kind == "glyph":
+            failed |= text == "failed"
+            parts.append(html_glyph(text))
+        elif kind == "bar":
+            parts.append(html_bar(float(text)))
+        elif kind == "count":  # a state, and how many are in it
+            parts.append(f"<span>{html_glyph(text.rpartition(' ')[2])} {html.escape(text)}</span>")
+        elif kind == "name":
+            parts.append(f"{CODE}{html.escape(text)}</code>")
+        elif kind in ("result", "error"):
+            parts.append(f"{CODE}{'→ ' * (kind == 'result')}{html.escape(text)}</code>")
+        elif text:
+            parts.append(f"{_QUIET}{html.escape(text)}</span>")
+    found = f' data-bgt="{name}" data-bgt-key="{key}"' if key else ""
+    found += ' data-bgt-again=""' if again else ""
+    tip = f' title="{html.escape(one_line(code, 500))}"' if code else ""
+    line = f'<div style="{_BOX}{_FAILED if failed else ""}"{tip}>{"".join(parts)}</div>'
+    return f"<div{found}>{line}{below}</div>"
 
 
-def _facts(job: Record) -> list[str]:
+def _facts(job: Record, live: bool, again: bool) -> list[Fact]:
+    """Return what there is to say; of a job that goes on nothing that time makes wrong."""
+    name = ("name", one_line(job.name, _NAME))
+    facts: list[Fact] = [("quiet", "from an earlier run of this cell")] if again else []
+    if job.done():
+        ended, kind, text = job.ended or 0.0, *end_of(job, _RESULT)
+        state = str(job.state)
+        took = "" if job.started is None else elapsed_text(job.elapsed)
+        facts += [("quiet", " ".join([_clock(ended), *([f"after {took}"] if took else [])]))]
+        facts += [(kind, text)] if kind in ("result", "error", "reason") and text else []
+        return [("glyph", state), ("quiet", state), name, *facts]
+    waits = attempt_text(job)
     if job.started is None:
-        return [] if job.done() else [attempt_text(job) or "waiting to start"]
-    if not job.done():
-        since = f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}"
-        return [attempt, since] if (attempt := attempt_text(job)) else [since]
-    end = summary(job, _RESULT)
-    return [elapsed_text(job.elapsed), *([end] if end else [])]
+        # Without a state: a console that shows no updates goes on showing this.
+        return [("glyph", "queued"), name, ("quiet", waits), *facts]
+    state = str(job.state)
+    facts = [("quiet", waits), ("quiet", f"started {_clock(job.started)}"), *facts]
+    progress = None if live else progress_of(job)
+    if progress is not None:
+        fraction = progress.fraction
+        facts += [] if fraction is None else [("bar", str(fraction))]
+        facts += [("quiet", one_line(progress_text(job, progress), _NAME))]
+    return [("glyph", state), *([] if live else [("quiet", state)]), name, *facts]
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))

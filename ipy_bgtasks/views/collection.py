@@ -39,11 +39,11 @@ class Jobs(Collection[Job]):
 
     def __contains__(self, job: object) -> bool:
         """Return whether a job, or the job with a number, is kept."""
-        number = job.number if isinstance(job, Job) else job
-        kept = self._registry.get(number) if isinstance(number, int) else None
+        number: Any = job.number if isinstance(job, Job) else job
+        kept = self._registry.get(number) if isinstance(job, Job | int | str) else None
         if kept is None or self._group not in (None, kept.group):
             return False
-        return job is kept.job or isinstance(job, int)
+        return job is kept.job or not isinstance(job, Job)
 
     def __getitem__(self, spec: int | str) -> Job:
         """Return the job with that number, or that a spec names.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
-from traceback import FrameSummary
+from traceback import FrameSummary, TracebackException
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.job.outcome import LazyError
 from ipy_bgtasks.stacks import Cells, innermost, no_cells
 from ipy_bgtasks.text import error_line, message_of, one_line, short_repr, visible
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
 from ipy_bgtasks.views.rows import frame_line, row, stack_now
 
 if TYPE_CHECKING:
+    from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
 
 _CODE = 10_000  # characters of code that are shown
 _TAIL = 8_000  # characters of the log searched for the last lines
 _TAIL_LINES = 20
+_TRACE = 20_000  # characters of a traceback
 _DEEP = 20  # frames shown at each end of a stack
 #: Places whose workers' output stays with them, with the name to show for each.
 _ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the executor"}
@@ -33,17 +37,23 @@ def detail_text(job: Record, cells: Cells = no_cells) -> str:
         first, *more = visible(text).split("\n")
         lines.append(f"{label:{size}}  {first}".rstrip())
         lines += [f"{'':{size}}  {line}".rstrip() for line in more]
-    if tail := log_tail(job):
-        lines += ["", visible(tail)]
+    lines += [f"\n{visible(part)}" for part in _below(job, cells)]
     return "\n".join(lines)
 
 
 def detail_html(job: Record, cells: Cells = no_cells) -> str:
     """Return all there is to say about a job, as HTML."""
     body = "\n".join(_html_fact(job, label, text) for label, text in _facts(job, cells))
-    tail = log_tail(job)
-    log = f'<pre class="log">{html_text(tail)}</pre>' if tail else ""
+    log = "".join(f'<pre class="log">{html_text(part)}</pre>' for part in _below(job, cells))
     return f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
+
+
+def _below(job: Record, cells: Cells) -> Iterator[str]:
+    """Yield the log's tail, and the traceback of a job that has failed."""
+    if tail := log_tail(job):
+        yield tail
+    if job.outcome is not None and str(job.state) == "failed":
+        yield traceback_text(job.outcome, cells)
 
 
 def log_tail(job: Record) -> str:
@@ -58,6 +68,25 @@ def log_tail(job: Record) -> str:
     if len(lines) > _TAIL_LINES or log.size > _TAIL or log.dropped:
         lines = ["[… earlier output left out …]", *lines[-_TAIL_LINES:]]
     return "\n".join(lines)
+
+
+def traceback_text(outcome: Outcome, cells: Cells = no_cells) -> str:
+    """Return the traceback of a job that has failed, as plain and visible text; never raises."""
+    error = outcome.error
+    if isinstance(error, LazyError):
+        text = "\n".join(error._render_traceback_())
+    else:
+        kind = type(error)
+        try:
+            lines = TracebackException(kind, error, outcome.traceback, compact=True).format()  # type: ignore[arg-type]
+            text = "".join(lines)
+        except Exception:  # an exception that is not as others
+            text = "" if error is None else error_line(error, _RESULT)
+    for name in set(re.findall(r'File "([^"]+)"', text)):
+        if (number := cells(name)) is not None:
+            text = text.replace(f'File "{name}"', f"cell {number}")
+    text = visible(text).rstrip("\n")
+    return text if len(text) <= _TRACE else f"{text[: _TRACE // 2]}\n[…]\n{text[-_TRACE // 2 :]}"
 
 
 def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:

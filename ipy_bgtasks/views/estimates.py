@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ipy_bgtasks.text import elapsed_text
+
 if TYPE_CHECKING:
     from ipy_bgtasks.job.progress import Progress
 
@@ -22,8 +24,8 @@ def seconds_left(fraction: float | None, elapsed: float) -> float | None:
 
 
 def left_text(seconds: float | None) -> str:
-    """Return it in words, such as ``2 min left``; empty if it cannot be told."""
-    return "" if seconds is None else f"{long_time(max(1.0, seconds))} left"
+    """Return it in words, such as ``2m left``; empty if it cannot be told."""
+    return "" if seconds is None else f"{rough_time(seconds)} left"
 
 
 def progress_left(progress: Progress | None, elapsed: float) -> str:
@@ -31,14 +33,9 @@ def progress_left(progress: Progress | None, elapsed: float) -> str:
     return left_text(None if progress is None else seconds_left(progress.fraction, elapsed))
 
 
-def long_time(seconds: float) -> str:
-    """Return a time as ``0.3 s``, ``41 s``, ``2 min`` or ``1 h 5 min``, rounded."""
-    if seconds < 0.95:
-        return f"{max(seconds, 0):.1f} s"
-    if (whole := round(seconds)) < 60:
-        return f"{whole} s"
+def rough_time(seconds: float) -> str:
+    """Return a time in the form of `elapsed_text`, but rounded: ``41s``, ``2m``, ``1h05m``."""
+    if seconds < 59.5:
+        return f"{max(round(seconds), 1)}s"
     minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{minutes}m" if minutes < 60 else elapsed_text(minutes * 60)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
-from ipy_bgtasks.text import bar, one_line
-from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
-from ipy_bgtasks.views.html import html_dot, html_line
+from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
+from ipy_bgtasks.views.card import card_html, card_text
+from ipy_bgtasks.views.detail import traceback_text
+from ipy_bgtasks.views.estimates import left_text, seconds_left
+from ipy_bgtasks.views.html import CODE, html_note, html_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.queueing import Group
+    from ipy_bgtasks.views.card import Fact
 
 _NAME = 80  # characters
+_MESSAGE = 200
 _FAILED = 5  # of those that failed
 
 
@@ -84,6 +88,24 @@ def group_tally(group: Group) -> Tally:
     return Tally.of(group.jobs(), {}, group.elapsed)
 
 
+class Failure(NamedTuple):
+    """One job that failed, as text: it outlives the job."""
+
+    number: int
+    name: str
+    #: The name of the exception's class, and its message.
+    kind: str
+    message: str
+    #: Empty for those of which nobody will want to read it.
+    trace: str = ""
+
+    @property
+    def title(self) -> str:
+        """What failed, and how: ``[4] fit(3): ValueError: bad 3``."""
+        message = f": {self.message}" if self.message else ""
+        return f"[{self.number}] {self.name}: {self.kind}{message}"
+
+
 def group_line(group: Group) -> str:
     """Return ``crawl: 1,000 jobs, 997 finished, 3 failed (12, 45, 301)`` and the time.
 
@@ -98,60 +120,56 @@ def group_line(group: Group) -> str:
         words[at] += f" ({', '.join(failed[:_FAILED])}{more})"
     line = ", ".join([f"{one_line(group.name, _NAME)}: {tally.title}", *words])
     if tally.is_over:
-        return f"{line}  {long_time(group.elapsed)}"
+        return f"{line}  {elapsed_text(group.elapsed)}"
     return f"{line}  {bar(tally.fraction).strip()}  {tally.left}".rstrip()
 
 
 def group_html(group: Group) -> str:
     """Return that line as HTML."""
-    jobs = group.jobs()
-    failed = [f"[{job.number}] {job.name}" for job in jobs if job.state is JobState.FAILED]
-    return _html(group_data(jobs, {}, failed, group.elapsed), f"{one_line(group.name, _NAME)}: ")
+    failed = [_failure(job) for job in group.jobs() if job.state is JobState.FAILED]
+    title = f"{one_line(group.name, _NAME)}: {group_tally(group).title}"
+    return card_html("", title, _facts(group_tally(group), failed))
 
 
-def group_card(
-    alive: Sequence[Record],
-    over: Mapping[str, int],
-    failed: Sequence[str],
-    elapsed: float = 0.0,
-    place: str | None = None,
-) -> dict[str, str]:
-    """Return one card for the jobs of a cell: those that go on, and how the others ended.
-
-    *over* says how many ended in which state, *failed* names those that failed; they were
-    launched *elapsed* seconds ago. *place* is what a notice finds the card by.
-    """
-    card = group_data(alive, over, failed, elapsed)
-    states = [f"{count:,} {state}" for state, count in card["counts"]]
-    ahead = [] if card["ended"] else [f"{int(card['fraction'] * 100 + 1e-9)}%"]
+def many_card(tally: Tally, failed: Sequence[Failure], name: str, key: str) -> dict[str, str]:
+    """Return one card for all jobs of a cell, with the tracebacks of the first that failed."""
+    facts = _facts(tally, failed)
+    below = "".join(
+        f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
+        f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'
+        for each in failed
+        if each.trace
+    )
+    shown = sum(bool(each.trace) for each in failed)
+    if below and tally.counts["failed"] > shown:
+        below += html_note(f"{tally.counts['failed'] - shown:,} more: %jobs N shows its traceback")
     return {
-        "text/plain": "  ".join([card["title"], *states, *ahead, *card["facts"]]),
-        "text/html": _html(card, place=place),
+        "text/plain": card_text(tally.title, facts),
+        "text/html": card_html(name, tally.title, facts, key, below=below),
     }
 
 
-def group_data(
-    alive: Sequence[Record], over: Mapping[str, int], failed: Sequence[str], elapsed: float = 0.0
-) -> dict[str, Any]:
-    """Return the facts of such a card, for one that draws itself."""
-    tally = Tally.of(alive, over, elapsed)
-    return {
-        "title": tally.title,
-        "counts": [[s, tally.counts[s]] for s in map(str, JobState) if tally.counts[s]],
-        "ended": tally.is_over,
-        "fraction": None if tally.is_over else tally.fraction,
-        "facts": [fact for fact in (tally.left, _named(tally, failed)) if fact],
-    }
+def failure_of(job: Record, *, traced: bool) -> Failure:
+    """Return what is told of a job that has failed; its traceback only if *traced*."""
+    outcome = job.outcome
+    assert outcome is not None
+    assert outcome.error is not None
+    kind = one_line(type(outcome.error).__name__, _NAME)
+    message = one_line(message_of(outcome.error), _MESSAGE)
+    trace = traceback_text(outcome) if traced else ""
+    return Failure(job.number, one_line(job.name, _NAME), kind, message, trace)
 
 
-def _named(tally: Tally, failed: Sequence[str]) -> str:
-    names = ", ".join(one_line(name, _NAME) for name in failed[:_FAILED])
+def _failure(job: Record) -> Failure:
+    return failure_of(job, traced=False)
+
+
+def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
+    facts = [("count", f"{tally.counts[s]:,} {s}") for s in map(str, JobState) if tally.counts[s]]
+    if not tally.is_over:
+        facts += [("bar", str(tally.fraction)), ("quiet", tally.left)]
+    names = ", ".join(f"[{each.number}] {each.name}" for each in failed[:_FAILED])
     more = tally.counts["failed"] - min(len(failed), _FAILED)
-    if not names:
-        return ""
-    return f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def _html(card: dict[str, Any], name: str = "", place: str | None = None) -> str:
-    states = [f"<span>{html_dot(s)} {count:,} {s}</span>" for s, count in card["counts"]]
-    return html_line(name + card["title"], states, card["fraction"], card["facts"], place=place)
+    if names:
+        facts.append(("quiet", f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")))
+    return facts

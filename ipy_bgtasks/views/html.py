@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ipy_bgtasks.text import cut_middle, one_line, visible
-from ipy_bgtasks.views.rows import Row
+from ipy_bgtasks.views.rows import GLYPHS, Row
 from ipy_bgtasks.views.text import NO_JOBS
 
 _LONGEST = 120  # characters of a name or a last line that are shown
@@ -40,13 +40,10 @@ STYLE = """<style>
 .ipybg .state { white-space: nowrap; }
 </style>"""
 
-# The styles of a card stand in its elements: a notebook that is not trusted keeps only those.
-_LINE = (
-    '<div style="display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; '
-    "padding-left: var(--jp-code-padding, 5px); "
-    'color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"'
+CODE = (
+    '<code style="font-family: var(--jp-code-font-family, monospace); color: inherit; '
+    'background: transparent; padding: 0; overflow-wrap: anywhere; unicode-bidi: isolate">'
 )
-_QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere">'
 _TRACK = (
     "display: inline-block; width: 100px; height: 8px; border-radius: 4px; overflow: hidden; "
     "background: var(--jp-border-color2, #8886)"
@@ -80,14 +77,14 @@ def html_text(text: str) -> str:
     return html.escape(visible(text))
 
 
-def html_dot(state: str) -> str:
-    """Return the dot of a state, with its colour in the element."""
-    return f'<span style="color: {THEMED.get(state, "#888")}">●</span>'
+def html_glyph(state: str) -> str:
+    """Return the sign of a state, with its colour in the element."""
+    return f'<span style="color: {THEMED.get(state, "#888")}">{GLYPHS.get(state, "○")}</span>'
 
 
 def html_state(state: str) -> str:
-    """Return a state as a word with a coloured dot."""
-    return f'<span class="state">{html_dot(state)} {html_text(one_line(state, 20))}</span>'
+    """Return a state as a word after its sign."""
+    return f'<span class="state">{html_glyph(state)} {html_text(one_line(state, 20))}</span>'
 
 
 def html_bar(fraction: float) -> str:
@@ -95,26 +92,6 @@ def html_bar(fraction: float) -> str:
     percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
     fill = f'<span style="{_FILL}; width: {percent}%"></span>'
     return f'<span>{percent}%</span> <span style="{_TRACK}">{fill}</span> '
-
-
-def html_line(
-    title: str,
-    parts: Iterable[str],
-    fraction: float | None,
-    facts: Iterable[str],
-    *,
-    place: str | None = None,
-    tooltip: str = "",
-) -> str:
-    """Return a card: a line that follows the notebook's theme. It is made at each launch.
-
-    *parts* are HTML, the rest is visible text. *place* is what a notice finds the card by.
-    """
-    quiet = [f"{_QUIET}{html.escape(fact)}</span>" for fact in (title, *facts) if fact]
-    bar = "" if fraction is None else html_bar(fraction)
-    tip = f' title="{html.escape(tooltip)}"' if tooltip else ""
-    found = f' data-bg="{html.escape(place)}"' if place else ""
-    return f"{_LINE}{tip}{found}>{quiet[0]}{''.join(parts)}{bar}{''.join(quiet[1:])}</div>"
 
 
 def html_last(row: Row) -> str:

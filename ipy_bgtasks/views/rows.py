@@ -25,6 +25,18 @@ _LAST = 200  # characters of output or of a result that a row carries
 ENDED = frozenset(state.value for state in JobState if state.ended)
 SUSPENDED = "suspended"
 
+#: The sign of each state, so that it can be told without colours.
+GLYPHS = {
+    "queued": "○",
+    "running": "●",
+    "paused": "‖",
+    "suspended": "‖",
+    "cancelling": "◐",
+    "finished": "✓",
+    "failed": "✕",
+    "cancelled": "–",  # noqa: RUF001
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -36,10 +48,11 @@ class Row:
     where: str
     name: str
     elapsed: str  # empty for a job that never started
-    last: str  # progress, result, error or the last line of output
+    last: str  # what matters most now
     fraction: float | None = None  # progress, from 0 to 1; then `label` is what else to say
     label: str = ""
     at: str = ""  # where its code is right now, if requested
+    kind: str = ""  # what `last` is: progress, result, error, reason, output, wait or nothing
 
     @property
     def ended(self) -> bool:
@@ -75,14 +88,15 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
     label = "" if progress is None else one_line(progress_text(job, progress), _LAST)
     attempt = "" if ended else attempt_text(job)
     if fraction is not None:
-        label = ", ".join(part for part in (attempt, label) if part)
-    if fraction is not None:
-        last = f"{bar(fraction)} {label}".rstrip()
+        label = " · ".join(part for part in (attempt, label) if part)
+        kind, last = "progress", f"{bar(fraction)} {label}".rstrip()
     else:
-        last = ": ".join(part for part in (attempt, label or summary(job, _LAST)) if part)
+        kind, last = ("progress", label) if label else end_of(job, _LAST)
+        if attempt:
+            kind, last = "wait", ": ".join(part for part in (attempt, last) if part)
     pid = job.pid
     if pid is not None and state == "running" and is_suspended(pid):
-        state, last = SUSPENDED, f"kill -CONT {pid} lets it go on"
+        state, kind, last = SUSPENDED, "wait", f"kill -CONT {pid} lets it go on"
     return Row(
         number=job.number,
         mark=mark,
@@ -91,6 +105,7 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
         name=one_line(job.name, 500),
         elapsed="" if job.started is None else elapsed_text(job.elapsed),
         last=last,
+        kind=kind,
         fraction=fraction,
         label=label,
         at=line_now(job, cells) if where_now and not ended else "",
@@ -99,21 +114,26 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
 
 def summary(job: Record, limit: int) -> str:
     """Return a job's result or error, else the last line of its output."""
+    return end_of(job, limit)[1]
+
+
+def end_of(job: Record, limit: int) -> tuple[str, str]:
+    """Return what `summary` does, after what it is: result, error, reason, output or nothing."""
     outcome = job.outcome
     if outcome is not None and outcome.error is not None:
         if str(job.state) != "cancelled":
-            return error_line(outcome.error, limit)
+            return "error", error_line(outcome.error, limit)
         # The state says it already, unless there is a reason.
         reason = one_line(message_of(outcome.error), limit)
-        return "" if reason == f"job {job.number} was cancelled" else reason
+        return "reason", "" if reason == f"job {job.number} was cancelled" else reason
     if outcome is not None and outcome.value is not None:
-        return value_line(job, limit)
+        return "result", value_line(job, limit)
     if not job.has_output:
-        return ""
+        return "", ""
     last = job.log.last_line
     if outcome is not None and from_line(last) is not None:
-        return ""  # a full bar says no more than the state
-    return one_line(last, limit)
+        return "", ""  # a full bar says no more than the state
+    return "output", one_line(last, limit)
 
 
 def attempt_text(job: Record) -> str:
@@ -125,7 +145,7 @@ def attempt_text(job: Record) -> str:
 def progress_text(job: Record, progress: Progress) -> str:
     """Return what is said beside a job's bar, with the time that it will still take."""
     parts = (progress_label(progress), progress_left(progress, job.elapsed))
-    return ", ".join(part for part in parts if part)
+    return " · ".join(part for part in parts if part)
 
 
 def progress_label(progress: Progress) -> str:

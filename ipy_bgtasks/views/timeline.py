@@ -2,8 +2,7 @@
 
 `Timeline` is a picture with a row for each job. It stays in a saved notebook: the SVG is
 self-contained, without styles and scripts, and its colours are legible on white and on black, since
-a front end may show it as a separate image. The panel shows the same bars without names, in as few
-lanes as they need (`strip`), and lets those of running jobs grow.
+a front end may show it as a separate image. The script of the page draws its own (`timeline.js`).
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ _ROW = 20
 _HEAD = 22
 _COLUMN = 6.7  # of the font
 _TEXT_BARS = 40  # columns
-_LANES = 20  # of a strip
-_GAP = 0.006  # between two bars in one lane, as a part of the strip
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -81,32 +78,6 @@ class Timeline:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return {"text/plain": repr(self), "image/svg+xml": self._repr_svg_()}
-
-
-def strip(spans: Sequence[Span], now: float) -> dict[str, Any]:
-    """Return the bars of jobs, the newest first, in as few lanes as they need.
-
-    A bar is a job's number, ``wait`` or a state, start and length in seconds since ``first``, and
-    a lane. ``last`` is when the last job ended, or *now* if one goes on. Where there are too many
-    lanes the oldest jobs are left out.
-    """
-    gap = _range(spans, now)[1] * _GAP
-    least = gap / 2  # so that short jobs are seen
-    lanes: list[float] = []  # the start of the job that was put last into each
-    placed = []
-    for span in spans:
-        end = max(span.ended or now, span.launched + gap)
-        lane = next((i for i, taken in enumerate(lanes) if taken >= end), len(lanes))
-        if lane < _LANES:
-            lanes[lane : lane + 1] = [span.launched]
-            placed.append((span, lane))
-    first, length = _range([span for span, _ in placed], now)
-    bars = [
-        (span.number, word, start - first, max(end - start, least * (word != "wait")), lane)
-        for span, lane in placed
-        for word, start, end in span.parts(now)
-    ]
-    return {"first": first, "last": first + length, "lanes": len(lanes), "bars": bars}
 
 
 def timeline_text(spans: Sequence[Span], now: float) -> str:

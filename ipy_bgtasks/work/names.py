@@ -13,7 +13,9 @@ import ast
 import builtins
 import dis
 import inspect
-from collections.abc import Iterable, Set
+import sys
+from collections.abc import Iterable, Mapping, Set
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +31,11 @@ _AWAITS = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 #: Functions of their own before Python 3.12, in which ``:=`` binds names of the code around them.
 _TRANSPARENT = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
+
+
+_PATHS = frozenset({PosixPath, WindowsPath, PurePosixPath, PureWindowsPath})
+#: Characters of a text that stands for its name.
+_SHORT = 20
 
 
 class Names(NamedTuple):
@@ -133,6 +140,57 @@ def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
         else:
             bound = {**local, **bound}
     return bound
+
+
+def with_values(tree: ast.stmt, bound: Mapping[str, Any]) -> str | None:
+    """Return the text of a statement in which names of short plain values are these; else None.
+
+    So the jobs of a loop can be told apart: `fetch('Oslo')` for ``fetch(city)``. None if no name
+    is bound to such a value.
+    """
+    shown = {name: text for name, value in bound.items() if (text := _plain(value)) is not None}
+    nodes = list(ast.walk(tree))
+    local = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    local |= {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    quoted = {id(n) for each in nodes if isinstance(each, ast.JoinedStr) for n in ast.walk(each)}
+    named = [
+        node
+        for node in nodes
+        if isinstance(node, ast.Name)
+        and node.id in shown
+        and node.id not in local
+        and id(node) not in quoted
+    ]
+    if not named:
+        return None
+    ids = [node.id for node in named]
+    try:
+        for node in named:  # the text of a name is written as it is
+            node.id = shown[node.id]
+        return ast.unparse(tree)
+    finally:
+        for node, name in zip(named, ids, strict=True):
+            node.id = name
+
+
+def _plain(value: Any) -> str | None:
+    """Return a number, short text, a truth value, None or the name of a path as code.
+
+    It looks at the type alone, and asks no other object anything.
+    """
+    if value is None or value is True or value is False:
+        return str(value)
+    kind = type(value)
+    if kind in _PATHS:
+        value, kind = value.name, str
+    elif (numpy := sys.modules.get("numpy")) and issubclass(kind, (numpy.integer, numpy.floating)):
+        value = value.item()
+        kind = type(value)
+    if issubclass(kind, int):
+        return int.__repr__(value) if int.bit_length(value) <= 64 else None
+    if issubclass(kind, float):
+        return float.__repr__(value)
+    return str.__repr__(value) if issubclass(kind, str) and str.__len__(value) <= _SHORT else None
 
 
 def _not_defined(name: str, scope: Scope) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, encoded, environment
 from ipy_bgtasks.work.frames import TOP
-from ipy_bgtasks.work.names import Names, bind, names_in, touched
+from ipy_bgtasks.work.names import Names, bind, names_in, touched, with_values
 from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for
 
 if TYPE_CHECKING:
@@ -490,12 +490,17 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
         call = partial(called, call)
     return Work(
         call=call,
-        label=text.label,
+        label=_label(text, bound),
         code=text.code,
         is_async=plan.is_async,
         assigns=binds,
         source=text.name,
     )
+
+
+def _label(text: Text, bound: Mapping[str, Any]) -> str:
+    shown = with_values(text.tree.body[0], bound)
+    return text.label if shown is None else label_of(shown)
 
 
 def _assignment(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -39,9 +42,27 @@ def thread(size: Size) -> Iterator[Round]:
             yield {OURS: _cancel(launch()), "bare SetAsyncExc": _raise_in_thread()}
 
 
+@BENCH.add("cancel to ended: thread in time.sleep", {"bare SetAsyncExc": own_p99(0.020)})
+def asleep(size: Size) -> Iterator[Round]:
+    """Against a thread that computes: a bare exception would wait until the sleep is over."""
+    yield from _waiting("time.sleep(1000)", size.rounds(200))
+
+
+@BENCH.add("cancel to ended: thread in recv", {"bare SetAsyncExc": own_p99(0.020)})
+def receiving(size: Size) -> Iterator[Round]:
+    """Of a socket that nobody sends to."""
+    yield from _waiting("recv()", size.rounds(200))
+
+
+@BENCH.add("cancel to ended: thread in subprocess.run", {"bare SetAsyncExc": own_p99(0.020)})
+def running_a_process(size: Size) -> Iterator[Round]:
+    """The process ends by the signal, and is waited for."""
+    yield from _waiting("subprocess.run(['sleep', '1000'])", size.rounds(100))
+
+
 @BENCH.add("cancel to ended: process stuck in C", {"thread job": own_p99(0.250)})
 def process(size: Size) -> Iterator[Round]:
-    """Stuck in `time.sleep`, which no thread can be stopped in."""
+    """Stuck in `time.sleep` of its own, which only a signal ends."""
     with plain_shell() as shell, loaded(shell) as session:
         if "process" not in session.registry.runners:
             raise Unavailable("no process jobs here")
@@ -50,6 +71,19 @@ def process(size: Size) -> Iterator[Round]:
         spin = launch_of(session, "spin()")
         for _ in range(size.rounds(40)):
             yield {OURS: _cancel(stuck(), settle=0.05), "thread job": _cancel(spin())}
+
+
+def _waiting(code: str, rounds: int) -> Iterator[Round]:
+    def recv() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.recv(1)
+
+    with plain_shell() as shell, loaded(shell) as session:
+        shell.user_ns.update(recv=recv, subprocess=subprocess, time=time)
+        launch = launch_of(session, code)
+        for _ in range(rounds):
+            yield {OURS: _cancel(launch(), settle=0.02), "bare SetAsyncExc": _raise_in_thread()}
 
 
 async def _coroutines(rounds: int, measure: Any) -> list[Round]:

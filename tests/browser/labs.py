@@ -224,7 +224,7 @@ class Notebook:
 
     def panel(self, index: int) -> Locator:
         """The panel under a cell, once it is there."""
-        panel = self.output(index).locator(".bgp")
+        panel = self.output(index).locator(".bgt.panel")
         expect(panel).to_be_visible(timeout=TIMEOUT)
         return panel
 

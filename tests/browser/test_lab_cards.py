@@ -109,7 +109,7 @@ def test_a_loop_shows_one_card_for_its_jobs(open_notebook: OpenNotebook) -> None
     notebook = open_notebook([SETUP, work, "for i in range(10):\n    %bg work(i)"])
     notebook.run(0, 1, 2)
     notebook.shows(2, "9 finished")
-    notebook.shows(2, "failed: [4] work(i)")
+    notebook.shows(2, "failed: [4] work(3)")
     notebook.save()
     notebook.open()
     notebook.shows(2, re.compile("10 jobs.*9 finished.*1 failed", re.S))

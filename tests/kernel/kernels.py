@@ -179,9 +179,15 @@ class Kernel:
     # Requests
 
     def start(
-        self, code: str, *, queue: bool = False, subshell: str | None = None, **content: Any
+        self,
+        code: str,
+        *,
+        queue: bool = False,
+        subshell: str | None = None,
+        cell: str | None = None,
+        **content: Any,
     ) -> Pending:
-        """Send *code* and come back at once.
+        """Send *code*, from a *cell* of that name if it has one, and come back at once.
 
         Some kernels lose a request that is sent before the reply to the one before was read; a
         test that means to queue says so.
@@ -194,6 +200,8 @@ class Kernel:
         message = self.session.msg("execute_request", request | content)
         if subshell is not None:
             message["header"]["subshell_id"] = subshell
+        if cell is not None:
+            message["metadata"]["cellId"] = cell
         self.send(message)
         reply = Reply(self, message["header"]["msg_id"], code)
         self._requests.append(reply)

@@ -1,27 +1,38 @@
-"""A page that has the panel of `%jobs -w` open, without a browser."""
+"""A page that shows cards and panels, without a browser."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernels import Kernel
+    from kernels import Kernel, Reply
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-class Page:
-    """Plays the browser: opens the panel that a cell displayed."""
+def scripts(kernel: Kernel) -> list[str]:
+    """The models of the script that the pages were given."""
+    return [
+        str(m["content"]["comm_id"])
+        for m in kernel.messages
+        if m["msg_type"] == "comm_open" and "key" in m["content"]["data"].get("state", {})
+    ]
 
-    def __init__(self, kernel: Kernel, model_id: str) -> None:
+
+class Page:
+    """Plays the browser: the script of the page, once the kernel has sent it."""
+
+    def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.model_id = model_id
-        self.rows: dict[int, dict[str, Any]] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.many: dict[str, dict[str, Any]] = {}
         self.said: list[str] = []
+        self.notices: list[dict[str, Any]] = []
         self.log = ""
         self.cell: dict[str, Any] | None = None
         self._taken = 0
-        self.send("open")
+        self.model_id: str = kernel.until(lambda: scripts(kernel) and scripts(kernel)[-1])
+        self.send("hello")
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send what a page would."""
@@ -30,6 +41,10 @@ class Page:
             "comm_msg", {"comm_id": self.model_id, "data": {"method": "custom", "content": content}}
         )
         self.kernel.send(message)
+
+    def see(self, *, panel: bool = False, **names: list[str]) -> None:
+        """Say what the page shows."""
+        self.send("see", panel=panel, **{"jobs": [], "look": [], "many": [], "lists": [], **names})
 
     def until(self, predicate: Any) -> None:
         """Take in what the kernel sends until something is so."""
@@ -58,10 +73,13 @@ class Page:
     def _apply(self, content: dict[str, Any]) -> None:
         if content["kind"] == "said":
             self.said.append(content["text"])
+        elif content["kind"] == "notice":
+            self.notices.append(content)
         elif content["kind"] == "news":
             if content["reset"]:
                 self.rows.clear()
             self.rows.update({row["n"]: row for row in content["rows"]})
+            self.many.update(content["many"])
             self.cell = content["cell"]
             for number in content["gone"]:
                 self.rows.pop(number, None)
@@ -73,5 +91,16 @@ class Page:
 def open_panel(kernel: Kernel, line: str = "%jobs -w") -> Page:
     """Show the panel, and a page that has it open."""
     (shown,) = kernel.ok(line).displays
-    assert "text/html" in shown
-    return Page(kernel, shown[WIDGET]["model_id"])
+    assert 'data-bgt="panel"' in shown["text/html"]
+    assert WIDGET not in shown
+    page = Page(kernel)
+    page.see(panel=True)
+    return page
+
+
+def open_card(kernel: Kernel, cell: Reply, name: str = "1") -> Page:
+    """Show the card that a cell displayed, in a page that has it in sight."""
+    assert f'data-bgt="{name}"' in cell.displays[-1]["text/html"]
+    page = Page(kernel)
+    page.see(**({"many": [name]} if name.startswith("m") else {"jobs": [name], "look": [name]}))
+    return page

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+
 import ipykernel
 import pytest
 from kernels import Kernel, MakeKernel
-from pages import WIDGET, open_panel
+from pages import WIDGET, open_panel, scripts
 
 needs_subshells = pytest.mark.skipif(
     ipykernel.version_info[0] < 7, reason="a busy kernel hears nothing before ipykernel 7"
@@ -27,14 +29,14 @@ def test_the_panel_follows_jobs_and_stops_them(kernel: Kernel) -> None:
     kernel.ok(JOB)
     page = open_panel(kernel)
     kernel.ok("job = %bg work('a');")
-    page.until(lambda: page.rows.get(1, {}).get("state") == "running")
-    page.send("log", job=1, open=True)
+    page.until(lambda: page.rows.get("1", {}).get("state") == "running")
+    page.send("log", job="1", open=True)
     page.until(lambda: page.log == "begin a\n")
 
-    page.send("cancel", job=1, force=False)
-    page.until(lambda: page.rows[1]["state"] == "cancelled")
+    page.send("cancel", job="1", force=False, to="panel")
+    page.until(lambda: page.rows["1"]["state"] == "cancelled")
     page.until(lambda: page.said == ["job 1 (work('a')) cancelled"])
-    page.send("forget", job=1)
+    page.send("forget", job="1", to="panel")
     page.until(lambda: not page.rows)
     page.until(lambda: page.said[-1] == "job 1 (work('a')) is forgotten")
 
@@ -45,29 +47,32 @@ def test_the_panel_is_told_while_a_cell_blocks(kernel: Kernel) -> None:
     kernel.ok("import threading; go, seen = threading.Event(), threading.Event()")
     page = open_panel(kernel)
     kernel.ok("%bg go.wait();")
-    page.until(lambda: page.rows.get(1, {}).get("state") == "running")
+    page.until(lambda: page.rows.get("1", {}).get("state") == "running")
     cell = kernel.start("go.set(); seen.wait(30)")
-    page.until(lambda: page.rows[1]["state"] == "finished")
+    page.until(lambda: page.rows["1"]["state"] == "finished")
     assert not cell.reply.done
     kernel.interrupt()
     assert cell.wait().status == "error"
 
 
-def test_one_panel_serves_all_cells_that_show_it(kernel: Kernel) -> None:
-    """News are sent once; a panel of chosen jobs is one of its own."""
+def test_one_widget_serves_all_cards_and_panels(kernel: Kernel) -> None:
+    """However many there are; a thousand cards make no other."""
     pytest.importorskip("anywidget")
     kernel.ok(JOB)
-    kernel.ok("%bg work('a');")
-    first, second = open_panel(kernel), open_panel(kernel)
-    assert first.model_id == second.model_id
-    kernel.ok("%bg work('b');")
-    third = open_panel(kernel, "%jobs -w 1")
-    assert third.model_id != first.model_id
-    third.until(lambda: list(third.rows) == [1])
+    page = open_panel(kernel)
+    for _ in range(10):
+        kernel.ok("%bg work('a')")
+        kernel.ok("for i in range(100):\n    job = %bg -q work(i)\n    display(job)")
+    open_panel(kernel, "%jobs -w 1")
+    page.until(lambda: len(page.rows) == 1010)
+    kernel.ok("from ipy_bgtasks.frontends.installing import open_widgets")
+    names = kernel.ok("[each._model_name for each in open_widgets()]").result
+    assert sorted(ast.literal_eval(names or "")) == ["AnyModel", "LayoutModel"]
+    assert scripts(kernel) == [page.model_id]
 
 
 def test_unloading_ends_the_panel(kernel: Kernel) -> None:
-    """It says so; loading again shows the same jobs in a new one."""
+    """It says so; loading again shows the same jobs."""
     pytest.importorskip("anywidget")
     kernel.ok(JOB)
     kernel.ok("%bg work('a');")
@@ -77,7 +82,7 @@ def test_unloading_ends_the_panel(kernel: Kernel) -> None:
     kernel.until(lambda: any(m["kind"] == "over" for m in page.take()))
     kernel.load()
     again = open_panel(kernel)
-    again.until(lambda: again.rows.get(1, {}).get("state") == "running")
+    again.until(lambda: again.rows.get("1", {}).get("state") == "running")
 
 
 def test_without_anywidget_a_table_is_kept_up_to_date(make_kernel: MakeKernel) -> None:
@@ -92,6 +97,7 @@ def test_without_anywidget_a_table_is_kept_up_to_date(make_kernel: MakeKernel) -
     assert "ipy_bgtasks[panel]" in shown["text/html"]
     kernel.ok("job = %bg work('a');")
     kernel.until(lambda: "begin a" in cell.displays[-1]["text/plain"])
+    assert "data-bgt" not in cell.displays[-1]["text/html"]
     kernel.ok("gate.set()")
     kernel.until(lambda: "finished" in cell.displays[-1]["text/plain"])
     assert len({c["transient"]["display_id"] for c in cell.contents(*DISPLAYS)}) == 1
@@ -101,11 +107,33 @@ def test_without_anywidget_a_table_is_kept_up_to_date(make_kernel: MakeKernel) -
 
 
 def test_anywidget_is_not_imported_before_it_is_used(kernel: Kernel) -> None:
-    """Nor are ipywidgets; not by short jobs and their cards either."""
-    kernel.ok("job = %bg sum([1])")
-    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.panel', 'ipy_bgtasks.live.feed'}"
+    """Nor are ipywidgets; a session without a job has nothing to bring to life."""
+    kernel.ok("%jobs")
+    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.pages', 'ipy_bgtasks.live.feed'}"
     found = kernel.ok(f"import sys; sorted({names} & set(sys.modules))")
     assert found.result == "[]"
+
+
+def test_a_quiet_job_counts_as_activity(make_kernel: MakeKernel) -> None:
+    """The kernel sends something now and then while it runs, and nothing afterwards."""
+    kernel = make_kernel()
+    kernel.ok("from ipy_bgtasks.frontends.kernel import front_end as f; f._SIGN_OF_LIFE = 0.2")
+    kernel.load()
+    kernel.ok(JOB)
+
+    def signs() -> int:
+        return sum(
+            m["content"].get("transient") == {"display_id": "ipy_bgtasks"} for m in kernel.messages
+        )
+
+    kernel.ok("job = %bg -q asyncio.sleep(1000);")
+    kernel.until(lambda: signs() > 2)
+    kernel.ok("%cancel job")
+    kernel.ok("await asyncio.sleep(0.5)")
+    before = signs()
+    kernel.ok("%config BgTasks.counts_as_active = False\njob = %bg asyncio.sleep(1000);")
+    kernel.ok("await asyncio.sleep(0.6)")
+    assert signs() == before
 
 
 @needs_subshells
@@ -118,16 +146,16 @@ def test_its_button_sends_the_cell_that_runs_away(kernel: Kernel) -> None:
     page.until(lambda: page.cell)
     assert page.cell["name"] == "# the long one"
     assert page.cell["number"] == cell.reply.contents("execute_input")[0]["execution_count"]
-    page.send("background", cell="another")
+    page.send("background", cell="another", to="panel")
     page.until(lambda: page.said == ["that cell does not run in the foreground any more"])
-    page.send("background", cell=page.cell["id"])
+    page.send("background", cell=page.cell["id"], to="panel")
     assert cell.wait().status == "ok"
-    page.until(lambda: page.cell is None and page.rows[1]["state"] == "running")
-    assert page.rows[1]["where"] == "cell"
+    page.until(lambda: page.cell is None and page.rows["1"]["state"] == "running")
+    assert page.rows["1"]["where"] == "cell"
     assert kernel.ok("1 + 1").result == "2"
     kernel.ok("go.set()")
     kernel.until(lambda: cell.reply.result == "42")
-    page.until(lambda: page.rows[1]["state"] == "finished")
+    page.until(lambda: page.rows["1"]["state"] == "finished")
 
 
 @needs_subshells
@@ -138,9 +166,9 @@ def test_buttons_work_while_a_cell_runs_on_any_page(kernel: Kernel) -> None:
     kernel.ok("import time\ndef spin():\n    while True: time.sleep(0.001)")
     page = open_panel(kernel)
     kernel.ok("job = %bg spin();")
-    page.until(lambda: page.rows.get(1, {}).get("state") == "running")
+    page.until(lambda: page.rows.get("1", {}).get("state") == "running")
     cell = kernel.start("print('waits')\nwhile not job.done(): time.sleep(0.001)")
     kernel.until(lambda: "waits" in cell.reply.stdout)
-    page.send("cancel", job=1, force=False)
+    page.send("cancel", job="1", force=False, to="panel")
     assert cell.wait().status == "ok"
-    page.until(lambda: page.rows[1]["state"] == "cancelled")
+    page.until(lambda: page.rows["1"]["state"] == "cancelled")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ipykernel
 import pytest
 from kernels import Kernel, MakeKernel
+from pages import Page, scripts
 from receivers import receiver, silence
 
 SETUP = """
@@ -18,34 +17,19 @@ async def work():
 """
 
 
-def _told(kernel: Kernel) -> list[dict[str, Any]]:
-    """What the pages were told."""
-    contents = [m["content"]["data"] for m in kernel.messages if m["msg_type"] == "comm_msg"]
-    said = [data.get("content") or {} for data in contents]
-    return [content for content in said if content.get("kind") == "notice"]
-
-
-def _hears(kernel: Kernel) -> bool:
-    """Whether a page has been given what hears notices."""
-    return any(
-        m["msg_type"] == "comm_open" and 'kind !== "notice"' in str(m["content"])
-        for m in kernel.messages
-    )
-
-
 def test_the_pages_are_told_which_job_and_where_it_stands(kernel: Kernel) -> None:
     """What hears it is there before the job has ended."""
     pytest.importorskip("anywidget")
     kernel.ok(SETUP)
     cell = kernel.ok("%bg --notify work()")
-    kernel.until(lambda: _hears(kernel))
+    page = Page(kernel)
     kernel.ok("gate.set()\n%fg 1;")
-    kernel.until(lambda: _told(kernel))
-    (told,) = _told(kernel)
+    page.until(lambda: page.notices)
+    (told,) = page.notices
     assert told["title"] == "job 1 finished: work()"
     assert told["body"].endswith("s  'the value'")
-    assert told["place"] == cell.msg_id
-    assert f'data-bg="{cell.msg_id}"' in cell.displays[-1]["text/html"]
+    assert told["job"] == "1"
+    assert 'data-bgt="1"' in cell.displays[-1]["text/html"]
 
 
 @pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="needs subshells")
@@ -58,13 +42,13 @@ def test_a_cell_that_is_sent_away_can_be_asked_for_too(kernel: Kernel) -> None:
     asked = kernel.start("%bg --notify", queue=True)
     cell.wait()
     assert asked.wait().status == "ok"
-    kernel.until(lambda: _hears(kernel))
+    page = Page(kernel)
     kernel.ok("go.set()")
-    kernel.until(lambda: _told(kernel))
-    (told,) = _told(kernel)
+    page.until(lambda: page.notices)
+    (told,) = page.notices
     assert told["title"] == "job 1 finished: print('begins')"
     assert told["body"].endswith("s  42")
-    assert told["place"] == cell.reply.msg_id
+    assert told["job"] == "1"
 
 
 def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:
@@ -73,8 +57,7 @@ def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:
     kernel.ok(SETUP)
     cell = kernel.ok("%bg --notify work()")
     end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")
-    assert _told(kernel) == []
-    assert not _hears(kernel)
+    assert scripts(kernel) == []
     assert cell.stderr + end.stderr == ""
 
 

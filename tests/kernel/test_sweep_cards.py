@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from kernels import Kernel, Reply
-from test_card_button import WIDGET, send
+from kernels import Kernel
+from pages import open_card
 
 WORK = """
 import asyncio
@@ -18,78 +16,55 @@ async def work(i):
 """
 
 
-def answered(kernel: Kernel, cell: Reply) -> str:
-    """Answer as a page does, and wait until the card has its buttons."""
-
-    def find() -> str | None:
-        for message in kernel.messages:
-            state = message["content"].get("data", {})
-            if message["msg_type"] == "comm_open" and "many" in state.get("state", {}):
-                return str(message["content"]["comm_id"])
-        return None
-
-    model = kernel.until(find)
-    send(kernel, model, {"kind": "hello"})
-    kernel.until(lambda: WIDGET in cell.displays[-1])
-    assert cell.displays[-1][WIDGET]["model_id"] == model
-    return model
-
-
-def shown(kernel: Kernel, model: str) -> dict[str, Any]:
-    """What the widget shows now."""
-    state: dict[str, Any] = {}
-    for m in kernel.messages:
-        if m["msg_type"] == "comm_msg" and m["content"]["comm_id"] == model:
-            state |= m["content"]["data"].get("state", {})
-    return state
-
-
 def test_one_card_counts_a_sweep_and_names_who_failed(kernel: Kernel) -> None:
     """Two updates a second at the most, whatever the number of jobs."""
     kernel.ok(WORK)
     cell = kernel.ok("for i in range(500):\n    %bg -q -g crawl:10 work(i)")
     kernel.until(lambda: "490 queued  10 running" in cell.displays[-1]["text/plain"])
     kernel.ok("gate.set()")
-    end = "500 jobs  499 finished  1 failed  failed: [8] work(i)"
+    end = "500 jobs  499 finished  1 failed  failed: [8] work(7)"
     kernel.until(lambda: cell.displays[-1]["text/plain"] == end)
     assert len(cell.displays) < 20
-    assert "failed: [8] work(i)" in cell.displays[-1]["text/html"]
+    assert "[8] work(7): ValueError: 7" in cell.displays[-1]["text/html"]
 
 
-def test_a_page_that_answers_gets_a_button_that_cancels_all(kernel: Kernel) -> None:
-    """Afterwards the card is plain again, so that a saved notebook shows the end."""
+def test_its_button_cancels_all(kernel: Kernel) -> None:
+    """Those that wait, too."""
     pytest.importorskip("anywidget")
     kernel.ok(WORK)
     cell = kernel.ok("for i in range(30):\n    %bg -q -g crawl:10 work(i)")
-    model = answered(kernel, cell)
-    send(kernel, model, {"kind": "cancel"})
+    kernel.until(lambda: "20 queued  10 running" in cell.displays[-1]["text/plain"])
+    page = open_card(kernel, cell, "m1")
+    page.until(lambda: page.many.get("m1", {}).get("counts") == {"queued": 20, "running": 10})
+    page.send("cancel all", many="m1", to="m1")
     kernel.until(lambda: cell.displays[-1]["text/plain"] == "30 jobs  30 cancelled")
-    assert WIDGET not in cell.displays[-1]
-    kernel.until(lambda: shown(kernel, model)["many"]["ended"])
+    page.until(lambda: page.many["m1"]["ended"])
 
 
 def test_its_list_opens(kernel: Kernel) -> None:
-    """The running ones and those that failed come first; it goes on to be brought up to date."""
+    """The ones that failed come first, then those that run; it stays when all have ended."""
     pytest.importorskip("anywidget")
     kernel.ok(WORK)
     cell = kernel.ok("for i in range(30):\n    %bg -q -g crawl:10 work(i)")
-    model = answered(kernel, cell)
-    assert shown(kernel, model).get("rows", []) == []
-    send(kernel, model, {"kind": "list", "client": "page", "open": True})
-    kernel.until(lambda: len(shown(kernel, model).get("rows", [])) == 30)
-    assert shown(kernel, model)["rows"][0][:3] == [1, "running", "work(i)"]
-    assert shown(kernel, model)["rows"][10][:3] == [11, "queued", "work(i)"]
+    kernel.until(lambda: 'data-bgt="m1"' in cell.displays[-1]["text/html"])
+    page = open_card(kernel, cell, "m1")
+    page.until(lambda: page.many)
+    assert page.rows == {}
+    page.see(many=["m1"], lists=["m1"])
+    page.until(lambda: len(page.rows) == 30)
+    assert page.many["m1"]["list"][:2] == ["1", "2"]
+    assert (page.rows["1"]["state"], page.rows["1"]["name"]) == ("running", "work(0)")
+    assert page.rows["11"]["state"] == "queued"
     kernel.ok("gate.set()")
-    kernel.until(lambda: shown(kernel, model)["rows"][0][:2] == [8, "failed"])
-    kernel.until(lambda: shown(kernel, model)["many"]["ended"])
-    assert WIDGET in cell.displays[-1]  # a page reads it
+    page.until(lambda: page.many["m1"]["ended"])
+    assert page.many["m1"]["list"][:2] == ["8", "1"]
+    assert page.many["m1"]["failed"][0]["trace"].endswith("ValueError: 7")
 
 
 def test_of_a_sweep_that_fails_the_first_tracebacks_are_shown(kernel: Kernel) -> None:
-    """The card counts the others; jobs without a group each show theirs."""
+    """The card holds them and names the others; a program, which misses its news, is sent some."""
     kernel.ok("async def bad(i): raise ValueError(f'no {i}')")
-    cell = kernel.ok("for i in range(20):\n    %bg -g many bad(i)")
+    cell = kernel.ok("for i in range(20):\n    %bg bad(i)")
     kernel.until(lambda: cell.displays[-1]["text/plain"].startswith("20 jobs  20 failed  failed:"))
-    alone = kernel.ok("for i in range(5):\n    %bg bad(i)")
-    kernel.until(lambda: len([m for m in alone.messages if m["msg_type"] == "error"]) == 5)
+    assert cell.displays[-1]["text/html"].count("Traceback (most recent call last)") == 5
     assert len([m for m in cell.messages if m["msg_type"] == "error"]) == 3

@@ -97,3 +97,23 @@ def test_the_stop_button_ends_a_question_in_the_subshell(k: Kernel) -> None:
     assert cell.wait().result == "'me'"
     k.ok("go.set()")
     k.until(lambda: away.reply.result == "42")
+
+
+def test_two_cells_that_ask_get_each_its_own_answer(k: Kernel) -> None:
+    """The second question waits until the first has been answered, and can be stopped meanwhile."""
+    away = k.start("input('first? ')", allow_stdin=True)
+    k.until(lambda: away.reply.contents("input_request"))
+    sent_away(k, away)
+    stopped = k.start("print('begins'); input('never? ')", allow_stdin=True)
+    k.until(lambda: "begins" in stopped.reply.stdout)
+    k.interrupt()
+    assert stopped.wait().ename == "KeyboardInterrupt"
+    front = k.start("print('begins'); input('second? ')", allow_stdin=True)
+    k.until(lambda: "begins" in front.reply.stdout)
+    k.send(k.session.msg("input_reply", {"value": "one"}), "stdin")
+    k.until(lambda: away.reply.result)
+    k.until(lambda: front.reply.contents("input_request"))
+    k.send(k.session.msg("input_reply", {"value": "two"}), "stdin")
+    assert front.wait().result == "'two'"
+    assert away.reply.result == "'one'"
+    assert not stopped.reply.contents("input_request")

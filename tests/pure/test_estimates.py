@@ -11,9 +11,10 @@ from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
-from ipy_bgtasks.views.card import card_data, card_html, card_text
-from ipy_bgtasks.views.estimates import left_text, long_time, seconds_left
-from ipy_bgtasks.views.groups import Tally, group_card, group_html, group_line
+from ipy_bgtasks.text import elapsed_text
+from ipy_bgtasks.views.card import card
+from ipy_bgtasks.views.estimates import left_text, rough_time, seconds_left
+from ipy_bgtasks.views.groups import Tally, failure_of, group_html, group_line, many_card
 from ipy_bgtasks.views.rows import row
 
 
@@ -39,24 +40,23 @@ def test_the_pace_so_far_tells_what_is_left(
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0, "0.0 s"),
-        (0.3, "0.3 s"),
-        (41.2, "41 s"),
-        (59.6, "1 min"),
-        (125, "2 min"),
-        (3580, "1 h"),
-        (3900, "1 h 5 min"),
+        (0.0, "1s"),
+        (41.2, "41s"),
+        (59.6, "1m"),
+        (125, "2m"),
+        (3580, "1h00m"),
+        (3900, "1h05m"),
     ],
 )
 def test_times_are_rounded(seconds: float, text: str) -> None:
     """Nobody wants to know more."""
-    assert long_time(seconds) == text
+    assert rough_time(seconds) == text
 
 
 def test_it_is_said_in_a_few_words() -> None:
     """Or not at all."""
-    assert left_text(120) == "2 min left"
-    assert left_text(0.01) == "1 s left"
+    assert left_text(120) == "2m left"
+    assert left_text(0.01) == "1s left"
     assert left_text(None) == ""
 
 
@@ -78,11 +78,10 @@ def test_a_job_with_progress_shows_the_time_left_everywhere(registry: Registry) 
     job.progress = Progress(25, 100, "epochs")
     assert "left" not in row(job).last
     runs_since(job, 60)
-    assert row(job).label == "epochs, 3 min left"
-    assert row(job).last.endswith("epochs, 3 min left")
-    assert "3 min left" in card_text(job)
-    assert "3 min left" in card_html(job)
-    assert "3 min left" in card_data(job)["facts"][0]
+    assert row(job).label == "epochs · 3m left"
+    assert row(job).last.endswith("epochs · 3m left")
+    assert "3m left" in card(job)["text/plain"]
+    assert "3m left" in card(job)["text/html"]
 
 
 def test_a_group_tells_what_is_left_from_those_that_have_ended(registry: Registry) -> None:
@@ -96,7 +95,7 @@ def test_a_group_tells_what_is_left_from_those_that_have_ended(registry: Registr
     place.fail(jobs[2], ValueError())
     tally = Tally.of(jobs, {}, 50)
     assert (tally.done, tally.total) == (2.5, 10)
-    assert tally.left == "2 min left"  # 6.5 of 9 are left, at 20 s each
+    assert tally.left == "2m left"  # 6.5 of 9 are left, at 20 s each
     assert group_line(registry.group("@g")).startswith(
         "g: 10 jobs, 5 queued, 2 running, 1 finished, 1 failed (3), 1 cancelled  35%"
     )
@@ -113,7 +112,7 @@ def test_the_line_of_a_group_that_has_ended_says_how_long_it_took(registry: Regi
     failed = "(1001, 1002, 1003, 1004, 1005 and 3 more)"
     assert group_line(registry.group("@crawl")) == (
         f"crawl: 1,008 jobs, 1,000 finished, 8 failed {failed}  "
-        f"{long_time(registry.group('@crawl').elapsed)}"
+        f"{elapsed_text(registry.group('@crawl').elapsed)}"
     )
 
 
@@ -124,4 +123,9 @@ def test_what_is_said_of_many_is_escaped(registry: Registry) -> None:
     place.fail(job, ValueError())
     assert "<g>" not in group_html(registry.group("@<g>"))
     assert "<b>" not in group_html(registry.group("@<g>"))
-    assert "&lt;b&gt;" in group_card([], {"failed": 2}, ["[1] <b>"])["text/html"]
+    assert (
+        "&lt;b&gt;"
+        in many_card(Tally.of([], {"failed": 1}), [failure_of(job, traced=True)], "m1", "key")[
+            "text/html"
+        ]
+    )

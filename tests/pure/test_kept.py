@@ -16,10 +16,15 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.platforms import host_name
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.kept import files
+from ipy_bgtasks.runners.kept.directory import (
+    FORMAT,
+    JobDirectory,
+    directories,
+    new_directory,
+    startup_summary,
+    sweep,
+)
 from ipy_bgtasks.runners.kept.files import OutputReader, OutputWriter, parts
-from ipy_bgtasks.runners.kept.glance import summary_line
-from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place, places, sweep
-from ipy_bgtasks.runners.kept.runner import outcome_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kept jobs need POSIX")
 
@@ -32,12 +37,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def reserved() -> tuple[Place, int]:
+def reserved() -> tuple[JobDirectory, int]:
     """A job's directory and the lock of the session that launches it."""
-    return new_place()
+    return new_directory()
 
 
-def describe(place: Place, **more: Any) -> None:
+def describe(place: JobDirectory, **more: Any) -> None:
     """Write down what the job is."""
     told = {
         "format": FORMAT,
@@ -162,42 +167,42 @@ def test_a_full_disk_loses_output_and_says_so_once_there_is_room(
 # What the files say
 
 
-def test_each_crash_point_leaves_a_true_state(reserved: tuple[Place, int]) -> None:
+def test_each_crash_point_leaves_a_true_state(reserved: tuple[JobDirectory, int]) -> None:
     """From the directory alone to the end."""
     place, launching = reserved
-    assert (place.job(), summary_line(())) == (None, "")  # only the directory
+    assert (place.job(), startup_summary(())) == (None, "")  # only the directory
     describe(place)
-    assert place.state() == {"state": "queued"}
-    assert summary_line(()) == "1 kept job: 1 queued (%jobs)"
-    assert summary_line({place.number}) == ""
+    assert place.settle() == {"state": "queued"}
+    assert startup_summary(()) == "1 kept job: 1 queued (%jobs)"
+    assert startup_summary({place.number}) == ""
     watched = files.lock(place.path, files.WATCHED)
     assert watched is not None
     files.replace_json(
         place.path, files.STATE, {"state": "running", "host": host_name(), "started": 2.0}
     )
     os.close(launching)
-    assert place.state()["state"] == "running"
+    assert place.settle()["state"] == "running"
     os.close(watched)
-    assert summary_line(()) == "1 kept job: 1 failed (%jobs)"  # before anybody has written it
-    state = place.state()
+    assert startup_summary(()) == "1 kept job: 1 failed (%jobs)"  # before anybody has written it
+    state = place.settle()
     assert (state["state"], state["started"]) == ("failed", 2.0)
-    outcome = outcome_of(place, state)
+    outcome = place.outcome(state)
     assert outcome.state is JobState.FAILED
     assert "its watcher was killed" in str(outcome.error)
     assert isinstance(outcome.error, ProcessDied)
 
 
-def test_a_job_whose_session_died_never_starts(reserved: tuple[Place, int]) -> None:
+def test_a_job_whose_session_died_never_starts(reserved: tuple[JobDirectory, int]) -> None:
     """It is cancelled, and says why."""
     place, launching = reserved
     describe(place)
     os.close(launching)
-    outcome = outcome_of(place, place.state())
+    outcome = place.outcome(place.settle())
     assert outcome.state is JobState.CANCELLED
     assert "never started: the session ended" in str(outcome.error)
 
 
-def test_the_jobs_of_another_machine_are_not_shown(reserved: tuple[Place, int]) -> None:
+def test_the_jobs_of_another_machine_are_not_shown(reserved: tuple[JobDirectory, int]) -> None:
     """A home may be shared; nor those of a later version."""
     place, _ = reserved
     describe(place, host="elsewhere")
@@ -210,21 +215,21 @@ def test_a_directory_of_somebody_else_is_not_used(home: Path) -> None:
     """One in which others can write, or that is a link to another."""
     home.mkdir(parents=True)
     home.chmod(0o777)
-    assert places() == []
+    assert directories() == []
     with pytest.raises(BadInput, match="others can write there"):
-        new_place()
+        new_directory()
     home.chmod(0o700)
-    place, lock = new_place()
+    place, lock = new_directory()
     os.close(lock)
     Path(place.path).chmod(0o770)
-    assert places() == []
+    assert directories() == []
     (home / "k2").symlink_to("k1")
-    assert places() == []
+    assert directories() == []
 
 
 def test_two_sessions_never_get_the_same_number() -> None:
     """Each has a directory of its own."""
-    made = [new_place() for _ in range(3)]
+    made = [new_directory() for _ in range(3)]
     for _, lock in made:
         os.close(lock)
     assert [str(place.number) for place, _ in made] == ["k1", "k2", "k3"]
@@ -234,7 +239,7 @@ def test_sweeping_leaves_what_is_needed(home: Path) -> None:
     """What ended long ago goes, and what a crash has left behind."""
     now = time.time()
     for ended in (now - 10 * 86400, now - 86400, None):
-        place, lock = new_place()
+        place, lock = new_directory()
         os.close(lock)
         if ended is not None:
             describe(place)
@@ -246,10 +251,12 @@ def test_sweeping_leaves_what_is_needed(home: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["k2"]
 
 
-def test_a_removed_value_is_an_error_that_names_the_file(reserved: tuple[Place, int]) -> None:
+def test_a_removed_value_is_an_error_that_names_the_file(
+    reserved: tuple[JobDirectory, int],
+) -> None:
     """It is asked for again each time."""
     place, _ = reserved
-    outcome = outcome_of(place, {"state": "finished", "kind": "value", "shown": "42"})
+    outcome = place.outcome({"state": "finished", "kind": "value", "shown": "42"})
     assert repr(outcome.value) == "42"
     with pytest.raises(CannotSend, match=r"cannot be read from .*value\.pickle: No such file"):
         outcome.get()

@@ -163,6 +163,37 @@ async def test_a_thread_in_c_is_named_with_its_call(registry: Registry, screen: 
         await job
 
 
+async def test_what_ends_because_it_was_asked_to_says_so(registry: Registry, screen: Any) -> None:
+    """With its value or its error; it had not finished before, and was not simply cancelled."""
+    begun = threading.Event()
+
+    def saves() -> str:
+        try:
+            begun.set()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return "saved"
+        return "unreachable"
+
+    def wraps() -> None:
+        try:
+            begun.set()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            raise ValueError("interrupted") from None
+
+    said = []
+    for call in (saves, wraps):
+        begun.clear()
+        job = registry.launch(work(call))
+        begun.wait(10)
+        said += await stop(screen, job)
+    assert said == [
+        "job 1 (f()) was asked to stop and finished: 'saved'",
+        "job 2 (f()) was asked to stop and failed: ValueError: interrupted",
+    ]
+
+
 async def test_a_report_without_waiting_promises_nothing(registry: Registry, screen: Any) -> None:
     """In a plain function nobody can wait for the end."""
     job = coroutine(registry, lambda: asyncio.sleep(1000))

@@ -9,7 +9,7 @@ from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.views.collection import Jobs
-from ipy_bgtasks.views.timeline import Span, strip, timeline_svg, timeline_text
+from ipy_bgtasks.views.timeline import Span, timeline_svg, timeline_text
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _FAILED = "#d9413a"
@@ -91,29 +91,3 @@ def test_jobs_plot_the_last_of_them() -> None:
     assert "f4()" in bundle["text/plain"]
     assert [span.number for span in jobs[0].job.plot().spans] == [1]
     assert "finished" in repr(jobs[4].job.plot())
-
-
-def test_the_panel_puts_jobs_into_few_lanes() -> None:
-    """One that began after another had ended stands beside it; who waits has a bar of its own."""
-    first = Span(1, "f()", "finished", START, START, START + 4)
-    beside = Span(2, "g()", "failed", START + 5, START + 6, START + 7)
-    running = Span(3, "h()", "running", START + 3, START + 3, None)
-    drawn = strip([running, beside, first], START + 10)
-    assert (drawn["first"], drawn["last"], drawn["lanes"]) == (START, START + 10, 2)
-    bars = [(n, word, x, width) for n, word, x, width, _ in drawn["bars"] if width]
-    assert bars == [
-        (3, "running", 3, 7),
-        (2, "wait", 5, 1),
-        (2, "failed", 6, 1),
-        (1, "finished", 0, 4),
-    ]
-    lane = {n: lane for n, *_, lane in drawn["bars"]}
-    assert lane[1] == lane[2] != lane[3]
-
-
-def test_the_panel_leaves_out_the_oldest_of_very_many() -> None:
-    """The picture begins with the oldest that it shows."""
-    spans = [Span(n, "f()", "running", START + n, START + n, None) for n in range(100)]
-    drawn = strip(spans[::-1], START + 200)
-    assert {n for n, *_ in drawn["bars"]} == set(range(80, 100))
-    assert drawn["first"] == START + 80

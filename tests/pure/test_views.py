@@ -261,7 +261,7 @@ def test_a_job_in_full() -> None:
     assert "elapsed  1.2s" in lines
     assert "error    ValueError: bad" in lines
     assert "[… earlier output left out …]" in lines
-    assert lines[-2:] == ["line 29", "<Figure>"]
+    assert lines[-4:] == ["line 29", "<Figure>", "", "ValueError: bad"]  # raised nowhere
     assert "line 5" not in lines
     page = detail_html(job)
     assert "line 29\n&lt;Figure&gt;" in page

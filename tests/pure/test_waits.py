@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import queue
 import random
@@ -319,9 +320,10 @@ def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
 def test_on_cancel_ends_what_only_its_library_can_end(
-    place: Place, is_async: bool, capfd: pytest.CaptureFixture[str]
+    place: Place, is_async: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is called in another thread, as long as the block runs; its errors are shown."""
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
     lock = threading.Lock()
     lock.acquire()
     begun, threads = threading.Event(), []
@@ -352,7 +354,7 @@ def test_on_cancel_ends_what_only_its_library_can_end(
     state = ended(job)
     assert state is (JobState.FAILED if is_async else JobState.CANCELLED)
     assert threads == ["bg-stop"]
-    until(lambda: "ValueError: shown" in capfd.readouterr().err)
+    until(lambda: "ValueError: shown" in said.getvalue())
     assert job.on_cancel == ()
 
 
@@ -406,4 +408,56 @@ def test_a_value_that_cannot_be_looked_at_is_a_value(place: Place) -> None:
     job = place.launch(lambda: value)
     until(job.done)
     assert job.outcome.value is value
+    assert place.launch(lambda: 1).result(BOUND) == 1
+
+
+async def _sleeps(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    await anyio.sleep(1000)
+
+
+async def _computes(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    while True:
+        await anyio.sleep(0)
+
+
+async def _blocks(anyio: Any, begun: threading.Event) -> None:
+    begun.set()
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("step", [_sleeps, _computes, _blocks])
+@pytest.mark.parametrize("library", ["trio", "anyio on trio", "anyio on asyncio"])
+def test_a_loop_of_another_kind_ends_in_good_order(place: Place, library: str, step: Any) -> None:
+    """The `finally:` of all its tasks runs before the job ends, in its thread."""
+    module = pytest.importorskip(library.partition(" ")[0])
+    if "trio" in library:
+        pytest.importorskip("trio")
+    begun, did = threading.Event(), []
+
+    async def task(run: Any, begun: threading.Event) -> None:
+        try:
+            await run(module, begun)
+        finally:
+            did.append((run.__name__, threading.get_ident()))
+
+    async def main() -> None:
+        nursery = module.open_nursery() if library == "trio" else module.create_task_group()
+        async with nursery as tasks:
+            tasks.start_soon(task, _sleeps, threading.Event())
+            tasks.start_soon(task, step, begun)
+
+    def run() -> None:
+        if library == "trio":
+            module.run(main)
+        else:
+            module.run(main, backend=library.rpartition(" ")[2])
+
+    job = place.launch(run)
+    begun.wait(BOUND)
+    thread = job.thread
+    job.cancel()
+    assert ended(job) is JobState.CANCELLED
+    assert sorted(did) == sorted([("_sleeps", thread), (step.__name__, thread)])
     assert place.launch(lambda: 1).result(BOUND) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -310,6 +311,30 @@ def test_the_names_of_builtins_are_not_the_only_ones() -> None:
     assert run(read("len('')", scope_of(len=lambda _: "mine"))) == "mine"
     assert run(read("len('')", scope_of())) == 0
     assert builtins.len("") == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "label"),
+    [
+        ("same(u)", "Oslo", "same('Oslo')"),
+        ("same(u)", 0.25, "same(0.25)"),
+        ("same(u, k=[u, 1])", None, "same(None, k=[None, 1])"),
+        ("x = same(u)", True, "x = same(True)"),
+        ("same(u)", PurePosixPath("/data/a.csv"), "same('a.csv')"),
+        ("same(  u  )", object(), "same(  u  )"),
+        ("same(u)", "x" * 21, "same(u)"),
+        ("same(u)", 10**400, "same(u)"),
+        ("same([u for u in 'ab'])", 1, "same([u for u in 'ab'])"),
+        ("same(lambda u: u)", 1, "same(lambda u: u)"),
+        ("same(f'{u}')", "it's", "same(f'{u}')"),
+        ("same('u', 1)", 5, "same('u', 1)"),
+    ],
+)
+def test_the_name_shows_plain_values(code: str, value: Any, label: str) -> None:
+    """So that the jobs of a loop can be told apart; it runs with the value all the same."""
+    work = read(code, scope_of(u=value))
+    assert work.label == label
+    assert work.code == code
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from keeping_ends import end_kept_jobs
 from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
-from ipy_bgtasks.runners.kept.places import places
+from ipy_bgtasks.runners.kept.directory import directories
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
@@ -298,12 +299,12 @@ async def test_a_restart_of_the_machine_is_told_from_a_kill(home: Path) -> None:
     other_session("%bg --keep !sleep 1000", DIES)
     state = until(lambda: state_of(home, "k1"))
     job = json.loads((home / "k1" / "job.json").read_text())
-    place = places()[0]
-    place.ask("force")
+    place = directories()[0]
+    place.request("force")
     until(lambda: not is_alive(state["watcher"]))
     (home / "k1" / "job.json").write_text(json.dumps({**job, "boot": "another"}))
     (home / "k1" / "state.json").write_text(json.dumps(state))
-    assert place.state()["why"] == "the machine was restarted"
+    assert place.settle()["why"] == "the machine was restarted"
 
 
 async def test_pruning_forgets_what_has_ended(
@@ -453,3 +454,60 @@ async def test_kept_jobs_of_a_group_respect_its_limit(cells: Any, tmp_path: Path
     gate.write_text("go\n")
     assert await second == 0
     assert (str(first.state), second.log.stdout) == ("finished", "second\n")
+
+
+@pytest.mark.parametrize("code", ["!sleep 1000", "__import__('time').sleep(1000)"])
+async def test_a_job_whose_directory_is_removed_is_ended(cells: Any, home: Path, code: str) -> None:
+    """It is failed only when none of its code runs any more."""
+    await cells(f"%bg --keep {code}")
+    state = until(lambda: state_of(home, "k1"))
+    shutil.rmtree(home / "k1")
+    job = jobs()["k1"]
+    with pytest.raises(ProcessDied, match="its directory was removed"):
+        job.result(BOUND)
+    assert not is_alive(state["pid"])
+    until(lambda: not is_alive(state["watcher"]))
+
+
+async def test_a_watcher_whose_directory_is_removed_ends_the_job(cells: Any, home: Path) -> None:
+    """No session is there to see it."""
+    other_session("%bg --keep !sleep 1000")
+    state = until(lambda: state_of(home, "k1"))
+    shutil.rmtree(home / "k1")
+    until(lambda: not is_alive(state["pid"]) and not is_alive(state["watcher"]))
+
+
+async def test_a_forked_child_of_a_kept_job_ends_in_silence(cells: Any) -> None:
+    """It comes back from the user's code as its parent does, and is none of ours."""
+    await cells(
+        """\
+        import os
+        def f():
+            child = os.fork()
+            if child == 0:
+                raise SystemExit(3)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        """
+    )
+    job = await cells("%bg --keep f()")
+    assert job.result(BOUND) == 3
+    assert job.log.text == ""
+
+
+async def test_values_that_cannot_be_looked_at_do_not_kill_the_worker(cells: Any) -> None:
+    """A class whose `__getattr__` raises something else than AttributeError."""
+    await cells(
+        """\
+        class Slip(Exception):
+            def __getattr__(self, name):
+                return {}[name]
+        def raises():
+            raise Slip("slipped")
+        """
+    )
+    error = (await cells("%bg --keep raises()")).exception(BOUND)
+    assert type(error).__name__ in ("Slip", "CannotSend")
+    assert not isinstance(error, ProcessDied)
+    (await cells("%bg --keep Slip()")).exception(BOUND)
+    assert "k2" in jobs()
+    assert jobs()["k2"] in jobs()

@@ -150,8 +150,8 @@ async def test_a_group_is_told_when_all_of_it_has_ended(told: Told) -> None:
     notice = await told.next()
     assert notice.title == "group crawl: 1 finished, 2 failed"
     assert notice.body.splitlines()[1:] == [
-        "[2] waits(KeyError(i) if i else 0): KeyError: 1",
-        "[3] waits(KeyError(i) if i else 0): KeyError: 2",
+        "[2] waits(KeyError(1) if 1 else 0): KeyError: 1",
+        "[3] waits(KeyError(2) if 2 else 0): KeyError: 2",
     ]
     assert told.nothing_more()
 

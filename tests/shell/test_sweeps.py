@@ -79,7 +79,7 @@ async def test_cancel_stops_a_group(cells: Any, capsys: pytest.CaptureFixture[st
     await asyncio.sleep(0)
     await cells("%cancel @crawl")
     said = capsys.readouterr().out
-    assert "job 1 (waits(i)) cancelled\n" in said
+    assert "job 1 (waits(0)) cancelled\n" in said
     assert said.count("it never started") == 3
     assert {str(job.state) for job in jobs("@crawl")} == {"cancelled"}
 

@@ -22,9 +22,8 @@ sys.path.append(str(Path(__file__).parents[1] / "kernel"))
 
 from kernels import Kernel
 
+from ipy_bgtasks.runners.kept.directory import JobDirectory, directories
 from ipy_bgtasks.runners.kept.files import OutputReader
-from ipy_bgtasks.runners.kept.places import Place, places
-from ipy_bgtasks.runners.kept.runner import outcome_of
 from ipy_bgtasks.runners.sessions import sessions_with
 
 #: What must be 0.
@@ -80,17 +79,17 @@ def round_of(number: int, dice: random.Random, counts: Counter[str]) -> None:
         kernel.close()
     hit = _kill(victim, dice) if victim else None
     deadline = time.monotonic() + BOUND
-    for place in places():
+    for place in directories():
         _check(place, home, hit == place.path, deadline, counts)
 
 
 def _kill(victim: str, dice: random.Random) -> str | None:
     """Kill the watcher or the process of one job that runs, at a random moment."""
     time.sleep(dice.uniform(0, 0.3))
-    there = [place for place in places() if place.job()]
+    there = [place for place in directories() if place.job()]
     dice.shuffle(there)
     for place in there:
-        state = place.state()
+        state = place.settle()
         if state["state"] == "running" and victim in state:
             with suppress(ProcessLookupError):
                 os.kill(state[victim], signal.SIGKILL)
@@ -98,13 +97,15 @@ def _kill(victim: str, dice: random.Random) -> str | None:
     return None
 
 
-def _check(place: Place, home: Path, was_hit: bool, deadline: float, counts: Counter[str]) -> None:
+def _check(
+    place: JobDirectory, home: Path, was_hit: bool, deadline: float, counts: Counter[str]
+) -> None:
     told = place.job()
     if told is None:  # killed before it became a job
         counts["never a job"] += 1
         return
     name = told["name"]
-    while (state := place.state()).get("ended") is None:
+    while (state := place.settle()).get("ended") is None:
         if time.monotonic() > deadline:
             counts["untrue states"] += 1
             print(f"{place.path}: {state} for ever")
@@ -120,7 +121,7 @@ def _check(place: Place, home: Path, was_hit: bool, deadline: float, counts: Cou
         if written != OUTPUT[name] or not ran:
             counts["untrue states"] += 1
             print(place.path, state, ran, repr(written[-80:]))
-        counts["values wrong"] += outcome_of(place, state).get() != VALUES[name]
+        counts["values wrong"] += place.outcome(state).get() != VALUES[name]
     elif state["state"] == "cancelled":
         counts["untrue states"] += ran
     else:
@@ -130,7 +131,7 @@ def _check(place: Place, home: Path, was_hit: bool, deadline: float, counts: Cou
             print(place.path, state)
 
 
-def _output(place: Place) -> str:
+def _output(place: JobDirectory) -> str:
     reader, texts = OutputReader(place.path), []
     while pieces := reader.read():
         texts += [text for _, stream, text in pieces if stream == "stdout"]

@@ -1,7 +1,14 @@
-"""The cards under `%bg` cells: shown when a job is launched, updated in place while it runs."""
+"""The cards under `%bg` cells: shown when a job is launched, brought up to date as it changes.
+
+A card is HTML in the notebook. Each change of state is an update of its display, so that a notebook
+that is saved has the last one. What changes more often is told to the page that shows it, which
+asks for it (`live.pages`); where no page does, as in a program that executes a notebook, it is an
+update of the display as well.
+"""
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 import uuid
@@ -12,18 +19,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.job.record import Record
-
-    MakeWidget = Callable[["Card", Callable[[], None]], "CardWidget | None"]
-
+    from ipy_bgtasks.views.groups import Failure, Tally
 
 _PLACES = 200  # whose cards are known; the newest
 _CARDS = 50  # in one place that are shown again when it is cleared; the newest
-_NAMES = 20  # of those that failed
+_FAILURES = 300  # of one card that are kept as text
+_TRACES = 5  # of these with their tracebacks
+_SHOWN = 3  # tracebacks beside a card that names all that failed
+_INTERVAL = 0.5  # seconds between two updates of one card
+_RARELY = 5.0  # where a page shows what happens between them
+_SOON = 0.1  # seconds to the first: the job has started meanwhile
+_BUDGET = 40  # updates of all cards in one interval
+_COPIES = 4  # displays of one job that are kept up to date; the newest
+_OPENED = 0.2  # seconds from the first card to the script of the page: a short job needs none
+_PATIENCE = 2.0  # seconds in which a page answers that shows all outputs in one document
+
+
+class Send(Protocol):
+    """Send a display, or the update of one, to a place."""
+
+    def __call__(
+        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
+    ) -> None: ...
 
 
 def place_of(parent: Any) -> str | None:
     """Return the key of a request's place, given its header."""
     return parent.get("msg_id") if isinstance(parent, dict) else None
+
+
+def cell_of(request: Any) -> str | None:
+    """Return what names the cell of a request in its notebook, where the front end says so."""
+    metadata = request.get("metadata") or {} if isinstance(request, dict) else {}
+    colab = metadata.get("colab") or {}
+    named = metadata.get("cellId") or (colab.get("cell_id") if isinstance(colab, dict) else None)
+    return named if isinstance(named, str) else None
 
 
 class Card:
@@ -32,34 +62,29 @@ class Card:
     Of jobs that have ended it keeps only its text about them.
     """
 
-    __slots__ = (
-        "_all",
-        "_began",
-        "_failed",
-        "_lock",
-        "_over",
-        "_running",
-        "display_id",
-        "fresh",
-        "parent",
-        "sent",
-        "shown",
-    )
-
-    def __init__(self, job: Record, parent: Any, display_id: str) -> None:
+    def __init__(self, job: Record, parent: Any, key: str) -> None:
         self.parent = parent
-        self.display_id = display_id
+        self.key = key
+        self.display_id = uuid.uuid4().hex
         #: What was sent last, and when, on the monotonic clock.
         self.shown: dict[str, Any] = {}
         self.sent = 0.0
-        #: Whether it was never updated.
-        self.fresh = True
+        #: The state that this shows; empty for several jobs.
+        self.state = ""
+        #: Whether it shows what its cell has launched, and whether that was run again since.
+        self.launches = self.again = False
+        #: When it was first shown, in seconds since the epoch.
+        self.began = time.time()
+        self.failed: list[Failure] = []
         self._lock = threading.Lock()
-        self._began = time.monotonic()
         self._running: dict[int, Record] = {job.number: job}
         self._all = [job.number]
         self._over: Counter[str] = Counter()
-        self._failed: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """What it is called in the page: a job's number, ``m3`` for several from job 3 on."""
+        return f"{'m' * (self.count > 1)}{self._all[0]!s}"
 
     @property
     def count(self) -> int:
@@ -67,44 +92,15 @@ class Card:
         return len(self._all)
 
     @property
-    def failed(self) -> int:
-        """The number of those that have failed."""
-        return self._over["failed"]
-
-    @property
     def is_over(self) -> bool:
         """Whether all of them have ended."""
         return not self._running
-
-    @property
-    def age(self) -> float:
-        """The seconds since it was first shown."""
-        return time.monotonic() - self._began
-
-    @property
-    def only(self) -> Record | None:
-        """The job, if it is the only one and has not ended; else None."""
-        with self._lock:
-            if len(self._running) != 1 or self._over:
-                return None
-            return next(iter(self._running.values()))
 
     def holds(self, job: Record) -> bool:
         """Return whether the job is one of those that have not ended here."""
         return job.number in self._running or (job.done() and self.is_over)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of those that have not ended."""
-        with self._lock:
-            return list(self._running)
-
-    def add(self, job: Record) -> None:
-        """Show one more job."""
-        with self._lock:
-            self._running[job.number] = job
-            self._all.append(job.number)
-
-    def all_numbers(self) -> list[int]:
         """Return the numbers of all that it shows, ended or not."""
         with self._lock:
             return list(self._all)
@@ -114,43 +110,64 @@ class Card:
         with self._lock:
             return list(self._running.values())
 
+    def add(self, job: Record) -> None:
+        """Show one more job."""
+        with self._lock:
+            self._running[job.number] = job
+            self._all.append(job.number)
+            self.state = ""
+
     def settle(self, job: Record) -> None:
         """Note how a job has ended, and drop it."""
-        alone = self.count == 1
-        if alone:
-            self.shown = {**self.shown, **_card(job, place_of(self.parent))}
+        failed = None
+        if job.state == "failed" and len(self.failed) < _FAILURES:
+            from ipy_bgtasks.views.groups import failure_of
+
+            failed = failure_of(job, traced=len(self.failed) < _TRACES)
+        if self.count == 1:
+            self.shown = self._bundle_of(job, live=False)
+            self.state = str(job.state)
         with self._lock:
             if self._running.pop(job.number, None) is not None:
                 self._over[str(job.state)] += 1
-                if job.state == "failed" and len(self._failed) < _NAMES:
-                    self._failed.append(f"[{job.number}] {job.name}")
+                self.failed += [] if failed is None else [failed]
 
-    def bundle(self) -> dict[str, str]:
-        """Return its current content, as a MIME bundle."""
-        if (job := self.only) is not None:
-            return _card(job, place_of(self.parent))
-        running, over, failed, age = self.facts()
-        if not running and sum(over.values()) == 1:
-            return {kind: self.shown[kind] for kind in ("text/plain", "text/html")}
-        from ipy_bgtasks.views.groups import group_card
+    def tally(self) -> Tally:
+        """Count its jobs."""
+        from ipy_bgtasks.views.groups import Tally
 
-        return group_card(running, over, failed, age, place_of(self.parent))
-
-    def facts(self) -> tuple[list[Record], Counter[str], list[str], float]:
-        """Return the jobs that go on, how many ended in which state, who failed, and its age."""
         with self._lock:
-            running = list(self._running.values())
-            return running, Counter(self._over), list(self._failed), self.age
+            alive, over = list(self._running.values()), Counter(self._over)
+        return Tally.of(alive, over, time.time() - self.began)
+
+    def bundle(self, *, live: bool) -> dict[str, str]:
+        """Return its current content, as a MIME bundle; *live* if a page shows the rest."""
+        if self.count == 1:
+            for job in self.alive():
+                self.state = str(job.state)
+                return self._bundle_of(job, live=live)
+            return self.shown
+        from ipy_bgtasks.views.groups import many_card
+
+        failed = sorted(self.failed, key=lambda each: each.number)
+        return many_card(self.tally(), failed, self.name, self.key)
+
+    def _bundle_of(self, job: Record, *, live: bool) -> dict[str, str]:
+        from ipy_bgtasks.views.card import card
+
+        return card(job, self.key, live=live, again=self.again)
 
 
 class Places:
     """The cards of each request, sent to where they are shown. Any thread may call."""
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
         self._lock = threading.Lock()
         self._at: OrderedDict[str, list[Card]] = OrderedDict()
         self._launch: dict[str, Card] = {}
+        #: The name of the cell of each request, where it has one.
+        self._cells: OrderedDict[str, str] = OrderedDict()
         #: The header of the request that runs now, if one does.
         self._now: Any = None
         #: The header of the cell that runs, or ran last.
@@ -162,11 +179,16 @@ class Places:
         key = place_of(parent)
         return None if key is None else self._launch.get(key)
 
-    def add(self, card: Card, *, launch: bool) -> None:
-        """Show a new card in its place."""
+    def has_cell(self, parent: Any) -> bool:
+        """Return whether a request is known to come from the cell of a notebook."""
+        return place_of(parent) in self._cells
+
+    def add(self, card: Card, bundle: dict[str, Any], *, launch: bool) -> None:
+        """Show a card in its place."""
         key = place_of(card.parent)
-        card.shown = card.bundle()
+        card.shown = bundle
         card.sent = time.monotonic()
+        card.launches |= launch
         if key is not None:
             with self._lock:
                 self._keep(card, key, launch)
@@ -193,7 +215,6 @@ class Places:
             return
         card.shown = bundle
         card.sent = time.monotonic()
-        card.fresh = False
         self._send(card.parent, bundle, card.display_id, update=True)
         if not card.is_over:
             return
@@ -205,38 +226,29 @@ class Places:
         if now is not None and place_of(now) != place_of(card.parent):
             self._send(now, bundle, card.display_id, update=True)
 
-    def watch(self, events: Any, here: Callable[[], Any]) -> Callable[[], None]:
-        """Track each cell that begins and ends; *here* returns the header of the one that runs.
+    def request_begins(self, request: Any) -> list[Card]:
+        """Note that a cell runs now, and send it the ends that no cell was sent.
 
-        Returns what ends that.
+        Returns the cards of earlier runs of the same cell of which jobs still go on: the front
+        end has just taken them away. They are moved to where the cell shows its output now.
         """
-
-        def begins() -> None:
-            parent = here()  # the message of a widget is one, too
-            of_a_cell = parent.get("msg_type", "execute_request") == "execute_request"
-            if of_a_cell and threading.current_thread() is threading.main_thread():
-                self.request_begins(parent)
-
-        def ends() -> None:
-            if threading.current_thread() is threading.main_thread():
-                self.request_ends()
-
-        events.register("pre_execute", begins)
-        events.register("post_execute", ends)
-
-        def undo() -> None:
-            events.unregister("pre_execute", begins)
-            events.unregister("post_execute", ends)
-
-        return undo
-
-    def request_begins(self, parent: Any) -> None:
-        """Note that a cell runs now, and send it the ends that no cell was sent."""
+        parent, cell = request.get("header") or {}, cell_of(request)
+        key = place_of(parent)
         with self._lock:
             self._now = self.last = parent
             unseen, self._unseen = self._unseen, []
+            earlier = [k for k, name in self._cells.items() if name == cell and k != key]
+            cards = [card for k in earlier for card in self._at.pop(k, ())]
+            for k in earlier:
+                del self._cells[k]
+                self._launch.pop(k, None)
+            if cell is not None and key is not None:
+                self._cells[key] = cell
+                while len(self._cells) > _PLACES:
+                    self._cells.popitem(last=False)
         for card in unseen:
             self._send(parent, card.shown, card.display_id, update=True)
+        return [card for card in cards if card.launches and not card.is_over]
 
     def request_ends(self) -> None:
         """Note that no cell runs now."""
@@ -254,46 +266,6 @@ class Places:
             self._send(parent, card.shown, card.display_id, update=False)
 
 
-def _card(job: Record, place: str | None) -> dict[str, str]:
-    from ipy_bgtasks.views.card import card
-
-    return card(job, place)
-
-
-_INTERVAL = 0.5  # seconds between two updates of one card
-_SOON = 0.1  # seconds to the first: the job has started meanwhile
-_BUDGET = 40  # updates of all cards in one interval
-_BUTTON_AFTER = 1.0  # seconds after the launch
-_BUTTONS = 50  # cards that have buttons at a time
-_BUTTONS_AT_ONCE = 5  # made in one second: each costs some ms and two messages
-_COPIES = 4  # displays of one job that are kept up to date; the newest
-
-
-class Send(Protocol):
-    """Send a display, or the update of one, to a place."""
-
-    def __call__(
-        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
-    ) -> None: ...
-
-
-class CardWidget(Protocol):
-    """A card that draws itself, with buttons."""
-
-    #: The MIME type and content with which it is displayed.
-    view: dict[str, Any]
-
-    def refresh(self) -> None:
-        """Show the jobs as they are now."""
-
-    @property
-    def is_read(self) -> bool:
-        """Return whether a part of it is open on a page, which must not lose it then."""
-
-    def close(self) -> None:
-        """Leave the page."""
-
-
 class Cards:
     """The cards of the jobs that have not ended, and where they stand. Any thread may call.
 
@@ -301,26 +273,36 @@ class Cards:
     """
 
     def __init__(self, send: Send, later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._send = send
         self._later = later
         self._lock = threading.RLock()
+        #: What the script of a page knows the cards of this kernel by.
+        self.key = secrets.token_hex(6)
         self.places = Places(send)
+        # Opens the script of the page; returns what shows a view of it, None where there is none.
+        self._open_page: Callable[[], dict[str, Any] | None] | None = None
+        #: Whether a page has answered …
+        self.heard = False
+        #: … and whether one answers only where a view of the script stands beside the card.
+        self._needs_views = False
+        self._opened = False
         self._cards: dict[int, list[Card]] = {}  # of each job that has not ended
+        #: Those of several jobs, by what they are called in the page; the newest.
+        self.many: OrderedDict[str, Card] = OrderedDict()
         self._changed: dict[Card, None] = {}
-        self._armed = False
-        #: How to make buttons; None while nobody can.
-        self.make_widget: MakeWidget | None = None
-        self._widgets: dict[Card, CardWidget | None] = {}  # while its jobs go on
-        self._past: list[CardWidget] = []
-        self._looking = False
+        self._due = float("inf")  # when these are brought up to date, on the monotonic clock
+
+    def use(self, open_page: Callable[[], dict[str, Any] | None]) -> None:
+        """Open the page with the first card, or now if there are some already."""
+        self._open_page = open_page
+        if self._cards:
+            self._opened = True
+            self._later(0, self._open)
 
     def close(self) -> None:
-        """Make no more buttons, and replace those there are by plain cards."""
-        self.make_widget = None
-        with self._lock:
-            widgets, self._widgets = self._widgets, {}
-        for card, widget in widgets.items():
-            if widget is not None:
-                self.places.put(card, card.bundle())
+        """Expect no page any more."""
+        self._open_page = None
+        self.heard = self._opened = False
 
     def launching(self, job: Record) -> None:
         """Show a job that is about to start where it was launched: alone, or with the others."""
@@ -331,7 +313,10 @@ class Cards:
         with self._lock:
             card.add(job)
             self._cards.setdefault(job.number, []).append(card)
-        self._await_buttons(card)
+            if card.name not in self.many:
+                self.many[card.name] = card
+                while len(self.many) > _PLACES:
+                    self.many.popitem(last=False)
         self._note(card)
 
     def show(self, job: Record, parent: Any) -> None:
@@ -340,19 +325,35 @@ class Cards:
         if card is None or not card.holds(job):
             self._new(job, parent, launch=False)
 
+    def move(self, cards: list[Card], parent: Any) -> None:
+        """Show cards of an earlier run of a cell where it shows its output now."""
+        for card in cards:
+            card.parent, card.again = parent, True
+            self.places.add(card, card.bundle(live=self.heard), launch=False)
+
     def is_alone(self, job: Record) -> bool:
         """Return whether the cell that launched the job shows a card of it alone."""
         card = self.places.launch_card(job.origin)
         return card is not None and card.count == 1 and card.holds(job)
 
-    def failed_before(self, job: Record) -> int:
-        """Return how many others of the jobs that the same cell launched have failed by now."""
+    def names_failure(self, job: Record) -> bool:
+        """Return whether the job has one card with others, which shows its traceback or name.
+
+        A program, or a console, shows no later news of a card: there the first are shown as well.
+        """
         card = self.places.launch_card(job.origin)
-        return 0 if card is None else max(0, card.failed - 1)
+        if card is None or card.count == 1 or not card.holds(job):
+            return False
+        return self.places.has_cell(job.origin) or len(card.failed) >= _SHOWN
 
     def _new(self, job: Record, parent: Any, *, launch: bool) -> None:
-        card = Card(job, parent, uuid.uuid4().hex)
-        self.places.add(card, launch=launch)
+        card = Card(job, parent, self.key)
+        self.places.add(card, card.bundle(live=self.heard), launch=launch)
+        if not self._opened:
+            self._opened = True
+            self._later(_OPENED, self._open)
+        elif self._needs_views:
+            self._show_view(card)
         if job.done():
             card.settle(job)
             return
@@ -362,32 +363,63 @@ class Cards:
             del cards[:-_COPIES]
         if job.done():  # meanwhile
             self.ended(job)
-            return
-        if not launch:
+        elif not launch:
             self._note(card)  # it may have begun meanwhile
-        self._await_buttons(card)
 
-    def _await_buttons(self, card: Card) -> None:
-        if self.make_widget is None:
+    # The page
+
+    def page_answers(self) -> None:
+        """Leave to the page what happens between two changes of state: it has answered."""
+        self.heard = True
+
+    def _open(self) -> None:
+        if self._open_page is not None and self._open_page() is not None:
+            self._later(_PATIENCE, self._look_for_page)
+
+    def _look_for_page(self) -> None:
+        """Show a view of the script beside the card, if nobody has answered.
+
+        Colab gives each output a document of its own, VS Code makes a model when a view of it is
+        shown. A request without a cell comes from a program, which shows neither.
+        """
+        cards = [card for cards in list(self._cards.values()) for card in cards]
+        card = next((each for each in cards if self.places.has_cell(each.parent)), None)
+        if self.heard or card is None:
             return
-        with self._lock:
-            self._widgets.setdefault(card, None)
-            looking, self._looking = self._looking, True
-        if not looking:
-            self._later(_BUTTON_AFTER, self._look)
+        self._needs_views = True
+        display_id = self._show_view(card)
+
+        def look() -> None:
+            if not self.heard:  # it cannot show widgets at all
+                self._needs_views = False
+                self._send(card.parent, {"text/plain": ""}, display_id, update=True)
+
+        self._later(2 * _PATIENCE, look)
+
+    def _show_view(self, card: Card) -> str:
+        display_id = uuid.uuid4().hex
+        view = None if self._open_page is None else self._open_page()
+        if view is not None:
+            self._send(card.parent, {"text/plain": "", **view}, display_id, update=False)
+        return display_id
+
+    # News
 
     def changed(self, job: Record) -> None:
         """Bring the job's cards up to date, soon."""
         for card in self._cards.get(job.number, ()):
-            self._note(card)
+            if not self.heard or card.state != str(job.state):
+                self._note(card)
 
     def _note(self, card: Card) -> None:
+        hurries = card.is_over or time.time() - card.began < _INTERVAL
+        wait = _SOON if hurries else _RARELY if self.heard else _INTERVAL
         with self._lock:
             self._changed[card] = None
-            if self._armed:
+            if self._due <= time.monotonic() + wait:
                 return
-            self._armed = True
-        self._later(_SOON if card.fresh else _INTERVAL, self._update)
+            self._due = time.monotonic() + wait
+        self._later(wait, self._update)
 
     def ended(self, job: Record) -> None:
         """Show on the job's cards that it has ended, and let go of it."""
@@ -397,14 +429,8 @@ class Cards:
             cards = self._cards.pop(job.number, [])
         for card in cards:
             card.settle(job)
-            with self._lock:
-                widget = self._widgets.pop(card, None) if card.is_over else None
-            if widget is not None:
-                self._keep_past(widget)
-            if widget is not None and widget.is_read:
-                self.places.put(card, {**card.bundle(), **widget.view})
-            elif card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
-                self.places.put(card, card.bundle())
+            if card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
+                self.places.put(card, card.bundle(live=False))
             else:
                 self._note(card)
 
@@ -413,65 +439,9 @@ class Cards:
             due = list(self._changed)[:_BUDGET]
             for card in due:
                 del self._changed[card]
-            self._armed = bool(self._changed)
-        if self._armed:
+            self._due = time.monotonic() + _INTERVAL if self._changed else float("inf")
+        if self._changed:
             self._later(_INTERVAL, self._update)
         for card in due:
-            self._refresh(card)
-
-    def _refresh(self, card: Card) -> None:
-        if card.count == 1 and card.is_over:
-            return  # that was sent at once
-        widget = self._widgets.get(card)
-        if widget is not None:
-            widget.refresh()
-        if widget is None or not widget.view.keys() <= card.shown.keys():
-            self.places.put(card, card.bundle())
-
-    def _look(self) -> None:
-        """Give buttons to the cards whose jobs have gone on for a while."""
-        with self._lock:
-            waiting = [card for card, widget in self._widgets.items() if widget is None]
-            room = min(_BUTTONS_AT_ONCE, _BUTTONS - len(self._widgets) + len(waiting))
-            self._looking = bool(waiting) and room > 0
-        for card in [card for card in waiting if card.age > _BUTTON_AFTER][: max(room, 0)]:
-            self._add_widget(card)
-        if self._looking:
-            self._later(1.0, self._look)
-
-    def _add_widget(self, card: Card) -> None:
-        make, early = self.make_widget, threading.Event()
-
-        def answered() -> None:  # perhaps before the widget is known here
-            early.set()
-            self._answered(card)
-
-        widget = None if make is None else make(card, answered)
-        with self._lock:
-            goes_on = widget is not None and card in self._widgets
-            if goes_on:
-                self._widgets[card] = widget
-        if widget is None:
-            self.make_widget = None
-        elif not goes_on:
-            widget.close()  # all have ended meanwhile
-        elif early.is_set():
-            self._answered(card)
-
-    def _answered(self, card: Card) -> None:
-        """Put the widget in the place of the plain card: a front end shows it."""
-        widget = self._widgets.get(card)
-        if widget is not None:
-            widget.refresh()
-            self.places.put(card, {**card.bundle(), **widget.view})
-
-    def _keep_past(self, widget: CardWidget) -> None:
-        # After a reload a page shows the widget whatever we put in its place: it shows the end,
-        # and the log that the page has missed.
-        widget.refresh()
-        with self._lock:
-            self._past.append(widget)
-            over = self._past[:-_BUTTONS]
-            del self._past[:-_BUTTONS]
-        for old in over:
-            old.close()
+            if card.count > 1 or not card.is_over:  # else that was sent at once
+                self.places.put(card, card.bundle(live=self.heard))

@@ -174,7 +174,7 @@ class CellQueue:
         async def execute_once(stream: Any, ident: Any, parent: Any) -> None:
             run = self._by_id.get(parent["header"]["msg_id"])
             if run is not None:
-                run.number = self._kernel.execution_count  # as the front end is told
+                run.number = self._kernel.execution_count  # as the front end knows it
                 stream = _ReplyOnce(stream, run, self._kernel.session.unpack, self._on_failure)
             await execute(stream, ident, parent)
 
@@ -191,7 +191,7 @@ class CellQueue:
             if run is not None:
                 self._on_idle(run)
                 if run.backgrounded:
-                    return  # the front end was told when it was sent there
+                    return  # the front end got that when the cell was backgrounded
         original(status, channel, parent)
 
     def run_of(self, message_id: str) -> CellRun | None:

@@ -11,6 +11,7 @@ import inspect
 import sys
 import threading
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.kernel.cards import MakeWidget
+    from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
     from ipy_bgtasks.frontends.kernel.output import Texts
     from ipy_bgtasks.frontends.tracebacks import Translate
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from ipy_bgtasks.streams_by_context import ByContext
 
 
-#: Tracebacks of a group's jobs that are shown, the first.
-_GROUP_FAILURES = 3
+#: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
+_SIGN_OF_LIFE = 40.0
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
 #: Seconds that the control thread is given for its last messages.
@@ -81,7 +82,11 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self._cards = Cards(self._send_card, later)
+        self.cards = Cards(self._send_card, later)
+        #: What sends text of jobs whose cell was run again, to where that shows its output now.
+        self._moved_texts: Texts | None = None
+        self._moved: set[int] = set()
+        self._shows_life = False
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
 
@@ -121,7 +126,7 @@ class KernelFrontEnd(FrontEnd):
             answer_requests_of_jobs(changes, self.shell.kernel)
         changes.add(self._lines.release_all)
         self._figures.install(changes, self.shell.events)
-        changes.add(self._cards.places.watch(self.shell.events, self._parent_here))
+        self._watch_cells(changes)
 
     def _isolate_captures(self, changes: Installation) -> None:
         self._captures = isolate_publisher(changes, self.shell, self._publisher)
@@ -134,10 +139,53 @@ class KernelFrontEnd(FrontEnd):
         changes.attribute(self, "cells", cells)
         changes.append(self.translators, cells.explain_other_loop)
 
-    def use_buttons(self, make: MakeWidget) -> Callable[[], None]:
-        """Give the cards of jobs that run for a while buttons."""
-        self._cards.make_widget = make
-        return self._cards.close
+    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+        """Let the script of the page bring the cards to life."""
+        self.cards.use(open_page)
+        return self.cards.close
+
+    def _watch_cells(self, changes: Installation) -> None:
+        """Track each cell that begins and ends."""
+        events = self.shell.events
+
+        def begins() -> None:
+            request = self.shell.get_parent() or {}  # the message of a widget is one, too
+            kind = (request.get("header") or {}).get("msg_type", "execute_request")
+            if kind != "execute_request" or not _on_main_thread():
+                return
+            if cards := self.cards.places.request_begins(request):
+                self._move(cards, request["header"])
+
+        def ends() -> None:
+            if _on_main_thread():
+                self.cards.places.request_ends()
+
+        for event, call in (("pre_execute", begins), ("post_execute", ends)):
+            events.register(event, call)
+            changes.add(partial(events.unregister, event, call))
+
+    def _move(self, cards: list[Card], header: Any) -> None:
+        """Show jobs of an earlier run of a cell where it shows its output now, labelled."""
+        from ipy_bgtasks.frontends.kernel.output import Texts
+
+        if self._moved_texts is None:
+            self._moved_texts = Texts({}, self.write_below, self._later)
+        for job in [job for card in cards for job in card.alive()]:
+            self.labels.leave(job, self.place_of(job))
+            job.origin = header
+            self._moved.add(job.number)
+            self.labels.enter(job, self.place_of(job), among=True)
+        self.cards.move(cards, header)
+
+    def _show_life(self) -> None:
+        """Send something while jobs go on, or a server that culls idle kernels ends this one.
+
+        It takes any message for activity. This one is an update of a display that nobody shows.
+        """
+        self._shows_life = self.is_active() and not self._shut_down
+        if self._shows_life:
+            self._send_card({}, {}, "ipy_bgtasks", update=True)
+            self._later(_SIGN_OF_LIFE, self._show_life)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the kernel's own shutdown."""
@@ -264,24 +312,27 @@ class KernelFrontEnd(FrontEnd):
 
     def launching(self, job: Record) -> None:
         """Show the card under the cell that launches the job, or add the job to it."""
-        if self._cards.places.launch_card(job.origin) is None:
+        if self.cards.places.launch_card(job.origin) is None:
             self._flush()
-        self._cards.launching(job)
+        self.cards.launching(job)
         origin = job.origin if isinstance(job.origin, dict) else {}
         of_a_cell = origin.get("msg_type", "execute_request") == "execute_request"
         if not of_a_cell and not self._widgets.around(self.place_of(job)):
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
-            self.write_below(self._cards.places.last, "stderr", line)
+            self.write_below(self.cards.places.last, "stderr", line)
 
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
-        self._cards.show(job, self.here())
+        self.cards.show(job, self.here())
 
     def changed(self, job: Record) -> None:
         """Update the job's cards soon."""
         super().changed(job)
-        self._cards.changed(job)
+        self.cards.changed(job)
+        if not self._shows_life:
+            self._shows_life = True
+            self._later(_SIGN_OF_LIFE, self._show_life)
 
     def closing(self, job: Record) -> None:
         """Show the figures that the job left open, under its own cell."""
@@ -299,10 +350,11 @@ class KernelFrontEnd(FrontEnd):
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self.flush(job)
         self._written.pop(job.number, None)
+        self._moved.discard(job.number)
         self._bars.forget(job)
         self._clear_now(job)
-        alone = self._cards.is_alone(job)
-        self._cards.ended(job)
+        alone, named = self.cards.is_alone(job), self.cards.names_failure(job)
+        self.cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
@@ -313,8 +365,8 @@ class KernelFrontEnd(FrontEnd):
         if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
             return
         assert outcome.error is not None
-        if job.group is not None and self._cards.failed_before(job) >= _GROUP_FAILURES:
-            return  # the card that they share counts and names them
+        if named:
+            return
         if job.quiet or self._shut_down:  # time is short
             line = f"job {job.number} failed: {error_line(outcome.error)}\n"
             self._send(job.origin, "stream", {"name": "stderr", "text": line})
@@ -347,13 +399,13 @@ class KernelFrontEnd(FrontEnd):
         job.log.write(name, text)
         self._notify_watcher(job)
         if "\r" in text:
-            self._cards.changed(job)  # most likely a progress bar
+            self.cards.changed(job)  # most likely a progress bar
         if job.quiet:
             return
         if self._cleared:
             self._clear_now(job)
-        if self._texts is not None:
-            write = self._texts.writer(job, name, write)
+        if (texts := self._moved_texts if job.number in self._moved else self._texts) is not None:
+            write = texts.writer(job, name, write)
         place = self.place_of(job)
 
         def write_labelled(text: str) -> None:  # called in the order in which texts are shown
@@ -373,8 +425,9 @@ class KernelFrontEnd(FrontEnd):
     def flush(self, job: Record) -> None:
         """Write the job's partial lines."""
         self._lines.release(job)
-        if self._texts is not None:
-            self._texts.flush()
+        for texts in (self._texts, self._moved_texts):
+            if texts is not None:
+                texts.flush()
 
     def display(
         self,
@@ -419,7 +472,7 @@ class KernelFrontEnd(FrontEnd):
             return
         self._lines.release(job)
         self._flush()
-        if widget is not None or not self._cards.places.stand_in(job.origin):
+        if widget is not None or not self.cards.places.stand_in(job.origin):
             self._send(job.origin, "clear_output", {"wait": wait})
             return
         # With the next output in any case, to avoid flicker.
@@ -435,7 +488,7 @@ class KernelFrontEnd(FrontEnd):
         key = self.place_of(job)
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
-            self._cards.places.show_again(job.origin)
+            self.cards.places.show_again(job.origin)
 
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
@@ -523,3 +576,7 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
     changes.wrap(kernel, "do_shutdown", do_shutdown)
     changes.wrap(shell, "ask_exit", ask_exit)
     at_exit(changes, let_it_answer)
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -1,25 +1,28 @@
-"""What runs in the browser: plain scripts and styles, made into the modules of the widgets.
+"""What runs in the browser: plain scripts and a style sheet, made into the module of the widget.
 
-An anywidget is one module, and a build step would be one too many: the files that a widget needs
-are joined, what they share first.
+An anywidget is one module, and a build step would be one too many: the files are joined, what they
+share first.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ipy_bgtasks.views.html import THEMED
+from ipy_bgtasks.views.rows import GLYPHS
 
 _HERE = Path(__file__).parent
-_WIDGETS = ":is(.bgp, .bgc)"
+_SCRIPTS = ("elements", "log", "card", "sweep", "timeline", "panel", "page")
 
 
-def script(*names: str) -> str:
-    """Return one module of these scripts; only the last of them exports anything."""
-    return "\n".join((_HERE / f"{name}.js").read_text("utf-8") for name in names)
+def script() -> str:
+    """Return the module; only the last of its parts exports anything."""
+    parts = [(_HERE / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
+    return "\n".join([f"const GLYPHS = {json.dumps(GLYPHS, ensure_ascii=False)};", *parts])
 
 
-def style(name: str) -> str:
-    """Return one style sheet; in it `--state` is the colour of the state that is a class."""
-    colours = [f"{_WIDGETS} .{state} {{ --state: {css}; }}" for state, css in THEMED.items()]
-    return "\n".join([*colours, (_HERE / f"{name}.css").read_text("utf-8")])
+def style() -> str:
+    """Return the style sheet; in it `--state` is the colour of the state that is a class."""
+    colours = [f".bgt .{state} {{ --state: {css}; }}" for state, css in THEMED.items()]
+    return "\n".join([*colours, (_HERE / "page.css").read_text("utf-8")])

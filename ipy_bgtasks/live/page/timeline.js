@@ -1,47 +1,88 @@
-// The newest jobs as spans of time. The kernel says where the bars are (`views.timeline.strip`);
-// those of jobs that go on grow here.
+// When the jobs ran, in as few lanes as they need: the newest, and always those that run. A group
+// is one band, as dense as jobs of it run; who waits takes no lane but its own later one.
+
+const LANES = 12;
+const LATEST = 200; // jobs and groups
+const NAMED = 8; // lanes up to which names stand at the left
 
 class Timeline {
-  constructor(store, reveal) {
-    this.store = store;
+  constructor(link, reveal) {
+    this.link = link;
+    this.names = make("div", { class: "names" });
     this.strip = svg("svg", { class: "strip", preserveAspectRatio: "none" });
     this.from = make("span");
     this.until = make("span");
-    this.el = make("div", { "aria-hidden": "true" });
-    this.el.append(this.strip, make("div", { class: "axis" }, this.from, this.until));
-    this.strip.onclick = ({ target }) => reveal(jobId(target.dataset.n));
+    const axis = make("div", { class: "axis" }, this.from, this.until);
+    this.el = make("div", { class: "timeline", "aria-hidden": "true" }, this.names, make("div", {}, this.strip, axis));
+    this.strip.onclick = ({ target }) => target.dataset.n && reveal(target.dataset.n);
     this.strip.onpointerover = ({ target }) => {
-      const row = store.rows.get(jobId(target.dataset.n));
-      this.el.title = row ? `${row.n}: ${row.name}\n${row.state}` : "";
+      const row = link.rows.get(target.dataset.n);
+      this.strip.firstElementChild.textContent = row ? `[${row.n}] ${row.name}\n${row.state}` : (target.dataset.n ?? "");
     };
   }
 
-  draw() {
-    const { timeline, live, skew } = this.store;
-    this.el.hidden = !timeline.lanes;
-    if (!timeline.lanes) return;
-    if (this.shown !== timeline) this.show(timeline);
-    const goesOn = live && this.growing.length > 0;
-    const last = goesOn ? Math.max(this.store.now(), timeline.last) : timeline.last;
-    const height = this.strip.getAttribute("height");
-    this.strip.setAttribute("viewBox", `0 0 ${Math.max(last - timeline.first, 1)} ${height}`);
-    for (const bar of this.growing) bar.setAttribute("width", last - timeline.first - bar.getAttribute("x"));
-    setText(this.from, clock(timeline.first - skew));
-    setText(this.until, goesOn ? "now" : clock(last - skew));
+  // What is drawn: a job alone, or a group as one.
+  spans(rows) {
+    const spans = new Map();
+    for (const row of rows) {
+      const id = row.group === null ? row.n : `@${row.group}`;
+      const span = spans.get(id) ?? { id, name: row.group === null ? `[${row.n}] ${row.name}` : id, first: row.launched, last: 0, goesOn: false, rows: [] };
+      span.first = Math.min(span.first, row.launched);
+      span.last = Math.max(span.last, row.ended ?? 0);
+      span.goesOn ||= row.ended === null;
+      span.rows.push(row);
+      spans.set(id, span);
+    }
+    return [...spans.values()].sort((a, b) => b.goesOn - a.goesOn || b.first - a.first).slice(0, LATEST);
   }
 
-  show(timeline) {
-    this.shown = timeline;
-    this.growing = [];
-    // With the outlines of 2 pixels, which make short jobs visible.
-    const height = Math.min(Math.max(Math.floor(48 / timeline.lanes), 3), 6);
-    const bars = timeline.bars.map(([n, state, x, width, lane]) => {
-      const place = { x, y: lane * (height + 1) + 1, width, height: height - 2 };
-      const bar = svg("rect", { ...place, class: state, "data-n": n });
-      if (state !== "wait" && !ENDED.has(state)) this.growing.push(bar);
-      return bar;
+  draw(rows) {
+    const { link } = this;
+    this.el.hidden = rows.length < 3;
+    if (rows.length < 3) return;
+    const now = link.alive ? link.now() : link.goneAt;
+    const spans = this.spans(rows);
+    const lanes = []; // of each what was put there last
+    for (const span of spans) {
+      const end = span.goesOn ? now : span.last;
+      let lane = lanes.findIndex((taken) => taken >= end);
+      if (lane < 0) lane = lanes.length;
+      span.lane = lane;
+      if (lane < LANES) lanes[lane] = span.first - (now - span.first) * 0.006;
+    }
+    const shown = spans.filter(({ lane }) => lane < LANES);
+    const first = Math.min(...shown.map((span) => span.first));
+    const last = Math.max(...shown.map((span) => (span.goesOn ? now : span.last)), first + 0.05);
+    const high = lanes.length > NAMED ? 5 : 15;
+    const alone = lanes.length <= NAMED && lanes.length === shown.length;
+    this.names.replaceChildren(...(alone ? shown.map(({ name }) => make("span", { dir: "auto", title: name }, name)) : []));
+    this.strip.style.height = `${lanes.length * (high + 2)}px`; // JupyterLab gives each SVG one of its own
+    this.strip.setAttribute("viewBox", `0 0 ${last - first} ${lanes.length * (high + 2)}`);
+    const bars = shown.flatMap((span) => this.bars(span, first, now, high, (last - first) / 400));
+    const title = this.strip.firstElementChild ?? svg("title");
+    const line = svg("line", { x1: now - first, x2: now - first, y1: 0, y2: lanes.length * (high + 2), class: "now" });
+    this.strip.replaceChildren(title, ...bars, ...(link.alive && shown.some((span) => span.goesOn) ? [line] : []));
+    const fine = Math.floor(first) === Math.floor(last);
+    setText(this.from, clock(first - link.skew, fine));
+    setText(this.until, shown.some((span) => span.goesOn) && link.alive ? "now" : clock(last - link.skew, fine));
+  }
+
+  bars(span, first, now, high, least) {
+    const y = span.lane * (high + 2) + 1;
+    const alone = span.rows.length === 1;
+    const dense = Math.max(0.25, 1 / Math.sqrt(span.rows.length));
+    return span.rows.flatMap((row) => {
+      const begun = row.started ?? row.ended ?? now;
+      const end = row.ended ?? now;
+      const found = [];
+      if (alone && begun - row.launched > least)
+        found.push(svg("rect", { x: row.launched - first, y: y + high / 2 - 1, width: begun - row.launched, height: 2, class: "wait", "data-n": row.n }));
+      if (row.started !== null) {
+        const word = this.link.alive || ENDED.has(row.state) ? row.state : "lost";
+        const place = { x: begun - first, y, width: Math.max(end - begun, least), height: high };
+        found.push(svg("rect", { ...place, class: word, "data-n": alone ? row.n : span.id, opacity: alone || row.state === "failed" ? 1 : dense }));
+      }
+      return found;
     });
-    this.strip.setAttribute("height", String(timeline.lanes * (height + 1)));
-    this.strip.replaceChildren(...bars);
   }
 }

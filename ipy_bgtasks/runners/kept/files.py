@@ -1,11 +1,9 @@
-"""The files of a kept job: read, replaced as a whole, and locked.
+"""The files of a kept job: read, replaced as a whole, and locked; and its output in parts.
+
+The output is lines of JSON, ``[time, stream, text]``, in files that are named by how many bytes
+were written before them, so that the oldest can be dropped and a reader still knows where it is.
 
 Imported by the watcher as well, so only a little of the standard library is imported here.
-
-The output of a kept job on disk: lines of JSON, ``[time, stream, text]``, in bounded parts.
-
-Each part is a file, named by how many bytes were written before it, so that the oldest can be
-dropped and a reader still knows where it is.
 """
 
 from __future__ import annotations
@@ -14,7 +12,10 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A type checker for Windows does not know what is needed here; there it is never called.
 _os: Any = os
@@ -22,8 +23,8 @@ _os: Any = os
 JOB, STATE, PROGRESS, STACK = "job.json", "state.json", "progress.json", "stack.json"
 #: The code of a Python job as it is sent, its value or exception, and its traceback as text.
 WORK, VALUE, TRACE = "work.pickle", "value.pickle", "traceback.txt"
-#: Whom to tell of the end; it holds secrets, and is removed when it is used.
-TELL = "tell.json"
+#: Whom to notify of the end; it holds secrets, and is removed when it is used.
+NOTIFY = "tell.json"
 #: Locks: held while a session launches the job, and as long as it is watched.
 LAUNCHING, WATCHED = "launching", "watched"
 #: The pipe by which sessions speak to the watcher.
@@ -70,6 +71,13 @@ def read_json(directory: str, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, however little the system takes at once; raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def reserve(directory: str) -> None:
@@ -131,11 +139,16 @@ def is_held(directory: str, name: str) -> bool:
 def is_ours(path: str) -> bool:
     """Return whether a directory belongs to this user, and nobody else can write into it."""
     try:
-        seen = os.lstat(path)
+        return is_private(os.lstat(path), stat.S_ISDIR)
     except OSError:
         return False
+
+
+def is_private(seen: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
+    """Return whether what was seen is of that kind, and only this user can write it."""
     others = stat.S_IWGRP | stat.S_IWOTH
-    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == _os.geteuid() and not seen.st_mode & others
+    mine = seen.st_uid == _os.geteuid()
+    return is_kind(seen.st_mode) and mine and not seen.st_mode & others
 
 
 def boot_id() -> str:
@@ -154,6 +167,8 @@ _SMALLEST = 4096
 #: Bytes read at once.
 _CHUNK = 1 << 20
 
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+
 Piece = tuple[float, str, str]
 
 
@@ -167,6 +182,10 @@ def parts(directory: str) -> list[tuple[int, str]]:
                     start = int(name[len(_PREFIX) : -len(_SUFFIX)])
                     found.append((start, os.path.join(directory, name)))
     return sorted(found)
+
+
+def _part_at(directory: str, start: int) -> str:
+    return os.path.join(directory, f"{_PREFIX}{start:015}{_SUFFIX}")
 
 
 class OutputWriter:
@@ -211,12 +230,12 @@ class OutputWriter:
 
     def _append(self, time: float, stream: str, text: str) -> bool:
         piece = [round(time, 6), stream, text]
-        data = memoryview((json.dumps(piece, ensure_ascii=False) + "\n").encode())
+        data = (json.dumps(piece, ensure_ascii=False) + "\n").encode()
         try:
             if self._fd is None or self._in_part >= self._size:
                 self._next_part()
             assert self._fd is not None
-            self._write_all(self._fd, data)
+            write_all(self._fd, data)
         except OSError as error:
             self.error = error
             if self._fd is not None:  # half a piece is none
@@ -227,33 +246,22 @@ class OutputWriter:
         self._total += len(data)
         return True
 
-    @staticmethod
-    def _write_all(fd: int, data: memoryview) -> None:
-        while data:
-            data = data[os.write(fd, data) :]
-
     def _next_part(self) -> None:
-        path = self._path(self._total)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(_part_at(self._directory, self._total), _APPEND, 0o600)
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._in_part = fd, 0
         self._starts.append(self._total)
         while len(self._starts) > 1 and self._total - self._starts[1] >= self._limit - self._size:
             with suppress(OSError):
-                os.unlink(self._path(self._starts.pop(0)))
-
-    def _path(self, start: int) -> str:
-        return os.path.join(self._directory, f"{_PREFIX}{start:015}{_SUFFIX}")
+                os.unlink(_part_at(self._directory, self._starts.pop(0)))
 
 
 def append(directory: str, time: float, text: str) -> None:
     """Add to the errors of a job that has ended; raises `OSError`."""
     there = parts(directory)
-    path = there[-1][1] if there else os.path.join(directory, f"{_PREFIX}{0:015}{_SUFFIX}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    with open(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+    path = there[-1][1] if there else _part_at(directory, 0)
+    with open(os.open(path, _APPEND, 0o600), "a", encoding="utf-8") as file:
         file.write(json.dumps([round(time, 6), "stderr", text], ensure_ascii=False) + "\n")
 
 
@@ -324,12 +332,6 @@ class OutputReader:
             file.seek(max(self._at - part[0] - 1, 0))
             file.readline()
             self._at = part[0] + file.tell()
-
-
-def newest_change(directory: str) -> Any:
-    """Return what changes whenever the output does."""
-    there = parts(directory)
-    return (there[-1][0], _size_of(there[-1][1])) if there else None
 
 
 def _size_of(path: str) -> int:

@@ -1,172 +1,49 @@
-"""How a kept job ended, from what its watcher has written; values are loaded when asked for.
+"""Kept jobs as a place: processes that outlive this one, each with a watcher of its own.
 
-Following one kept job: what its watcher writes, as events of the job's record here.
-
-Kept jobs as a place: processes that outlive this one, each with a watcher of its own.
-
-The kept jobs of other sessions, brought into this session's registry.
+And what other sessions have launched there, brought into this session's registry.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import dataclasses
 import os
-import pickle
-import stat
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError
 from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput, CannotSend, ProcessDied, RemoteTraceback
+from ipy_bgtasks.errors import BadInput, CannotSend
 from ipy_bgtasks.job.host import Host, Run, Runner
-from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, LazyError, LazyValue, Outcome
+from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import programs, sessions
-from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.runners.kept import notify_spawn as telling
+from ipy_bgtasks.runners.kept import files, notify
+from ipy_bgtasks.runners.kept.directory import (
+    FORMAT,
+    JobDirectory,
+    directories,
+    new_directory,
+    sweep,
+)
 from ipy_bgtasks.runners.kept.files import OutputReader
-from ipy_bgtasks.runners.kept.places import FORMAT, Place, new_place, places, sweep
+from ipy_bgtasks.runners.packing import Packed, pack
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.reading import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
 
-    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.specs import JobId
-    from ipy_bgtasks.runners.kept.places import Place
     from ipy_bgtasks.service import ServiceLoop
-    from ipy_bgtasks.work import Work
-
-
-_os: Any = os
-
-
-def outcome_of(place: Place, state: dict[str, Any]) -> Outcome:
-    """Return the outcome that the state of an ended job stands for."""
-    kind = str(state.get("kind"))
-    match kind:
-        case "none":
-            return RETURNED_NONE
-        case "value":
-            loaded = _Loaded(place, "its value")
-            return Outcome(JobState.FINISHED, LazyValue(loaded, str(state.get("shown", ""))))
-        case "status" if not state.get("code"):
-            return Outcome(JobState.FINISHED, 0)
-        case "cancelled" | "never":
-            reason = f"job {place.number} was cancelled"
-            if kind == "never":
-                reason = f"job {place.number} never started: {state.get('why')}"
-            return Outcome(JobState.CANCELLED, error=CancelledError(reason))
-    return Outcome(JobState.FAILED, error=_error(place, kind, state))
-
-
-def _error(place: Place, kind: str, state: dict[str, Any]) -> BaseException:
-    told = state.get("error") or {}
-    match kind:
-        case "error":
-            trace = _trace(place)
-            loaded = _Loaded(place, f"its exception ({told.get('type')})", trace)
-            name = str(told.get("type"))
-            return LazyError.of(name, str(told.get("message", "")), trace, loaded)
-        case "unsendable":
-            return _caused(CannotSend(str(state.get("message"))), _trace(place))
-        case "status":
-            from subprocess import CalledProcessError
-
-            command = str((place.job() or {}).get("command"))
-            return CalledProcessError(int(state["code"]), command)
-        case "timeout":
-            return TimeoutError(f"job {place.number} took longer than {state['seconds']:g} s")
-        case "died":
-            return ProcessDied(_how(int(state["code"])))
-        case "start":
-            kinds = getattr(builtins, str(told.get("type")), None)
-            if kinds is not None and "errno" in told and told["errno"] is not None:
-                return OSError(told["errno"], told["strerror"], told["filename"])
-            return ProcessDied(f"it could not be started: {told.get('message')}")
-    return ProcessDied(str(state.get("why") or f"its end is unknown: {kind}"))
-
-
-def _how(code: int) -> str:
-    from ipy_bgtasks.runners.processes import how_it_died
-
-    return how_it_died(code, True)
-
-
-class _Loaded:
-    """Loads what a job has left, once; any thread may call."""
-
-    def __init__(self, place: Place, what: str, trace: str = "") -> None:
-        self._place = place
-        self._what = what
-        self._trace = trace
-        self._lock = threading.Lock()
-        self._got: list[Any] = []
-
-    def __call__(self) -> Any:
-        """Return it; raises `CannotSend`, which names the file, if it cannot be loaded."""
-        with self._lock:
-            if not self._got:
-                self._got.append(self._load())
-            return self._got[0]
-
-    def _load(self) -> Any:
-        path = os.path.join(self._place.path, files.VALUE)
-        try:
-            data = _trusted(self._place.path, path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise CannotSend(f"{self._what} cannot be read from {path}: {reason}") from None
-        try:
-            value = pickle.loads(data)
-        except BaseException as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
-            unreadable = CannotSend(f"{self._what} cannot be loaded: {line}; it is kept in {path}")
-            raise _caused(unreadable, self._trace) from unreadable.__cause__
-        return _caused(value, self._trace) if isinstance(value, BaseException) else value
-
-
-def _trusted(directory: str, path: str) -> bytes:
-    """Return the content of a file that nobody else can have written; raises `OSError`."""
-    if not files.is_ours(directory):
-        raise OSError(1, "others can write to its directory")
-    with open(os.open(path, os.O_RDONLY | _os.O_NOFOLLOW | _os.O_CLOEXEC), "rb") as file:
-        seen = os.fstat(file.fileno())
-        others = stat.S_IWGRP | stat.S_IWOTH
-        if not stat.S_ISREG(seen.st_mode) or seen.st_uid != _os.geteuid() or seen.st_mode & others:
-            raise OSError(1, "others can write to it")
-        return file.read()
-
-
-def _trace(place: Place) -> str:
-    try:
-        with open(os.path.join(place.path, files.TRACE), encoding="utf-8", errors="replace") as f:
-            return f.read()
-    except OSError:
-        return ""
-
-
-def _caused(error: BaseException, trace: str) -> BaseException:
-    if trace:
-        error.__cause__ = RemoteTraceback(trace)
-    return error
 
 
 #: Seconds between two looks: the first, the most of a job that is young, and of any other.
@@ -189,25 +66,26 @@ class Following(Run):
     def __init__(
         self,
         job: Record,
-        place: Place,
+        directory: JobDirectory,
         service: ServiceLoop,
         context: Context | None,
         changed: Callable[[Record], object],
     ) -> None:
         self.job = job
-        self.place = place
+        self.directory = directory
         self._loop = service.loop
         self._context = context
         self._changed = changed
         if context is None:
-            self._output = OutputReader.of_the_end(place.path, REPLAYED)
+            self._output = OutputReader.of_the_end(directory.path, REPLAYED)
         else:
-            self._output = OutputReader(place.path)
+            self._output = OutputReader(directory.path)
         self._missed = 0
         self._pause = _FIRST
         self._request = ""
         self._progress: Any = None
         self._settling: threading.Thread | None = None
+        self._settled: dict[str, Any] | None = None
 
     @property
     def note(self) -> str:
@@ -216,9 +94,9 @@ class Following(Run):
             return "its session has not started it yet; it stops as soon as it starts"
         return "its watcher has been asked to stop it"
 
-    def ask(self, words: str) -> None:
+    def request(self, words: str) -> None:
         """Ask its watcher for something, as soon as there is one. Any thread may call."""
-        if not self.place.ask(words):
+        if not self.directory.request(words):
             self._request = words
 
     def begin(self) -> None:
@@ -230,11 +108,11 @@ class Following(Run):
     def stack(self) -> list[FrameSummary]:
         """Return where it is. Any thread may call."""
         wanted = os.urandom(4).hex()
-        if not self.place.ask(f"stack {wanted}"):
+        if not self.directory.request(f"stack {wanted}"):
             return []
         deadline = time.monotonic() + _STACK_WAIT
         while time.monotonic() < deadline:
-            answer = files.read_json(self.place.path, files.STACK) or {}
+            answer = files.read_json(self.directory.path, files.STACK) or {}
             if answer.get("id") == wanted:
                 return [FrameSummary(*each, lookup_line=False) for each in answer["stack"]]
             time.sleep(0.005)
@@ -246,7 +124,7 @@ class Following(Run):
         if job.done():
             return
         state = self._state()
-        if self._request and self.place.ask(self._request):
+        if self._request and self.directory.request(self._request):
             self._request = ""
         news = self._begin(state)
         more = self._read()
@@ -264,23 +142,20 @@ class Following(Run):
         self._loop.call_later(self._pause, self._look)
 
     def _state(self) -> dict[str, Any]:
-        """Return how far it is; whoever has to settle that does it in another thread."""
-        if self._settling is not None:
-            if self._settling.is_alive():
-                return {}
-            self._settling = None
-            return self.place.state()
-        told = files.read_json(self.place.path, files.STATE)
-        if told is not None and "ended" in told:
-            return told
-        if not os.path.isdir(self.place.path):
-            why = "its directory was removed"
-            return {"state": "failed", "kind": "unwatched", "why": why, "ended": time.time()}
-        if files.is_held(self.place.path, files.LAUNCHING if told is None else files.WATCHED):
-            return told or {}
-        self._settling = threading.Thread(target=self.place.state, name="bg-kept", daemon=True)
-        Context().run(self._settling.start)
-        return {}
+        """Return how far the job is; one that is lost is settled on a thread: that takes long."""
+        if self._settling is None:
+            state = self.directory.look()
+            if "lost" not in state:
+                return state
+            self._settling = threading.Thread(target=self._settle, name="bg-kept", daemon=True)
+            Context().run(self._settling.start)
+        if self._settling.is_alive():
+            return {}
+        self._settling = None
+        return self._settled or {}
+
+    def _settle(self) -> None:
+        self._settled = self.directory.settle(self.job.pid)
 
     def _begin(self, state: dict[str, Any]) -> bool:
         job = self.job
@@ -309,16 +184,16 @@ class Following(Run):
         return bool(pieces)
 
     def _read_progress(self) -> None:
-        told = files.read_json(self.place.path, files.PROGRESS)
-        if told is None or told == self._progress:
+        progress = files.read_json(self.directory.path, files.PROGRESS)
+        if progress is None or progress == self._progress:
             return
-        self._progress, shown = told, told.get("progress")
+        self._progress, shown = progress, progress.get("progress")
         with contextlib.suppress(TypeError, ValueError):
             self.job.progress = None if shown is None else Progress(*shown)
 
     def _end(self, state: dict[str, Any]) -> None:
         job = self.job
-        outcome = outcome_of(self.place, state)
+        outcome = self.directory.outcome(state)
         context = Context() if self._context is None else self._context.copy()
         if job.work is not None and job.work.store is not None and outcome.error is None:
             # `name = …`: reading the value may run its type's code, and take long.
@@ -362,28 +237,20 @@ class KeptRunner(Runner):
         self.tokens: dict[JobId, str] = {}
         self._lock = threading.Lock()
         self._tells: set[JobId] = set()
-        self._waiting: dict[JobId, tuple[Place, int, dict[str, Any]]] = {}
+        self._waiting: dict[JobId, tuple[JobDirectory, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
-        """The work with all it needs copied; `BadInput` if something cannot be sent."""
-        if isinstance(work.call, Command):
-            return work
-        from importlib.util import find_spec
-
-        if "cloudpickle" not in sys.modules and find_spec("cloudpickle") is None:
-            raise BadInput('--keep needs cloudpickle: pip install "ipy_bgtasks[process]"')
-        from ipy_bgtasks.runners.packing import pack
-
-        return dataclasses.replace(work, call=pack(work))
+        """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
+        return work if isinstance(work.call, Command) else pack(work, "--keep")
 
     def reserve(self) -> JobId:
         """Make the directory of a job to be launched, and return its number."""
-        place, lock = new_place()
+        directory, lock = new_directory()
         token = f"kept-{os.urandom(8).hex()}"
-        self.tokens[place.number] = token
-        self._tells.discard(place.number)
-        self._waiting[place.number] = place, lock, {"token": token}
-        return place.number
+        self.tokens[directory.number] = directory.token = token
+        self._tells.discard(directory.number)
+        self._waiting[directory.number] = directory, lock, {"token": token}
+        return directory.number
 
     def release(self, number: JobId) -> None:
         """Remove what was reserved for a job that was not launched after all."""
@@ -400,7 +267,7 @@ class KeptRunner(Runner):
 
         With *tells* the addresses of notices are told of its end, also if no session is there.
         """
-        place, _, told = self._waiting[job.number]
+        directory, _, told = self._waiting[job.number]
         now = time.time()
         told.update(
             format=FORMAT,
@@ -416,18 +283,16 @@ class KeptRunner(Runner):
             directory=current_directory() or os.sep,
         )
         try:
-            files.replace_json(place.path, files.JOB, told, sync=False)
+            files.replace_json(directory.path, files.JOB, told, sync=False)
             if tells and self.urls:
-                telling.leave(place.path, self.urls)
-                self._tells.add(place.number)
+                notify.leave(directory.path, self.urls)
+                self._tells.add(directory.number)
         except OSError as error:
-            raise BadInput(f"--keep cannot write to {place.path}: {error.strerror}") from None
+            raise BadInput(f"--keep cannot write to {directory.path}: {error.strerror}") from None
         job.add_done_callback(self._ended)
 
     def start(self, job: Record) -> None:
         """Hand the job to a watcher; when this returns it does not need this process any more."""
-        from ipy_bgtasks.runners.packing import Packed
-
         work = job.work
         if work is None:
             return
@@ -437,33 +302,35 @@ class KeptRunner(Runner):
             waiting = self._waiting.pop(job.number, None)
         if waiting is None:
             raise RuntimeError(f"job {job.number} was handed to its watcher before")
-        place, lock, told = waiting
+        directory, lock, told = waiting
         try:
             if isinstance(work.call, Command):
                 told.update(_command(work.call))
             else:
                 assert isinstance(work.call, Packed)
-                files.replace(place.path, files.WORK, work.call.data, sync=False)
-                told.update(kind="python", argv=_python(place))
+                files.replace(directory.path, files.WORK, work.call.data, sync=False)
+                serial = str(directory.number.serial)
+                argv = programs.python("kept.worker", "{pipes}", directory.path, serial)
+                told.update(kind="python", argv=argv)
             if told["timeout"] is not None:  # in a group it counts from here
                 since = told["launched"] if job.group is None else time.time()
                 told["deadline"] = since + told["timeout"]
-            files.replace_json(place.path, files.JOB, told)
-            _launch(place, lock)
+            files.replace_json(directory.path, files.JOB, told)
+            _launch(directory, lock)
         except OSError as error:
             end: dict[str, Any] = {"state": "failed", "kind": "unwatched"}
             end.update(why=error_line(error), host=host_name(), ended=time.time())
             with contextlib.suppress(OSError):
-                files.replace_json(place.path, files.STATE, end)
+                files.replace_json(directory.path, files.STATE, end)
             raise
         finally:
             os.close(lock)
-        self.follow(job, place, own=True)
+        self.follow(job, directory, own=True)
 
-    def follow(self, job: Record, place: Place, *, own: bool = False) -> None:
-        """Have the job hear what its watcher writes; *own* if it was launched here."""
+    def follow(self, job: Record, directory: JobDirectory, *, own: bool = False) -> None:
+        """Have the job follow what its watcher writes; *own* if it was launched here."""
         context = copy_context() if own else None
-        run = job.run = Following(job, place, self.service, context, self._changed)
+        run = job.run = Following(job, directory, self.service, context, self._changed)
         self.service.loop.call_soon_threadsafe(run.begin)
         if own and job.cancel_requested:  # before there was anybody to ask
             self.stop(job, False)
@@ -474,15 +341,15 @@ class KeptRunner(Runner):
         if not isinstance(run, Following):
             job.end_cancelled()
             return
-        run.ask("force" if force else f"stop {self.grace}")
+        run.request("force" if force else f"stop {self.grace}")
 
     def stack(self, job: Record) -> list[FrameSummary]:
-        """The stack as its process tells it; empty for a command, or if it does not answer."""
+        """Return the stack; empty for a command, or if its process does not answer."""
         run = job.run
         return run.stack() if isinstance(run, Following) else []
 
     def needs_this_thread(self) -> bool:
-        """The service loop ends these jobs."""
+        """Return whether it is the service loop's, which ends these jobs."""
         return threading.get_ident() == self.service.thread
 
     def tells(self, job: Record) -> bool:
@@ -499,7 +366,7 @@ class KeptRunner(Runner):
             waiting = self._waiting.pop(job.number, None)
         if waiting is None:
             return
-        place, lock, _ = waiting
+        directory, lock, _ = waiting
         outcome = job.outcome
         error = None if outcome is None else outcome.error
         told: dict[str, Any] = {"state": str(job.state), "kind": "never", "ended": time.time()}
@@ -508,8 +375,8 @@ class KeptRunner(Runner):
         if str(job.state) == "failed" and error is not None:
             told.update(kind="unwatched", why=error_line(error))
         with contextlib.suppress(OSError):
-            files.replace_json(place.path, files.STATE, told)
-        telling.tell(place.path)
+            files.replace_json(directory.path, files.STATE, told)
+        notify.spawn(directory.path)
         os.close(lock)
 
 
@@ -524,32 +391,21 @@ def _command(command: Command) -> dict[str, Any]:
     }
 
 
-def _python(place: Place) -> list[str]:
-    return programs.python("kept.worker", "{pipes}", place.path, str(place.number.serial))
-
-
-def _launch(place: Place, lock: int) -> None:
+def _launch(directory: JobDirectory, lock: int) -> None:
     """Start the watcher, which inherits the lock; it is not our child, nor anybody's we know.
 
     ipykernel kills its children at its end, and a terminal its session; a shell that starts the
     watcher and ends at once makes it neither.
     """
     package = str(Path(files.__file__).parents[3])
-    watcher = [sys.executable, "-I", "-S", "-c", _WATCHER, package, place.path, str(lock)]
+    watcher = [sys.executable, "-I", "-S", "-c", _WATCHER, package, directory.path, str(lock)]
     environment = {name: text for name, text in os.environ.items() if name != sessions.TOKEN}
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with open(os.open(os.path.join(place.path, "watcher.txt"), flags, 0o600), "ab") as errors:
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *watcher],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            cwd="/",
-            env=environment,
-            pass_fds=[lock],
-            start_new_session=True,
-            check=True,
-        )
+    with open(os.open(os.path.join(directory.path, "watcher.txt"), flags, 0o600), "ab") as errors:
+        shell = ["/bin/sh", "-c", '"$@" &', "sh", *watcher]
+        options: dict[str, Any] = {"stderr": errors, "cwd": "/", "env": environment}
+        if programs.start(shell, pass_fds=[lock], **options).wait():
+            raise OSError("its watcher cannot be started")
 
 
 class Finder:
@@ -565,35 +421,35 @@ class Finder:
         """Take in the kept jobs that are not in the registry yet; drop those that are gone."""
         with self._lock:
             sweep(self._days())
-            there = places()
+            there = directories()
             found = []
-            for place in there:
-                told = place.job()
-                if told is None or self._is_known(place, told):
+            for directory in there:
+                told = directory.job()
+                if told is None or self._is_known(directory, told):
                     continue
-                found.append((place, told, place.state()))
+                found.append((directory, told, directory.settle()))
             # The oldest comes last: each is taken in as the oldest of all.
             found.sort(key=lambda one: one[2].get("ended", float("inf")), reverse=True)
-            for place, told, state in found:
-                self._runner.tokens[place.number] = str(told["token"])
-                self._adopt(place, told, state)
-            self._drop_gone({place.number for place in there})
+            for directory, told, state in found:
+                self._runner.tokens[directory.number] = str(told["token"])
+                self._adopt(directory, told, state)
+            self._drop_gone({directory.number for directory in there})
 
     def prune(self) -> int:
         """Remove the kept jobs that have ended; returns how many of other sessions there were."""
         with self._lock:
             removed = 0
-            for place in places():
-                if place.job() is not None and "ended" in place.state():
-                    known = self._registry.get(place.number) is not None
-                    removed += place.remove() and not known
+            for directory in directories():
+                if directory.job() is not None and "ended" in directory.settle():
+                    known = self._registry.get(directory.number) is not None
+                    removed += directory.remove() and not known
             return removed
 
-    def _is_known(self, place: Place, told: dict[str, Any]) -> bool:
-        known = self._registry.get(place.number)
+    def _is_known(self, directory: JobDirectory, told: dict[str, Any]) -> bool:
+        known = self._registry.get(directory.number)
         if known is None:
             return False
-        if self._runner.tokens.get(place.number) == told["token"]:
+        if self._runner.tokens.get(directory.number) == told["token"]:
             return True
         if known.done():  # its directory was pruned elsewhere, and its number used again
             self._registry.discard(known)
@@ -604,18 +460,18 @@ class Finder:
             if job.number in self._registry.adopted and job.done() and job.number not in there:
                 self._registry.discard(job)
 
-    def _adopt(self, place: Place, told: dict[str, Any], state: dict[str, Any]) -> None:
+    def _adopt(self, directory: JobDirectory, told: dict[str, Any], state: dict[str, Any]) -> None:
         name = str(told.get("name", ""))
         work = Work(_elsewhere, name, str(told.get("code", "")), False)
         ended = "ended" in state
         registry = self._registry
         job = Record(
-            place.number,
+            directory.number,
             work,
             self._runner,
             name=name,
             quiet=True,
-            host=_Archive(registry.host, place) if ended else registry.host,
+            host=_Archive(registry.host, directory) if ended else registry.host,
         )
         job.launched = float(told["launched"])
         if "started" in state:
@@ -623,9 +479,9 @@ class Finder:
         if not ended:
             job.pid, job.cancel_requested = state.get("pid"), "asked" in state
             registry.adopt(job)
-            self._runner.follow(job, place)
+            self._runner.follow(job, directory)
             return
-        job.end_elsewhere(outcome_of(place, state), float(state["ended"]))
+        job.end_elsewhere(directory.outcome(state), float(state["ended"]))
         job.end_shown = True
         registry.adopt(job)
 
@@ -635,14 +491,14 @@ class _Archive(Host):
 
     has_output = True
 
-    def __init__(self, host: Host, place: Place) -> None:
+    def __init__(self, host: Host, directory: JobDirectory) -> None:
         self._host = host
-        self._place = place
+        self._directory = directory
 
     def new_log(self, job: Record) -> Log:
         """Make the log, with what is on the disk."""
         log = self._host.new_log(job)
-        reader = OutputReader.of_the_end(self._place.path, REPLAYED)
+        reader = OutputReader.of_the_end(self._directory.path, REPLAYED)
         while pieces := reader.read():
             for at, stream, text in pieces:
                 log.write(stream, text, at)

@@ -1,11 +1,8 @@
-"""The guard of a watcher: a fork of it that ends the job if the watcher is killed.
-
-It shares the watcher's lock, so the job counts as watched until the guard has written its end.
-
-The program that watches one kept job: starts it, records its output and its end, stops it.
+"""The program that watches one kept job: starts it, records its output and its end, stops it.
 
 It needs nothing of the session that started it, is not its child, and ignores the signals that
-sessions and terminals get. A fork of it, the guard, ends the job if it is killed itself.
+sessions and terminals get. A fork of it, the guard, ends the job if the watcher itself is killed:
+the two share the lock `watched`, so the job counts as watched until the guard has written its end.
 """
 
 from __future__ import annotations
@@ -21,15 +18,25 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.runners.kept import notify_spawn as telling
-from ipy_bgtasks.runners.kept.files import OutputWriter
+from ipy_bgtasks.runners import programs, sessions
+from ipy_bgtasks.runners.kept import files, notify
 
 # A type checker for Windows knows none of these names.
 _os: Any = os
 _select: Any = select
 _signal: Any = signal
+
+_BLOCK = 65536
+#: Seconds for which output still comes after the job's process has ended.
+_AFTERWARDS = 0.2
+#: Seconds between two checks of a session that is being stopped.
+_PAUSE = 0.05
+#: Seconds between two writings of the progress.
+_PROGRESS = 0.2
+#: Seconds between two attempts to write the end on a full disk.
+_AGAIN = 1.0
+#: Seconds between two checks of whether the directory is still there.
+_CHECK = 5.0
 
 
 class Guard:
@@ -60,8 +67,8 @@ class Guard:
         finally:
             os._exit(status)
 
-    def tell(self, session: int) -> None:
-        """Tell it the job's session."""
+    def watch(self, session: int) -> None:
+        """Have it end this session, which is the job's, too."""
         self._session = session
         with suppress(OSError):
             os.write(self._pipe, f"{session}\n".encode())
@@ -80,7 +87,7 @@ class Guard:
             self.start()
 
     def dismiss(self) -> None:
-        """Let it go: the job has ended, and that is written."""
+        """Dismiss it: the end of the job has been written."""
         if self._pid is None:
             return
         with suppress(OSError):
@@ -91,7 +98,7 @@ class Guard:
 
 
 def guard(directory: str, token: str, parent: int, pipe: int, session: int | None) -> None:
-    """Be the guard: wait until the watcher lets it go, or is gone."""
+    """Be the guard: wait until the watcher dismisses it, or is gone."""
     rest = b""
     while os.getppid() == parent:
         try:
@@ -121,7 +128,7 @@ def end_unwatched(directory: str, token: str, session: int | None, why: str) -> 
     state.update(state="failed", kind="unwatched", why=why, ended=time.time())
     with suppress(OSError):
         files.replace_json(directory, files.STATE, state)
-    telling.tell(directory)
+    notify.spawn(directory)
 
 
 def end_what_is_left(token: str, session: int | None) -> None:
@@ -136,17 +143,6 @@ def end_what_is_left(token: str, session: int | None) -> None:
     ending.wait(lambda: sessions.sessions_with(token) - {own})
 
 
-_BLOCK = 65536
-#: Seconds for which output still comes after the job's process has ended.
-_AFTERWARDS = 0.2
-#: Seconds between two checks of a session that is being stopped.
-_PAUSE = 0.05
-#: Seconds between two writings of the progress.
-_PROGRESS = 0.2
-#: Seconds between two attempts to write the end on a full disk.
-_AGAIN = 1.0
-
-
 class Watcher:
     """Watches one job, from its start to its end."""
 
@@ -157,16 +153,17 @@ class Watcher:
         self._job = job
         self._lock = files.lock(directory, files.WATCHED, wait=True)
         self._launching = launching
-        self._output = OutputWriter(directory, int(job["log_limit"]))
+        self._output = files.OutputWriter(directory, int(job["log_limit"]))
         self._copy = _opened_copy(job.get("log"))
         self._state: dict[str, Any] = {"state": "running", "host": job["host"]}
         self._state["watcher"] = os.getpid()
         self._answer: dict[str, Any] | None = None
         self._progress: list[Any] | None = None
         self._progress_due = float("inf")
-        self._kill_at: float | None = None
+        self._ending: sessions.Ending | None = None
+        self._is_left = False
         self._why = ""
-        self._deadline: float | None = job.get("deadline")
+        self._deadline = float(job.get("deadline") or "inf")
         self._exited: float | None = None
         self._stack_asked = ""
         self._rest: dict[str, bytes] = {}
@@ -178,7 +175,7 @@ class Watcher:
         }
 
     def run(self) -> None:
-        """Do it all."""
+        """Watch the job from its start to its end."""
         directory = self._directory
         with suppress(OSError):
             files.reserve(directory)
@@ -193,7 +190,7 @@ class Watcher:
         try:
             self._start()
         except (OSError, ValueError) as error:
-            self._end({"kind": "start", "error": _told(error)}, "failed")
+            self._end({"kind": "start", "error": _described(error)}, "failed")
             return
         self._pipes[requests] = "requests"
         self._pipes[self._woken] = "woken"
@@ -219,23 +216,21 @@ class Watcher:
             ours, theirs = (reads, writes), (asks, answers)
             argv = [word if word != "{pipes}" else f"{asks},{answers}" for word in argv]
         try:
-            self._process = process = subprocess.Popen(
+            self._process = process = programs.start(
                 argv,
                 cwd=job["directory"],
                 env=environment,
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=theirs,
-                start_new_session=True,
             )
         finally:
             for fd in theirs:
                 os.close(fd)
         self._all = sessions.Sessions(process.pid)
         sessions.sacrifice(process.pid)
-        self._guard.tell(process.pid)
+        self._guard.watch(process.pid)
         for name in ("stdout", "stderr"):
             self._pipes[getattr(process, name).fileno()] = name
         if theirs:
@@ -248,16 +243,14 @@ class Watcher:
 
     def _turn(self) -> None:
         """Wait for something to happen, or until something is due."""
-        due = [each for each in (self._deadline, self._progress_due) if each is not None]
         now = time.time()
-        pause = min(due, default=float("inf")) - now
-        if self._kill_at is not None or self._exited is not None:
+        pause = min(self._deadline - now, self._progress_due - now, _CHECK)
+        if self._ending is not None or self._exited is not None:
             pause = min(pause, _PAUSE)
-        timeout = None if pause == float("inf") else max(pause, 0.0)
         poll = _select.poll()
         for fd in self._pipes:
             poll.register(fd, _select.POLLIN)
-        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
+        for fd, _ in poll.poll(max(pause, 0) * 1000 + 1):
             self._read(fd, self._pipes[fd])
 
     def _read(self, fd: int, name: str) -> None:
@@ -273,10 +266,14 @@ class Watcher:
             *lines, self._rest[name] = (self._rest.get(name, b"") + data).split(b"\n")
             for line in lines:
                 with suppress(ValueError, TypeError, KeyError, IndexError):
-                    self._hear(json.loads(line)) if name == "answers" else self._asked(line)
+                    if name == "answers":
+                        self._answered(*json.loads(line))
+                    else:
+                        self._requested(line)
         if not data and name != "requests":
             del self._pipes[fd]
-            os.close(fd) if name == "answers" else None
+            if name == "answers":
+                os.close(fd)
 
     def _write(self, stream: str, text: str) -> None:
         if not text:
@@ -284,26 +281,24 @@ class Watcher:
         self._output.write(time.time(), stream, text)
         if self._copy is not None:
             try:
-                data = memoryview(text.encode())
-                while data:
-                    data = data[os.write(self._copy, data) :]
+                files.write_all(self._copy, text.encode())
             except OSError:
                 self._copy = None
 
-    def _hear(self, answer: dict[str, Any]) -> None:
-        """Take what the job's Python process says."""
-        match answer["kind"]:
+    def _answered(self, kind: str, _number: str, content: Any) -> None:
+        """Take what the job's Python process sends."""
+        match kind:
             case "progress":
-                self._progress = answer["progress"]
+                self._progress = content
                 if self._progress_due == float("inf"):
                     self._progress_due = time.time() + _PROGRESS
             case "stack":
-                content = {"id": self._stack_asked, "stack": answer["stack"]}
-                files.replace_json(self._directory, files.STACK, content, sync=False)
+                stack = {"id": self._stack_asked, "stack": content}
+                files.replace_json(self._directory, files.STACK, stack, sync=False)
             case "end":
-                self._answer = answer["answer"]
+                self._answer = content
 
-    def _asked(self, line: bytes) -> None:
+    def _requested(self, line: bytes) -> None:
         """Take what a session asks for."""
         words = line.decode().split()
         match words:
@@ -321,16 +316,13 @@ class Watcher:
         assert self._process is not None
         if self._exited is not None or self._answer is not None:
             return  # it has ended by itself
-        now = time.time()
         if not self._why:
-            self._why, self._kill_at = why, now + grace
-            self._state["asked"] = why
+            self._why = self._state["asked"] = why
             with suppress(OSError):
                 self._write_state()
-            if grace > 0:
-                self._all.terminate()
-        elif grace <= 0:
-            self._kill_at = now
+            self._ending = sessions.Ending(self._all, grace)
+        elif grace <= 0 and self._ending is not None:
+            self._ending.hurry()
 
     def _look(self) -> None:
         """See what has become of the job's process, and do what is due."""
@@ -339,22 +331,20 @@ class Watcher:
         self._guard.renew()
         if self._exited is None and self._process.poll() is not None:
             self._exited = now
-        if self._deadline is not None and now >= self._deadline:
-            self._deadline = None
+        if now >= self._deadline:
+            self._deadline = float("inf")
             self._stop("timeout", float(self._job["grace"]))
         if now >= self._progress_due:
             self._progress_due = float("inf")
             with suppress(OSError):
                 content = {"progress": self._progress}
                 files.replace_json(self._directory, files.PROGRESS, content, sync=False)
-        if self._kill_at is not None and now >= self._kill_at:
-            self._all.kill()
+        if not os.path.isdir(self._directory):
+            self._stop("removed", 0.0)
+        self._is_left = self._ending is not None and self._ending.step()
 
     def _is_over(self) -> bool:
-        if self._exited is None:
-            return False
-        assert self._process is not None
-        if self._why and self._all.is_left():
+        if self._exited is None or self._is_left:
             return False
         is_open = any(name in ("stdout", "stderr", "answers") for name in self._pipes.values())
         return not is_open or time.time() - self._exited >= _AFTERWARDS
@@ -370,10 +360,10 @@ class Watcher:
         if self._answer is not None:
             bad = self._answer["kind"] in ("error", "unsendable")
             self._end(self._answer, "failed" if bad else "finished")
-        elif self._why == "cancel":
-            self._end({"kind": "cancelled"}, "cancelled")
-        elif self._why:
+        elif self._why == "timeout":
             self._end({"kind": "timeout", "seconds": self._job["timeout"]}, "failed")
+        elif self._why:
+            self._end({"kind": "cancelled"}, "cancelled")
         elif self._job["kind"] == "python":
             self._end({"kind": "died", "code": code}, "failed")
         else:
@@ -390,7 +380,7 @@ class Watcher:
             except OSError:  # the disk is full: to say nothing is better than to say what is wrong
                 time.sleep(_AGAIN)
         self._guard.dismiss()
-        telling.tell(self._directory)
+        notify.spawn(self._directory)
 
     def _write_state(self) -> None:
         files.replace_json(self._directory, files.STATE, self._state)
@@ -405,12 +395,12 @@ def _opened_copy(path: str | None) -> int | None:
         return None
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _described(error: Exception) -> dict[str, Any]:
     """Return an exception as data; an `OSError` with what makes it again."""
-    told: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    described: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
     if isinstance(error, OSError):
-        told.update(errno=error.errno, strerror=error.strerror, filename=str(error.filename))
-    return told
+        described.update(errno=error.errno, strerror=error.strerror, filename=str(error.filename))
+    return described
 
 
 def main() -> None:

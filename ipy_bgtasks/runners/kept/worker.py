@@ -1,7 +1,6 @@
 """The program of a kept Python job: runs it, and leaves its value in the job's directory.
 
 Its streams are pipes to the watcher, so whatever is written to their descriptors counts as well.
-Two more pipes carry lines of JSON: what the job reports, and what the watcher asks.
 """
 
 from __future__ import annotations
@@ -10,24 +9,18 @@ import io
 import json
 import os
 import pickle
-import signal
 import sys
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import current
-from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
-from ipy_bgtasks.patching import Installation
-from ipy_bgtasks.platforms import kill_group
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.child import Child, RemoteJob
 from ipy_bgtasks.runners.kept import files
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.runners.remote import Answer
+    from collections.abc import Iterator
 
-_os: Any = os
+    from ipy_bgtasks.runners.remote import Answer
 
 #: Characters of a value's or an error's line.
 _LINE = 500
@@ -36,76 +29,33 @@ _GLANCE = 10_000_000
 _NONE = pickle.dumps(None)
 
 
-class KeptWorker(Child):
-    """What this process is: the worker of one kept job."""
+class _Pipes:
+    """The link of a kept worker: lines, from and to its watcher."""
 
     def __init__(self, asks: int, answers: int) -> None:
-        self.pid = os.getpid()
-        self.job = RemoteJob(self, 0)
         self._asks = asks
         self._answers = answers
-        self._lock = threading.Lock()
-        self._main = threading.get_ident()
-        self._task = None
+        for fd in (asks, answers):
+            os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
 
-    def begin(self) -> None:
-        """Get ready for the job."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
-        _os.register_at_fork(after_in_child=self._let_go)  # a child is none of the watcher's
-        changes = Installation()  # for good
-        threads_of_jobs.track(changes)
-        refuse_questions(changes)
-        threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send a message as JSON."""
+        files.write_all(self._answers, (json.dumps(message) + "\n").encode())
 
-    def send(self, *message: Any) -> None:
-        """Tell the watcher; in a forked child there is nobody to tell."""
-        if os.getpid() != self.pid:
-            return
-        kind, _number, *rest = message
-        if kind == "progress":
-            self._say(kind="progress", progress=_plain(rest[0]))
+    def questions(self) -> Iterator[object]:
+        """Yield for each line."""
+        while data := os.read(self._asks, 4096):
+            yield from data.splitlines()
 
-    def run(self, directory: str, number: int) -> None:
-        """Run the job, and say how it ended once that is on the disk."""
-        told = files.read_json(directory, files.JOB) or {}
-        self.job = RemoteJob(self, JobId.kept(number), str(told.get("name", "")))
-        with open(os.path.join(directory, files.WORK), "rb") as file:
-            data = file.read()
-        answer = self._answer(self.job, data)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # the user's code may have put anything there
-                stream.flush()
-        try:
-            end = _kept(directory, answer)
-        except OSError as error:
-            end = {"kind": "unsendable", "message": f"its result cannot be written: {error}"}
-        self._say(kind="end", answer=end)
-
-    def _say(self, **answer: Any) -> None:
-        data = memoryview((json.dumps(answer) + "\n").encode())
-        with self._lock:
-            while data:
-                data = data[os.write(self._answers, data) :]
-
-    def _let_go(self) -> None:
+    def close(self) -> None:
+        """Close both pipes."""
         for fd in (self._asks, self._answers):
             with suppress(OSError):
                 os.close(fd)
 
-    def _listen(self) -> None:
-        while data := os.read(self._asks, 4096):
-            for _ in range(data.count(b"\n")):
-                self._say(kind="stack", stack=self._stack())
-        # Watcher and guard are gone: nobody would hear of the end.
-        with suppress(OSError):
-            kill_group(self.pid)
-        os._exit(1)
 
-
-def _kept(directory: str, answer: Answer) -> dict[str, Any]:
-    """Leave an answer in the directory; returns what the watcher is to write of it."""
+def _store(directory: str, answer: Answer) -> dict[str, Any]:
+    """Leave an answer in the directory; return what the watcher is to write of it."""
     kind, data, trace = answer
     if trace:
         files.replace(directory, files.TRACE, trace.encode("utf-8", "replace"))
@@ -133,22 +83,27 @@ def _line_of(value: object) -> str:
     from ipy_bgtasks.text import short_repr
     from ipy_bgtasks.views.value import kind_line
 
-    return kind_line(value) or short_repr(value, _LINE)
+    try:
+        return kind_line(value) or short_repr(value, _LINE)
+    except BaseException:  # it is the user's class
+        return f"a value of type {type(value).__name__}"
 
 
-def _plain(shown: tuple[Any, ...] | None) -> list[Any] | None:
-    return None if shown is None else list(shown)
-
-
-def main(pipes: str, directory: str, number: str) -> None:
+def main(pipes: str, directory: str, serial: str) -> None:
     """Be the worker: *pipes* are the descriptors of what is asked and what is answered."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
-    asks, answers = (int(fd) for fd in pipes.split(","))
-    for fd in (asks, answers):
-        os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
-    sys.argv = [""]
-    worker = KeptWorker(asks, answers)
-    current.set(worker.job)
-    worker.begin()
-    worker.run(directory, int(number))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
+    asks, answers = map(int, pipes.split(","))
+    worker = Child(_Pipes(asks, answers))
+    job = files.read_json(directory, files.JOB) or {}
+    worker.job = RemoteJob(worker, JobId.kept(int(serial)), str(job.get("name", "")))
+    with open(os.path.join(directory, files.WORK), "rb") as file:
+        data = file.read()
+    answer = worker.run(data)
+    try:
+        end = _store(directory, answer)
+    except OSError as error:
+        end = {"kind": "unsendable", "message": f"its result cannot be written: {error}"}
+    worker.send("end", worker.job.number, end)
     os._exit(0)
