@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import faulthandler
+import glob
 import os
 import signal
 import socket
@@ -220,6 +221,67 @@ def is_suspended(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
         return False
+
+
+def continue_group() -> bool:
+    """Continue our process group; return whether there may be a child of ours in it."""
+    _os.killpg(0, _signal.SIGCONT)
+    return sys.platform != "linux" or any(_children_in_group())
+
+
+def stop_group() -> None:
+    """Send our process group what the terminal sends it at Ctrl-Z."""
+    _os.killpg(0, _signal.SIGTSTP)
+
+
+def is_raw() -> bool:
+    """Return whether a program has taken the terminal, our input, out of line mode or off echo."""
+    import termios
+
+    try:
+        modes: Any = termios.tcgetattr(0)[3]
+    except termios.error:
+        return False
+    return not (modes & termios.ICANON and modes & termios.ECHO)
+
+
+def handles_stop_signal() -> bool:
+    """Return whether a program that we have started in our process group handles SIGTSTP.
+
+    As those do that put the terminal in order first. False where that cannot be told.
+    """
+    for pid in _children_in_group():
+        try:
+            with (
+                open(f"/proc/{pid}/cmdline", "rb") as theirs,
+                open("/proc/self/cmdline", "rb") as own,
+            ):
+                if theirs.read() == own.read():
+                    continue  # our own fork, with our own handlers
+            with open(f"/proc/{pid}/status") as file:
+                caught = next(line.split()[1] for line in file if line.startswith("SigCgt:"))
+        except (OSError, StopIteration):
+            continue
+        if int(caught, 16) >> (_signal.SIGTSTP - 1) & 1:
+            return True
+    return False
+
+
+def _children_in_group(parent: int | str = "self") -> Iterator[int]:
+    """Yield the processes of our group that descend from *parent*; none without ``/proc``."""
+    for file in glob.glob(f"/proc/{parent}/task/*/children"):
+        try:
+            with open(file) as children:
+                pids = [int(each) for each in children.read().split()]
+        except OSError:
+            continue
+        for pid in pids:
+            try:
+                if _os.getpgid(pid) == _os.getpgrp():
+                    yield pid
+            except OSError:
+                continue
+            yield from _children_in_group(pid)
 
 
 def kill_group(group: int) -> None:

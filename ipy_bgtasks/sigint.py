@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ipy_bgtasks.context import cells_away
 from ipy_bgtasks.platforms import socket_pair, wake_up_descriptor
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ Interrupted.__name__ = Interrupted.__qualname__ = "KeyboardInterrupt"
 Interrupted.__module__ = "builtins"
 
 
-def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
+def run_interruptible(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, T],
+    reach: Callable[[SigintHandler], object] = lambda _handler: None,
+) -> T:
     """Run `coro` on `loop` until it is done and return its result; SIGINT interrupts it alone.
 
     While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once even if the loop
@@ -57,12 +62,14 @@ def run_interruptible(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any,
     the code ends in the same instant, ``KeyboardInterrupt`` is raised here.
 
     Any thread may call it; SIGINT is handled in the main thread, and only if it has Python's
-    default handler, since any other was set on purpose. Raises ``RuntimeError`` if the
+    default handler, since any other was set on purpose. In other threads an interrupt comes by the
+    handler that *reach* is given, which any thread may call. Raises ``RuntimeError`` if the
     loop is closed, or if a loop runs in this thread already; `coro` is closed then.
     """
     foreground = _Foreground(loop, coro)
     try:
         refuse_unless_idle(loop)
+        reach(foreground.interrupt)
         with sigint_for(loop, foreground.interrupt):
             result = foreground.run()
         if foreground.pending:
@@ -319,7 +326,9 @@ class Shielded:
     def __enter__(self) -> None:
         self._before: Any = None
         self._seen = 0
-        if threading.get_ident() == _MAIN:
+        # While its cell is in the background, whoever interrupts that sees to it; a handler that
+        # is set here would take the signal from the cell in front.
+        if threading.get_ident() == _MAIN and _MAIN not in cells_away:
             self._before = _get(_SIGINT)
             if self._before is not None:  # else it is no Python function, and raises nothing
                 _set(_SIGINT, self._sigint)

@@ -76,6 +76,8 @@ class FrontEnd(Host):
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
+        self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
         #: Called with each job that has ended, once that is shown.
@@ -200,10 +202,14 @@ class FrontEnd(Host):
     def flush(self, job: Record) -> None:
         """Show what is held back of the job's output, as far as that does no harm."""
 
-    def record(self, job: Record, name: str, text: str) -> None:
-        """Record what a cell in the background writes: it is shown like that of any cell."""
+    def record(self, job: Record, name: str, text: str) -> bool:
+        """Record what a cell in the background writes; return whether that has shown it, too.
+
+        Else it is shown like that of any cell.
+        """
         job.log.write(name, text)
         self._notify_watcher(job)
+        return False
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Display as the job does that displays in this process: the context is the job's."""

@@ -346,6 +346,17 @@ TOUCHES = {
         "coroutine jobs run while the prompt waits, and Ctrl-C never hits one",
         "coroutine jobs run only during %fg and await cells",
     ),
+    "ctrl-z": Touch(
+        "IPython",
+        "shell.interact, prompt_for_code, keep_running, _atexit_once, showtraceback, "
+        "_showtraceback; the classes of the shell and of its display hook; display_trap, "
+        "builtin_trap; displayhook.write_output_prompt, write_format_data; builtins.input; "
+        "prompt_toolkit's application on another thread than the main one",
+        _IPYTHON,
+        "Ctrl-Z sends the cell that runs to the background",
+        "Ctrl-Z suspends IPython also while a cell runs",
+        optional=True,
+    ),
     "partial lines": Touch(
         "IPython",
         "shell.displayhook.write_output_prompt",

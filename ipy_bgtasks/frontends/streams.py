@@ -35,19 +35,26 @@ class _Route:
         self.name = name
         self.front_end = front_end
         self.own_write = own_write
+        #: What the foreground's text goes to in the end.
+        self.innermost = own_write
 
     def writer(self, foreground: Write) -> Write:
         """Return a `write` that takes jobs' text and leaves the rest to *foreground*."""
         front_end = self.front_end
         # Of nested writers, as IPython's capturing makes them, only the innermost.
-        record = front_end.record if foreground == self.own_write else None
+        record = front_end.record if foreground == self.innermost else None
         name, take, own, current_job = self.name, front_end.output, self.own_write, current.get
 
         def write(text: str) -> Any:
             job = current_job()
             if job is None:
-                if record is not None and cells_away and (cell := caller()) is not None:
-                    record(cell, name, text)
+                if (
+                    record is not None
+                    and cells_away
+                    and (cell := caller()) is not None
+                    and record(cell, name, text)
+                ):
+                    return len(text)
                 return foreground(text)
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
@@ -95,8 +102,15 @@ class RoutedStream:
             return stream.write(text)  # which others replace: IPython does during a cell
 
         route = _Route(name, front_end, own_write)
-        write = route.writer(foreground or own_write)
+        route.innermost = foreground or own_write
+        write = route.writer(route.innermost)
         self.__dict__.update(_stream=stream, _route=route, write=write)
+
+    def drop_leftover_tee(self) -> None:
+        """Remove what IPython's capturing of cells has left here, as in a kernel's streams."""
+        route, write = self.__dict__["_route"], self.__dict__["write"]
+        if getattr(write.routed, "__qualname__", "").startswith("InteractiveShell._tee"):
+            self.__dict__["write"] = route.writer(route.innermost)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "write":

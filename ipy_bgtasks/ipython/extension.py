@@ -77,6 +77,7 @@ class Loaded:
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
+        front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
         session = self.session = Session(self, core, settings)
         front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
@@ -289,4 +290,5 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
         notice=notice,
         group_notice=group_notice,
         running=running,
+        launch_cell=core.launch_cell,
     )

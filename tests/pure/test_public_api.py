@@ -61,6 +61,7 @@ def test_the_public_names_are_these() -> None:
         "call_in_background",
         "current_job",
         "jobs",
+        "launch",
         "on_cancel",
         "run_in_foreground",
         "schedule_coroutine",
@@ -104,6 +105,7 @@ def test_a_job_shows_what_users_may_do_and_little_else() -> None:
         "cancel",
         "cancelled",
         "code",
+        "describe",
         "done",
         "elapsed",
         "exception",
@@ -195,6 +197,7 @@ def test_the_helpers_need_no_ipython(tmp_path: Path) -> None:
     assert "IPython" not in loaded
     assert {name for name in loaded if name.startswith("ipy_bgtasks.")} == {
         "ipy_bgtasks.background",
+        "ipy_bgtasks.context",
         "ipy_bgtasks.platforms",
         "ipy_bgtasks.sigint",
     }

@@ -169,7 +169,7 @@ def test_bad_input_is_one_line(loaded: Terminal) -> None:
     """In the form of IPython's own."""
     for line, message in [
         ("%bg 42", "UsageError: 42 is nothing to run"),
-        ("%bg", "UsageError: `%bg` alone sends away a cell"),
+        ("%bg", "UsageError: no cell runs that could go to the background"),
         ("%bg nowhere()", "UsageError: name 'nowhere' is not defined"),
         ("%fg 7", "UsageError: no job 7: there are none yet"),
         ("%bg --timeout x waits()", "UsageError: --timeout takes a number of seconds"),

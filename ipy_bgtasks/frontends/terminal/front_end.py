@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.frontends.base import FrontEnd
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+    from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+    from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
@@ -59,9 +62,16 @@ class TerminalFrontEnd(FrontEnd):
         notice: Callable[[Record], str],
         group_notice: Callable[[str], str],
         running: Callable[[], int],
+        launch_cell: Callable[..., Record],
     ) -> None:
         super().__init__(shell, loop, later)
         self._running = running
+        self._launch_cell = launch_cell
+        self._captures: streams.ByContext | None = None
+        self._terminal: TerminalLoop | None = None
+        self._suspending: Suspending | None = None
+        #: What is shown at the end of a cell in the background, where its notice has no room.
+        self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
         self._notices = EndNotices(self._put, later, notice, group_notice)
         self._partial: dict[int, str] = {}
@@ -87,11 +97,25 @@ class TerminalFrontEnd(FrontEnd):
         """Route output, and let the prompt and await cells share the loop."""
         shell = self.shell
         self._route(changes)
-        changes.step("captures", isolate_publisher, shell, shell.display_pub)
+        changes.step("captures", self._isolate_captures)
         changes.step("partial lines", self._hold_lines_until_value)
         changes.step("tracebacks", translate_errors, shell)
         if self._prompts:
             changes.step("prompt", self._share_loop)
+        # An embedded shell is left for the program around it, which waits for the main thread.
+        embedded = hasattr(shell, "embedded_active")
+        if self._terminal is not None and shell.pt_app is not None and not embedded:
+            changes.step("ctrl-z", self._background_cells, self._terminal)
+
+    def _isolate_captures(self, changes: Installation) -> None:
+        self._captures = isolate_publisher(changes, self.shell, self.shell.display_pub)
+
+    def _background_cells(self, changes: Installation, terminal: TerminalLoop) -> None:
+        from ipy_bgtasks.frontends.terminal.suspend import Suspending
+
+        suspending = self._suspending or Suspending(self, terminal)
+        suspending.install(changes, terminal)
+        self._suspending = suspending
 
     def _route(self, changes: Installation) -> None:
         """Route both streams through this front end."""
@@ -126,6 +150,7 @@ class TerminalFrontEnd(FrontEnd):
         line = terminal.install(changes)
         if line and getattr(self.shell.parent, "interact", True):  # else there will be no prompt
             self.say(f"ipy_bgtasks: {line}")
+        self._terminal = terminal
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
@@ -138,12 +163,74 @@ class TerminalFrontEnd(FrontEnd):
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
+        from ipy_bgtasks.context import cells_away
         from ipy_bgtasks.errors import BadInput
 
+        if there := [f"job {job.number} ({job.name})" for job in list(cells_away.values())]:
+            raise BadInput(f"in the background already: {', '.join(there)}")
+        if self._suspending is None:
+            raise BadInput(
+                "`%bg` alone sends away a cell that runs, in a notebook; here start it with "
+                "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+            )
         raise BadInput(
-            "`%bg` alone sends away a cell that runs, in a notebook; in a terminal start it with "
-            "%fg CODE or %%fg, and Ctrl-C sends it to the background"
+            "no cell runs that could go to the background: Ctrl-Z, while one runs, sends it away; "
+            "%bg CODE launches CODE"
         )
+
+    # Cells in the background
+
+    def reaches(self) -> bool:
+        """Return whether an interrupt of the foreground reaches the calling thread."""
+        return super().reaches() if self._suspending is None else self._suspending.reaches()
+
+    def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with what the foreground has open."""
+        from ipy_bgtasks.stacks import thread_stack
+
+        below = code_that_runs_cells()
+        job = self._launch_cell(
+            cell.code,
+            origin=_TERMINAL,
+            thread=cell.thread,
+            began=cell.began,
+            awaits=cell.awaits,
+            interrupt=interrupt,
+            stack=lambda: thread_stack(cell.thread, below),
+        )
+        streams.inherit(job)
+        if self._captures is not None:
+            self._captures.inherit(job)
+        return job
+
+    def show_backgrounded(self, job: Record) -> None:
+        """Say so at once, below the ^Z or whatever else the cursor's line begins with."""
+        with self._lock:
+            self._begun = False
+            self._end_begun_line()
+            self._put(f"\n[{job.number}]+ goes on in the background: {job.name}\n")
+
+    def show_stuck(self, cell: Cell) -> None:
+        """Say that no exception reaches a cell where it is."""
+        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
+
+        frame = innermost(thread_stack(cell.thread, code_that_runs_cells()))
+        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
+        line = f"still in{where}; it stops when that returns"
+        if cell.job is None:
+            line += "; Ctrl-Z sends it to the background"
+        print(line, file=sys.stderr)
+
+    def record(self, job: Record, name: str, text: str) -> bool:
+        """Take what a cell in the background writes as that of any job."""
+        self.output(job, name, text, self._write)
+        return True
+
+    def drop_leftover_tee(self) -> None:
+        """Remove from the streams what IPython's capturing of cells has left there."""
+        for name in streams.NAMES:
+            if isinstance(stream := streams.real(name), RoutedStream):
+                stream.drop_leftover_tee()
 
     # The prompt
 
@@ -313,6 +400,7 @@ class TerminalFrontEnd(FrontEnd):
     def _show_rest(self, job: Record) -> None:
         with self._lock:
             rest = self._partial.pop(job.number, "")
+            value = self.values.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
         outcome = job.outcome
@@ -320,12 +408,12 @@ class TerminalFrontEnd(FrontEnd):
         reported = self._is_reported(job)
         if self._shut_down or self._is_followed(job, _TERMINAL):
             return
+
+        def text() -> str:
+            return "\n".join(formatted(self.shell, outcome)) + "\n" if failed else value
+
         failed = outcome.state == "failed" and not job.quiet
-        self._notices.add(
-            job,
-            (lambda: "\n".join(formatted(self.shell, outcome)) + "\n") if failed else None,
-            notice=not reported,
-        )
+        self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def forget_notice(self, job: Record) -> None:
         """Drop a notice of the job's end that waits for the prompt."""

@@ -8,11 +8,19 @@ jobs. `IPython.terminal.interactiveshell` is the code whose parts it replaces.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ipy_bgtasks.sigint import complete, run_interruptible, sigint_for
+from ipy_bgtasks.sigint import (
+    SigintHandler,
+    complete,
+    run_interruptible,
+    sigint_for,
+    sigint_handled,
+)
 
 if TYPE_CHECKING:
     from ipy_bgtasks.patching import Installation
@@ -38,7 +46,8 @@ class TerminalLoop:
 
     `shell` is a ``TerminalInteractiveShell``. `around_prompt` makes a context in which each
     prompt waits, which may yield a function to call when the prompt has begun; the default is
-    prompt_toolkit's ``patch_stdout``. All methods are for the main thread.
+    prompt_toolkit's ``patch_stdout``. All methods are for the main thread, unless stated otherwise;
+    a thread with a loop of its own (`own_loop`) may prompt and run cells in its place.
     """
 
     def __init__(
@@ -53,6 +62,8 @@ class TerminalLoop:
         self._around_prompt = around_prompt or _above_prompt
         self._runner = _LoopRunner(self.run)
         self._told = False
+        #: The loop of a thread that has one of its own, and what takes interrupts of its cell.
+        self._here = threading.local()
 
     def install(self, changes: Installation) -> str | None:
         """Replace the shell's prompt; return a line for the user if it cannot share the loop.
@@ -77,12 +88,56 @@ class TerminalLoop:
             self._shell.loop_runner = self._shell.loop_runner_map["asyncio"][0]
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run `coro` on the loop until it is done, as `run_interruptible` does."""
-        return run_interruptible(self._loop, coro)
+        """Run `coro` on the loop until it is done, as `run_interruptible` does. Any thread."""
+
+        def reach(handler: SigintHandler) -> None:
+            self._here.handler = handler
+
+        try:
+            return run_interruptible(self._loop_here(), coro, reach)
+        finally:
+            self._here.handler = None
+
+    def handler_here(self) -> SigintHandler | None:
+        """Return what takes interrupts of the calling thread's cell, if that awaits."""
+        return getattr(self._here, "handler", None)
+
+    @contextmanager
+    def own_loop(self) -> Iterator[None]:
+        """Give the calling thread, not the main one, a loop for its prompts and await cells.
+
+        Afterwards it runs on until the tasks that those cells have left there are done.
+        """
+        loop = self._here.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            yield
+            while tasks := asyncio.all_tasks(loop):
+                loop.run_until_complete(asyncio.wait(tasks))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+    def wait_for(self, future: Future[Any], interrupt: SigintHandler) -> None:
+        """Run the loop on the main thread, on which nothing else runs, until *future* is done."""
+
+        async def wait() -> None:
+            await asyncio.wait([asyncio.wrap_future(future)])
+
+        if self._loop.is_closed():
+            future.exception()
+            return
+        with sigint_handled(self._loop, interrupt):
+            complete(self._loop, self._loop.create_task(wait()))
+
+    def _loop_here(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = getattr(self._here, "loop", self._loop)
+        return loop
 
     def _prompt_for_code(self, _original: object) -> str:
         """Return the next input; called by the shell. `EOFError` means that the user leaves."""
-        if self._loop.is_closed() or self._gui() is not None:
+        on_main = self._loop_here() is self._loop
+        if on_main and (self._loop.is_closed() or self._gui() is not None):
             if line := self._new_obstacle():
                 print(line)
             return self._separate_prompt()
@@ -114,10 +169,11 @@ class TerminalLoop:
             return str(self._shell.pt_app.prompt(inputhook=hook, pre_run=begun, **options))
 
     def _shared_prompt(self) -> str:
-        interrupt = _PromptInterrupt(self._loop)
+        loop = self._loop_here()
+        interrupt = _PromptInterrupt(loop)
         # The handler is there before and after anything else changes, so that no interrupt
         # leaves the prompt's stream in `sys.stdout`.
-        with sigint_for(self._loop, interrupt), self._around_prompt() as begun:
+        with sigint_for(loop, interrupt), self._around_prompt() as begun:
             # Let asyncio log the exception of a task. prompt_toolkit's own handler
             # would stop everything and ask for ENTER.
             prompt = self._shell.pt_app.prompt_async(
@@ -126,9 +182,9 @@ class TerminalLoop:
                 pre_run=begun,
                 **self._prompt_options(),
             )
-            interrupt.task = self._loop.create_task(prompt)
+            interrupt.task = loop.create_task(prompt)
             try:
-                code = str(complete(self._loop, interrupt.task))
+                code = str(complete(loop, interrupt.task))
             except asyncio.CancelledError:
                 return ""
         return "" if interrupt.seen else code
