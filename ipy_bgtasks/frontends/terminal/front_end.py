@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
-from ipy_bgtasks.frontends.exits import exit_of_job
 from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
@@ -535,6 +534,8 @@ class _ExitQuestion:
             return ""
 
     def _exit(self, original: Callable[[], None]) -> None:
+        from ipy_bgtasks.frontends.exits import exit_of_job
+
         exit_of_job()
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
