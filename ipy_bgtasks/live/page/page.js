@@ -29,7 +29,8 @@ class Link {
     this.watching = new MutationObserver((changes) => this.found(changes));
     this.clock = setInterval(() => this.tick(), 1000);
     this.onMessage = (message) => this.receive(message);
-    this.onLive = () => model.comm_live === false && this.lose();
+    // It came alive before this script: the next change is its end. Newer anywidgets hide which.
+    this.onLive = () => model.comm_live || this.lose();
     this.onHide = () => this.remember();
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onLive);
