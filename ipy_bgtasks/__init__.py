@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.errors import NoSuchJob as NoSuchJob
     from ipy_bgtasks.errors import ProcessDied as ProcessDied
     from ipy_bgtasks.errors import WouldBlock as WouldBlock
+    from ipy_bgtasks.ipython.programs import launch as launch
     from ipy_bgtasks.job.handle import Job as Job
     from ipy_bgtasks.job.handle import current_job as current_job
     from ipy_bgtasks.job.handle import on_cancel as on_cancel
@@ -45,6 +46,7 @@ _HOMES = {
     "call_in_background": "background",
     "current_job": "job.handle",
     "jobs": "views.collection",
+    "launch": "ipython.programs",
     "on_cancel": "job.handle",
     "run_in_foreground": "background",
     "schedule_coroutine": "background",

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-#: The record of the job whose code asks (`ipy_bgtasks.job.record.Record`); None in the foreground.
+#: The `ipy_bgtasks.job.record.Record` of the job whose code runs; None in the foreground.
 current: ContextVar[Any] = ContextVar("ipy_bgtasks.current_job", default=None)
 
-#: The jobs of cells that were sent to the background, by the thread in which they run.
+#: The jobs of backgrounded cells, by the thread in which they run. Such a cell began in a context
+#: of the foreground, in which `current` can no longer be set.
 cells_away: dict[int, Any] = {}
 
 
 def caller() -> Any:
-    """Return the record of the job whose code asks, including a cell that was sent away."""
+    """Return the record of the job the calling code belongs to; a backgrounded cell counts."""
     job = current.get()
     if job is None and cells_away:
         return cells_away.get(threading.get_ident())

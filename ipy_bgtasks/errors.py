@@ -83,14 +83,15 @@ class Detached(KeyboardInterrupt):
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = numbers
-        super().__init__(_goes_on(numbers))
+        super().__init__(goes_on(numbers))
 
     def _render_traceback_(self) -> list[str]:
         """Return one line instead of a traceback, in every IPython front end."""
         return [f"Detached: {self}"]
 
 
-def _goes_on(numbers: tuple[int, ...]) -> str:
+def goes_on(numbers: tuple[int, ...]) -> str:
+    """Return the line that says which jobs go on, and how to return to them."""
     if len(numbers) == 1:
         n = numbers[0]
         return f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"

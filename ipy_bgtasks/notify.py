@@ -1,12 +1,10 @@
-"""What a notice says: that a job has ended, or a set of jobs, in words for any channel.
+"""Notices that jobs have ended: what they say, and how they are sent to Apprise URLs.
 
-Plain facts in, plain text out, so that whoever watches a job can say it: a session, or the
-process beside a kept job when no session is there.
+Plain facts in, plain text out, so that whoever watches a job can compose one: a session, or the
+process beside a kept job when no session is running.
 
-Apprise URLs: where notices go beside the terminal and the page, and how they are sent there.
-
-Such a URL holds a password or a token more often than not, so nothing here shows more of it than
-its scheme: not its repr, no message, and no log record, whichever library writes one.
+An Apprise URL holds a password or a token more often than not, so nothing here shows more of it
+than its scheme: no repr, no message, and no log record, whichever library writes it.
 """
 
 from __future__ import annotations
@@ -119,7 +117,7 @@ class Address:
         return "…" if scheme is None else f"{scheme[1]}://…"
 
     def reveal(self) -> str:
-        """Return it whole, for what is to be told when this process is gone."""
+        """Return the whole URL, for a process that sends notices when this one is gone."""
         return self._url
 
     def __eq__(self, other: object) -> bool:
@@ -142,7 +140,7 @@ class Address:
             asset = apprise.AppriseAsset(async_mode=False)
         server = apprise.Apprise(asset=asset)
         if not server.add(self._url):
-            raise _Unsendable("is no URL that Apprise knows")
+            raise _Unsendable("is not a URL that Apprise knows")
         return server
 
 
@@ -151,11 +149,11 @@ class _Unsendable(Exception):
 
 
 class _Sender(threading.Thread):
-    """A thread whose log records are nobody's: they hold URLs, in whole or in part."""
+    """A thread whose log records are dropped, since they may contain URLs."""
 
 
-def wrong(addresses: Sequence[Address]) -> str:
-    """Return one line that says which address Apprise does not know; empty if it knows all.
+def invalid_addresses(addresses: Sequence[Address]) -> str:
+    """Return one line about the first address that Apprise does not know; empty if it knows all.
 
     Imports Apprise, which takes about a second the first time.
     """
@@ -164,7 +162,7 @@ def wrong(addresses: Sequence[Address]) -> str:
         if reason == NOT_INSTALLED:
             return f"BgTasks.notify {reason}"
         if reason:
-            return f"BgTasks.notify: number {n + 1}, {addresses[n]!r}, {reason}"
+            return f"BgTasks.notify: entry {n + 1}, {addresses[n]!r}, {reason}"
     return ""
 
 
@@ -172,7 +170,7 @@ def deliver(notice: Notice, addresses: Sequence[Address], seconds: float = LIMIT
     """Send *notice* to all *addresses* at once; return one line of those it did not reach.
 
     Blocks the calling thread until all have answered, *seconds* at most; the line is empty if
-    all took it. Whatever still waits for an answer then is left to a daemon thread.
+    all took it. Requests that are still pending then continue in daemon threads.
     """
 
     def send(address: Address) -> None:
@@ -233,7 +231,7 @@ def _hush() -> None:
     loggers = dict(logging.Logger.manager.loggerDict)
     for name, logger in loggers.items():
         if name.partition(".")[0] in _TALKERS and isinstance(logger, logging.Logger):
-            logger.addFilter(_not_of_a_sender)  # again and again is once
+            logger.addFilter(_not_of_a_sender)  # adding it again has no effect
 
 
 def _not_of_a_sender(_record: logging.LogRecord) -> bool:

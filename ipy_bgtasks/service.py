@@ -1,6 +1,6 @@
-"""A private event loop in a daemon thread, for what must go on while a cell blocks the kernel.
+"""A private event loop in a daemon thread, for what must go on while a cell blocks the user's loop.
 
-Timers above all: a timeout must fire even when the user's loop is blocked.
+Timers above all: a timeout must fire even then.
 """
 
 from __future__ import annotations

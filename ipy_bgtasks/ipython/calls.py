@@ -72,6 +72,7 @@ def fg(
         every=every,
         first=options.any,
         timeout=options.timeout,
+        budget=options.budget,
         all_output=options.all,
         awaited=options.awaited,
     )
@@ -86,6 +87,9 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     if options.watch:
         live = session.loaded.live_views()
         return live.watch(chosen, every=options.all, awaited=options.awaited)
+    if options.json or options.since:
+        session.show_data(chosen, every=options.all, since=options.since)
+        return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
     session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None

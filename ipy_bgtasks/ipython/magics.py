@@ -115,7 +115,7 @@ class JobMagics(Magics):
     ) -> Any:
         """Bring a job to the foreground: show its output, wait, return its result.
 
-        %fg [-a] [--timeout S] [JOB|CODE]
+        %fg [-a] [--timeout S|--budget S] [JOB|CODE]
         %fg [--any] JOB JOB…           several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
@@ -125,7 +125,9 @@ class JobMagics(Magics):
                           one; all: every job of this session that was not here yet
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
-          --timeout S     wait S seconds at most; the job goes on
+          --timeout S     wait S seconds at most, then raise TimeoutError; the job goes on
+          --budget S      wait S seconds at most, then return the Job, which goes on, without an
+                          error: the rest of the cell runs
           --any           wait for the first of several to end, and return its Job
           --notify        tell me when it has ended, or all of several, wherever I am: the
                           terminal rings, a page that is hidden shows a notification, and
@@ -152,13 +154,15 @@ class JobMagics(Magics):
     def jobs(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """List the jobs that have not ended and the ten that ended last.
 
-        %jobs [JOB…] [-a] [-v] [-w] [--prune]
+        %jobs [JOB…] [-a] [-v] [-w] [--json [--since N]] [--prune]
 
           JOB…            only these; a single one is shown in full, @NAME as a group
           -a, --all       all that are kept
           -v, --verbose   also where each running job is right now
           -w, --watch     live: a panel with buttons in a notebook (with anywidget installed),
                           in a terminal a table until Ctrl-C
+          --json          one line of JSON for programs; of chosen jobs with output and traceback
+          --since N       (--json) only the output from position N on, which is `to` of the last
           --prune         forget the jobs that have ended
         """
         from ipy_bgtasks.ipython import calls

@@ -83,18 +83,22 @@ _LAUNCH = (
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
+_BUDGET = Option("budget", None, "S", seconds)
 FG = (
     Option("all", "a"),
     Option("timeout", None, "S", seconds),
+    _BUDGET,
     Option("any"),
     _NOTIFY,
     AWAITED,
 )
-FG_CELL = (*_LAUNCH, Option("all", "a"), AWAITED)
+FG_CELL = (*_LAUNCH, _BUDGET, Option("all", "a"), AWAITED)
 JOBS = (
     Option("all", "a"),
     Option("verbose", "v"),
     Option("watch", "w"),
+    Option("json"),
+    Option("since", None, "N", count),
     Option("prune"),
     AWAITED,
 )
@@ -110,6 +114,9 @@ class Options(LaunchOptions):
     awaited: bool = False
     verbose: bool = False
     watch: bool = False
+    json: bool = False
+    since: int = 0
+    budget: float | None = None
     prune: bool = False
     force: bool = False
 

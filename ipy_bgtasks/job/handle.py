@@ -208,6 +208,12 @@ class Job(concurrent.futures.Future[Any]):
         """
         return self._record.stack()
 
+    def describe(self) -> dict[str, Any]:
+        """Return what `%jobs --json` prints of it, as plain data: state, error, output, …."""
+        from ipy_bgtasks.views.describe import describe
+
+        return describe(self._record)
+
     def plot(self) -> Timeline:
         """Return a timeline for a notebook: when it was queued and when it ran, up to now."""
         from ipy_bgtasks.views.timeline import Timeline

@@ -98,6 +98,7 @@ class Pages:
         """Send that this is the last state."""
         with self._lock:
             if self._clients:
+                self._tell(self._registry)
                 self._send({"kind": "over", "text": "ipy_bgtasks is not loaded any more"})
             self._clients.clear()
             self._rest()

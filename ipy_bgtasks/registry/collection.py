@@ -57,11 +57,9 @@ class Registry(Collection[Record]):
         # An OrderedDict, as a dict is slow to give its first.
         self._units: OrderedDict[int | JobId | Group, None] = OrderedDict()
         self._groups: dict[str, Group] = {}
-        self._retries = Retries(
-            later=self._set_timer, released=self._leave_group, enter=self._start_queued
-        )
+        self._retries = Retries(self)
+        self._dependents = Dependents(self)
         self._at_end = self._note_end  # one bound method for all jobs
-        self._dependents = Dependents(self._start)
         self._timers: dict[int | JobId, Callable[[], None]] = {}
         self._shut_down = False
 
@@ -181,7 +179,7 @@ class Registry(Collection[Record]):
             if after:
                 self._dependents.wait(job, runner, list(after))
             else:
-                self._start(runner, job)
+                self.start(runner, job)
             if job.started is None:  # else that was reported
                 self.host.changed(job)
             return job
@@ -219,7 +217,7 @@ class Registry(Collection[Record]):
         job.timeout = timeout
         if group is not None:
             self._join(job, group)
-            job.add_done_callback(self._leave_group)
+            job.add_done_callback(self.leave_group)
         if retries:
             self._retries.grant(job, runner, retries)
 
@@ -227,40 +225,44 @@ class Registry(Collection[Record]):
         with self._lock:
             group = self._groups.get(given.name)
             if group is None:
-                group = self._groups[given.name] = Group(given.name, self._start_now)
+                group = self._groups[given.name] = Group(given.name, self)
             group.add(job)
             self._units.pop(group, None)
         if given.limit is not None:
             group.limit = given.limit
 
-    def _leave_group(self, job: Record) -> None:
+    def leave_group(self, job: Record) -> None:
+        """Free the job's slot in its group, if it has one."""
         if job.group is not None and (group := self._groups.get(job.group)) is not None:
             group.leave(job)
 
-    def _start(self, runner: Runner, job: Record) -> None:
+    def start(self, runner: Runner, job: Record) -> None:
+        """Start a job on its runner, when it is its turn in its group."""
         if job.group is None:
-            self._start_now(runner, job)
+            self.start_now(runner, job)
         else:
             self._groups[job.group].enter(job, runner)
 
-    def _start_queued(self, queued: Queued) -> None:
+    def start_queued(self, queued: Queued) -> None:
+        """Start a job that has waited, when it is its turn in its group."""
         if (name := queued.job.group) is None:
-            queued.go(self._start_now)
+            queued.go(self)
         else:
             self._groups[name].enter(queued.job, queued.runner, queued.context)
 
-    def _start_now(self, runner: Runner, job: Record) -> None:
+    def start_now(self, runner: Runner, job: Record) -> None:
+        """Start a job on its runner; if that cannot be, it fails."""
         if self._shut_down:
             job.end_cancelled(f"job {job.number} never started: the session ended")
             return
         if job.timeout is not None:
-            self._set_timer(job, job.timeout, partial(job.time_out, job.timeout))
+            self.set_timer(job, job.timeout, partial(job.time_out, job.timeout))
         try:
             runner.start(job)
         except Exception as error:  # no more threads, a closed loop: not queued forever
             job.fail(error)
 
-    def _set_timer(self, job: Record, seconds: float, fn: Callable[[], object]) -> None:
+    def set_timer(self, job: Record, seconds: float, fn: Callable[[], object]) -> None:
         """Give the job its one timer; it is called off when it ends."""
         self._call_off(job)
         self._timers[job.number] = self.service.later(seconds, fn)

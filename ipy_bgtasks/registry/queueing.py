@@ -1,10 +1,8 @@
-"""A job that may not start yet: it waits for others of its group, or for its next attempt.
+"""Jobs that may not start yet, and what they wait for.
 
-Groups: jobs that were launched with one name, seen as one, a limited number at a time.
-
-Retries: a job that has failed is run again, after a pause that doubles each time.
-
-`--after`: jobs that start when others have finished.
+A `Group` lets a limited number of its jobs run at a time. `Retries` run a job again that has
+failed, after a pause that doubles each time. `Dependents` start, as `--after` says, when other
+jobs have finished. All of them belong to one registry, which starts the jobs.
 """
 
 from __future__ import annotations
@@ -26,29 +24,25 @@ from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextvars import Context
 
-    from ipy_bgtasks.job.host import Runner
     from ipy_bgtasks.job.record import Record
-
-    #: Starts a job on its runner.
-    Start = Callable[[Runner, Record], None]
+    from ipy_bgtasks.registry.collection import Registry
 
 
 class Line(Protocol):
     """What a queued job waits in."""
 
     def drop(self, queued: Queued) -> bool:
-        """Remove it; return False if it was let go before."""
+        """Remove the job; return False if it has left already."""
 
     def make_room(self, queued: Queued) -> None:
-        """Let it go now if the calling job would otherwise keep it from starting."""
+        """Start the job now if the calling job, which waits for it, keeps it from starting."""
 
 
 class Queued(Runner):
-    """The runner of one job until it may start; then it is that of its place.
+    """The runner of one job until it may start; then the job moves to *runner*.
 
-    So it is cancelled at once, whatever its place is busy with. Any thread may call.
+    So a queued job is cancelled at once, whatever *runner* is busy with. Any thread may call.
     """
 
     __slots__ = ("context", "job", "line", "runner", "where")
@@ -64,34 +58,34 @@ class Queued(Runner):
         #: Where it was launched, and will start.
         self.context = copy_context() if context is None else context
 
-    def go(self, start: Start) -> None:
-        """Start it, unless it has ended meanwhile; who waits for it looks at it anew."""
+    def go(self, registry: Registry) -> None:
+        """Start it, unless it has ended meanwhile; whoever waits for it looks at it anew."""
         job = self.job
         if not job.done():
             job.move(self.runner)
-            self.context.run(start, self.runner, job)
+            self.context.run(registry.start_now, self.runner, job)
             job.poke()
 
     def start(self, job: Record) -> None:
         """Do nothing: `go` starts it."""
 
     def stop(self, job: Record, force: bool) -> None:
-        """End it at once, or leave that to its place if it has just been let go."""
+        """End it at once, or leave that to its runner if it has just started."""
         if self.line.drop(self):
             job.end_cancelled()
         else:
             self.runner.stop(job, force)
 
     def needs_this_thread(self) -> bool:
-        """Return whether its place does."""
+        """Return whether its runner does."""
         return self.runner.needs_this_thread()
 
     def make_room(self, job: Record) -> None:
-        """Let it go if a job that waits for it has its place in the group."""
+        """Start it if a job that waits for it has the slot that it needs."""
         self.line.make_room(self)
 
 
-#: A group that was idle for longer begins anew, as far as its time is concerned; in seconds.
+#: Seconds of idleness after which a group's elapsed time begins anew with its next job.
 _IDLE = 2.0
 
 
@@ -121,19 +115,20 @@ class GroupName(NamedTuple):
 class Group:
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
-    A job has a place from the moment it may start to its end, or to the end of an attempt that
-    is followed by another. *start* starts a job on its runner. Any thread may call.
+    A job has a slot from the moment it may start to its end, or to the end of an attempt that
+    is followed by another. Any thread may call.
     """
 
-    def __init__(self, name: str, start: Start) -> None:
+    def __init__(self, name: str, registry: Registry) -> None:
         self.name = name
-        self._start = start
+        self._registry = registry
         self._limit: int | None = None
         self._lock = threading.RLock()
         self._jobs: dict[int, Record] = {}
         self._open: set[int] = set()
-        self._places: set[int] = set()
-        self._queue: OrderedDict[int, Queued] = OrderedDict()  # a dict is slow to give its first
+        self._slots: set[int] = set()
+        #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
+        self._queue: OrderedDict[int, Queued] = OrderedDict()
         self._filling = False
         self._began = time.monotonic()
         self._idle: float | None = None
@@ -194,7 +189,7 @@ class Group:
             self._jobs.pop(job.number, None)
             return not self._jobs
 
-    # Places
+    # Slots
 
     def enter(self, job: Record, runner: Runner, context: Context | None = None) -> None:
         """Start the job on its runner, or queue it behind those that wait already."""
@@ -205,43 +200,43 @@ class Group:
                 job.move(queued)
             else:
                 self._filling = True
-                self._places.add(job.number)
+                self._slots.add(job.number)
         if queued is None:  # as most: there is nobody before it
-            self._fill(lambda: self._start(runner, job))
+            self._fill(lambda: self._registry.start_now(runner, job))
             return
         if job.cancel_requested:  # by somebody who found it on its way here
             queued.stop(job, False)
         self.fill()
 
     def leave(self, job: Record) -> None:
-        """Take the job's place, if it has one, and start the next."""
+        """Free the job's slot, if it has one, and start the next."""
         with self._lock:
-            self._places.discard(job.number)
+            self._slots.discard(job.number)
         if self._queue:
             with Shielded():
                 self.fill()
 
     def drop(self, queued: Queued) -> bool:
-        """Remove a job from the queue; return False if it was let go before."""
+        """Remove a job from the queue; return False if it has left already."""
         with self._lock:
             return self._queue.pop(queued.job.number, None) is not None
 
     def make_room(self, queued: Queued) -> None:
-        """Start a queued job beyond the limit when a job that has a place waits for it."""
+        """Start a queued job beyond the limit when a job that has a slot waits for it."""
         waiter: Record | None = current.get()
-        if waiter is None or waiter.number not in self._places:
+        if waiter is None or waiter.number not in self._slots:
             return
         with self._lock:
             if self._queue.pop(queued.job.number, None) is None:
                 return
-            self._places.add(queued.job.number)
+            self._slots.add(queued.job.number)
         with Shielded():
             self._let_go(queued)
 
     def fill(self) -> None:
-        """Start those who are next, as long as there are places.
+        """Start queued jobs while slots are free.
 
-        One thread at a time does, so that they start in order; others leave it to that one.
+        One thread at a time does so, that they start in order; others leave it to that thread.
         """
         with self._lock:
             if self._filling:
@@ -261,7 +256,7 @@ class Group:
 
     @property
     def _is_full(self) -> bool:
-        return self._limit is not None and len(self._places) >= self._limit
+        return self._limit is not None and len(self._slots) >= self._limit
 
     def _next(self) -> Queued | None:
         with self._lock:
@@ -269,14 +264,14 @@ class Group:
                 self._filling = False
                 return None
             number, queued = self._queue.popitem(last=False)
-            self._places.add(number)
+            self._slots.add(number)
             return queued
 
     def _let_go(self, queued: Queued) -> None:
-        queued.go(self._start)
-        if queued.job.done():  # before it got its place, perhaps
+        queued.go(self._registry)
+        if queued.job.done():  # before it got its slot, perhaps
             with self._lock:
-                self._places.discard(queued.job.number)
+                self._slots.discard(queued.job.number)
 
 
 #: The longest pause before an attempt, in seconds.
@@ -289,22 +284,10 @@ def pause_after(attempt: int) -> int:
 
 
 class Retries:
-    """Gives the jobs that asked for it their next attempt. Any thread may call.
+    """Runs the jobs of one registry again that have failed. Any thread may call."""
 
-    *later* sets the one timer of a job, *released* is called when a job has left its place, and
-    *enter* when its next attempt is due.
-    """
-
-    def __init__(
-        self,
-        *,
-        later: Callable[[Record, float, Callable[[], None]], None],
-        released: Callable[[Record], None],
-        enter: Callable[[Queued], None],
-    ) -> None:
-        self._later = later
-        self._released = released
-        self._enter = enter
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._lock = threading.Lock()
         self._resting: set[int] = set()
 
@@ -334,13 +317,13 @@ class Retries:
         with self._lock:
             self._resting.add(job.number)
         job.rest(queued)
-        self._later(job, seconds, lambda: self._go_on(queued))
-        self._released(job)
+        self._registry.set_timer(job, seconds, lambda: self._run_again(queued))
+        self._registry.leave_group(job)
 
-    def _go_on(self, queued: Queued) -> None:
+    def _run_again(self, queued: Queued) -> None:
         if self.drop(queued):
             note_in_log(queued.job, str(queued.job.attempts))
-            self._enter(queued)
+            self._registry.start_queued(queued)
 
 
 @dataclass(slots=True)
@@ -354,10 +337,10 @@ class _Waiting:
 
 
 class Dependents:
-    """The jobs that wait for others; *start* starts one on its runner. Any thread may call."""
+    """The jobs of one registry that wait for others of it. Any thread may call."""
 
-    def __init__(self, start: Start) -> None:
-        self._start = start
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._lock = threading.Lock()
         self._waiting: dict[int, list[_Waiting]] = {}
         self._ended: deque[Record] = deque()
@@ -394,7 +377,7 @@ class Dependents:
                 self._advance(each, job)
 
     def _advance(self, waiting: _Waiting, ended: Record | None) -> None:
-        """Note that a job that *waiting* waits for has ended, or, with None, that all are known."""
+        """Count one that *waiting* waits for as ended; None stands for its own launch."""
         job = waiting.job
         if ended is not None and ended.state is not JobState.FINISHED:
             job.end_cancelled(
@@ -406,5 +389,5 @@ class Dependents:
             ready = waiting.left == 0
         if ready and not job.done():
             # Where it was launched, not in the context of the job that happened to end last.
-            waiting.context.run(self._start, waiting.runner, job)
+            waiting.context.run(self._registry.start, waiting.runner, job)
             job.poke()

@@ -263,6 +263,7 @@ class Session:
         every: bool,
         first: bool = False,
         timeout: float | None,
+        budget: float | None = None,
         all_output: bool,
         awaited: bool,
     ) -> Any:
@@ -275,10 +276,11 @@ class Session:
             return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
+        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, follow=follow
+                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
             )
 
         try:
@@ -293,6 +295,11 @@ class Session:
             for job in jobs:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
+
+    def _say_who_goes_on(self, jobs: list[Record]) -> None:
+        from ipy_bgtasks.errors import goes_on
+
+        self.screen.say(goes_on(tuple(job.number for job in jobs)))
 
     # Stopping, pruning, showing
 
@@ -341,6 +348,22 @@ class Session:
         notes = left_out(self.registry, jobs) if chosen is None else []
         self.screen.show(
             table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+        )
+
+    def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
+        """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
+        from ipy_bgtasks.views.describe import report
+
+        if chosen is None:
+            self.look_for_kept()
+        print(
+            report(
+                self.visible(every) if chosen is None else chosen,
+                active=len(self.registry.alive()),
+                full=chosen is not None,
+                since=since,
+                cells=self.core.sources.cell,
+            )
         )
 
     def visible(self, every: bool) -> list[Record]:

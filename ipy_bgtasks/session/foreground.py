@@ -1,8 +1,8 @@
-"""Bringing jobs to the foreground: follow, wait, and let go at an interrupt.
+"""What a user waits for in the foreground: the ends of jobs (`%fg`), and their stop (`%cancel`).
 
-A wait does not own its jobs: however it ends, they go on.
-
-Asks jobs to stop, and reports accurately what came of it.
+A wait does not own its jobs: however it ends, they go on. SIGINT is handled here while there are
+waits in the main thread: it is never raised where the signal happens to land, but ends the waits on
+their own loop, with `Detached`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Foreground:
         self._reaches = reaches or _in_main_thread
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
-        self._interrupted = False  # and no wait has taken it yet
+        self._interrupted = False  # by a SIGINT that has not ended a wait yet
 
     def interruptible(self) -> bool:
-        """Return whether a wait that begins here and now can be interrupted.
+        """Return whether the user can interrupt a wait that begins here and now.
 
-        Signals reach the main thread only, or, while a cell that was sent away has that one, by
-        way of `interrupt`; and what a job waits for is the job's affair.
+        Signals reach the main thread only, or, while a backgrounded cell occupies that, the thread
+        of the foreground's cell by way of `interrupt`. A wait in a job's code ends with that job.
         """
         return self._reaches() and caller() is None
 
@@ -74,6 +74,7 @@ class Foreground:
         timeout: float | None = None,
         every: bool = False,
         first: bool = False,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None = None,
         follow: Follow | None = None,
     ) -> asyncio.Future[Any]:
         """Return a future of the running loop for the job's result; with *every*, for all results.
@@ -81,9 +82,10 @@ class Foreground:
         Awaiting it shows the jobs' output and raises a job's own exception with its own
         traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
         over; the jobs then go on. Cancelling it only ends the wait. *follow* shows the output of
-        a job and returns what ends that.
+        a job and returns what ends that. After the seconds of *on_budget* its function is called
+        with the jobs that go on, and the result is the job, or the jobs, in place of theirs.
         """
-        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout)
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout, on_budget)
         wait.begin(follow)
         return wait.future
 
@@ -115,21 +117,21 @@ class Foreground:
             )
 
     def begun(self, wait: _Wait) -> None:
-        """Note that a wait has begun; from the first that can be interrupted on, handle SIGINT."""
+        """Add a wait that has begun; from the first in the main thread on, handle SIGINT."""
         self._waits.add(wait)
         if self._handling is None and _in_main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
     def over(self, wait: _Wait) -> None:
-        """Note that a wait is over; after the last, leave SIGINT to the handler before ours."""
+        """Remove a wait that is over; after the last, restore the previous SIGINT handler."""
         self._waits.discard(wait)
         if self._handling is not None and not any(
             each.thread == threading.main_thread().ident for each in self._waits
         ):
             handling, self._handling = self._handling, None
             handling.__exit__(None, None, None)
-            if self._interrupted:  # in the moment between a wait's end and the code after it
+            if self._interrupted:  # between the end of the wait and the code behind it
                 self._interrupted = False
                 signal.raise_signal(signal.SIGINT)
 
@@ -159,6 +161,7 @@ class _Wait:
         every: bool,
         first: bool,
         timeout: float | None,
+        on_budget: tuple[float, Callable[[list[Record]], object]] | None,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.thread = threading.get_ident()
@@ -168,10 +171,11 @@ class _Wait:
         self._every = every
         self._first = first
         self._timeout = timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self._on_budget = on_budget
+        self._timers: list[asyncio.TimerHandle] = []
         self._unfollow: list[Callable[[], None]] = []
-        #: How many of the jobs have ended, the front end told of it: that comes before their
-        #: callbacks, and while it is on its way somebody must follow.
+        #: How many of the jobs have called back. That comes after the front end has shown their
+        #: ends, and until then their output must be followed.
         self._ended = 0
 
     def begin(self, follow: Follow | None) -> None:
@@ -184,7 +188,9 @@ class _Wait:
         if follow is not None:
             self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._time_out)
+            self._timers.append(self._loop.call_later(self._timeout, self._time_out))
+        if self._on_budget is not None:
+            self._timers.append(self._loop.call_later(self._on_budget[0], self._spend))
         for job in self._jobs:
             if job.done():
                 self._ended += 1
@@ -204,6 +210,15 @@ class _Wait:
             return False
         self._raise(Detached(*left))
         return True
+
+    def _spend(self) -> None:
+        left = [job for job in self._jobs if not job.done()]
+        if self.future.done() or not left or self._on_budget is None:
+            return  # `_check` is on its way
+        self._stop_following()
+        self._on_budget[1](left)
+        handles = [job.job for job in self._jobs]
+        self.future.set_result(handles if self._every else handles[0])
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
@@ -231,7 +246,7 @@ class _Wait:
         self._stop_following()  # what was written last comes before the result
         failed = [job for job in self._jobs if _error(job) is not None]
         errors = [error for job in failed if (error := _error(job)) is not None]
-        # Of several the good results are not lost with the bad ones: the next `%fg all` has them.
+        # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in failed or self._jobs:
             job.end_shown = True
         if not errors:
@@ -259,8 +274,8 @@ class _Wait:
 
     def _over(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         for job in self._jobs:
             job.remove_done_callback(self._job_ended)
         self._foreground.over(self)
@@ -351,14 +366,14 @@ class Stopping:
         Many that were simply cancelled, as those of a group, share one.
         """
         lines = {job: self._line(job, before) for job, before in self._before.items()}
-        told: list[str] = []
+        shared: list[str] = []
         for end, words in (("; it never started", "; they never started"), ("", "")):
             alike = [job for job, line in lines.items() if line.endswith(f"cancelled{end}")]
             if len(alike) > _MANY:
-                told.append(f"{len(alike):,} jobs cancelled{words}")
+                shared.append(f"{len(alike):,} jobs cancelled{words}")
                 for job in alike:
                     del lines[job]
-        return [*lines.values(), *told]
+        return [*lines.values(), *shared]
 
     def _line(self, job: Record, before: JobState) -> str:
         who = f"job {job.number} ({job.name})"

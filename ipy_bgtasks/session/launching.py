@@ -79,7 +79,7 @@ def launch(
     """
     command = None if cell else command_in(code.strip())
     _ = session.registry  # the first job replaces `input` and the like before CODE binds them
-    where = _place(session, options, local, is_command=command is not None)
+    where = place_of(session, options, local, is_command=command is not None)
     after = find_jobs(session, options.after, local) if options.after else []
     if command is None:
         late = frozenset().union(*(job.assigns for job in after)) if after else frozenset()
@@ -206,7 +206,7 @@ def _refuse_a_job(session: Session, code: str) -> None:
         raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
 
 
-def _place(
+def place_of(
     session: Session, options: LaunchOptions, local: Mapping[str, Any] | None, *, is_command: bool
 ) -> str | Runner | None:
     """Return where to run: what was asked for, or None for the default.

@@ -1,4 +1,9 @@
-"""The end of a session: all jobs are stopped at once, may clean up, and report nothing more."""
+"""The end of a session: all jobs are stopped at once, may clean up, and are shown no more.
+
+That takes a bounded time, whatever jobs do, and asyncio complains of no task that is still there.
+A process may end in many ways (`exit`, a signal, a kernel that is shut down), of which several may
+come at once and on any thread, so the methods may be called in any order, and again.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Notices: telling users that what they wait for has ended, wherever they are.
 
 A notice goes to the front end itself (the terminal, or the pages that show a notebook) and to the
-addresses in `BgTasks.notify`. It is composed and sent aside from the thread that ended the job.
+addresses in `BgTasks.notify`. The thread that ended the job neither composes nor sends it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Set:
 
 
 class Asked:
-    """What was asked for and is still to come; it outlives an unloading. Any thread may call."""
+    """The notices that are still to come; they outlive an unloading. Any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class Notices:
         self._listens = False
 
     def listen(self) -> None:
-        """Take note of ends of jobs from now on, and let the pages be ready."""
+        """Look at the ends of jobs from now on, and let the pages be ready."""
         with self._lock:
             if self._listens or self._closed:
                 return
@@ -112,11 +112,11 @@ class Notices:
             self._session.core.service.later(0, lambda: self._live_views().prepare())
 
     def check(self) -> None:
-        """Look at the addresses of a config file, aside from the loading: that takes a second."""
-        from ipy_bgtasks.notify import wrong
+        """Check the addresses of a config file, in a thread: importing Apprise takes a second."""
+        from ipy_bgtasks.notify import invalid_addresses
 
         def look() -> None:
-            if (line := wrong(self._settings.notify)) and not self._closed:
+            if (line := invalid_addresses(self._settings.notify)) and not self._closed:
                 self._screen.say(f"ipy_bgtasks: {line}")
 
         with suppress(RuntimeError):  # no threads here: the first notice says so
@@ -149,7 +149,7 @@ class Notices:
     # Telling
 
     def ended(self, job: Record) -> None:
-        """Take note of the end of any job, on the thread that ended it."""
+        """Send the notices that are due with the job's end; called on the thread that ended it."""
         if self._settings.on_end:
             self._call(job)
         if self._closed:
@@ -171,13 +171,13 @@ class Notices:
             self._screen.tell(job, f"BgTasks.on_end, {path}: {error_line(error)}")
 
     def _tell(self, name: str, jobs: list[Record]) -> None:
-        """Compose a notice and send it every way there is; one that fails hurts no other."""
+        """Compose a notice and send it every way there is, even if one of them fails."""
         first = jobs[0]
         notice = _notice(name, jobs)
         ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
         if self._screen.live:
             ways.append(lambda: self._live_views().tell(notice, first))
-        if self._settings.notify and not _is_told_elsewhere(first):
+        if self._settings.notify and not _is_sent_by_watcher(first):
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:
@@ -216,8 +216,8 @@ class Notices:
                     self._screen.tell(job, f"job {job.number}: {failed}")
 
 
-def _is_told_elsewhere(job: Record) -> bool:
-    """Return whether whoever watches a kept job tells the addresses of its end."""
+def _is_sent_by_watcher(job: Record) -> bool:
+    """Return whether the watcher of a kept job sends the notice of its end."""
     return job.runner is not None and job.runner.tells(job)
 
 
@@ -232,11 +232,11 @@ def _notice(name: str, jobs: list[Record]) -> Notice:
 
 
 def _ended(job: Record, *, brief: bool) -> Ended:
-    """Return what there is to tell of a job; with *brief*, a value is none of it."""
+    """Return what a notice says of a job; with *brief* without its value."""
     from ipy_bgtasks.views.rows import summary
 
     outcome = job.outcome
-    # What it printed last is no news, and what it assigns may be large.
+    # Its last line of output was seen already, and what it assigns may be large.
     says = outcome is not None and (outcome.error is not None or outcome.value is not None)
     says = says and not (brief and job.state == "finished")
     last = summary(job, _VALUE) if says and not (job.assigns and job.state == "finished") else ""

@@ -6,9 +6,9 @@ syntax tree, so that a call inside a string is left alone, and changes the text 
 call, so that line numbers, and columns before it, remain.
 
 The text gets an `await` and nothing else: it is what tracebacks, `%history -t` and macros show,
-and what is awaited already is left alone when IPython transforms it again. That it is awaited the
-magic is told by a mark in its line, which is put into the syntax tree only, by one of IPython's
-``ast_transformers``.
+and what is awaited already is left alone when IPython transforms it again. A magic learns that it
+is awaited from a mark in its line; one of IPython's ``ast_transformers`` puts that into the syntax
+tree, where nobody sees it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AwaitedMagics:
     def rewrite(
         self, lines: list[str], *, enabled: Callable[[], bool], top_level: bool
     ) -> list[str]:
-        """Do what `await_magics` does, and remember that there may be something to mark."""
+        """Return what `await_magics` does, and remember that there may be something to mark."""
         self._mentioned.now = True
         return await_magics(lines, enabled=enabled, top_level=top_level)
 
@@ -49,7 +49,7 @@ class AwaitedMagics:
 
 
 def mark_awaited(tree: ast.AST) -> None:
-    """Tell the magics that are awaited, in the line they are given, that they are."""
+    """Mark the lines of the magics that are awaited."""
     for node in ast.walk(tree):
         match node:
             case ast.Await(value=ast.Call(args=[_, ast.Constant() as line, *_]) as call):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Refused(TraitError):
-    """A value that cannot be; shown as one line, which holds none of it that may be secret."""
+    """An invalid value; shown as one line, without any of it that may be secret."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"TraitError: {self}"]
@@ -109,7 +109,8 @@ class BgTasks(Configurable):
     ).tag(config=True)
 
     def __init__(self, **options: Any) -> None:
-        #: Whether the values of now are looked at closely; those of a config file later are.
+        #: Whether values are checked at once. Those of a config file are checked after loading,
+        #: which is not to import what they name.
         self._checks = False
         super().__init__(**options)
         self._checks = True
@@ -118,9 +119,9 @@ class BgTasks(Configurable):
     def _known(self, proposal: Any) -> list[Address]:
         addresses: list[Address] = proposal["value"]
         if self._checks and addresses:
-            from ipy_bgtasks.notify import wrong
+            from ipy_bgtasks.notify import invalid_addresses
 
-            if line := wrong(addresses):
+            if line := invalid_addresses(addresses):
                 raise _Refused(line)
         return addresses
 
@@ -129,7 +130,7 @@ class BgTasks(Configurable):
         self._hide_in(self.config)
 
     def update_config(self, config: Any) -> None:
-        """Take what `%config` was given, and leave it to the others without any secrets."""
+        """Apply what `%config` was given, and hide secrets in it from whoever reads it later."""
         super().update_config(config)
         self._hide_in(self.config)
         self._hide_in(config)
@@ -157,5 +158,5 @@ def function(path: str) -> Any:
     """Return what ``module.function`` names; raises whatever that import does."""
     module, _, name = path.rpartition(".")
     if not module:
-        raise ValueError("module.function is what it takes")
+        raise ValueError("it takes module.function")
     return getattr(import_module(module), name)

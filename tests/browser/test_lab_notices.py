@@ -70,7 +70,7 @@ def test_a_hidden_page_tells_and_marks_its_title(open_watched: OpenNotebook, app
     notebook.page.evaluate("hide(false)")
     _wait(notebook, "!document.title.startsWith('●')")
     notebook.cell(3).scroll_into_view_if_needed()
-    card = notebook.output(1).locator("[data-bg]")
+    card = notebook.output(1).locator("[data-bgt]")
     expect(card).not_to_be_in_viewport(timeout=TIMEOUT)
     notebook.page.evaluate("told[0].onclick()")
     expect(card).to_be_in_viewport(timeout=TIMEOUT)

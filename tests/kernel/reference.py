@@ -71,10 +71,16 @@ def _first(text: str | None) -> str:
 
 def _job() -> Iterator[str]:
     yield "\n### A `Job`\n\n| member | meaning |\n|---|---|"
-    for name in sorted(name for name in dir(ipy_bgtasks.Job) if not name.startswith("_")):
+    for name in sorted(_members()):
         member = inspect.getattr_static(ipy_bgtasks.Job, name)
         called = inspect.isfunction(member)
         yield f"| `{_call(name, member) if called else name}` | {_first(member.__doc__)} |"
+
+
+def _members() -> set[str]:
+    """Return what `dir` of a job shows, without what belongs to whoever ends a future."""
+    hidden = {"set_exception", "set_result", "set_running_or_notify_cancel", "remove_done_callback"}
+    return {name for name in dir(ipy_bgtasks.Job) if not name.startswith("_")} - hidden
 
 
 def _settings() -> Iterator[str]:

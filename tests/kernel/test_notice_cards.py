@@ -85,7 +85,7 @@ def test_a_wrong_address_in_a_config_file_is_one_line(make_kernel: MakeKernel) -
     pytest.importorskip("apprise")
     kernel = make_kernel(config="c.BgTasks.notify = ['json://127.0.0.1', 'slak://secret']")
     loaded = kernel.ok("%load_ext ipy_bgtasks")
-    line = "ipy_bgtasks: BgTasks.notify: number 2, slak://…, is no URL that Apprise knows\n"
+    line = "ipy_bgtasks: BgTasks.notify: entry 2, slak://…, is not a URL that Apprise knows\n"
     kernel.until(lambda: loaded.stdout == line)
     assert "secret" not in kernel.dump()
 

@@ -17,10 +17,10 @@ from ipy_bgtasks.notify import (
     Ended,
     Notice,
     deliver,
+    invalid_addresses,
     joined,
     notice_of,
     notice_of_all,
-    wrong,
 )
 
 #: What Apprise's plugins import warns of.
@@ -141,10 +141,10 @@ def test_what_is_not_delivered_is_one_line_without_secrets(
         line = deliver(ONE, [Address(url) for url in (good.url, bad.url, gone, "slak://secret")])
         assert line == (
             "notice not delivered: json://… could not be reached, or refused it; "
-            "json://… could not be reached, or refused it; slak://… is no URL that Apprise knows"
+            "json://… could not be reached, or refused it; slak://… is not a URL that Apprise knows"
         )
-        assert wrong([Address(good.url), Address("secret")]) == (
-            "BgTasks.notify: number 2, …, is no URL that Apprise knows"
+        assert invalid_addresses([Address(good.url), Address("secret")]) == (
+            "BgTasks.notify: entry 2, …, is not a URL that Apprise knows"
         )
         logging.getLogger("urllib3.connectionpool").debug("of the user's own")
     logged = caplog.text + "".join(capfd.readouterr())

@@ -307,7 +307,10 @@ def test_a_closed_page_is_told_so_and_no_more(house: House) -> None:
     job = house.launch()
     house.sent.clear()
     house.pages.close()
-    assert [message["kind"] for message in house.sent] == ["over"]
+    last, over = house.sent
+    assert [row["state"] for row in last["rows"]] == ["running"]
+    assert over["kind"] == "over"
+    house.sent.clear()
     house.runner.finish(job)
     assert house.later() == []
 

@@ -32,6 +32,7 @@ LAZY = {
     ("ipy_bgtasks.runners.child", "ipy_bgtasks.frontends.worker"): "a worker has its own front end",
     ("ipy_bgtasks", "ipy_bgtasks.ipython.extension"): "loading begins at the package",
     ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.timeline"): "job.plot() is a picture",
+    ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.describe"): "job.describe() is a view, too",
 }
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -197,7 +197,7 @@ async def test_addresses_are_told_and_never_shown(
     shown = "".join(capsys.readouterr())
     assert "Current: [json://…]" in shown
     assert "secret" not in shown + caplog.text
-    assert "BgTasks.notify: number 2, slak://…, is no URL that Apprise knows" in caplog.text
+    assert "BgTasks.notify: entry 2, slak://…, is not a URL that Apprise knows" in caplog.text
 
 
 @pytest.mark.parametrize("value", [3, [3], {"a": 1}, "slak://secret", ["only-a-secret"]])

@@ -24,7 +24,7 @@ from kernels import Kernel
 from terminals import CTRL_D, Terminal
 
 EXECUTED = """\
-_leave = vars(get_ipython())['ask_exit']
+_leave = get_ipython().ask_exit
 def _ask_exit():
     (here / 'executed').write_text(str(time.monotonic())); _leave()
 get_ipython().ask_exit = _ask_exit
@@ -70,8 +70,8 @@ def terminal(way: str, jobs: bool) -> tuple[float, str]:
             session.send(CTRL_D) if way == "Ctrl-D" else session.start("exit")
         session.leave()
         ended = time.monotonic()
-        if (executed := home / "executed").exists():
-            began = float(executed.read_text())
+        if way != "SIGTERM":
+            began = float((home / "executed").read_text())
         missing = 9 - len(list(home.glob("coroutine-*"))) if jobs else 0
         return ended - began, _wrong(missing, in_terminal.NOISE.findall(session.text[mark:]))
     finally:

@@ -29,7 +29,8 @@ class Link {
     this.watching = new MutationObserver((changes) => this.found(changes));
     this.clock = setInterval(() => this.tick(), 1000);
     this.onMessage = (message) => this.receive(message);
-    this.onLive = () => model.comm_live === false && this.lose();
+    // It came alive before this script: the next change is its end. Newer anywidgets hide which.
+    this.onLive = () => model.comm_live || this.lose();
     this.onHide = () => this.remember();
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onLive);
@@ -87,7 +88,7 @@ class Link {
     Object.assign(this, { current: message.current, previous: message.previous, cell: message.cell });
     this.heard = true;
     for (const view of this.standing()) {
-      if (view instanceof Panel) view.draw(changed);
+      if (view instanceof Panel) this.show(view, changed);
       else if (view instanceof SweepCard ? message.many[view.id] || (view.isOpen && changed.size) : changed.has(view.id)) this.show(view);
     }
     for (const log of message.logs) for (const pane of this.logs.get(log.job) ?? []) pane.hear(log);
@@ -135,6 +136,7 @@ class Link {
   }
 
   adopt(el) {
+    if (!this.alive) return; // what the kernel has sent last stands there
     const name = el.dataset.bgt;
     const all = this.views.get(name) ?? [];
     let view = all.find((each) => each.el === el) ?? all.find((each) => !each.el?.isConnected);
@@ -156,9 +158,9 @@ class Link {
   }
 
   // Draw what is known; as long as nothing is, the HTML stands as it was saved.
-  show(view) {
+  show(view, changed) {
     if (!view.shows) return;
-    view.draw();
+    view.draw(changed);
     if (!view.el.contains(view.root)) view.place(view.el);
     view.cell = view.el.closest(".jp-Cell");
   }

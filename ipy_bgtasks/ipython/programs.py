@@ -1,0 +1,129 @@
+"""Launching from Python: for functions, libraries and callbacks, what `%bg` is for cells."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.errors import BadInput, BgTasksError
+from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.registry.queueing import GroupName
+from ipy_bgtasks.session.launching import LaunchOptions, find_jobs, place_of, start
+from ipy_bgtasks.text import short_repr
+from ipy_bgtasks.work import Work
+from ipy_bgtasks.work.plan import Kind, kind_of, runs_once
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Iterable
+
+_SHORT = 20  # characters of an argument in a job's name
+
+
+def launch(
+    fn: Callable[..., Any] | Awaitable[Any],
+    /,
+    *args: Any,
+    name: str | None = None,
+    process: bool = False,
+    loop: bool = False,
+    thread: bool = False,
+    on: Any = None,
+    group: str | None = None,
+    limit: int | None = None,
+    timeout: float | None = None,
+    after: Job | str | Iterable[Job | str] = (),
+    log: str | os.PathLike[str] | None = None,
+    retries: int = 0,
+    quiet: bool = False,
+    notify: bool = False,
+    keep: bool = False,
+    **kwargs: Any,
+) -> Job:
+    """Call ``fn(*args, **kwargs)`` in the background, as `%bg` does, and return its `Job`.
+
+    The options are those of `%bg`: *group* and *limit* are ``-g GROUP:LIMIT``, *on* is an executor,
+    *timeout* counts in seconds. A coroutine or another awaitable may stand for *fn*. An argument
+    that is called as an option is goes into a `functools.partial`. Raises `BgTasksError` where
+    the extension is not loaded, `BadInput` for what cannot be launched. Any thread may call.
+    """
+    session = _session()
+    _ = session.registry  # the first job replaces `input` and the like
+    work = _work(fn, args, kwargs)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
+    if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
+        raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
+    asked = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
+    if sum(asked.values()) > 1:
+        raise BadInput(f"a job runs in one place: {' and '.join(k for k in asked if asked[k])}")
+    options = LaunchOptions(
+        place=next((place for place in ("process", "loop", "thread") if asked[place]), None),
+        name=name,
+        quiet=quiet,
+        timeout=timeout,
+        log=None if log is None else str(log),
+        group=_group(group, limit),
+        retries=retries,
+        notify=notify,
+        keep=keep,
+    )
+    if on is not None and not keep:
+        where = session.core.runners.executors.runner_for(on, short_repr(on))
+    else:
+        where = place_of(session, options, None, is_command=False)
+    each = [after] if isinstance(after, Job | str) else after
+    specs = [str(it.number) if isinstance(it, Job) else it for it in each]
+    jobs = find_jobs(session, specs)
+    card = None if quiet else session.screen.launching
+    return start(session, work, options, where=where, after=jobs, prepare=card).job
+
+
+def _session() -> Any:
+    from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
+
+    from ipy_bgtasks.ipython.extension import session_of
+
+    session = session_of(get_ipython())  # type: ignore[no-untyped-call, unused-ignore]
+    if session is None:
+        raise BgTasksError("launch() needs a session: `%load_ext ipy_bgtasks` in IPython first")
+    return session
+
+
+def _work(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
+    if inspect.isawaitable(fn):
+        if args or kwargs:
+            raise BadInput(f"{short_repr(fn)} takes no arguments: it has been called already")
+        called = getattr(fn, "__name__", None)
+        label = f"{called}()" if isinstance(called, str) else short_repr(fn)
+        return Work(partial(_awaited, fn), label, label, is_async=True)
+    if not callable(fn):
+        raise BadInput(f"{short_repr(fn)} is nothing to run: give a function and its arguments")
+    label = _label(fn, args, kwargs)
+    kind = kind_of(fn)
+    if kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR):
+        raise BadInput(f"{label} only makes a generator and runs nothing")
+    call = partial(fn, *args, **kwargs) if args or kwargs else fn
+    return Work(call, label, label, is_async=kind is Kind.AWAITABLE)
+
+
+async def _awaited(target: Awaitable[Any]) -> Any:
+    return await target
+
+
+def _label(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    inner = fn.func if isinstance(fn, partial) else fn
+    called = getattr(inner, "__name__", None) or type(inner).__name__
+    shown = [short_repr(each, _SHORT) for each in args]
+    shown += [f"{key}={short_repr(value, _SHORT)}" for key, value in kwargs.items()]
+    return f"{called}({', '.join(shown)})"
+
+
+def _group(name: str | None, limit: int | None) -> GroupName | None:
+    if name is None:
+        if limit is not None:
+            raise BadInput("limit belongs to a group: give it a name, group='crawl'")
+        return None
+    return GroupName.read(name if limit is None else f"{name}:{limit}")

@@ -1,0 +1,207 @@
+"""What cards and panels say stays true: whatever becomes of the kernel, the page or the cell."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from labs import TIMEOUT, Lab, Notebook, OpenNotebook
+from playwright.sync_api import expect
+
+SETUP = """
+%load_ext ipy_bgtasks
+import asyncio, os
+gate, late = asyncio.Event(), asyncio.Event()
+async def work(name='a'):
+    print(f'begin {name}')
+    await late.wait()
+    for i in range(20): print('line', i)
+    await gate.wait()
+    return f'the end of {name}'
+async def fail():
+    await gate.wait()
+    raise ValueError('as it should')
+"""
+CARD = ".bgt.card"
+
+
+def kill(notebook: Notebook, how: str) -> None:
+    """End the kernel: from outside, or from the menu."""
+    if how == "killed":
+        notebook.execute("print('pid', os.getpid())")
+        last = notebook.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length - 1")
+        notebook.shows(last, "pid")
+        found = re.search(r"pid (\d+)", notebook.text(last))
+        assert found
+        os.kill(int(found[1]), signal.SIGKILL)
+    elif how == "restarted":
+        kernel = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+        notebook.page.evaluate(f"{kernel}.restart()")
+    else:
+        notebook.do("kernelmenu:shutdown")
+
+
+@pytest.mark.parametrize("how", ["killed", "restarted", "shut down"])
+def test_a_card_whose_kernel_is_gone_says_so(open_notebook: OpenNotebook, how: str) -> None:
+    """So do a sweep's card and the panel; their clocks stand, and after a reload nothing lies."""
+    sweep = "for i in range(5):\n    %bg work(i)"
+    notebook = open_notebook([SETUP, "%bg work()", sweep, "%jobs -w"])
+    notebook.run(0, 1, 2, 3)
+    for at in (1, 2):
+        expect(notebook.output(at).get_by_role("button", name="Cancel").first).to_be_visible(
+            timeout=TIMEOUT
+        )
+    expect(notebook.row(3, 1)).to_contain_text("running", timeout=TIMEOUT)
+    kill(notebook, how)
+    if how == "shut down":  # the jobs are told, and end
+        notebook.shows(1, "cancelled")
+    else:
+        notebook.shows(1, re.compile("lost.*kernel gone .* last seen running", re.S))
+        notebook.shows(3, "This kernel is gone")
+    for at in (1, 2, 3):
+        expect(notebook.output(at).get_by_role("button", name="Cancel")).to_have_count(
+            0, timeout=TIMEOUT
+        )
+    notebook.save()
+    notebook.page.goto(notebook.url)
+    notebook.shows(1, re.compile(r"\[1\].*work\(\).*(started \d|cancelled)", re.S))
+    notebook.shows(3, "work(4)")
+    for at in (1, 2, 3):
+        expect(notebook.output(at)).not_to_contain_text("Error displaying widget")
+
+
+def test_a_page_reloaded_in_the_first_second_finds_its_job(open_notebook: OpenNotebook) -> None:
+    """It is not queued for ever."""
+    notebook = open_notebook([SETUP, "%bg work()"])
+    notebook.run(0, 1)
+    notebook.save()
+    notebook.open()
+    expect(notebook.output(1).get_by_role("button", name="Cancel job 1")).to_be_visible(
+        timeout=TIMEOUT
+    )
+    notebook.shows(1, "running")
+
+
+def test_what_came_while_the_page_was_away_is_offered(open_notebook: OpenNotebook) -> None:
+    """Its log opens by itself, and goes on; it ends with the traceback."""
+    more = "async def both():\n    await work()\n    raise ValueError('in the end')"
+    notebook = open_notebook([SETUP, more, "%bg both()"])
+    notebook.run(0, 1, 2)
+    expect(notebook.output(2).get_by_role("button", name="Log of job 1")).to_be_visible(
+        timeout=TIMEOUT
+    )
+    notebook.execute("asyncio.get_running_loop().call_later(3, late.set);")
+    notebook.save()
+    notebook.page.goto("about:blank")
+    notebook.page.wait_for_timeout(4000)  # it prints meanwhile
+    notebook.open()
+    pane = notebook.output(2).get_by_role("log")
+    expect(pane).to_contain_text("line 19", timeout=TIMEOUT)
+    notebook.shows(2, "20 lines came while this page was away")
+    notebook.execute("gate.set()")
+    expect(pane).to_contain_text("ValueError: in the end", timeout=TIMEOUT)
+
+
+def test_a_cell_that_runs_again_shows_its_first_job(open_notebook: OpenNotebook) -> None:
+    """With its button, its output and its failure."""
+    notebook = open_notebook([SETUP, "%bg fail()"])
+    notebook.run(0, 1)
+    notebook.shows(1, "running")
+    notebook.set_source(1, "%bg work('b')")
+    notebook.run(1)
+    notebook.shows(1, "from an earlier run of this cell")
+    for job in (1, 2):
+        expect(notebook.output(1).get_by_role("button", name=f"Cancel job {job}")).to_be_visible(
+            timeout=TIMEOUT
+        )
+    notebook.execute("gate.set()")
+    notebook.shows(1, "ValueError: as it should")
+
+
+def test_a_cell_that_is_cut_and_pasted_keeps_its_card(open_notebook: OpenNotebook) -> None:
+    """It is alive where it stands now."""
+    notebook = open_notebook([SETUP, "%bg work()", "'x'"])
+    notebook.run(0, 1)
+    notebook.shows(1, "running")
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
+    notebook.do("notebook:cut-cell")
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
+    notebook.do("notebook:paste-cell-below")
+    button = notebook.output(2).get_by_role("button", name="Cancel job 1")
+    expect(button).to_be_visible(timeout=TIMEOUT)
+    button.click()
+    notebook.shows(2, "cancelled")
+
+
+def test_a_card_within_a_widget_is_alive(open_notebook: OpenNotebook) -> None:
+    """Launched in `with out:`, or by a button's callback; its log holds the traceback."""
+    within = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    %bg fail()\nout"
+    notebook = open_notebook([SETUP, within])
+    notebook.run(0, 1)
+    notebook.shows(1, "running")
+    notebook.execute("gate.set()")
+    notebook.shows(1, re.compile("failed.*ValueError: as it should", re.S))
+    notebook.output(1).get_by_role("button", name="Log of job 1").click(timeout=TIMEOUT)
+    log = notebook.output(1).get_by_role("log")
+    expect(log).to_contain_text("Traceback", timeout=TIMEOUT)
+
+
+def test_no_key_leaks_out_of_a_card(open_notebook: OpenNotebook) -> None:
+    """`d d` there would delete the cell; Escape closes the log, and the focus stays in the card."""
+    notebook = open_notebook([SETUP, "%bg work()"])
+    notebook.run(0, 1)
+    output = notebook.output(1)
+    output.get_by_role("button", name="Log of job 1").click(timeout=TIMEOUT)
+    log = output.get_by_role("log")
+    expect(log).to_contain_text("begin a", timeout=TIMEOUT)
+    before = notebook.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length")
+    for part in (log, output.get_by_role("button", name="Cancel job 1")):
+        part.focus()
+        for key in "ddxab":
+            notebook.page.keyboard.press(key)
+    after = notebook.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length")
+    assert after == before
+    output.get_by_role("button", name="Cancel job 1").focus()
+    notebook.page.keyboard.press("Escape")
+    expect(log).to_be_hidden()
+    output.get_by_role("button", name="Cancel job 1").focus()
+    notebook.page.keyboard.press("Enter")
+    notebook.shows(1, "cancelled")
+    expect(output.get_by_role("button", name="Log of job 1")).to_be_focused(timeout=TIMEOUT)
+
+
+def test_a_saved_notebook_exports_what_it_showed(open_notebook: OpenNotebook, lab: Lab) -> None:
+    """Cards, a sweep with its failures, and a panel that is not empty."""
+    sweep = "async def fit(i):\n    if i == 3: raise ValueError('bad')\nfor i in range(6):\n"
+    notebook = open_notebook([SETUP, "%bg work()", f"{sweep}    %bg fit(i)", "%jobs -w"])
+    notebook.run(0, 1, 2, 3)
+    notebook.shows(2, "5 finished")
+    notebook.execute("late.set(); gate.set()")
+    notebook.shows(1, "the end of a")
+    expect(notebook.row(3, 1)).to_contain_text("finished", timeout=TIMEOUT)
+    name = notebook.url.partition("?")[0].rpartition("/")[2]
+    notebook.page.wait_for_timeout(6000)  # a sweep is brought up to date rarely in what is saved
+    notebook.save()
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--stdout", name]
+    page = subprocess.run(command, cwd=lab.root, capture_output=True, text=True, check=True).stdout
+    for part in ("the end of a", "5 finished", "[5] fit(3): ValueError: bad", "fit(5)"):
+        assert part in page
+    assert "no jobs" not in page
+
+
+def test_nothing_is_cut_off_in_a_narrow_page(open_notebook: OpenNotebook) -> None:
+    """No button of a card or of the panel sticks out."""
+    notebook = open_notebook([SETUP, "%bg work('a rather long name of a job')", "%jobs -w"])
+    notebook.run(0, 1, 2)
+    expect(notebook.row(2, 1)).to_contain_text("work", timeout=TIMEOUT)
+    notebook.page.evaluate("jupyterapp.shell.collapseLeft()")
+    notebook.page.set_viewport_size({"width": 560, "height": 900})
+    stick_out = """el => [...el.querySelectorAll('button')].filter((each) =>
+        each.offsetParent && each.getBoundingClientRect().right >
+            each.closest('.bgt').getBoundingClientRect().right + 1).length"""
+    for at in (1, 2):
+        assert notebook.output(at).evaluate(stick_out) == 0

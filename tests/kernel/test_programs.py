@@ -1,0 +1,89 @@
+"""A program drives the kernel: it launches, looks, reads on, and takes the result."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kernels import Kernel
+
+SETUP = """
+import threading
+gate, second = threading.Event(), threading.Event()
+
+def train(n=3):
+    for i in range(n):
+        print("epoch", i)
+    gate.wait()
+    print("\\x1b[31mlast\\x1b[0m")
+    second.wait()
+    return {"epochs": n}
+
+def diverge():
+    print("before")
+    raise ValueError("diverged")
+"""
+
+
+def _data(kernel: Kernel, options: str) -> dict[str, Any]:
+    reply = kernel.ok(f"%jobs --json {options}")
+    assert reply.stdout.count("\n") == 1
+    assert not reply.contents("display_data")
+    found: dict[str, Any] = json.loads(reply.stdout)
+    return found
+
+
+def test_a_program_follows_a_long_cell_to_its_result(shared: Kernel) -> None:
+    """Within its limit at each call; what was printed is read once; the answers are data."""
+    shared.ok(SETUP)
+    launched = shared.ok("%%fg --budget 0.2 --name long\nresult = train()\nresult\n")
+    assert "epoch 2" in launched.stdout
+    assert "goes on: %fg" in launched.stderr + launched.stdout
+    behind = shared.ok("'the cell behind runs'")
+    assert behind.result == "'the cell behind runs'"
+    (job,) = _data(shared, "%long")["jobs"]
+    assert job["state"], job["where"] == ("running", "thread")
+    assert "gate.wait()" in job["at"]
+    assert (job["error"], job["result"], job["traceback"]) == (None, None, None)
+    assert job["output"] == {
+        "from": 0,
+        "to": 24,
+        "text": "epoch 0\nepoch 1\nepoch 2\n",
+        "dropped": 0,
+    }
+    shared.ok("gate.set()")
+    shared.until(lambda: "last" in launched.stdout or None)
+    (job,) = _data(shared, "--since 24 %long")["jobs"]
+    assert job["output"]["text"] == "last\n"
+    (job,) = _data(shared, f"--since {job['output']['to']} %long")["jobs"]
+    assert job["output"]["text"] == ""
+    shared.ok("second.set()")
+    assert shared.ok("%fg --budget 30 %long").result == "{'epochs': 3}"
+    found = _data(shared, "")
+    assert found["active"] == 0
+    (job,) = found["jobs"]
+    assert (job["state"], job["result"]) == ("finished", "{'epochs': 3}")
+    assert "output" not in job
+
+
+def test_a_budget_returns_the_job_and_the_cell_goes_on(shared: Kernel) -> None:
+    """Where %fg --timeout raises, and so aborts the cells behind."""
+    shared.ok(SETUP)
+    reply = shared.ok("job = %bg -q train()\nsame = %fg --budget 0.1 job\nprint(same is job)")
+    assert "True" in reply.stdout
+    assert "goes on: %fg" in reply.stderr + reply.stdout
+    shared.ok("gate.set(); second.set()")
+    assert shared.ok("%fg --budget 30 job").result == "{'epochs': 3}"
+
+
+def test_a_failure_is_data_with_its_traceback(shared: Kernel) -> None:
+    """Plain text, with the user's own lines."""
+    shared.ok(SETUP)
+    shared.ok("job = %bg -q diverge()\nimport concurrent.futures as cf\ncf.wait([job])")
+    (job,) = _data(shared, "job")["jobs"]
+    assert job["state"] == "failed"
+    assert job["error"] == {"type": "ValueError", "message": "diverged"}
+    assert 'raise ValueError("diverged")' in job["traceback"]
+    assert "ipy_bgtasks" not in job["traceback"]
+    assert "\x1b" not in json.dumps(job)
+    assert shared.ok("job.describe()['error']['type']").result == "'ValueError'"
