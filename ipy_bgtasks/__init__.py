@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.outcome import JobState as JobState
     from ipy_bgtasks.job.progress import Progress as Progress
     from ipy_bgtasks.job.progress import track as track
+    from ipy_bgtasks.views.collection import Jobs as Jobs
     from ipy_bgtasks.views.collection import jobs as jobs
 
 #: Each public name, and the module that defines it.
@@ -39,6 +40,7 @@ _HOMES = {
     "Detached": "errors",
     "Job": "job.handle",
     "JobState": "job.outcome",
+    "Jobs": "views.collection",
     "NoSuchJob": "errors",
     "ProcessDied": "errors",
     "Progress": "job.progress",
@@ -56,14 +58,16 @@ _HOMES = {
 __all__ = [*_HOMES, "load_ipython_extension", "unload_ipython_extension"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # which would take any name for one of ours
 
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

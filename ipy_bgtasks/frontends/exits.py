@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks import platforms
+from ipy_bgtasks.context import caller
 
 if TYPE_CHECKING:
     import socket
@@ -130,6 +131,14 @@ class _Watch:
             self._active = False
             self._reader.close()
             self._writer.close()
+
+
+def exit_of_job() -> None:
+    """Raise `SystemExit` in a job that calls `exit()`, which would end the session otherwise."""
+    if caller() is not None:
+        error = SystemExit()
+        error.add_note("exit() in a job ends that job; at the prompt it ends the session")
+        raise error
 
 
 def watch_process(changes: Installation, leaving: Leaving) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class Record:
         "__weakref__",
         "_began",
         "_callbacks",
+        "_decimal",
         "_ended",
         "_handle",
         "_host",
@@ -114,8 +116,7 @@ class Record:
         self.group = group
         #: Runs it again when it fails, if that was asked for.
         self.attempts: Attempts | None = None
-        #: Seconds for which each attempt may run, if that is limited.
-        self.timeout: float | None = None
+        self.timeout: float | None = None  # seconds for which each attempt may run, if limited
         self.cancel_requested = False  # it was asked to stop
         #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
         self.on_cancel: tuple[Callable[[], object], ...] = ()
@@ -131,6 +132,7 @@ class Record:
         self._callbacks: tuple[Callable[[Record], object], ...] = ()
         self._pokes: list[Waker] | None = None
         self._log: Log | None = None
+        self._decimal = _decimal_context()
         self._host = SILENT if host is None else host
         self._progress: Progress | None = None
         self._began: float | None = None  # on the monotonic clock
@@ -311,6 +313,8 @@ class Record:
     def enter(self) -> None:
         """Make the calling context the job's: the job's code is about to run in it."""
         current.set(self)
+        if self._decimal is not None:
+            sys.modules["decimal"].setcontext(self._decimal)
         self._host.entering(self)
 
     def checkpoint(self) -> None:
@@ -426,6 +430,16 @@ class Record:
             handle._settle()
         for fn in callbacks:
             self.notify(fn)
+
+
+def _decimal_context() -> Any:
+    """Return a copy of the caller's decimal context, for a job; None if decimals are not used.
+
+    A thread that Python starts has a context of its own. A job has a copy of its launcher's context
+    variables, in which the decimal context is one object: what it sets would be set for all.
+    """
+    decimal = sys.modules.get("decimal")
+    return None if decimal is None else decimal.getcontext().copy()
 
 
 class Attempts:

@@ -180,6 +180,11 @@ class Log:
             self._ask()
 
     @property
+    def file_error(self) -> str:
+        """What keeps the log file from taking more; empty if nothing does."""
+        return "" if self._sink is None else self._sink.problem()
+
+    @property
     def text(self) -> str:
         """The recorded text, with displays as plain text; a mark in front says what was dropped."""
         with self._stored() as recording:
@@ -356,6 +361,8 @@ class FileSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.expanduser(os.fspath(path))
         self.error: OSError | None = None
+        #: Called at once, in the thread that writes, when there is one.
+        self.on_error: Callable[[], object] = lambda: None
         self._lock = threading.RLock()  # a signal handler may write in the middle of a write
         try:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open while the job runs)
@@ -370,8 +377,17 @@ class FileSink:
             try:
                 while data and self.error is None and not self._file.closed:
                     data = data[self._file.write(data) :]
+                return
             except OSError as exc:
                 self.error = exc
+        self.on_error()
+
+    def problem(self) -> str:
+        """Return why no more is written; empty if nothing went wrong."""
+        if self.error is None:
+            return ""
+        reason = self.error.strerror or self.error
+        return f"nothing more is written to the log file {self.path!r}: {reason}"
 
     def close(self) -> None:
         """Close the file; what is written afterwards is left out."""

@@ -119,6 +119,7 @@ def start(
             kept.prepare(job, timeout=options.timeout, log=log, tells=alone)
         elif sink is not None:
             job.log.attach_file(sink)
+            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
             job.add_done_callback(lambda _: sink.close())
         if options.notify:  # of a group there is one notice
             session.notices.ask([job], f"group {job.group}" if job.group else "")

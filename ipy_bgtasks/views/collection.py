@@ -73,6 +73,9 @@ class Jobs(Collection[Job]):
         return table(self._registry, self._records())
 
 
+Jobs.__module__ = "ipy_bgtasks"
+
+
 def jobs(spec: str | None = None) -> Jobs:
     """Return the jobs of the IPython shell this runs in. Any thread may call.
 

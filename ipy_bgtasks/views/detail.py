@@ -73,14 +73,14 @@ def log_tail(job: Record) -> str:
 def traceback_text(outcome: Outcome, cells: Cells = no_cells) -> str:
     """Return the traceback of a job that has failed, as plain and visible text; never raises."""
     error = outcome.error
-    if isinstance(error, LazyError):
-        text = "\n".join(error._render_traceback_())
+    if issubclass(type(error), LazyError):
+        text = "\n".join(error._render_traceback_())  # type: ignore[union-attr]
     else:
         kind = type(error)
         try:
             lines = TracebackException(kind, error, outcome.traceback, compact=True).format()  # type: ignore[arg-type]
             text = "".join(lines)
-        except Exception:  # an exception that is not as others
+        except BaseException:  # it does not let itself be looked at: what it raises is its own
             text = "" if error is None else error_line(error, _RESULT)
     for name in set(re.findall(r'File "([^"]+)"', text)):
         if (number := cells(name)) is not None:
@@ -100,6 +100,8 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     yield "where", seen.where
     if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
+    if job.has_output and (problem := job.log.file_error):
+        yield "log file", problem
     if group := job.group:
         yield "group", group
     if attempts := job.attempts:

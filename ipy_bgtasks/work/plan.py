@@ -261,9 +261,21 @@ def _plan(node: ast.expr, bound: Mapping[str, Any]) -> Plan:
     if isinstance(node, ast.GeneratorExp):
         inside = _shown(node)[1:-1] or "…"
         raise BadInput(f"a generator expression runs nothing by itself: write [{inside}]")
+    if isinstance(node, ast.List | ast.Tuple | ast.Set | ast.ListComp | ast.SetComp):
+        _refuse_unawaited(node, bound)
     if _is_literal(node):
         raise BadInput(f"{_shown(node)} is nothing to run: {_WHAT_WOULD_DO}")
     return Plan()
+
+
+def _refuse_unawaited(
+    node: ast.List | ast.Tuple | ast.Set | ast.ListComp | ast.SetComp, bound: Mapping[str, Any]
+) -> None:
+    items = [node.elt] if isinstance(node, ast.ListComp | ast.SetComp) else node.elts
+    for each in items:
+        if isinstance(each, ast.Call) and _kind_of_calling(each.func, bound) is Kind.AWAITABLE:
+            text = _shown(node)
+            raise BadInput(f"{text} awaits none of what is in it: write asyncio.gather(*{text})")
 
 
 def _plan_bare(node: ast.Name | ast.Attribute, value: Any) -> Plan:

@@ -63,3 +63,18 @@ def test_what_was_written_survives_a_kill(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert path.read_text() == "".join(f"{n}\n" for n in range(100))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_failure_is_told_once_and_kept() -> None:
+    """When it happens, by the thread that writes."""
+    log, sink, told = Log(), FileSink("/dev/full"), []
+    sink.on_error = lambda: told.append(sink.problem())
+    log.attach_file(sink)
+    assert log.file_error == ""
+    log.write("stdout", "lost\n")
+    log.write("stdout", "as well\n")
+    assert told == [log.file_error]
+    assert "log file '/dev/full': No space left on device" in log.file_error
+    assert log.text == "lost\nas well\n"
+    sink.close()

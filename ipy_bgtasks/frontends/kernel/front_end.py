@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import current
-from ipy_bgtasks.foreign import type_name
+from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
@@ -377,7 +377,10 @@ class KernelFrontEnd(FrontEnd):
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
-        self._send(job.origin, "error", content)
+        if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
+            self.tell(job, "\n".join(content["traceback"]))
+        else:
+            self._send(job.origin, "error", content)
 
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the log's tail on."""
@@ -547,7 +550,7 @@ class KernelFrontEnd(FrontEnd):
 
 
 def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None:
-    from ipy_bgtasks.frontends.exits import at_exit
+    from ipy_bgtasks.frontends.exits import at_exit, exit_of_job
 
     kernel = shell.kernel
     answering: list[threading.Thread] = []
@@ -561,6 +564,7 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
         return await reply if inspect.isawaitable(reply) else reply
 
     def ask_exit(original: Callable[[], None]) -> None:
+        exit_of_job()
         original()
         if shell.exit_now:  # `exit` in a cell, without keeping the kernel
             leaving.tell()

@@ -534,6 +534,9 @@ class _ExitQuestion:
             return ""
 
     def _exit(self, original: Callable[[], None]) -> None:
+        from ipy_bgtasks.frontends.exits import exit_of_job
+
+        exit_of_job()
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
             self._front_end.say(_question(self._running()))
