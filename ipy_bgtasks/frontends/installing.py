@@ -351,7 +351,8 @@ TOUCHES = {
         "shell.interact, prompt_for_code, keep_running, _atexit_once, showtraceback, "
         "_showtraceback; the classes of the shell and of its display hook; display_trap, "
         "builtin_trap; displayhook.write_output_prompt, write_format_data; builtins.input; "
-        "prompt_toolkit's application on another thread than the main one",
+        "prompt_toolkit's application on another thread than the main one, its "
+        "_running_in_terminal_f",
         _IPYTHON,
         "Ctrl-Z sends the cell that runs to the background",
         "Ctrl-Z suspends IPython also while a cell runs",

@@ -7,6 +7,7 @@ after lines that were written later. And Enter waits for that thread, up to 0.2 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -79,7 +80,8 @@ class AbovePrompt:
     def _show(self) -> None:
         from prompt_toolkit.application import run_in_terminal
 
-        if self._open:
+        # A call that is left on a loop of an earlier prompt may come while one waits elsewhere.
+        if self._open and self._app.loop is asyncio.get_running_loop():
             run_in_terminal(self._write_above)
 
     def _write_above(self) -> None:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 Begun = Callable[[], None] | None
 
+#: Seconds that a prompt that has ended waits for text that is being shown above it.
+_PAINTS = 0.5
+
 _ALONE = (
     "coroutine jobs advance only while %fg or an await cell runs: {why}; "
     "%bg --thread is not affected"
@@ -187,7 +190,25 @@ class TerminalLoop:
                 code = str(complete(loop, interrupt.task))
             except asyncio.CancelledError:
                 return ""
+            finally:
+                self._finish_painting(loop)
         return "" if interrupt.seen else code
+
+    def _finish_painting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let what is being shown above the prompt come to its end on this loop.
+
+        The next prompt, perhaps on another loop, waits for it, and it stops that one's input.
+        """
+        app = self._shell.pt_app.app
+        painting = getattr(app, "_running_in_terminal_f", None)
+        if painting is not None and not painting.done() and painting.get_loop() is loop:
+            complete(loop, loop.create_task(_wait_for(painting)))
+        if painting is not None:
+            app._running_in_terminal_f = None
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await asyncio.wait([future], timeout=_PAINTS)
 
 
 class _PromptInterrupt:
