@@ -113,8 +113,7 @@ class Record:
         #: What the front end must know of the place of launch.
         self.origin = origin
         self.quiet = quiet
-        #: The name of its group, if it has one.
-        self.group = group
+        self.group = group  # the name of its group, if it has one
         #: Runs it again when it fails, if that was asked for.
         self.attempts: Attempts | None = None
         self.timeout: float | None = None  # seconds for which each attempt may run, if limited
