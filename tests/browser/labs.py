@@ -228,8 +228,8 @@ class Notebook:
         expect(panel).to_be_visible(timeout=TIMEOUT)
         return panel
 
-    def row(self, index: int, job: int) -> Locator:
-        """One job's row in the panel under a cell."""
+    def row(self, index: int, job: int | str) -> Locator:
+        """The row of a job, or of `@group`, in the panel under a cell."""
         return self.panel(index).locator(f'.row[data-n="{job}"]')
 
     def save(self) -> None:
