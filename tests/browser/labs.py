@@ -144,7 +144,12 @@ class Lab:
     def close(self) -> None:
         """End the server, and with it its kernels."""
         self._process.terminate()
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            # Once, on a busy machine, its main thread hung in a join at its exit, all kernels gone.
+            self._process.kill()
+            self._process.wait()
 
 
 class Notebook:
