@@ -9,7 +9,6 @@ import ipykernel
 import pytest
 from kernels import Kernel
 from pages import open_panel
-from test_card_button import answered, send
 from vs_code import Screen
 
 import ipy_bgtasks
@@ -106,12 +105,11 @@ def test_no_second_cell_is_needed_while_one_runs(kernel: Kernel) -> None:
     kernel.ok(SETUP + "\nimport time\ndef spin():\n    while True: time.sleep(0.001)")
     page = open_panel(kernel)
     cell = kernel.ok("job = %bg spin()")
-    model = answered(kernel, cell)
     blocked = kernel.start("print('long one')\ngo.wait()\n6 * 7")
     page.until(lambda: page.cell)
-    send(kernel, model, {"kind": "cancel", "force": False})
+    page.send("cancel", job="1", force=False, to="1")
     kernel.until(lambda: "cancelled" in Screen(kernel).text(cell))
-    page.send("background", cell=page.cell["id"] if page.cell else "")
+    page.send("background", cell=page.cell["id"] if page.cell else "", to="panel")
     assert blocked.wait().status == "ok"
     kernel.ok("go.set()")
     kernel.until(lambda: "42" in Screen(kernel).text(blocked.reply))

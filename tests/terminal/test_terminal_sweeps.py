@@ -31,10 +31,10 @@ def test_a_thousand_jobs_have_one_notice(loaded: Terminal) -> None:
     loaded.run("for i in range(1000):\n    %bg -q -g crawl:8 one(i)\n")
     shown = loaded.run("%jobs")
     assert re.search(r"crawl: 1,000 jobs, 992 queued, 8 running  0%", shown)
-    assert shown.count("one(i)") == 18
+    assert len(re.findall(r"one\(\d+\)", shown)) == 18
     before = len(loaded.text)
     loaded.run("gate.set()")
-    loaded.expect(r"crawl: 1,000 jobs, 997 finished, 3 failed \(12, 45, 301\)  [\d.]+ s\n")
+    loaded.expect(r"crawl: 1,000 jobs, 997 finished, 3 failed \(12, 45, 301\)  [\d.]+s\n")
     loaded.run("'do' 'ne'")
     assert not re.search(r"\[\d+\][-+ ] (finished|failed)", loaded.text[before:])
     assert "crawl: 1,000 jobs, 997 finished" in loaded.run("%jobs @crawl")
@@ -63,7 +63,7 @@ def test_failures_are_shown_but_not_a_flood_of_them(loaded: Terminal) -> None:
     """The first three, above the notice."""
     loaded.run("async def bad(i): raise ValueError('mi' + 'ne', i)")
     loaded.run("for i in range(20):\n    %bg -g many:4 bad(i)\n")
-    loaded.expect(r"many: 20 jobs, 20 failed \(1, 2, 3, 4, 5 and 15 more\)  [\d.]+ s\n")
+    loaded.expect(r"many: 20 jobs, 20 failed \(1, 2, 3, 4, 5 and 15 more\)  [\d.]+s\n")
     assert loaded.text.count("ValueError: ('mine'") == 3
 
 

@@ -229,8 +229,10 @@ class Suspending:
                 return None
             handed = self._handed = Future()
         while not handed.done():
-            with suppress(KeyboardInterrupt):
+            try:
                 self._terminal.wait_for(handed, self._signals.forward)
+            except KeyboardInterrupt:
+                self._signals.forward(None)
         self._signals.give_back("SIGINT")
         self._handed = None
         self._tidy_up()
@@ -328,6 +330,8 @@ class Suspending:
                 self._signals.give_back("SIGTSTP")
                 del self._cells[cell.thread]
                 return
+        if cell.thread == _MAIN:
+            self._signals.renew()  # what ran an await cell has put Python's own handler back
         self._settle(cell, cell.job, result)
 
     def _settle(self, cell: Cell, job: Record, result: Any) -> None:
