@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
@@ -40,7 +41,12 @@ def bg(
         code = cell
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.screen.launching
-    job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
+    try:
+        job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
+    except (BadInput, SyntaxError):
+        if cell is None and (hint := opt.misplaced(code, options)):
+            raise BadInput(hint) from None
+        raise
     if quiet:
         session.screen.mute(job)
     return job.job
@@ -81,9 +87,23 @@ def fg(
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
     """Show the table, a few jobs, or the live view."""
     options, words = opt.read_all(line, opt.JOBS, "%jobs")
+    if words == ["all"]:
+        words, options.all = [], True
+    known = variables(session, local)
+    if (
+        words
+        and {*JobState}.issuperset(words)
+        and not any(specs.is_spec(word, known) for word in words)
+    ):
+        chosen: list[Record] | None = [
+            job for job in session.visible(every=True) if str(job.state) in words
+        ]
+    else:
+        chosen = find_jobs(session, words, local) if words else None
     if options.prune:
-        session.prune()
-    chosen = find_jobs(session, words, local) if words else None
+        session.prune(chosen)
+        if chosen is not None:
+            return None
     if options.watch:
         live = session.loaded.live_views()
         return live.watch(chosen, every=options.all, awaited=options.awaited)
@@ -103,11 +123,22 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
+        _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
     cells = session.core.sources.cell
     stopping = Stopping(jobs, session.screen, force=options.force, cells=cells)
     return session.report(stopping, awaited=options.awaited)
+
+
+def _say_who_is_left_alone(session: Session, stopped: int) -> None:
+    registry = session.registry
+    others = [job for job in registry.alive() if job.number in registry.adopted]
+    if others and not stopped:
+        first, numbers = others[0].number, ", ".join(str(job.number) for job in others)
+        session.screen.say(
+            f"left alone, as another session launched them: {numbers} (%cancel {first})"
+        )
 
 
 def _refuse_code_above(code: str, magic: str) -> None:

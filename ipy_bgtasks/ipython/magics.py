@@ -122,7 +122,7 @@ class JobMagics(Magics):
           JOB             3, k1 (a kept job), %name, ?text, - (the previous one), a variable
                           that holds a job, or many[0] of a list in one; @NAME, all jobs of a
                           group: the results as a list, in order of number; nothing: the current
-                          one; all: every job of this session that was not here yet
+                          one; all: every job of this session that you have not fetched yet
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
           --timeout S     wait S seconds at most, then raise TimeoutError; the job goes on
@@ -154,7 +154,7 @@ class JobMagics(Magics):
     def jobs(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """List the jobs that have not ended and the ten that ended last.
 
-        %jobs [JOB…] [-a] [-v] [-w] [--json [--since N]] [--prune]
+        %jobs [JOB…|STATE…|all] [-a] [-v] [-w] [--json [--since N]] [--prune]
 
           JOB…            only these; a single one is shown in full, @NAME as a group
           -a, --all       all that are kept
@@ -163,7 +163,7 @@ class JobMagics(Magics):
                           in a terminal a table until Ctrl-C
           --json          one line of JSON for programs; of chosen jobs with output and traceback
           --since N       (--json) only the output from position N on, which is `to` of the last
-          --prune         forget the jobs that have ended
+          --prune         forget the jobs that have ended, or only those that are named
         """
         from ipy_bgtasks.ipython import calls
 

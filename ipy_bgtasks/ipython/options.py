@@ -7,11 +7,11 @@ one, because what follows is the user's code, which must reach us as typed; ``--
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from ipy_bgtasks.errors import BadInput
@@ -37,14 +37,16 @@ class Option:
         return (long,) if self.short is None else (f"-{self.short}", long)
 
 
-def seconds(text: str) -> float:
-    """Return *text* as a number of seconds; raises `BadInput` unless it is 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value >= 0 or math.isinf(value):
-        raise BadInput(f"--timeout takes a number of seconds, such as 2.5, not {text!r}")
+def seconds(text: str, option: str = "--timeout") -> float:
+    """Return a time as a number of seconds: ``2.5``, ``90s``, ``1h30m``.
+
+    Raises `BadInput` unless it is more than 0.
+    """
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d*\.?\d+)s?)?", text)
+    hours, minutes, rest = parts.groups("0") if parts else ("0", "0", "0")
+    value = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    if not value > 0:
+        raise BadInput(f"{option} takes a number of seconds, such as 2.5 or 1h30m, not {text!r}")
     return value
 
 
@@ -83,7 +85,7 @@ _LAUNCH = (
 AWAITED = Option("awaited")
 
 BG = _LAUNCH
-_BUDGET = Option("budget", None, "S", seconds)
+_BUDGET = Option("budget", None, "S", partial(seconds, option="--budget"))
 FG = (
     Option("all", "a"),
     Option("timeout", None, "S", seconds),
@@ -214,6 +216,17 @@ class _Reader(NamedTuple):
         else:
             setattr(self.options, option.name, given)
         return rest.lstrip()
+
+
+def misplaced(code: str, options: Options) -> str | None:
+    """Return what is wrong with CODE that cannot be read, if an option is in the wrong place."""
+    words = [re.escape(word) for option in BG for word in option.words]
+    if found := re.match(rf"(.*\))\s+((?:{'|'.join(words)})(?:[\s=].*)?)$", code, re.DOTALL):
+        return f"options stand before CODE: %bg {found[2]} {found[1]}"
+    if options.after and (found := re.match(r"([\w%@?+-]+)\s+\S", code)):
+        together = ",".join([*options.after, found[1]])
+        return f"the jobs of --after stand without spaces: --after {together}"
+    return None
 
 
 def split_specs(text: str) -> list[str]:

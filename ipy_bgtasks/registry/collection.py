@@ -302,10 +302,14 @@ class Registry(Collection[Record]):
                 self._drop(number)
         return len(ended)
 
-    def discard(self, job: Record) -> None:
-        """Discard one job that has ended; raises `BadInput` if it has not."""
+    def check_ended(self, job: Record) -> None:
+        """Raise `BadInput` if the job has not ended, and so cannot be discarded."""
         if not job.done():
             raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
+
+    def discard(self, job: Record) -> None:
+        """Discard one job that has ended; raises `BadInput` if it has not."""
+        self.check_ended(job)
         with self._lock:
             self._drop(job.number)
 

@@ -318,10 +318,17 @@ class Session:
 
         return self.wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
 
-    def prune(self) -> None:
-        """Discard the jobs that have ended."""
-        count = self.core.runners.finder.prune() if has_kept_jobs() else 0
-        count += self.registry.prune()
+    def prune(self, chosen: list[Record] | None = None) -> None:
+        """Discard the jobs that have ended, or those of *chosen*; `BadInput` if one has not."""
+        if chosen is None:
+            count = self.core.runners.finder.prune() if has_kept_jobs() else 0
+            count += self.registry.prune()
+        else:
+            for job in chosen:
+                self.registry.check_ended(job)
+            for job in chosen:
+                self.registry.discard(job)
+            count = len(chosen)
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
     def show_jobs(

@@ -367,10 +367,14 @@ class Stopping:
         """
         lines = {job: self._line(job, before) for job, before in self._before.items()}
         shared: list[str] = []
-        for end, words in (("; it never started", "; they never started"), ("", "")):
-            alike = [job for job, line in lines.items() if line.endswith(f"cancelled{end}")]
+        for end, words in (
+            ("cancelled; it never started", "cancelled; they never started"),
+            ("cancelled", "cancelled"),
+            (" before", "had ended before"),
+        ):
+            alike = [job for job, line in lines.items() if line.endswith(end)]
             if len(alike) > _MANY:
-                shared.append(f"{len(alike):,} jobs cancelled{words}")
+                shared.append(f"{len(alike):,} jobs {words}")
                 for job in alike:
                     del lines[job]
         return [*lines.values(), *shared]

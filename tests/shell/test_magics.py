@@ -96,7 +96,10 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%bg -x waits()", "%bg has no option -x; it has -l, -t"),
         ("%bg -1 * 2", "`--` ends them: %bg -- -1 …"),
         ("%bg -lt waits()", "a job runs in one place"),
-        ("%bg --timeout x waits()", "--timeout takes a number of seconds, such as 2.5, not 'x'"),
+        (
+            "%bg --timeout x waits()",
+            "takes a number of seconds, such as 2.5 or 1h30m, not 'x'",
+        ),
         ("%bg --after 9 waits()", "no job 9: there are none yet"),
         ("%bg --after , waits()", "--after"),
         ("%bg --log /nowhere/x print()", "cannot write to the log file '/nowhere/x'"),
@@ -109,7 +112,7 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%fg nowhere", "'nowhere' is no job and nothing that can be awaited"),
         ("%fg 4.2", "4.2 is nothing to run"),
         ("%fg -x", "%fg has no option -x; it has -a, --timeout, --budget, --any"),
-        ("%fg --timeout x 3", "--timeout takes a number of seconds, such as 2.5, not 'x'"),
+        ("%fg --timeout x 3", "takes a number of seconds, such as 2.5 or 1h30m, not 'x'"),
         ("%fg -;", "no previous job: there are none yet"),
         ("%%fg 3\n1", "%%fg takes options only"),
         ("%jobs 3", "no job 3: there are none yet"),
@@ -623,3 +626,57 @@ async def test_jobs_shows_a_table_and_returns_nothing(
 
 def _set(event: asyncio.Event, loop: asyncio.AbstractEventLoop, _: Job) -> None:
     loop.call_soon_threadsafe(event.set)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%bg gives(1) --timeout 3", "options stand before CODE: %bg --timeout 3 gives(1)"),
+        ("%bg gives(1) -p", "options stand before CODE: %bg -p gives(1)"),
+        ("%bg --after 1, 2 gives(1)", "the jobs of --after stand without spaces: --after 1,2"),
+        ("%bg --timeout 0 gives(1)", "--timeout takes a number of seconds, such as 2.5 or 1h30m"),
+        ("%fg --budget x 1", "--budget takes a number of seconds, such as 2.5 or 1h30m"),
+    ],
+)
+async def test_a_hint_says_where_an_option_belongs(cells: Any, line: str, message: str) -> None:
+    """And nothing is launched."""
+    await cells("first = %bg gives(0)\n%fg first")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        await cells(line)
+    assert len(jobs()) == 1
+
+
+async def test_only_what_is_named_is_pruned(cells: Any) -> None:
+    """Nothing at all if a name is wrong, or a job has not ended."""
+    await cells("for i in range(3):\n    %bg gives(i)\n%fg all\nlast = %bg waits()")
+    for wrong, message in (("9", "no job 9"), ("@typo", "no group 'typo'"), ("1 4", "job 4 is")):
+        with pytest.raises(UsageError, match=message):
+            await cells(f"%jobs --prune {wrong}")
+        assert len(jobs()) == 4
+    await cells("%jobs --prune 1 3")
+    assert [job.number for job in jobs()] == [2, 4]
+    await cells("%jobs --prune")
+    assert [job.number for job in jobs()] == [4]
+    await cells("gate.set()\n%fg last")
+
+
+async def test_jobs_of_a_state_are_listed(cells: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the state's name, and all of them by `all`."""
+    await cells("for i in range(2):\n    %bg -n ended gives(i)\n%fg all\n%bg -n going waits()")
+    capsys.readouterr()
+    await cells("%jobs running")
+    assert "ended" not in (shown := capsys.readouterr().out)
+    assert "going" in shown
+    await cells("%jobs finished")
+    assert "going" not in (shown := capsys.readouterr().out)
+    assert shown.count("ended") == 2
+    await cells("%jobs all")
+    assert "going" in capsys.readouterr().out
+    await cells("gate.set()\n%fg %going")
+
+
+async def test_a_time_is_understood_with_its_unit(cells: Any) -> None:
+    """In every option that takes one."""
+    job = await cells("%bg --timeout 1h30m gives(3)")
+    assert await cells(f"%fg --timeout 10m {job.number}") == 3
+    assert await cells("%fg --budget 90s gives(4)") == 4
