@@ -144,7 +144,12 @@ class Lab:
     def close(self) -> None:
         """End the server, and with it its kernels."""
         self._process.terminate()
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            # Once, on a busy machine, its main thread hung in a join at its exit, all kernels gone.
+            self._process.kill()
+            self._process.wait()
 
 
 class Notebook:
@@ -228,8 +233,8 @@ class Notebook:
         expect(panel).to_be_visible(timeout=TIMEOUT)
         return panel
 
-    def row(self, index: int, job: int) -> Locator:
-        """One job's row in the panel under a cell."""
+    def row(self, index: int, job: int | str) -> Locator:
+        """The row of a job, or of `@group`, in the panel under a cell."""
         return self.panel(index).locator(f'.row[data-n="{job}"]')
 
     def save(self) -> None:

@@ -40,7 +40,7 @@ def test_output_stays_under_its_own_cell(open_notebook: OpenNotebook, app: str) 
 
 
 def test_the_life_of_a_card(open_notebook: OpenNotebook) -> None:
-    """It runs, gets a button, and shows the end; a saved notebook still does."""
+    """It runs, gets buttons, and shows the end, with its log; a saved notebook still does."""
     notebook = open_notebook([LOAD, WORK, "%bg work('a')", "%bg work('b')"])
     notebook.run(0, 1, 2, 3)
     for cell in (2, 3):
@@ -55,7 +55,9 @@ def test_the_life_of_a_card(open_notebook: OpenNotebook) -> None:
     )
     notebook.execute("gates['b'].set()")
     notebook.shows(3, "result of b")
-    expect(notebook.output(3).get_by_role("button")).to_have_count(0, timeout=TIMEOUT)
+    buttons = notebook.output(3).get_by_role("button")
+    expect(buttons).to_have_count(1, timeout=TIMEOUT)
+    expect(buttons).to_have_accessible_name(re.compile("Log of job 2"))
     notebook.save()
 
     notebook.open()

@@ -37,7 +37,7 @@ def test_the_panel_folds_a_group(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook([LOAD, WORK, "%jobs -w", SWEEP + ";", "%bg work(99);"])
     notebook.run(0, 1, 2, 3, 4)
     panel = notebook.panel(2)
-    group = panel.locator('[data-n="@crawl"]')
+    group = notebook.row(2, "@crawl")
     expect(group).to_contain_text("40 jobs, 36 queued, 4 running", timeout=TIMEOUT)
     expect(panel.locator('[role="row"][data-n]')).to_have_count(2)
     group.get_by_role("button", name="Open group crawl").click(timeout=TIMEOUT)

@@ -68,7 +68,8 @@ def test_a_card_whose_kernel_is_gone_says_so(open_notebook: OpenNotebook, how: s
         )
     notebook.save()
     notebook.page.goto(notebook.url)
-    notebook.shows(1, re.compile(r"\[1\].*work\(\).*(started \d|cancelled)", re.S))
+    saved = "cancelled.*" if how == "shut down" else ""
+    notebook.shows(1, re.compile(rf"\[1\].*{saved}work\(\).*\d\d:\d\d", re.S))
     notebook.shows(3, "work(4)")
     for at in (1, 2, 3):
         expect(notebook.output(at)).not_to_contain_text("Error displaying widget")
