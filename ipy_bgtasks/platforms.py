@@ -236,10 +236,11 @@ def stop_group() -> None:
 
 def is_raw() -> bool:
     """Return whether a program has taken the terminal, our input, out of line mode or off echo."""
-    import termios
+    import termios as module
 
+    termios: Any = module  # a type checker for Windows knows none of its names
     try:
-        modes: Any = termios.tcgetattr(0)[3]
+        modes = termios.tcgetattr(0)[3]
     except termios.error:
         return False
     return not (modes & termios.ICANON and modes & termios.ECHO)

@@ -294,7 +294,8 @@ def _descriptors(name: str, arguments: list[int]) -> list[int]:
 def _memory(address: int, size: int) -> bytes:
     try:
         with open("/proc/self/mem", "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, address)
+            file.seek(address)
+            return file.read(size)
     except OSError:
         return b""
 

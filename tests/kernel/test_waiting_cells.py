@@ -36,7 +36,8 @@ every_kind = pytest.mark.parametrize(
 
 @pytest.fixture
 def k(kernel: Kernel) -> Kernel:
-    """A kernel with what the cells here use."""
+    """A kernel with what the cells here use, on a machine that may be busy."""
+    kernel.ok("%config BgTasks.cancel_wait = 20")
     kernel.ok(
         "import concurrent.futures, os, queue, select, socket, subprocess, threading, time\n"
         "go, pair, did = threading.Event(), socket.socketpair(), []\n"

@@ -456,12 +456,17 @@ async def test_kept_jobs_of_a_group_respect_its_limit(cells: Any, tmp_path: Path
     assert (str(first.state), second.log.stdout) == ("finished", "second\n")
 
 
+def remove(directory: Path) -> None:
+    """Remove a directory in which somebody may just be writing a file."""
+    until(lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists())
+
+
 @pytest.mark.parametrize("code", ["!sleep 1000", "__import__('time').sleep(1000)"])
 async def test_a_job_whose_directory_is_removed_is_ended(cells: Any, home: Path, code: str) -> None:
     """It is failed only when none of its code runs any more."""
     await cells(f"%bg --keep {code}")
     state = until(lambda: state_of(home, "k1"))
-    shutil.rmtree(home / "k1")
+    remove(home / "k1")
     job = jobs()["k1"]
     with pytest.raises(ProcessDied, match="its directory was removed"):
         job.result(BOUND)
@@ -473,7 +478,7 @@ async def test_a_watcher_whose_directory_is_removed_ends_the_job(cells: Any, hom
     """No session is there to see it."""
     other_session("%bg --keep !sleep 1000")
     state = until(lambda: state_of(home, "k1"))
-    shutil.rmtree(home / "k1")
+    remove(home / "k1")
     until(lambda: not is_alive(state["pid"]) and not is_alive(state["watcher"]))
 
 
