@@ -16,12 +16,11 @@ from collections import Counter
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.installing import cell_numbers
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.patching import Installation
 
 _SHELL = "IPython.core.interactiveshell"
 
@@ -132,3 +131,35 @@ def code_that_runs_cells() -> CodeType | None:
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     function = getattr(shell, "run_code", None)
     return getattr(function, "__code__", None)
+
+
+def cell_numbers(shell: Any) -> MutableMapping[str, int]:
+    """Return the table of the numbers of cells by the file names under which they were compiled.
+
+    It is IPython's own if there is one, else the one that `keep_cell_numbers` fills.
+    """
+    compiler = shell.compile
+    own: MutableMapping[str, int] | None = getattr(compiler, "_filename_map", None)
+    if own is None:
+        own = vars(compiler).setdefault("_ipy_bgtasks_cells", {})
+    return own
+
+
+def keep_cell_numbers(changes: Installation, shell: Any) -> None:
+    """Keep the table of cells if IPython keeps none.
+
+    Raises `AttributeError` if the shell's compiler names no cells at all.
+    """
+    compiler = shell.compile
+    if hasattr(compiler, "_filename_map"):
+        return
+    numbers = cell_numbers(shell)
+
+    def cache(
+        original: Any, transformed_code: str, number: int = 0, raw_code: str | None = None
+    ) -> str:
+        name = str(original(transformed_code, number, raw_code))
+        numbers[name] = number
+        return name
+
+    changes.wrap(compiler, "cache", cache)

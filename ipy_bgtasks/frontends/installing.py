@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.context import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable
 
     from ipy_bgtasks.patching import Installation
 
@@ -63,38 +63,6 @@ def loop_of(shell: Any) -> asyncio.AbstractEventLoop:
         return loop
     runner: Any = async_helpers._asyncio_runner
     return asyncio._get_running_loop() or runner.loop
-
-
-def cell_numbers(shell: Any) -> MutableMapping[str, int]:
-    """Return the table of the numbers of cells by the file names under which they were compiled.
-
-    It is IPython's own if there is one, else the one that `keep_cell_numbers` fills.
-    """
-    compiler = shell.compile
-    own: MutableMapping[str, int] | None = getattr(compiler, "_filename_map", None)
-    if own is None:
-        own = vars(compiler).setdefault("_ipy_bgtasks_cells", {})
-    return own
-
-
-def keep_cell_numbers(changes: Installation, shell: Any) -> None:
-    """Keep the table of cells if IPython keeps none.
-
-    Raises `AttributeError` if the shell's compiler names no cells at all.
-    """
-    compiler = shell.compile
-    if hasattr(compiler, "_filename_map"):
-        return
-    numbers = cell_numbers(shell)
-
-    def cache(
-        original: Any, transformed_code: str, number: int = 0, raw_code: str | None = None
-    ) -> str:
-        name = str(original(transformed_code, number, raw_code))
-        numbers[name] = number
-        return name
-
-    changes.wrap(compiler, "cache", cache)
 
 
 def complete_with(changes: Installation, completer: Any, candidates: Candidates) -> None:

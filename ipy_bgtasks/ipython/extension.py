@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.cells import transforms_a_cell
+from ipy_bgtasks.frontends.cells import keep_cell_numbers, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
-    keep_cell_numbers,
     kernel_of,
     loop_of,
     missing_line,

@@ -95,7 +95,8 @@ class Record:
     ) -> None:
         self.number = number  # an int, or the `JobId` of a kept job
         # As it may be shown anywhere: what a terminal would act on is escaped.
-        self.name = visible(work.label if name is None else name)
+        shown = work.label if name is None else name
+        self.name = shown if shown.isprintable() else visible(shown)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
         #: The work, until the job has ended.
         self.work: Work | None = work
@@ -112,8 +113,7 @@ class Record:
         #: What the front end must know of the place of launch.
         self.origin = origin
         self.quiet = quiet
-        #: The name of its group, if it has one.
-        self.group = group
+        self.group = group  # the name of its group, if it has one
         #: Runs it again when it fails, if that was asked for.
         self.attempts: Attempts | None = None
         self.timeout: float | None = None  # seconds for which each attempt may run, if limited
