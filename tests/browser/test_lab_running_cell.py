@@ -37,6 +37,10 @@ def test_the_cell_that_runs_goes_to_the_background(open_notebook: OpenNotebook, 
     notebook.shows(4, "cell")
     notebook.shows(1, f"epoch {before + 2}")
     notebook.start(5)
+    notebook.shows(5, "epoch")
+    seen = notebook.text(5).count("epoch")
+    # One more line has come live: `%fg` is waiting, no longer beginning to.
+    notebook.shows(5, re.compile(rf"(epoch \d+\s*){{{seen + 1}}}"))
     notebook.interrupt()
     notebook.shows(5, "Detached")
     notebook.execute("go.set()")
