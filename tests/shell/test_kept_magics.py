@@ -486,8 +486,9 @@ async def test_a_forked_child_of_a_kept_job_ends_in_silence(cells: Any) -> None:
     """It comes back from the user's code as its parent does, and is none of ours."""
     await cells(
         """\
-        import os
+        import os, warnings
         def f():
+            warnings.simplefilter("ignore")  # from Python 3.12 on it warns where there are threads
             child = os.fork()
             if child == 0:
                 raise SystemExit(3)
