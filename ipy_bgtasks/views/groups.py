@@ -11,8 +11,8 @@ from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
 from ipy_bgtasks.views.card import card_html, card_text
 from ipy_bgtasks.views.detail import traceback_text
-from ipy_bgtasks.views.estimates import left_text, seconds_left
 from ipy_bgtasks.views.html import CODE, html_note, html_text
+from ipy_bgtasks.views.rows import left_text, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
