@@ -45,7 +45,7 @@ def _options() -> Iterator[str]:
 
 def _names() -> Iterator[str]:
     yield "\n### In `ipy_bgtasks`\n\n| name | meaning |\n|---|---|"
-    for name in sorted(set(ipy_bgtasks.__all__), key=str.lower):
+    for name in sorted(set(ipy_bgtasks.__all__), key=lambda name: (name.lower(), name)):
         if "ipython_extension" not in name:
             yield f"| `{_call(name, getattr(ipy_bgtasks, name))}` | {_sentence(name)} |"
 
