@@ -159,7 +159,7 @@ class TerminalFrontEnd(FrontEnd):
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
         if self._prompts and not hasattr(self.shell, "embedded_active"):
-            changes.step("exit", _ExitQuestion(self, self._running).install)
+            changes.step("exit", _ExitQuestion(self, self._running, leaving.tell).install)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -507,12 +507,15 @@ class _ExitQuestion:
     """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
 
     For a shell that is the whole session, in its main thread. *running* returns how many jobs
-    would be stopped; 0 if there is nothing to ask.
+    would be stopped; 0 if there is nothing to ask. *stop* stops them.
     """
 
-    def __init__(self, front_end: FrontEnd, running: Callable[[], int]) -> None:
+    def __init__(
+        self, front_end: FrontEnd, running: Callable[[], int], stop: Callable[[], None]
+    ) -> None:
         self._front_end = front_end
         self._running = running
+        self._stop = stop
         self._asked = False
         self._asked_before_cell = False
 
@@ -539,9 +542,10 @@ class _ExitQuestion:
         exit_of_job()
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            self._front_end.say(_question(self._running()))
-        else:
-            original()
+            return self._front_end.say(_question(self._running()))
+        original()
+        if not self._front_end.shell.keep_running:
+            self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits
 
     def _on_begin(self, info: Any) -> None:
         # A look at what runs, between two exits, is no reason to ask again.
