@@ -13,7 +13,6 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
@@ -119,9 +118,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
         _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
-    cells = session.core.sources.cell
-    stopping = Stopping(jobs, session.screen, force=options.force, cells=cells)
-    return session.report(stopping, awaited=options.awaited)
+    return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 
 def _say_who_is_left_alone(session: Session, stopped: int) -> None:

@@ -321,6 +321,13 @@ class Session:
 
     # Stopping, pruning, showing
 
+    def stop(self, jobs: Sequence[Record], *, force: bool) -> Stopping:
+        """Ask *jobs* to stop, and return what reports what became of them."""
+        from ipy_bgtasks.session.foreground import Stopping
+
+        cells, running = self.core.sources.cell, self.registry.alive
+        return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
+
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
 
