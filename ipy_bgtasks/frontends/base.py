@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     import asyncio
@@ -102,6 +103,11 @@ class FrontEnd(Host):
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
 
+    @property
+    def interactive(self) -> bool:
+        """Whether there is, or will be, a prompt or a cell at which a user sees what happens."""
+        return True
+
     # Installing
 
     def install(self, changes: Installation) -> None:
@@ -158,6 +164,10 @@ class FrontEnd(Host):
 
     def say(self, line: str) -> None:
         """Print one line."""
+        print(printable(line))
+
+    def print_aside(self, line: str) -> None:
+        """Print one line that answers nothing; on stderr where output may go into a pipe."""
         print(line)
 
     def show(self, mimebundle: dict[str, Any]) -> None:

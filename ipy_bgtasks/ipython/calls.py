@@ -15,7 +15,6 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
@@ -138,9 +137,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
         _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
-    numbers = session.core.sources.cell
-    stopping = Stopping(jobs, session.screen, force=options.force, cells=numbers)
-    return session.report(stopping, awaited=options.awaited)
+    return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 
 def _say_who_is_left_alone(session: Session, stopped: int) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
-from ipy_bgtasks.session.foreground import Stopping
 from ipy_bgtasks.views.show import live_table, table
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ class Watching:
         self, jobs: Sequence[Record], say: Callable[[str], None], *, force: bool = False
     ) -> None:
         """Ask jobs to stop; what became of them is said a moment later."""
-        stopping = Stopping(jobs, self._screen, force=force)
+        stopping = self._session.stop(jobs, force=force)
 
         async def report() -> None:
             await stopping.wait(self._session.settings.cancel_wait)

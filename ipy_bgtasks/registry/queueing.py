@@ -19,7 +19,7 @@ from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.record import Attempts, note_in_log
+from ipy_bgtasks.job.record import Attempts
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ class Retries:
     def _rest(self, queued: Queued, failed: int, line: str) -> None:
         job = queued.job
         seconds = pause_after(failed)
-        note_in_log(job, f"{line}; again in {seconds} s")
+        self._registry.host.retrying(job, f"{line}; again in {seconds} s")
         with self._lock:
             self._resting.add(job.number)
         job.rest(queued)
@@ -322,7 +322,6 @@ class Retries:
 
     def _run_again(self, queued: Queued) -> None:
         if self.drop(queued):
-            note_in_log(queued.job, str(queued.job.attempts))
             self._registry.start_queued(queued)
 
 

@@ -39,6 +39,8 @@ _RECENT = 10
 _RUNNING = 50
 #: How many queued jobs of a group it shows.
 _QUEUED = 10
+#: How many of the jobs that end with the session are named.
+_NAMED = 8
 
 
 class Core:
@@ -157,7 +159,7 @@ class Session:
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
             if line := startup_summary(known):
-                self.screen.say(line)
+                self.screen.print_aside(line)
 
     def has_own_jobs(self) -> bool:
         """Return whether jobs run that would end with the session."""
@@ -166,15 +168,23 @@ class Session:
         core = self.core
         return core.has_runners and any(not goes_on(job) for job in core.registry.alive())
 
-    def say_what_goes_on(self) -> None:
-        """Say which jobs go on when the session ends, in one line, if any do."""
+    def report_leaving(self) -> None:
+        """Print which jobs go on when the session ends, and which end with it if nobody asked."""
         from ipy_bgtasks.registry.specs import goes_on
 
-        registry = self.registry
-        own = (job for job in registry if job.number not in registry.adopted)
+        registry, screen = self.registry, self.screen
+        own = [job for job in registry if job.number not in registry.adopted]
+        ended = (
+            [] if screen.interactive else [job for job in own if not (job.done() or goes_on(job))]
+        )
+        if ended:
+            which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
+            named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
+            named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
+            screen.print_aside(f"{which} ended with the session: {', '.join(named)}")
         if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
             verb = "job goes" if len(left) == 1 else "jobs go"
-            self.screen.say(f"kept {verb} on: {', '.join(left)}")
+            screen.print_aside(f"kept {verb} on: {', '.join(left)}")
 
     # From loading to unloading
 
@@ -304,6 +314,13 @@ class Session:
         self.screen.say(goes_on(tuple(job.number for job in jobs)))
 
     # Stopping, pruning, showing
+
+    def stop(self, jobs: Sequence[Record], *, force: bool) -> Stopping:
+        """Ask *jobs* to stop, and return what reports what became of them."""
+        from ipy_bgtasks.session.foreground import Stopping
+
+        cells, running = self.core.sources.cell, self.registry.alive
+        return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.views.value import value_line
+from ipy_bgtasks.waits import held_since, library_at_work, locks_wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from ipy_bgtasks.frontends.base import FrontEnd
@@ -306,7 +308,8 @@ _VALUE = 60
 class Stopping:
     """One request to stop some jobs; `report` gives the result for each.
 
-    *cells* tells which cell a file name stands for.
+    *cells* tells which cell a file name stands for; *running* returns the jobs that run, one of
+    which may hold a lock that another waits for.
     """
 
     def __init__(
@@ -316,9 +319,12 @@ class Stopping:
         *,
         force: bool = False,
         cells: Cells = no_cells,
+        running: Callable[[], Iterable[Record]] = tuple,
     ) -> None:
         self._screen = screen
+        self._force = force
         self._cells = cells
+        self._running = running
         self._waited = False
         self._before = {job: job.state for job in jobs}
         #: How each job was running when it was asked: what has ended keeps no run.
@@ -413,12 +419,14 @@ class Stopping:
         where = f"{doing(frame)} ({place(frame, self._cells)})"
         match why:
             case "waiting":
-                return (
-                    f"job {n} is still in {where}; it stops when that returns. "
-                    "Started with %bg -p it could be killed."
-                )
+                return f"job {n} {self._obstacle(job, where)}"
             case "cleaning":
                 return f"job {n} is cleaning up: it is in {where}"
+            case "caught" if self._force:
+                return (
+                    f"job {n} catches each request and is in {where}: no thread can be killed, it "
+                    "ends with the session. Started with %bg -p it could be killed."
+                )
             case "caught":
                 return f"job {n} caught the request and is in {where}; -f asks until it ends"
             case "blocked":
@@ -426,7 +434,24 @@ class Stopping:
                     f"job {n} is still in {where}, which blocks its event loop; "
                     "-f raises an exception there"
                 )
-        return f"job {n} was told to stop and is still in {where}; -f asks again until it ends"
+        again = "%cancel asks again" if job.where == "cell" else "-f asks again until it ends"
+        return f"job {n} was told to stop and is still in {where}; {again}"
+
+    def _obstacle(self, job: Record, where: str) -> str:
+        """Return why a thread does not raise what it was sent, and when it will."""
+        thread = job.thread or 0
+        frame = sys._current_frames().get(thread)
+        for lock in [] if frame is None else locks_wanted(frame):
+            for other in self._running():
+                if other.thread and (line := held_since(other.thread, lock)) is not None:
+                    who = "it holds itself" if other is job else f"job {other.number} holds"
+                    return f"waits for a lock that {who} ({place(line, self._cells)})"
+        library, computes = library_at_work(thread)
+        doing_so = f" and {'computes' if computes else 'waits'} in {library}" if library else ""
+        return (
+            f"is still in {where}{doing_so}; it stops when that returns. "
+            "Started with %bg -p it could be killed."
+        )
 
 
 def _has_run(job: Record) -> bool:

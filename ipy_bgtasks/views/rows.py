@@ -95,7 +95,9 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
     else:
         kind, last = ("progress", label) if label else end_of(job, _LAST)
         if attempt:
-            kind, last = "wait", ": ".join(part for part in (attempt, last) if part)
+            # Until its next line comes, the last one is on the attempt that failed.
+            parts = (attempt, last) if not last.startswith("attempt ") else (last,)
+            kind, last = "wait", ": ".join(part for part in parts if part)
     pid = job.pid
     if pid is not None and state == "running" and is_suspended(pid):
         state, kind, last = SUSPENDED, "wait", f"kill -CONT {pid} lets it go on"
