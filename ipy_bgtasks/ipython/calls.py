@@ -65,7 +65,8 @@ def fg(
     if cell is not None:
         options, code = opt.read_options(line, opt.FG_CELL, "%%fg", known)
         _refuse_code_above(code, "%%fg")
-        jobs, every = [_launch_attached(session, cell, options, local, cell=True)], False
+        rest, every = "", False
+        jobs = [_launch_attached(session, cell, options, local, cell=True)]
     else:
         line = line.rstrip()
         if not line.endswith("\\;"):  # which a shell command may need
@@ -78,15 +79,7 @@ def fg(
             jobs, every = found
             if options.notify and (left := [job for job in jobs if not job.done()]):
                 session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
-    return session.attach(
-        jobs,
-        every=every,
-        first=options.any,
-        timeout=options.timeout,
-        budget=options.budget,
-        all_output=options.all,
-        awaited=options.awaited,
-    )
+    return session.attach(jobs, options, spec=rest if every else None)
 
 
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:

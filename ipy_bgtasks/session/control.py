@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.ipython.extension import Loaded
+    from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
@@ -268,35 +269,35 @@ class Session:
         """Have the foreground report the job's end, even if that comes before `attach`."""
         self._claims[job.number] = self.screen.claim(job)
 
-    def attach(
-        self,
-        jobs: Sequence[Record],
-        *,
-        every: bool,
-        first: bool = False,
-        timeout: float | None,
-        budget: float | None = None,
-        all_output: bool,
-        awaited: bool,
-    ) -> Any:
-        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
+    def attach(self, jobs: Sequence[Record], options: Options, *, spec: str | None) -> Any:
+        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value.
+
+        *spec* is what has named several, whose results are returned as a list.
+        """
         for job in jobs:
             self.registry.touch(job)
             self.screen.forget_notice(job)
 
         def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
+            return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
-        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
+                jobs,
+                follow,
+                every=spec is not None,
+                first=options.any,
+                settled=options.settled,
+                timeout=options.timeout,
+                budget=options.budget,
+                on_budget=self._say_who_goes_on,
+                on_failure=lambda failed: self._print_how_to_get_the_rest(failed, len(jobs), spec),
             )
 
         try:
-            if not awaited:
+            if not options.awaited:
                 return self.foreground.block(wait)
             if (job := caller()) is not None:
                 self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
@@ -307,6 +308,13 @@ class Session:
             for job in jobs:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
+
+    def _print_how_to_get_the_rest(self, failed: int, count: int, spec: str | None) -> None:
+        if failed < count:
+            rest = "%fg all returns the results of the others"
+            if spec != "all":
+                rest = f"%fg --settled {spec} returns all, with exceptions in the place of results"
+            self.screen.say(f"{failed:,} of {count:,} jobs did not finish: {rest}")
 
     def _say_who_goes_on(self, jobs: list[Record]) -> None:
         from ipy_bgtasks.errors import goes_on

@@ -583,7 +583,17 @@ def completed(shell: InteractiveShell, line: str) -> list[str]:
         ("%bg --after ", {"%bg --after 1", "%bg --after 2"}),
         ("%bg --ti", {"%bg --timeout"}),
         ("%bg -q --lo", {"%bg -q --loop", "%bg -q --log"}),
-        ("%fg --", {"%fg --all", "%fg --notify", "%fg --any", "%fg --budget", "%fg --timeout"}),
+        (
+            "%fg --",
+            {
+                "%fg --all",
+                "%fg --notify",
+                "%fg --any",
+                "%fg --settled",
+                "%fg --budget",
+                "%fg --timeout",
+            },
+        ),
         ("%cancel --f", {"%cancel --force"}),
         ("%jobs --pr", {"%jobs --prune"}),
         ("%%fg --na", {"%%fg --name"}),
