@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.session.control import Session
+
+
+#: Names cells that wait for the one that runs.
+_WAITING_CELL = re.compile(r"queue|q[1-9]\d*")
 
 
 def bg(
@@ -112,6 +118,12 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     options, words = opt.read_all(line, opt.CANCEL, "%cancel")
     if not words:
         raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
+    known = variables(session, local)
+    cells = [w for w in words if _WAITING_CELL.fullmatch(w) and not specs.is_spec(w, known)]
+    if cells:
+        session.take_out(None if "queue" in cells else {int(word[1:]) for word in cells})
+        if not (words := [word for word in words if word not in cells]):
+            return asyncio.sleep(0) if options.awaited else None
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]

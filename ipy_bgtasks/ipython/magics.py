@@ -180,6 +180,7 @@ class JobMagics(Magics):
         """Stop jobs, and say what really became of them.
 
         %cancel JOB… | all [-f]
+        %cancel q2 | queue             a cell that waits for the one that runs, or all of them
 
           -f, --force     insist: no grace period, and again if the code refuses
 

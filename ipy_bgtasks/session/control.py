@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.notices import Asked, Notices
     from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.views.rows import Row
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -377,10 +379,53 @@ class Session:
         if chosen is None:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
-        notes = left_out(self.registry, jobs) if chosen is None else []
+        running, waiting = self._cell_rows() if chosen is None else ([], [])
         self.screen.show(
-            table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+            table(
+                self.registry,
+                jobs,
+                groups=groups,
+                verbose=verbose,
+                cells=cells,
+                notes=left_out(self.registry, jobs) if chosen is None else [],
+                running=running,
+                waiting=waiting,
+            )
         )
+
+    def _cell_rows(self) -> tuple[list[Row], list[Row]]:
+        """Return a row for each cell that runs, without the one that calls, and that waits."""
+        from ipy_bgtasks.views.rows import running_cell, waiting_cell
+
+        if (cells := self.screen.cells) is None:
+            return [], []
+        waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
+        number, now = self.core.sources.cell, time.time()
+        running = [
+            running_cell(each.code, now - each.began, each.stack(), number)
+            for each in cells.others()
+        ]
+        return running, waiting
+
+    def take_out(self, places: set[int] | None) -> None:
+        """Take waiting cells out of the kernel's queue, by their numbers, or all, and say which.
+
+        Raises `BadInput` if one of them does not wait.
+        """
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.work.reading import label_of_cell
+
+        cells = self.screen.cells
+        if cells is None:
+            raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
+        there = {each.place for each in cells.waiting()}
+        if places is not None and (missing := sorted(places - there)):
+            known = ", ".join(f"q{each}" for each in sorted(there)) or "none"
+            raise BadInput(f"no cell q{missing[0]} waits: there is {known}")
+        for cell in cells.take_out(places):
+            self.screen.say(f"q{cell.place} ({label_of_cell(cell.code)}) will not run")
+        if not there:
+            self.screen.say("no cell waits")
 
     def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
         """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
@@ -395,6 +440,7 @@ class Session:
                 full=chosen is not None,
                 since=since,
                 cells=self.core.sources.cell,
+                cell_rows=self._cell_rows(),
             )
         )
 

@@ -74,6 +74,11 @@ class BgTasks(Configurable):
         help="What the stop button does first: stop the cell that runs, or send it to the "
         "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
     ).tag(config=True)
+    jump_queue = Bool(
+        True,
+        help="While a cell runs, another that is one of our magics alone does not wait for it (in "
+        "a kernel, ipykernel 7), unless it uses what the cells before it change.",
+    ).tag(config=True)
     ctrl_z = Enum(
         ["background", "suspend"],
         "background",
