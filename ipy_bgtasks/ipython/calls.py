@@ -127,20 +127,9 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
-        _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
     return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
-
-
-def _say_who_is_left_alone(session: Session, stopped: int) -> None:
-    registry = session.registry
-    others = [job for job in registry.alive() if job.number in registry.adopted]
-    if others and not stopped:
-        first, numbers = others[0].number, ", ".join(str(job.number) for job in others)
-        session.screen.say(
-            f"left alone, as another session launched them: {numbers} (%cancel {first})"
-        )
 
 
 def _refuse_code_above(code: str, magic: str) -> None:
@@ -165,7 +154,7 @@ def _named(
         return find_jobs(session, words, local), True
     if text.isidentifier() and not inspect.isawaitable(known.get(text)):
         raise BadInput(
-            f"{text!r} is no job and nothing that can be awaited: "
+            f"{text!r} is neither a job nor awaitable: "
             f"%fg {text}() launches a call, %fg ?{text} finds a job by name"
         )
     return None

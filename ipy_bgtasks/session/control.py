@@ -487,5 +487,15 @@ class Session:
         return self.foreground.run(coro)
 
     def _say(self, stopping: Stopping) -> None:
-        lines = stopping.report()
-        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+        lines = stopping.report() or [self._nothing_to_stop()]
+        self.screen.say("\n".join(lines))
+
+    def _nothing_to_stop(self) -> str:
+        registry = self.registry
+        others = [job.number for job in registry.alive() if job.number in registry.adopted]
+        if not others:
+            return "no job to stop: none is running or queued"
+        listed = ", ".join(map(str, others))
+        return (
+            f"no job of this session to stop; left alone: {listed} (%cancel {others[0]} stops it)"
+        )

@@ -101,7 +101,7 @@ class BgTasks(Configurable):
     notify_after = Float(
         0.0,
         min=0,
-        help="Give notice, as --notify does, of every job that took more than so many seconds; "
+        help="Notify, as --notify does, of every job that took longer than this many seconds; "
         "0: of none.",
     ).tag(config=True)
     notify = Addresses(
@@ -155,7 +155,9 @@ class BgTasks(Configurable):
 
                 raise _Refused(f"BgTasks.on_end, {path!r}: {error_line(error)}") from None
             if not callable(found):
-                raise _Refused(f"BgTasks.on_end: {path} is a {type(found).__name__}, no function")
+                raise _Refused(
+                    f"BgTasks.on_end: {path} cannot be called: it is of type {type(found).__name__}"
+                )
         return path
 
 

@@ -226,7 +226,9 @@ async def test_cancel_all_leaves_the_jobs_of_others(
     other_session("%bg --keep !sleep 1000")
     await cells("%jobs")
     await cells("%cancel all")
-    assert "no job to stop" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        "\nno job of this session to stop; left alone: k1 (%cancel k1 stops it)\n"
+    )
     await cells("%cancel k1")
     assert "job k1 (!sleep 1000) cancelled" in capsys.readouterr().out
 
