@@ -45,7 +45,7 @@ class BackgroundCells:
         self._last: Record | None = None
         #: Whether IPython's capturing of a cell may be left over on the streams.
         self._tangled = False
-        #: Called, on the thread of a cell, when one begins (True) or is over; None for nobody.
+        #: Called, on any thread, when a cell begins or waits (True) or is over; None for nobody.
         self.watcher: Callable[[bool], object] | None = None
 
     def install(self, changes: Installation) -> None:
@@ -221,6 +221,11 @@ class BackgroundCells:
         """Leave SIGINT to the main thread: cells run there again."""
         if not self._jobs:
             self.router.end()
+
+    def on_waiting(self) -> None:
+        """Have the cells that wait shown."""
+        if self.watcher is not None:
+            self.watcher(True)
 
     def prepare(self) -> bool:
         """Keep for each thread what IPython keeps once; return whether that works here."""

@@ -170,7 +170,7 @@ class CellQueue:
         #: Those that run beside the foreground's, likewise; the newest comes last.
         self._beside: dict[str | None, CellRun] = {}
         self._sent = 0.0  # when the newest of the foreground's cells was
-        self._arrivals = 0
+        self._arrivals = self._places = 0
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
@@ -257,6 +257,7 @@ class CellQueue:
             for run in still:
                 self._waiting.remove(run)
                 self._abort(run)
+            self._cells.on_waiting()
             taken.set_result(still)
 
         self._channel.io_loop.add_callback(take)
@@ -297,12 +298,16 @@ class CellQueue:
         self._arrivals += 1
         run.arrival = self._arrivals
         run.beside = self._may_run_ahead(run)
-        run.place = self._waiting[-1].place + 1 if self._waiting else 1
+        # A number is not given to another cell while any waits: `%cancel q2` may come late.
+        self._places = (self._places if self._waiting else 0) + (not run.beside)
+        run.place = self._places
         self._waiting.append(run)
         if run.asks():
             run.frames = []
             self._asking = run
         await self._answer_asking()
+        if run in self._waiting:
+            self._cells.on_waiting()
 
     def _may_run_ahead(self, run: CellRun) -> bool:
         """Return whether a cell need not wait for those before it.
