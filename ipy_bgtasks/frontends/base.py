@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
@@ -43,6 +45,17 @@ class ForegroundCell(NamedTuple):
     number: int
     #: When its code began, in seconds since the epoch.
     began: float
+    #: Returns where its code is; any thread may call.
+    stack: Callable[[], list[FrameSummary]]
+
+
+class WaitingCell(NamedTuple):
+    """A cell that waits for the one that runs."""
+
+    id: str
+    code: str
+    #: The number by which it can be taken out of the queue: 1 for `q1`.
+    place: int
 
 
 class FrontEnd(Host):
@@ -76,6 +89,8 @@ class FrontEnd(Host):
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether a cell that is one of our magics alone runs ahead of those that wait.
+        self.jumps_queue: Callable[[], bool] = lambda: True
         #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
         self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
@@ -87,6 +102,11 @@ class FrontEnd(Host):
         self._reported: set[int] = set()
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether there is, or will be, a prompt or a cell at which a user sees what happens."""
+        return True
 
     # Installing
 
@@ -145,6 +165,10 @@ class FrontEnd(Host):
 
     def say(self, line: str) -> None:
         """Print one line."""
+        print(printable(line))
+
+    def print_aside(self, line: str) -> None:
+        """Print one line that answers nothing; on stderr where output may go into a pipe."""
         print(line)
 
     def show(self, mimebundle: dict[str, Any]) -> None:

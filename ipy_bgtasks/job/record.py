@@ -438,8 +438,9 @@ def _decimal_context() -> Any:
     A thread that Python starts has a context of its own. A job has a copy of its launcher's context
     variables, in which the decimal context is one object: what it sets would be set for all.
     """
-    decimal = sys.modules.get("decimal")
-    return None if decimal is None else decimal.getcontext().copy()
+    # Another thread may be importing it just now.
+    getcontext = getattr(sys.modules.get("decimal"), "getcontext", None)
+    return None if getcontext is None else getcontext().copy()
 
 
 class Attempts:
@@ -485,10 +486,3 @@ class Attempts:
         """Note on the last error how the earlier attempts failed."""
         for line in self._errors:
             add_note(error, line)
-
-
-def note_in_log(job: Record, line: str) -> None:
-    """Record one line between those of two attempts."""
-    last = job.log.tail(1)
-    begun = bool(last) and not last[-1].text.endswith("\n")
-    job.log.write("stderr", "\n" * begun + line + "\n")

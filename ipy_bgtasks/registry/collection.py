@@ -228,6 +228,7 @@ class Registry(Collection[Record]):
                 group = self._groups[given.name] = Group(given.name, self)
             group.add(job)
             self._units.pop(group, None)
+        group.halts |= given.halt
         if given.limit is not None:
             group.limit = given.limit
 
@@ -326,6 +327,8 @@ class Registry(Collection[Record]):
                     self._discard_first()
         job.notify(self.host.ended)
         self._dependents.ended(job)
+        if group is not None:
+            group.halt(job)
 
     def _discard_first(self) -> None:
         unit, _ = self._units.popitem(last=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -496,3 +498,11 @@ def test_a_handle_that_is_made_while_the_job_ends_is_settled_once() -> None:
     record.finish(3)
     assert concurrent.futures.wait(made, 0).done == set(made)
     assert made[0].result(0) == 3
+
+
+def test_a_job_is_made_while_another_thread_imports_decimal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The module is there already, without what will be in it."""
+    monkeypatch.setitem(sys.modules, "decimal", types.ModuleType("decimal"))
+    assert Record(1, work(), FakeRunner()).state == "queued"

@@ -16,7 +16,7 @@ from terminals import CTRL_D, PROMPT, Terminal
 pytestmark = pytest.mark.started
 
 #: Seconds. On a quiet machine it takes less than one from when the command is executed.
-BOUND = 8.0
+BOUND = 3.0
 
 NOISE = re.compile(
     r"Traceback|Exception|Error|Warning|was destroyed|never (retrieved|awaited)|StopThread"

@@ -21,6 +21,7 @@ from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     import asyncio
@@ -112,8 +113,7 @@ class TerminalFrontEnd(FrontEnd):
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
-        embedded = hasattr(shell, "embedded_active")
-        if self._terminal is not None and shell.pt_app is not None and not embedded:
+        if self._terminal is not None and shell.pt_app is not None and not _is_embedded(shell):
             changes.step("ctrl-z", self._background_cells, self._terminal)
 
     def _isolate_captures(self, changes: Installation) -> None:
@@ -157,9 +157,14 @@ class TerminalFrontEnd(FrontEnd):
 
         terminal = TerminalLoop(self.shell, self._loop, around_prompt=self.around_prompt)
         line = terminal.install(changes)
-        if line and getattr(self.shell.parent, "interact", True):  # else there will be no prompt
-            self.say(f"ipy_bgtasks: {line}")
+        if line and self.interactive:
+            self.print_aside(f"ipy_bgtasks: {line}")
         self._terminal = terminal
+
+    @property
+    def interactive(self) -> bool:
+        """Whether there is, or will be, a prompt: not with ``-c`` or a script alone."""
+        return self._prompts and getattr(self.shell.parent, "interact", True)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
@@ -167,8 +172,8 @@ class TerminalFrontEnd(FrontEnd):
 
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
-        if self._prompts and not hasattr(self.shell, "embedded_active"):
-            changes.step("exit", _ExitQuestion(self, self._running).install)
+        if self._prompts:
+            changes.step("exit", _ExitQuestion(self, self._running, leaving.tell).install)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -329,7 +334,7 @@ class TerminalFrontEnd(FrontEnd):
             self._write_outside(text)
 
     def _write_outside(self, text: str) -> None:
-        self._stdout.write(text)
+        self._stdout.write(printable(text, self._stdout))
         self._stdout.flush()
 
     # What is shown
@@ -340,7 +345,11 @@ class TerminalFrontEnd(FrontEnd):
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Print the plain text."""
-        print(mimebundle.get("text/plain", ""))
+        print(printable(mimebundle.get("text/plain", "")))
+
+    def print_aside(self, line: str) -> None:
+        """Print one line on stderr."""
+        print(printable(line, sys.stderr), file=sys.stderr)
 
     def tell(self, job: Record, line: str) -> None:
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
@@ -427,6 +436,12 @@ class TerminalFrontEnd(FrontEnd):
             if stood:
                 self._put(self.labels.put(job, _TERMINAL, "", stood))
 
+    def retrying(self, job: Record, line: str) -> None:
+        """Record and show the line; a group, which may have hundreds, is told of at its end."""
+        super().retrying(job, line)
+        if not job.quiet and job.group is None:
+            self._put(f"[{job.number}] {line}\n")
+
     def write(self, job: Record, name: str, text: str) -> None:
         """Take text as if the job had written it here."""
         self.output(job, name, text, self._write)
@@ -474,7 +489,7 @@ class TerminalFrontEnd(FrontEnd):
             self._shown.wait_for(lambda: not self._ending, _LAST_WORD)
         super().shutdown()
         if text := self._notices.release():
-            sys.stderr.write(text)
+            sys.stderr.write(printable(text, sys.stderr))
             sys.stderr.flush()
 
     # Following a job
@@ -551,16 +566,24 @@ def _unrouted(stream: Any) -> Any:
     return stream
 
 
+def _is_embedded(shell: Any) -> bool:
+    """Return whether `IPython.embed` has made it, so that a program goes on when it is left."""
+    return hasattr(shell, "embedded_active")
+
+
 class _ExitQuestion:
     """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
 
-    For a shell that is the whole session, in its main thread. *running* returns how many jobs
-    would be stopped; 0 if there is nothing to ask.
+    For a shell in the main thread. *running* returns how many jobs would be stopped; 0 if there
+    is nothing to ask. *stop* stops them.
     """
 
-    def __init__(self, front_end: FrontEnd, running: Callable[[], int]) -> None:
+    def __init__(
+        self, front_end: FrontEnd, running: Callable[[], int], stop: Callable[[], None]
+    ) -> None:
         self._front_end = front_end
         self._running = running
+        self._stop = stop
         self._asked = False
         self._asked_before_cell = False
 
@@ -585,11 +608,13 @@ class _ExitQuestion:
         from ipy_bgtasks.frontends.exits import exit_of_job
 
         exit_of_job()
+        shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            self._front_end.say(_question(self._running()))
-        else:
-            original()
+            return self._front_end.say(_question(self._running(), embedded))
+        original()
+        if not shell.keep_running and not embedded:
+            self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits
 
     def _on_begin(self, info: Any) -> None:
         # A look at what runs, between two exits, is no reason to ask again.
@@ -601,7 +626,10 @@ class _ExitQuestion:
         self._asked_before_cell = False
 
 
-def _question(count: int) -> str:
-    if count == 1:
-        return "1 job is running (%jobs lists it); exit again to leave, it will be stopped"
-    return f"{count} jobs are running (%jobs lists them); exit again to leave, they will be stopped"
+def _question(count: int, embedded: bool) -> str:
+    one = count == 1
+    then = f"end{'s' * one} with the program" if embedded else "will be stopped"
+    return (
+        f"{count} {'job is' if one else 'jobs are'} running (%jobs lists {'it' if one else 'them'}"
+        f"); exit again to leave, {'it' if one else 'they'} {then}"
+    )
