@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import takewhile
 
 from ipy_bgtasks.text import strip_ansi
 
@@ -149,8 +148,9 @@ class Fold:
         while at < len(rows) - 1 and not strip_ansi(rows[-1]).strip():
             del rows[-1]
         self.below = len(rows) - 1 - at
-        same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(before, rows)))
-        same = min(same, len(before) - 1, len(rows) - 1)
+        same, most = 0, min(len(before), len(rows)) - 1
+        while same < most and before[same] == rows[same]:
+            same += 1
         return len("\n".join(before[same:])), "\n".join(rows[same:])
 
     def _shorten(self) -> None:

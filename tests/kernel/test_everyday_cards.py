@@ -106,7 +106,7 @@ def test_the_outer_one_of_two_bars_counts(kernel: Kernel, module: str) -> None:
 
 
 def test_bars_of_two_jobs_and_a_cell_are_each_in_the_first_line(kernel: Kernel) -> None:
-    """tqdm would draw the second and third below the first, in their own places."""
+    """Tqdm would draw the second and third below the first, in their own places."""
     kernel.ok(
         "import threading\nfrom tqdm import tqdm\n"
         "reached, go = threading.Event(), threading.Event()\n"
