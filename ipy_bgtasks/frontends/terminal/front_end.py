@@ -423,7 +423,8 @@ class TerminalFrontEnd(FrontEnd):
         with self._lock:
             bars.watched = False
             if self._bars.get(job.number) is bars:
-                self._put_stood(job, bars, os.path.commonprefix((earlier, bars.text)))
+                # Character by character, as it is.
+                self._put_stood(job, bars, os.path.commonprefix((earlier, bars.text)))  # noqa: RUF071
 
     def _put_stood(self, job: Record, bars: Screen, stood: str) -> None:
         """Show the complete lines of what has stood, unless the cursor is above the last."""
