@@ -20,6 +20,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Attempts
+from ipy_bgtasks.registry.retention import Unit
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class GroupName(NamedTuple):
         return cls(name, int(limit))
 
 
-class Group:
+class Group(Unit):
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
     A job has a slot from the moment it may start to its end, or to the end of an attempt that
@@ -120,12 +121,10 @@ class Group:
     """
 
     def __init__(self, name: str, registry: Registry) -> None:
-        self.name = name
+        super().__init__(name)
         self._registry = registry
         self._limit: int | None = None
         self._lock = threading.RLock()
-        self._jobs: dict[int, Record] = {}
-        self._open: set[int] = set()
         self._slots: set[int] = set()
         #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
         self._queue: OrderedDict[int, Queued] = OrderedDict()
@@ -148,46 +147,26 @@ class Group:
         if value != before:
             self.fill()
 
-    def jobs(self) -> list[Record]:
-        """Return its jobs, in order of number."""
-        with self._lock:
-            return [job for _, job in sorted(self._jobs.items())]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all its jobs have ended."""
-        return not self._open
-
     @property
     def elapsed(self) -> float:
         """Seconds since its first job was launched, up to the end of its last one."""
         end = self._idle
         return (time.monotonic() if end is None else end) - self._began
 
-    # Its jobs come and go
+    # Its jobs come and go; the registry's lock is held
 
     def add(self, job: Record) -> None:
-        """Note that the job belongs to it."""
-        with self._lock:
-            if self._idle is not None and time.monotonic() - self._idle > _IDLE:
-                self._began = time.monotonic()
-            self._idle = None
-            self._jobs[job.number] = job
-            self._open.add(job.number)
+        """Take in a job."""
+        if self._idle is not None and time.monotonic() - self._idle > _IDLE:
+            self._began = time.monotonic()
+        self._idle = None
+        super().add(job)
 
     def ended(self, job: Record) -> bool:
         """Note that the job has ended; return whether all have."""
-        with self._lock:
-            self._open.discard(job.number)
-            if not self._open:
-                self._idle = time.monotonic()
-            return not self._open
-
-    def remove(self, job: Record) -> bool:
-        """Forget the job; return whether that was the last one."""
-        with self._lock:
-            self._jobs.pop(job.number, None)
-            return not self._jobs
+        if is_over := super().ended(job):
+            self._idle = time.monotonic()
+        return is_over
 
     # Slots
 

@@ -249,6 +249,7 @@ class _Wait:
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in failed or self._jobs:
             job.end_shown = True
+            job.fetched()
         if not errors:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
