@@ -19,6 +19,7 @@ from ipy_bgtasks.text import printable
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
@@ -44,6 +45,17 @@ class ForegroundCell(NamedTuple):
     number: int
     #: When its code began, in seconds since the epoch.
     began: float
+    #: Returns where its code is; any thread may call.
+    stack: Callable[[], list[FrameSummary]]
+
+
+class WaitingCell(NamedTuple):
+    """A cell that waits for the one that runs."""
+
+    id: str
+    code: str
+    #: The number by which it can be taken out of the queue: 1 for `q1`.
+    place: int
 
 
 class FrontEnd(Host):
@@ -77,6 +89,8 @@ class FrontEnd(Host):
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether a cell that is one of our magics alone runs ahead of those that wait.
+        self.jumps_queue: Callable[[], bool] = lambda: True
         #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
         self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
@@ -102,10 +116,11 @@ class FrontEnd(Host):
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
-        from ipy_bgtasks.frontends.consoles import isolate_consoles
+        from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
+        changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:

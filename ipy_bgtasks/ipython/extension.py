@@ -76,6 +76,7 @@ class Loaded:
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
+        front_end.jumps_queue = lambda: settings.jump_queue
         front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
         session = self.session = Session(self, core, settings)
         front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()

@@ -69,7 +69,7 @@ class Log:
         self, limit: int = 1_000_000, pending: Callable[[Log], None] | None = None
     ) -> None:
         if limit < 0:
-            raise BadInput(f"a log keeps 0 characters or more, not {limit}")
+            raise BadInput(f"a log is limited to 0 characters or more, not {limit}")
         self._recording = Recording(limit)
         self._queue: deque[tuple[str, float, str | Piece]] = deque()
         self._pending = 0  # characters in the queue, roughly: threads may lose an addition

@@ -240,6 +240,20 @@ class Registry(Collection[Record]):
         if retries:
             self._retries.grant(job, runner, retries)
 
+<<<<<<< HEAD
+=======
+    def _join(self, job: Record, given: GroupName) -> None:
+        with self._lock:
+            group = self._groups.get(given.name)
+            if group is None:
+                group = self._groups[given.name] = Group(given.name, self)
+            group.add(job)
+            self._units.pop(group, None)
+        group.halts |= given.halt
+        if given.limit is not None:
+            group.limit = given.limit
+
+>>>>>>> main
     def leave_group(self, job: Record) -> None:
         """Free the job's slot in its group, if it has one."""
         if job.group is not None and (group := self._groups.get(job.group)) is not None:
@@ -331,6 +345,8 @@ class Registry(Collection[Record]):
                 self._retention.ended(job)
         job.notify(self.host.ended)
         self._dependents.ended(job)
+        if group is not None:
+            group.halt(job)
 
     def note_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""

@@ -164,7 +164,7 @@ async def test_abandoning_the_wait_puts_everything_back(
 
 
 async def test_blocking_is_refused_where_a_loop_runs(foreground: Foreground) -> None:
-    """One line that says what would do."""
+    """One line that says what would work."""
     with pytest.raises(BadInput, match=r"the event loop would stop; .* or `await job`"):
         foreground.block(lambda: foreground.attach([running()]))
 

@@ -24,7 +24,7 @@ from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
 from ipy_bgtasks.frontends.kernel.output import WholeLines, route_displays
-from ipy_bgtasks.frontends.kernel.widgets import WidgetBars, WidgetOutputs
+from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
 from ipy_bgtasks.sigint import woken_by_signals
@@ -455,7 +455,8 @@ class KernelFrontEnd(FrontEnd):
         elif not shown_as and (widget := self._widgets.around(self.place_of(job))) is not None:
             self._widgets.display(job, widget, data, metadata)
         else:
-            job.log.display(data, metadata, display_id=shown_as)
+            model = (data.get(VIEW) or {}).get("model_id")
+            job.log.display(data, metadata, display_id=shown_as or model)
         self._notify_watcher(job)
         if job.quiet:
             return
@@ -509,8 +510,8 @@ class KernelFrontEnd(FrontEnd):
             self.write_below(parent, piece.kind, text)
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
-        elif piece.kind == "display":
-            self._send_display(parent, piece.bundle or {}, piece.metadata)
+        elif piece.kind == "display" and piece.bundle:
+            self._send_display(parent, piece.bundle, piece.metadata)
 
     def _send_display(
         self,
