@@ -15,11 +15,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
-<<<<<<< HEAD
 from ipy_bgtasks.registry.retention import MOST
-from ipy_bgtasks.session.foreground import Stopping
-=======
->>>>>>> main
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 

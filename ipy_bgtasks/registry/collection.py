@@ -234,26 +234,13 @@ class Registry(Collection[Record]):
         """Have the job wait for its turn, and run again if it fails; its time runs from then on."""
         job.timeout = timeout
         if group is not None:
+            self._groups[group.name].halts |= group.halt
             if group.limit is not None:
                 self._groups[group.name].limit = group.limit
             job.add_done_callback(self.leave_group)
         if retries:
             self._retries.grant(job, runner, retries)
 
-<<<<<<< HEAD
-=======
-    def _join(self, job: Record, given: GroupName) -> None:
-        with self._lock:
-            group = self._groups.get(given.name)
-            if group is None:
-                group = self._groups[given.name] = Group(given.name, self)
-            group.add(job)
-            self._units.pop(group, None)
-        group.halts |= given.halt
-        if given.limit is not None:
-            group.limit = given.limit
-
->>>>>>> main
     def leave_group(self, job: Record) -> None:
         """Free the job's slot in its group, if it has one."""
         if job.group is not None and (group := self._groups.get(job.group)) is not None:
@@ -345,8 +332,8 @@ class Registry(Collection[Record]):
                 self._retention.ended(job)
         job.notify(self.host.ended)
         self._dependents.ended(job)
-        if group is not None:
-            group.halt(job)
+        if isinstance(job.unit, Group):
+            job.unit.halt(job)
 
     def note_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""

@@ -161,10 +161,10 @@ class Group(Unit):
     # Its jobs come and go; the registry's lock is held
 
     def add(self, job: Record) -> None:
-<<<<<<< HEAD
         """Take in a job."""
         if self._idle is not None and time.monotonic() - self._idle > _IDLE:
             self._began = time.monotonic()
+            self.halts, self._failed = False, None
         self._idle = None
         super().add(job)
 
@@ -173,23 +173,8 @@ class Group(Unit):
         if is_over := super().ended(job):
             self._idle = time.monotonic()
         return is_over
-=======
-        """Note that the job belongs to it."""
-        with self._lock:
-            if self._idle is not None and time.monotonic() - self._idle > _IDLE:
-                self._began = time.monotonic()
-                self.halts, self._failed = False, None
-            self._idle = None
-            self._jobs[job.number] = job
-            self._open.add(job.number)
 
-    def ended(self, job: Record) -> bool:
-        """Note that the job has ended; return whether all have."""
-        with self._lock:
-            self._open.discard(job.number)
-            if not self._open:
-                self._idle = time.monotonic()
-            return not self._open
+    # Any thread may call the rest
 
     def halt(self, job: Record) -> None:
         """Stop all others if the job has failed and the group halts then."""
@@ -198,19 +183,11 @@ class Group(Unit):
                 return
             self._failed = job
             self._queue.clear()
-            others = [self._jobs[number] for number in sorted(self._open & self._jobs.keys())]
-        for other in others:
+        for other in (each for each in self.jobs() if not each.done()):
             if other.started is None:
                 other.end_cancelled(_never_started(other, job))
             else:
                 other.cancel()
-
-    def remove(self, job: Record) -> bool:
-        """Forget the job; return whether that was the last one."""
-        with self._lock:
-            self._jobs.pop(job.number, None)
-            return not self._jobs
->>>>>>> main
 
     # Slots
 

@@ -255,17 +255,13 @@ class _Wait:
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in self._jobs if self._settled or not missed else missed:
             job.end_shown = True
-<<<<<<< HEAD
             job.fetched()
-        if not errors:
-=======
         if self._settled:
             self._resolve([_settled(job) for job in self._jobs])
         elif missed:
             self._on_failure(len(missed))
             self._raise(self._failure_of(missed))
         else:
->>>>>>> main
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
             except BaseException as error:  # one cannot be loaded from where it is kept
