@@ -232,8 +232,8 @@ class ProcessRunner(Runner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
-    *supervisor* ends the workers when this process is killed. *live* says that their displays can be
-    updated where they are shown.
+    *supervisor* ends the workers when this process is killed. *live* says that what they display
+    can be redrawn where it is shown.
     """
 
     where = "process"
