@@ -309,10 +309,11 @@ def _package(frame: FrameType) -> str:
 
 
 def _summaries(frames: Iterable[FrameType]) -> list[FrameSummary]:
-    return [_summary(frame) for frame in frames]
+    return [summary_of(frame) for frame in frames]
 
 
-def _summary(frame: FrameType) -> FrameSummary:
+def summary_of(frame: FrameType) -> FrameSummary:
+    """Return a frame as it is named: with the expression that it evaluates right now."""
     code = frame.f_code
     line, last, start, end = _position(code, frame.f_lasti)
     return FrameSummary(
@@ -363,11 +364,8 @@ def place(frame: FrameSummary, cells: Cells = no_cells) -> str:
 
 def doing(frame: FrameSummary) -> str:
     """Return what a frame is doing: its call, as ``time.sleep``, else its expression or line."""
-    text = _expression(frame)
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body if text else None
-    except (SyntaxError, ValueError):
-        tree = None
+    text = expression(frame)
+    tree = parsed(text)
     call = tree.value if isinstance(tree, ast.Await) else tree
     if isinstance(call, ast.Call):
         text = ast.unparse(call.func)
@@ -377,12 +375,21 @@ def doing(frame: FrameSummary) -> str:
     return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
 
 
+def parsed(text: str) -> ast.AST | None:
+    """Return the syntax tree of one statement, or the expression if it is one; None if neither."""
+    try:
+        (statement,) = ast.parse(text).body
+    except (SyntaxError, ValueError):
+        return None
+    return statement.value if isinstance(statement, ast.Expr) else statement
+
+
 def source_line(frame: FrameSummary) -> str:
     """Return the line of source, stripped; empty if there is none."""
     return frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
 
 
-def _expression(frame: FrameSummary) -> str:
+def expression(frame: FrameSummary) -> str:
     """Return the source of the expression that the frame evaluates; empty if it is unknown."""
     first, last = frame.lineno, getattr(frame, "end_lineno", None)
     start, end = getattr(frame, "colno", None), getattr(frame, "end_colno", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sized
 from itertools import islice
 from typing import Any
@@ -15,6 +16,12 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+_COMMAND = re.compile(
+    r"Command '(.*)' (?:returned non-zero exit status (-?\d+)|died with <Signals\.(\w+): \d+>)\.",
+    re.DOTALL,
+)
+#: What stands for our own signs where there is only ASCII.
+_PLAIN = str.maketrans("…×·→━█▏▎▍▌▋▊▉", "~x->=# ---===")
 _FEW = 6  # items shown of a list or a dict
 _DEEP = 3  # levels of collections in collections
 _MANY = 1000  # items; a collection of another type with more is not asked for its repr
@@ -41,6 +48,23 @@ def visible(text: str) -> str:
 def encodable(text: str) -> str:
     """Return `text` with a `?` for each lone surrogate, which no message can carry."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def printable(text: str, stream: Any = None) -> str:
+    """Return `text` as `stream`, by default `sys.stdout`, can take it, whatever its encoding.
+
+    What stands for one of our own signs is as wide, so that tables stay aligned.
+    """
+    encoding = getattr(stream or sys.stdout, "encoding", None)
+    if text.isascii() or not isinstance(encoding, str):
+        return text
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    except LookupError:  # of a stream that somebody has made up
+        pass
+    return text
 
 
 def sendable(content: Any) -> Any:
@@ -73,8 +97,15 @@ def short_repr(value: object, limit: int = 60) -> str:
 
 
 def error_line(error: BaseException, limit: int = 200) -> str:
-    """Return an exception as one line, ``ValueError: message``; never raises."""
+    """Return an exception as one line, ``ValueError: message``; never raises.
+
+    Of a command that has failed the exit status comes first, which would be cut off at the end.
+    """
     name, message = type_name(error), message_of(error)
+    if name == "CalledProcessError" and (found := _COMMAND.fullmatch(message)):
+        command, status, signal = found.groups()
+        how = f"exit status {status}" if status else f"killed by {signal}"
+        return one_line(f"{how}: {command}", limit)
     return one_line(f"{name}: {message[: 40 * limit]}" if message else name, limit)
 
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
@@ -43,6 +45,17 @@ class ForegroundCell(NamedTuple):
     number: int
     #: When its code began, in seconds since the epoch.
     began: float
+    #: Returns where its code is; any thread may call.
+    stack: Callable[[], list[FrameSummary]]
+
+
+class WaitingCell(NamedTuple):
+    """A cell that waits for the one that runs."""
+
+    id: str
+    code: str
+    #: The number by which it can be taken out of the queue: 1 for `q1`.
+    place: int
 
 
 class FrontEnd(Host):
@@ -76,6 +89,8 @@ class FrontEnd(Host):
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether a cell that is one of our magics alone runs ahead of those that wait.
+        self.jumps_queue: Callable[[], bool] = lambda: True
         #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
         self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
@@ -88,6 +103,11 @@ class FrontEnd(Host):
         self._shut_down = False
         self._muted: tuple[int, int] | None = None
 
+    @property
+    def interactive(self) -> bool:
+        """Whether there is, or will be, a prompt or a cell at which a user sees what happens."""
+        return True
+
     # Installing
 
     def install(self, changes: Installation) -> None:
@@ -96,10 +116,11 @@ class FrontEnd(Host):
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
-        from ipy_bgtasks.frontends.consoles import isolate_consoles
+        from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
+        changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
@@ -129,13 +150,13 @@ class FrontEnd(Host):
         """Return the caller's place: a cell, or the place of the job that runs the caller."""
         raise NotImplementedError
 
-    def _key(self, place: Any) -> Any:
+    def key(self, place: Any) -> Any:
         """Return what stands for a place, as a hashable."""
         return place
 
     def place_of(self, job: Record) -> Any:
         """Return the place in which the job was launched, as a hashable."""
-        return self._key(job.origin)
+        return self.key(job.origin)
 
     def entering(self, job: Record) -> None:
         """Bind the calling thread's context to the job's place, before the job's code runs."""
@@ -144,6 +165,10 @@ class FrontEnd(Host):
 
     def say(self, line: str) -> None:
         """Print one line."""
+        print(printable(line))
+
+    def print_aside(self, line: str) -> None:
+        """Print one line that answers nothing; on stderr where output may go into a pipe."""
         print(line)
 
     def show(self, mimebundle: dict[str, Any]) -> None:
@@ -243,6 +268,9 @@ class FrontEnd(Host):
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError
 
+    def discarded(self, job: Record) -> None:
+        """Take note that the job is kept no more."""
+
     def _notify_watcher(self, job: Record) -> None:
         if self.watcher is not None:
             self.watcher(job)
@@ -282,7 +310,7 @@ class FrontEnd(Host):
 
     def claim(self, job: Record) -> Callable[[], None]:
         """Leave the job's end to the wait in the caller's place; returns what ends that."""
-        return self._follow(job, self._key(self.here()))
+        return self._follow(job, self.key(self.here()))
 
     def _follow(self, job: Record, place: Any) -> Callable[[], None]:
         key = (job.number, place)

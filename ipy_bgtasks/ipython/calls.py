@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.session.foreground import Stopping
+from ipy_bgtasks.registry.retention import MOST
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.session.control import Session
+
+
+#: Names cells that wait for the one that runs.
+_WAITING_CELL = re.compile(r"queue|q[1-9]\d*")
 
 
 def bg(
@@ -60,7 +66,8 @@ def fg(
     if cell is not None:
         options, code = opt.read_options(line, opt.FG_CELL, "%%fg", known)
         _refuse_code_above(code, "%%fg")
-        jobs, every = [_launch_attached(session, cell, options, local, cell=True)], False
+        rest, every = "", False
+        jobs = [_launch_attached(session, cell, options, local, cell=True)]
     else:
         line = line.rstrip()
         if not line.endswith("\\;"):  # which a shell command may need
@@ -73,15 +80,7 @@ def fg(
             jobs, every = found
             if options.notify and (left := [job for job in jobs if not job.done()]):
                 session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
-    return session.attach(
-        jobs,
-        every=every,
-        first=options.any,
-        timeout=options.timeout,
-        budget=options.budget,
-        all_output=options.all,
-        awaited=options.awaited,
-    )
+    return session.attach(jobs, options, spec=rest if every else None)
 
 
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
@@ -120,25 +119,18 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     options, words = opt.read_all(line, opt.CANCEL, "%cancel")
     if not words:
         raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
+    known = variables(session, local)
+    cells = [w for w in words if _WAITING_CELL.fullmatch(w) and not specs.is_spec(w, known)]
+    if cells:
+        session.take_out(None if "queue" in cells else {int(word[1:]) for word in cells})
+        if not (words := [word for word in words if word not in cells]):
+            return asyncio.sleep(0) if options.awaited else None
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
-        _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
-    cells = session.core.sources.cell
-    stopping = Stopping(jobs, session.screen, force=options.force, cells=cells)
-    return session.report(stopping, awaited=options.awaited)
-
-
-def _say_who_is_left_alone(session: Session, stopped: int) -> None:
-    registry = session.registry
-    others = [job for job in registry.alive() if job.number in registry.adopted]
-    if others and not stopped:
-        first, numbers = others[0].number, ", ".join(str(job.number) for job in others)
-        session.screen.say(
-            f"left alone, as another session launched them: {numbers} (%cancel {first})"
-        )
+    return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 
 def _refuse_code_above(code: str, magic: str) -> None:
@@ -153,8 +145,10 @@ def _named(
     registry, known = session.registry, variables(session, local)
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
+        _say_what_is_missing(session, registry.take_lost())
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
+        _say_what_is_missing(session, registry.group(text).lost)
         return registry.find_all(text), True
     if specs.is_spec(text, known):
         return [registry.find(text, known)], False
@@ -163,10 +157,19 @@ def _named(
         return find_jobs(session, words, local), True
     if text.isidentifier() and not inspect.isawaitable(known.get(text)):
         raise BadInput(
-            f"{text!r} is no job and nothing that can be awaited: "
+            f"{text!r} is neither a job nor awaitable: "
             f"%fg {text}() launches a call, %fg ?{text} finds a job by name"
         )
     return None
+
+
+def _say_what_is_missing(session: Session, count: int) -> None:
+    if count:
+        results = "1 older result is" if count == 1 else f"{count:,} older results are"
+        session.screen.say(
+            f"{results} missing: only so many ended jobs are kept (BgTasks.max_finished; of one "
+            f"cell or group {MOST:,}); a job in a variable keeps its own"
+        )
 
 
 def _launch_attached(

@@ -16,6 +16,7 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room, refuse_deadlock
 from ipy_bgtasks.stacks import hide
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -108,7 +109,7 @@ class Job(concurrent.futures.Future[Any]):
 
     def __repr__(self) -> str:
         job = self._record
-        return f"<Job {job.number}: {job.name}, {job.state} ({job.where})>"
+        return printable(f"<Job {job.number}: {job.name}, {job.state} ({job.where})>")
 
     def __copy__(self) -> Job:
         return self

@@ -54,6 +54,12 @@ class Host:
     def changed(self, job: Record) -> None:
         """Take note that the job was launched, began, was asked to stop, or reported progress."""
 
+    def retrying(self, job: Record, line: str) -> None:
+        """Record, on a line of its own, how an attempt has failed and when the next one comes."""
+        last = job.log.tail(1)
+        begun = bool(last) and not last[-1].text.endswith("\n")
+        job.log.write("stderr", "\n" * begun + line + "\n")
+
     def closing(self, job: Record) -> None:
         """Take note that the job's code has ended, just before the job; called in its context."""
 
@@ -76,10 +82,13 @@ class HostSwitch(Host):
     """A host that passes everything on to another, which loading and unloading exchange atomically.
 
     So jobs that outlive an unloading report to the host of that moment. The other's methods become
-    its own, since each job calls five of them.
+    its own, since each job calls several.
     """
 
-    _EVENTS = ("new_log", "entering", "write", "publish", "clear", "changed", "closing", "ended")
+    _EVENTS = (
+        *("new_log", "entering", "write", "publish", "clear"),
+        *("changed", "retrying", "closing", "ended"),
+    )
 
     def __init__(self) -> None:
         self.exchange(Absence())

@@ -69,7 +69,7 @@ class Log:
         self, limit: int = 1_000_000, pending: Callable[[Log], None] | None = None
     ) -> None:
         if limit < 0:
-            raise BadInput(f"a log keeps 0 characters or more, not {limit}")
+            raise BadInput(f"a log is limited to 0 characters or more, not {limit}")
         self._recording = Recording(limit)
         self._queue: deque[tuple[str, float, str | Piece]] = deque()
         self._pending = 0  # characters in the queue, roughly: threads may lose an addition
@@ -122,6 +122,13 @@ class Log:
         self._add(Piece(kind, time(), text, bundle, dict(metadata or {}), known_as))
         if self._sink is not None and text:
             self._sink.write(text + "\n")
+
+    def empty(self) -> None:
+        """Discard what is recorded, as if the limit had been reached: a mark says how much."""
+        with self._stored() as recording:
+            gone = recording.dropped + recording.size
+            recording.clear(wait=False)
+            recording.dropped = gone
 
     def clear(self, *, wait: bool = False) -> None:
         """Discard what is recorded; with `wait`, when the next output comes."""

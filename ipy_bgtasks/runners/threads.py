@@ -222,7 +222,7 @@ class ThreadRun(Run):
             if raise_in_user_code(target, sent, start, frame=frame, own_loop=in_loop):
                 self._told_loop = None
                 self._sent_at = time.monotonic()
-                self._end_wait(sent)
+                sent.waits.end(outside=False)
                 return True
             self._sent, self._due = before, True
             return False
@@ -306,17 +306,16 @@ class ThreadRun(Run):
             if self._pursued or self._target is None:
                 return
             self._pursued = True
-        loop = self._runner.service.loop
-        loop.call_soon_threadsafe(loop.call_later, _SOON, self._pursue)
+        self._runner.pursue(self)
 
-    def _pursue(self) -> None:
+    def pursue(self) -> None:
         """Take steps on the service loop until nothing is left to do."""
         pause = self._round()
         with self._lock:
             if self._target is None or (pause is None and not self._due):
                 self._pursued = False
                 return
-        self._runner.service.loop.call_later(_SOON if pause is None else pause, self._pursue)
+        self._runner.service.loop.call_later(_SOON if pause is None else pause, self.pursue)
 
     def _round(self) -> float | None:
         """Take one step of the pursuit; return the seconds until the next, or None at the end."""
@@ -470,6 +469,7 @@ class ThreadRunner(Runner):
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._queue: deque[ThreadRun] = deque()
+        self._pursued: deque[ThreadRun] = deque()
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
         self._switch_interval = SwitchInterval()
@@ -533,6 +533,18 @@ class ThreadRunner(Runner):
             job = None if run_now is None else run_now.job
             if job is not None and not job.cancel_requested:
                 job.cancel()
+
+    def pursue(self, run: ThreadRun) -> None:
+        """Have the service loop see to a run that is to stop."""
+        self._pursued.append(run)
+        if (
+            len(self._pursued) == 1
+        ):  # else it is about to look: waking it may cost this thread a turn
+            self.service.loop.call_soon_threadsafe(self._begin_pursuits)
+
+    def _begin_pursuits(self) -> None:
+        while self._pursued:
+            self.service.loop.call_later(_SOON, self._pursued.popleft().pursue)
 
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.ipython.extension import Loaded
+    from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.notices import Asked, Notices
     from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.views.rows import Row
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -37,6 +40,8 @@ _RECENT = 10
 _RUNNING = 50
 #: How many queued jobs of a group it shows.
 _QUEUED = 10
+#: How many of the jobs that end with the session are named.
+_NAMED = 8
 
 
 class Core:
@@ -155,7 +160,7 @@ class Session:
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
             if line := startup_summary(known):
-                self.screen.say(line)
+                self.screen.print_aside(line)
 
     def has_own_jobs(self) -> bool:
         """Return whether jobs run that would end with the session."""
@@ -164,15 +169,23 @@ class Session:
         core = self.core
         return core.has_runners and any(not goes_on(job) for job in core.registry.alive())
 
-    def say_what_goes_on(self) -> None:
-        """Say which jobs go on when the session ends, in one line, if any do."""
+    def report_leaving(self) -> None:
+        """Print which jobs go on when the session ends, and which end with it if nobody asked."""
         from ipy_bgtasks.registry.specs import goes_on
 
-        registry = self.registry
-        own = (job for job in registry if job.number not in registry.adopted)
+        registry, screen = self.registry, self.screen
+        own = [job for job in registry if job.number not in registry.adopted]
+        ended = (
+            [] if screen.interactive else [job for job in own if not (job.done() or goes_on(job))]
+        )
+        if ended:
+            which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
+            named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
+            named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
+            screen.print_aside(f"{which} ended with the session: {', '.join(named)}")
         if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
             verb = "job goes" if len(left) == 1 else "jobs go"
-            self.screen.say(f"kept {verb} on: {', '.join(left)}")
+            screen.print_aside(f"kept {verb} on: {', '.join(left)}")
 
     # From loading to unloading
 
@@ -256,35 +269,35 @@ class Session:
         """Have the foreground report the job's end, even if that comes before `attach`."""
         self._claims[job.number] = self.screen.claim(job)
 
-    def attach(
-        self,
-        jobs: Sequence[Record],
-        *,
-        every: bool,
-        first: bool = False,
-        timeout: float | None,
-        budget: float | None = None,
-        all_output: bool,
-        awaited: bool,
-    ) -> Any:
-        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
+    def attach(self, jobs: Sequence[Record], options: Options, *, spec: str | None) -> Any:
+        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value.
+
+        *spec* is what has named several, whose results are returned as a list.
+        """
         for job in jobs:
             self.registry.touch(job)
             self.screen.forget_notice(job)
 
         def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
+            return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
-        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
+                jobs,
+                follow,
+                every=spec is not None,
+                first=options.any,
+                settled=options.settled,
+                timeout=options.timeout,
+                budget=options.budget,
+                on_budget=self._say_who_goes_on,
+                on_failure=lambda failed: self._print_how_to_get_the_rest(failed, len(jobs), spec),
             )
 
         try:
-            if not awaited:
+            if not options.awaited:
                 return self.foreground.block(wait)
             if (job := caller()) is not None:
                 self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
@@ -296,12 +309,26 @@ class Session:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
 
+    def _print_how_to_get_the_rest(self, failed: int, count: int, spec: str | None) -> None:
+        if failed < count:
+            rest = "%fg all returns the results of the others"
+            if spec != "all":
+                rest = f"%fg --settled {spec} returns all, with exceptions in the place of results"
+            self.screen.say(f"{failed:,} of {count:,} jobs did not finish: {rest}")
+
     def _say_who_goes_on(self, jobs: list[Record]) -> None:
         from ipy_bgtasks.errors import goes_on
 
         self.screen.say(goes_on(tuple(job.number for job in jobs)))
 
     # Stopping, pruning, showing
+
+    def stop(self, jobs: Sequence[Record], *, force: bool) -> Stopping:
+        """Ask *jobs* to stop, and return what reports what became of them."""
+        from ipy_bgtasks.session.foreground import Stopping
+
+        cells, running = self.core.sources.cell, self.registry.alive
+        return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
@@ -352,10 +379,53 @@ class Session:
         if chosen is None:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
-        notes = left_out(self.registry, jobs) if chosen is None else []
+        running, waiting = self._cell_rows() if chosen is None else ([], [])
         self.screen.show(
-            table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+            table(
+                self.registry,
+                jobs,
+                groups=groups,
+                verbose=verbose,
+                cells=cells,
+                notes=left_out(self.registry, jobs) if chosen is None else [],
+                running=running,
+                waiting=waiting,
+            )
         )
+
+    def _cell_rows(self) -> tuple[list[Row], list[Row]]:
+        """Return a row for each cell that runs, without the one that calls, and that waits."""
+        from ipy_bgtasks.views.rows import running_cell, waiting_cell
+
+        if (cells := self.screen.cells) is None:
+            return [], []
+        waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
+        number, now = self.core.sources.cell, time.time()
+        running = [
+            running_cell(each.code, now - each.began, each.stack(), number)
+            for each in cells.others()
+        ]
+        return running, waiting
+
+    def take_out(self, places: set[int] | None) -> None:
+        """Take waiting cells out of the kernel's queue, by their numbers, or all, and say which.
+
+        Raises `BadInput` if one of them does not wait.
+        """
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.work.reading import label_of_cell
+
+        cells = self.screen.cells
+        if cells is None:
+            raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
+        there = {each.place for each in cells.waiting()}
+        if places is not None and (missing := sorted(places - there)):
+            known = ", ".join(f"q{each}" for each in sorted(there)) or "none"
+            raise BadInput(f"no cell q{missing[0]} waits: there is {known}")
+        for cell in cells.take_out(places):
+            self.screen.say(f"q{cell.place} ({label_of_cell(cell.code)}) will not run")
+        if not there:
+            self.screen.say("no cell waits")
 
     def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
         """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
@@ -370,6 +440,7 @@ class Session:
                 full=chosen is not None,
                 since=since,
                 cells=self.core.sources.cell,
+                cell_rows=self._cell_rows(),
             )
         )
 
@@ -416,5 +487,15 @@ class Session:
         return self.foreground.run(coro)
 
     def _say(self, stopping: Stopping) -> None:
-        lines = stopping.report()
-        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+        lines = stopping.report() or [self._nothing_to_stop()]
+        self.screen.say("\n".join(lines))
+
+    def _nothing_to_stop(self) -> str:
+        registry = self.registry
+        others = [job.number for job in registry.alive() if job.number in registry.adopted]
+        if not others:
+            return "no job to stop: none is running or queued"
+        listed = ", ".join(map(str, others))
+        return (
+            f"no job of this session to stop; left alone: {listed} (%cancel {others[0]} stops it)"
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput, BgTasksError, NoSuchJob
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.specs import is_group
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -62,7 +63,7 @@ class Jobs(Collection[Job]):
         return Timeline(self._records()[-max(last, 1) :])
 
     def __repr__(self) -> str:
-        return self._bundle()["text/plain"]
+        return printable(self._bundle()["text/plain"])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return self._bundle()

@@ -13,6 +13,7 @@ from ipy_bgtasks.platforms import is_suspended
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line
 from ipy_bgtasks.views.value import value_line
+from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -43,7 +44,7 @@ GLYPHS = {
 class Row:
     """One line of `%jobs`; its texts are raw, for each view to escape."""
 
-    number: int
+    number: int | str  # "*" for the cell that runs, "q1" for one that waits
     mark: str  # "+" the current job, "-" the one before, " " any other
     state: str
     where: str
@@ -94,7 +95,9 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
     else:
         kind, last = ("progress", label) if label else end_of(job, _LAST)
         if attempt:
-            kind, last = "wait", ": ".join(part for part in (attempt, last) if part)
+            # Until its next line comes, the last one is on the attempt that failed.
+            parts = (attempt, last) if not last.startswith("attempt ") else (last,)
+            kind, last = "wait", ": ".join(part for part in parts if part)
     pid = job.pid
     if pid is not None and state == "running" and is_suspended(pid):
         state, kind, last = SUSPENDED, "wait", f"kill -CONT {pid} lets it go on"
@@ -111,6 +114,26 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
         label=label,
         at=line_now(job, cells) if where_now and not ended else "",
     )
+
+
+def running_cell(code: str, elapsed: float, stack: list[FrameSummary], cells: Cells) -> Row:
+    """Return the row of the foreground's cell, which has run for *elapsed* seconds."""
+    return Row(
+        number="*",
+        mark=" ",
+        state="running",
+        where="cell",
+        name=one_line(label_of_cell(code), 500),
+        elapsed=elapsed_text(elapsed),
+        last=frame_line(innermost(stack), cells),
+        kind="wait",
+    )
+
+
+def waiting_cell(code: str, place: int) -> Row:
+    """Return the row of a cell that waits for others."""
+    name = one_line(label_of_cell(code), 500)
+    return Row(f"q{place}", " ", "queued", "cell", name, elapsed="", last="")
 
 
 def summary(job: Record, limit: int) -> str:

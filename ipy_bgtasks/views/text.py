@@ -90,12 +90,19 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
 
 
 def notice(job: Record, current: Record | None, previous: Record | None) -> str:
-    """Return number, mark, state, name, time, value: ``[3]+ finished  fetch(u)  1.2s  'text'``."""
+    """Return number, mark, state, name, time, value: ``[3]+ finished  fetch(u)  1.2s  'text'``.
+
+    Of a job that has failed it tells why only where no traceback has been shown.
+    """
     mark = "+" if job is current else "-" if job is previous else " "
     took = "" if job.started is None else elapsed_text(job.elapsed)
     line = f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
-    if job.state is JobState.CANCELLED and (reason := summary(job, _VALUE)):
-        return f"{line}  {reason}"
-    if job.outcome is None or job.outcome.value is None or job.assigns:
-        return line
-    return f"{line}  {value_line(job, _VALUE)}"
+    assert job.outcome is not None
+    if job.state is JobState.FAILED:
+        last = summary(job, _VALUE) if job.quiet else ""
+    elif job.state is JobState.CANCELLED:
+        last = summary(job, _VALUE)
+    else:
+        shows = job.outcome.value is not None and not job.assigns
+        last = value_line(job, _VALUE) if shows else ""
+    return f"{line}  {last}".rstrip()

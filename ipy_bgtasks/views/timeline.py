@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wcwidth import width as width_of
 
-from ipy_bgtasks.text import cut_middle, elapsed_text, one_line
+from ipy_bgtasks.text import cut_middle, elapsed_text, one_line, printable
 from ipy_bgtasks.views.html import COLOURS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Timeline:
         self.spans = [Span.of(job) for job in jobs]
 
     def __repr__(self) -> str:
-        return timeline_text(self.spans, self._now)
+        return printable(timeline_text(self.spans, self._now))
 
     def _repr_svg_(self) -> str:
         return timeline_svg(self.spans, self._now)

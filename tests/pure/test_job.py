@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -491,8 +494,17 @@ def test_a_handle_that_is_made_while_the_job_ends_is_settled_once() -> None:
     def make(job: Record) -> None:
         made.append(job.job)  # the end is known, and those that wait are not yet woken
 
-    record = Record(1, work(), FakeRunner(), on_end=make)
+    books: Any = SimpleNamespace(note_end=make, note_fetched=id)
+    record = Record(1, work(), FakeRunner(), registry=books)
     record.begin()
     record.finish(3)
     assert concurrent.futures.wait(made, 0).done == set(made)
     assert made[0].result(0) == 3
+
+
+def test_a_job_is_made_while_another_thread_imports_decimal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The module is there already, without what will be in it."""
+    monkeypatch.setitem(sys.modules, "decimal", types.ModuleType("decimal"))
+    assert Record(1, work(), FakeRunner()).state == "queued"

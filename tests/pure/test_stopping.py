@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +52,11 @@ def coroutine(registry: Registry, call: Callable[[], Any], **options: Any) -> Re
     return registry.launch(work(call, is_async=True), **options)
 
 
-async def stop(screen: Any, *jobs: Record, force: bool = False, seconds: float = 10) -> list[str]:
+async def stop(
+    screen: Any, *jobs: Record, force: bool = False, seconds: float = 10, running: Any = tuple
+) -> list[str]:
     """Ask, wait, report."""
-    stopping = Stopping(jobs, screen, force=force, cells=lambda name: 7)
+    stopping = Stopping(jobs, screen, force=force, cells=lambda name: 7, running=running)
     await stopping.wait(seconds)
     return stopping.report()
 
@@ -161,6 +164,106 @@ async def test_a_thread_in_c_is_named_with_its_call(registry: Registry, screen: 
     lock.release()
     with pytest.raises(Exception, match="was cancelled"):
         await job
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+@pytest.mark.parametrize("explicit", [False, True], ids=["with", "acquire"])
+async def test_the_job_that_holds_the_lock_is_named(
+    registry: Registry, screen: Screen, kind: Any, explicit: bool
+) -> None:
+    """With the line at which it took it, where the source tells."""
+    registry.runners["thread"].max_threads = 2  # type: ignore[attr-defined]
+    holder, gate, inside = kind(), threading.Event(), threading.Event()
+
+    def holds() -> None:
+        with holder:
+            inside.set()
+            gate.wait()
+
+    def acquires() -> None:
+        holder.acquire()
+        try:
+            inside.set()
+            gate.wait()
+        finally:
+            holder.release()
+
+    def wants() -> None:
+        with holder:
+            raise AssertionError("not stopped")
+
+    first = registry.launch(work(acquires if explicit else holds))
+    inside.wait(10)
+    second = registry.launch(work(wants))
+    (line,) = await stop(screen, second, seconds=0.05, running=registry.alive)
+    number = (acquires if explicit else holds).__code__.co_firstlineno + 1
+    assert line == f"job 2 waits for a lock that job 1 holds (cell 7, line {number})"
+    gate.set()
+    await first
+    with pytest.raises(Exception, match="was cancelled"):
+        await second
+
+
+async def test_a_job_that_waits_for_itself_is_told_so(registry: Registry, screen: Screen) -> None:
+    """Nobody else will release the lock."""
+    lock, inside = threading.Lock(), threading.Event()
+
+    def waits() -> None:
+        with lock:
+            inside.set()
+            lock.acquire()
+
+    job = registry.launch(work(waits))
+    inside.wait(10)
+    (line,) = await stop(screen, job, seconds=0.05, running=registry.alive)
+    number = waits.__code__.co_firstlineno + 1
+    assert line == f"job 1 waits for a lock that it holds itself (cell 7, line {number})"
+    lock.release()
+
+
+async def test_a_library_that_computes_is_named(registry: Registry, screen: Screen) -> None:
+    """It can be stopped only between two of its calls."""
+    import numpy as np
+
+    matrix, begun = np.ones((2000, 2000)), threading.Event()
+
+    def multiplies() -> None:
+        begun.set()
+        np.linalg.matrix_power(matrix, 1 << 8)
+
+    job = registry.launch(work(multiplies))
+    begun.wait(10)
+    (line,) = await stop(screen, job, seconds=0.05)
+    assert re.fullmatch(
+        r"job 1 is still in np\.linalg\.matrix_power \(cell 7, line \d+\) and computes in numpy; "
+        r"it stops when that returns\. Started with %bg -p it could be killed\.",
+        line,
+    )
+    with pytest.raises(Exception, match="was cancelled"):
+        await job
+
+
+async def test_force_advises_no_force(registry: Registry, screen: Screen) -> None:
+    """A thread that catches every request ends with the session; it is said where it is."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def swallows() -> None:
+        while not gate.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                begun.set()
+                threading.Event().wait(1000)
+
+    job = registry.launch(work(swallows))
+    begun.wait(10)
+    (line,) = await stop(screen, job, force=True, seconds=0.2)
+    number = swallows.__code__.co_firstlineno + 4
+    assert line == (
+        "job 1 catches each request and is in threading.Event().wait "
+        f"(cell 7, line {number}): no thread can be killed, it ends with the session. "
+        "Started with %bg -p it could be killed."
+    )
+    gate.set()
+    await job
 
 
 async def test_what_ends_because_it_was_asked_to_says_so(registry: Registry, screen: Any) -> None:

@@ -79,7 +79,7 @@ def test_without_it_jobs_run_all_the_same(
     take_away, step = GONE[name]
     take_away(shell, monkeypatch)
     shell.extension_manager.load_extension(EXTENSION)
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert (TOUCHES[step].without in said) if step else not said
     shell.user_ns["f"] = lambda: print("printed") or 6 * 7  # type: ignore[func-returns-value]
     job = shell.run_line_magic("bg", "f()")
@@ -108,6 +108,7 @@ def test_each_touch_says_what_it_is_for() -> None:
             "Python",
             "asyncio",
             "rich",
+            "tqdm",
             "ipywidgets",
             "trio",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from terminals import Terminal
+from terminals import CTRL_D, PROMPT, Terminal
 
 #: Without ``if __name__ == "__main__"``, as quick scripts are.
 _SCRIPT = """
@@ -45,3 +45,25 @@ def test_a_process_job_leaves_the_script_alone(
     terminal.expect("script goes on")
     assert terminal.leave() == 0
     assert terminal.text.count("script runs in") == 1
+
+
+def test_leaving_says_that_jobs_run(
+    spawn_terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """With Ctrl-D as with `exit`; they go on beside the program, and end with it."""
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    terminal = spawn_terminal(script=script)
+    terminal.run("%load_ext ipy_bgtasks\nimport threading")
+    terminal.run("job = %bg threading.Event().wait()")
+    line = r"1 job is running \(%jobs lists it\); exit again to leave, it ends with the program\n"
+    terminal.send(CTRL_D)
+    terminal.expect(line)
+    terminal.expect(PROMPT)
+    terminal.run("1 + 1")
+    terminal.start("exit")
+    terminal.expect(line)
+    terminal.prompt()
+    terminal.send(CTRL_D)
+    terminal.expect("script goes on")
+    assert terminal.leave() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,17 +79,21 @@ def test_a_suspended_process_is_not_shown_as_running(loaded: Terminal) -> None:
     loaded.run("%cancel job")
 
 
-def _ipython(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def _ipython(
+    *arguments: str, home: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", *arguments],
         env={
             **os.environ,
             "IPYTHONDIR": str(home),
             "PYTHONPATH": str(Path(ipy_bgtasks.__file__).parents[1]),
+            **(environment or {}),
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        encoding=(environment or {}).get("PYTHONIOENCODING"),
         timeout=60,
     )
 
@@ -109,3 +114,70 @@ def test_a_script_tells_of_failures_when_it_ends(tmp_path: Path) -> None:
     code = "%bg 1 + 1; \nimport time; time.sleep(.2)"
     quiet = _ipython("--ext", "ipy_bgtasks", "-c", code, home=tmp_path)
     assert "prompt" not in quiet.stdout + quiet.stderr
+
+
+def test_a_script_says_which_jobs_end_with_it(tmp_path: Path) -> None:
+    """On stderr, in one line: nobody was asked, and its output may go into a pipe."""
+    code = "import threading\n%bg threading.Event().wait();\n%bg !sleep 1000;\n%bg print();"
+    done = _ipython("--ext", "ipy_bgtasks", "-c", code + "\n%fg", home=tmp_path)
+    assert done.returncode == 0
+    line = "2 jobs were ended with the session: [1] threading.Event().wait(), [2] !sleep 1000\n"
+    assert line in done.stderr
+    assert "session" not in done.stdout
+    done = _ipython("--ext", "ipy_bgtasks", "-c", "%fg sum([1])", home=tmp_path)
+    assert done.stderr == ""
+
+
+def test_each_attempt_that_fails_is_one_line(loaded: Terminal) -> None:
+    """At once, not only with the last one; and `%jobs` says it once."""
+    loaded.run("def flaky():\n    print('try ' 'it')\n    raise ValueError('why')")
+    loaded.run("job = %bg --retries 2 flaky()")
+    loaded.wait(lambda: "attempt 2 of 3 failed: ValueError: why; again in 2 s\n" in loaded.text)
+    assert "\n[1] attempt 1 of 3 failed: ValueError: why; again in 1 s\n" in loaded.text
+    shown = loaded.run("%jobs")
+    assert re.search(r"queued +thread +flaky\(\) +attempt 2 of 3 failed: ValueError: why;", shown)
+    assert "attempt 3 of 3: attempt" not in shown
+    loaded.run("%cancel 1")
+
+
+def test_failed_commands_and_quiet_jobs_say_why(loaded: Terminal) -> None:
+    """In the narrowest table, and in the only line that there is."""
+    loaded.run("%bg -q --name long_name_of_a_command_that_takes_room !exit 3")
+    loaded.run("%bg -q !kill -9 $$")
+    shown = loaded.text[loaded.text.rindex("In [") :] + loaded.run("%fg -")
+    loaded.run("def boom(): raise ValueError('why')\n%bg -q boom()")
+    loaded.sync()
+    assert re.search(r"\[3\]\+ failed  boom\(\)  0\.\ds  ValueError: why\n", loaded.text)
+    assert re.search(r"failed  !kill -9 \$\$  0\.\ds  killed by SIGKILL", loaded.text), shown
+    shown = loaded.run("import os; os.environ['COLUMNS'] = '70'\n%jobs")
+    assert re.search(r"failed +shell +long\S+ +0\.\ds  exit status 3", shown)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path, encoding: str) -> None:
+    """What a job prints there, too; a table stays a table."""
+    script = tmp_path / "script.ipy"
+    script.write_text(
+        "%load_ext ipy_bgtasks\n"
+        "from ipy_bgtasks import current_job, jobs\n"
+        "import threading; half, go = threading.Event(), threading.Event()\n"
+        "def f(_):\n"
+        "    print('gr\\u00fc\\u00dfe \\u2026 \\u4e16')\n"
+        "    current_job().progress = 0.57\n"
+        "    half.set(); go.wait()\n"
+        "job = %bg f(['a long argument', 'that is cut', 'at its end', 'of this line', 'there'])\n"
+        "half.wait()\n"
+        "%jobs\n"
+        "print(repr(job), jobs().plot(), jobs())\n"
+        "job\n"
+        "%jobs 1\n"
+        "go.set()\n"
+        "%fg 1\n",
+        encoding="utf-8",
+    )
+    environment = {"PYTHONIOENCODING": encoding, "COLUMNS": "70"}
+    done = _ipython(str(script), home=tmp_path, environment=environment)
+    assert "Error" not in done.stdout + done.stderr
+    assert "57% #####=" in done.stdout
+    assert "~" in done.stdout
+    assert done.returncode == 0

@@ -263,7 +263,7 @@ class SigintRouter:
         assert self._reader is not None
         front_end = self._cells.front_end
         while self._reader.recv(65536):
-            run = self._queue.running  # before another one begins
+            run = self._queue.newest  # before another one begins
             # At once: the signal has reached the cell's child processes, too, and the cell should
             # not go on as if they had ended by themselves.
             at_once = run is not None and not run.over and run.began is not None

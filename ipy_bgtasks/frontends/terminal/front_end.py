@@ -8,6 +8,7 @@ jobs running the first `exit` only asks.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
     from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.fold import Screen
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
@@ -44,6 +47,10 @@ _BAR_EVERY = 0.25
 _LAST_WORD = 2.0
 #: Seconds that jobs wait for the end of the foreground's partial line.
 _BEGUN = 0.25
+#: Seconds that a line waits which its job may still redraw.
+_REDRAWN = 0.3
+#: What a job writes to redraw its lines.
+_REDRAWS = re.compile(r"\r(?!\n)|\x1b\[\d*[AF]")
 
 
 class TerminalFrontEnd(FrontEnd):
@@ -75,7 +82,10 @@ class TerminalFrontEnd(FrontEnd):
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
         self._notices = EndNotices(self._put, later, notice, group_notice)
+        #: What a job has written since its last line that was shown.
         self._partial: dict[int, str] = {}
+        #: The same of those that redraw their lines: bars are shown when they stand.
+        self._bars: dict[int, Screen] = {}
         #: The terminal's stream, as far as it is not routed.
         self._stdout: Any = sys.stdout
         self._above_prompt = AbovePrompt(self._write_outside)
@@ -104,8 +114,7 @@ class TerminalFrontEnd(FrontEnd):
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
-        embedded = hasattr(shell, "embedded_active")
-        if self._terminal is not None and shell.pt_app is not None and not embedded:
+        if self._terminal is not None and shell.pt_app is not None and not _is_embedded(shell):
             changes.step("ctrl-z", self._background_cells, self._terminal)
 
     def _isolate_captures(self, changes: Installation) -> None:
@@ -149,9 +158,14 @@ class TerminalFrontEnd(FrontEnd):
 
         terminal = TerminalLoop(self.shell, self._loop, around_prompt=self.around_prompt)
         line = terminal.install(changes)
-        if line and getattr(self.shell.parent, "interact", True):  # else there will be no prompt
-            self.say(f"ipy_bgtasks: {line}")
+        if line and self.interactive:
+            self.print_aside(f"ipy_bgtasks: {line}")
         self._terminal = terminal
+
+    @property
+    def interactive(self) -> bool:
+        """Whether there is, or will be, a prompt: not with ``-c`` or a script alone."""
+        return self._prompts and getattr(self.shell.parent, "interact", True)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
@@ -159,8 +173,8 @@ class TerminalFrontEnd(FrontEnd):
 
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
-        if self._prompts and not hasattr(self.shell, "embedded_active"):
-            changes.step("exit", _ExitQuestion(self, self._running).install)
+        if self._prompts:
+            changes.step("exit", _ExitQuestion(self, self._running, leaving.tell).install)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -323,7 +337,7 @@ class TerminalFrontEnd(FrontEnd):
             self._write_outside(text)
 
     def _write_outside(self, text: str) -> None:
-        self._stdout.write(text)
+        self._stdout.write(printable(text, self._stdout))
         self._stdout.flush()
 
     # What is shown
@@ -334,7 +348,11 @@ class TerminalFrontEnd(FrontEnd):
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Print the plain text."""
-        print(mimebundle.get("text/plain", ""))
+        print(printable(mimebundle.get("text/plain", "")))
+
+    def print_aside(self, line: str) -> None:
+        """Print one line on stderr."""
+        print(printable(line, sys.stderr), file=sys.stderr)
 
     def tell(self, job: Record, line: str) -> None:
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
@@ -376,12 +394,57 @@ class TerminalFrontEnd(FrontEnd):
         if job.quiet:
             return
         with self._lock:
-            text = self._partial.pop(job.number, "") + text
-            lines, newline, rest = text.rpartition("\n")
-            if rest:
-                self._partial[job.number] = rest
-            if newline:  # within the lock, or another thread's next line overtakes it
-                self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+            if job.number in self._bars or _REDRAWS.search(text):
+                self._redraw(job, text)
+            else:
+                self._put_lines(job, self._partial.pop(job.number, "") + text)
+
+    def _put_lines(self, job: Record, text: str) -> None:
+        """Show complete lines; within the lock, or another thread's next line overtakes them."""
+        lines, newline, rest = text.rpartition("\n")
+        if rest:
+            self._partial[job.number] = rest
+        if newline:
+            self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+
+    def _redraw(self, job: Record, text: str) -> None:
+        """Take text that redraws lines, or follows such: a line is shown once it has stood."""
+        from ipy_bgtasks.log.fold import Screen
+
+        bars = self._bars.get(job.number)
+        if bars is None:
+            bars = self._bars[job.number] = Screen()
+            bars.feed(self._partial.pop(job.number, ""))
+        bars.feed(text)
+        if text.strip() and not _REDRAWS.search(text):
+            self._put_stood(job, bars, bars.text)
+        elif not bars.watched and bars.at_end and "\n" in bars.text:
+            bars.watched = True
+            self._later(_REDRAWN, self._settle, job, bars, bars.text)
+
+    def _settle(self, job: Record, bars: Screen, earlier: str) -> None:
+        with self._lock:
+            bars.watched = False
+            if self._bars.get(job.number) is bars:
+                # Character by character, as it is.
+                self._put_stood(job, bars, os.path.commonprefix((earlier, bars.text)))  # noqa: RUF071
+
+    def _put_stood(self, job: Record, bars: Screen, stood: str) -> None:
+        """Show the complete lines of what has stood, unless the cursor is above the last."""
+        if bars.at_end:
+            stood = stood[: stood.rfind("\n") + 1]
+            bars.text = bars.text[len(stood) :]
+            stood = re.sub(" +\n", "\n", stood)  # what was erased by spaces
+            if not bars.text:
+                del self._bars[job.number]
+            if stood:
+                self._put(self.labels.put(job, _TERMINAL, "", stood))
+
+    def retrying(self, job: Record, line: str) -> None:
+        """Record and show the line; a group, which may have hundreds, is told of at its end."""
+        super().retrying(job, line)
+        if not job.quiet and job.group is None:
+            self._put(f"[{job.number}] {line}\n")
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take text as if the job had written it here."""
@@ -402,7 +465,8 @@ class TerminalFrontEnd(FrontEnd):
 
     def _show_rest(self, job: Record) -> None:
         with self._lock:
-            rest = self._partial.pop(job.number, "")
+            bars = self._bars.pop(job.number, None)
+            rest = self._partial.pop(job.number, "") if bars is None else bars.text.rstrip("\n")
             value = self.values.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
@@ -429,7 +493,7 @@ class TerminalFrontEnd(FrontEnd):
             self._shown.wait_for(lambda: not self._ending, _LAST_WORD)
         super().shutdown()
         if text := self._notices.release():
-            sys.stderr.write(text)
+            sys.stderr.write(printable(text, sys.stderr))
             sys.stderr.flush()
 
     # Following a job
@@ -506,16 +570,24 @@ def _unrouted(stream: Any) -> Any:
     return stream
 
 
+def _is_embedded(shell: Any) -> bool:
+    """Return whether `IPython.embed` has made it, so that a program goes on when it is left."""
+    return hasattr(shell, "embedded_active")
+
+
 class _ExitQuestion:
     """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
 
-    For a shell that is the whole session, in its main thread. *running* returns how many jobs
-    would be stopped; 0 if there is nothing to ask.
+    For a shell in the main thread. *running* returns how many jobs would be stopped; 0 if there
+    is nothing to ask. *stop* stops them.
     """
 
-    def __init__(self, front_end: FrontEnd, running: Callable[[], int]) -> None:
+    def __init__(
+        self, front_end: FrontEnd, running: Callable[[], int], stop: Callable[[], None]
+    ) -> None:
         self._front_end = front_end
         self._running = running
+        self._stop = stop
         self._asked = False
         self._asked_before_cell = False
 
@@ -540,11 +612,13 @@ class _ExitQuestion:
         from ipy_bgtasks.frontends.exits import exit_of_job
 
         exit_of_job()
+        shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            self._front_end.say(_question(self._running()))
-        else:
-            original()
+            return self._front_end.say(_question(self._running(), embedded))
+        original()
+        if not shell.keep_running and not embedded:
+            self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits
 
     def _on_begin(self, info: Any) -> None:
         # A look at what runs, between two exits, is no reason to ask again.
@@ -556,7 +630,10 @@ class _ExitQuestion:
         self._asked_before_cell = False
 
 
-def _question(count: int) -> str:
-    if count == 1:
-        return "1 job is running (%jobs lists it); exit again to leave, it will be stopped"
-    return f"{count} jobs are running (%jobs lists them); exit again to leave, they will be stopped"
+def _question(count: int, embedded: bool) -> str:
+    one = count == 1
+    then = f"end{'s' * one} with the program" if embedded else "will be stopped"
+    return (
+        f"{count} {'job is' if one else 'jobs are'} running (%jobs lists {'it' if one else 'them'}"
+        f"); exit again to leave, {'it' if one else 'they'} {then}"
+    )
