@@ -27,8 +27,8 @@ from terminals import CTRL_C, Terminal  # noqa: E402 - found by what is above
 
 CTRL_Z = "\x1a"
 
-#: A signal key makes the terminal drop what nobody has read yet, which is no matter of ours; programs
-#: that show a terminal read more quickly than this one.
+#: A signal key makes the terminal drop what nobody has read yet, which is no matter of ours;
+#: programs that show a terminal read more quickly than this one.
 SETUP = """\
 import termios
 modes = termios.tcgetattr(0)
