@@ -69,8 +69,8 @@ if TYPE_CHECKING:
 
 #: What `faulthandler` writes first, for each signal.
 _SIGNAL = b"Stack (most"
-#: Seconds in which a child puts the terminal in order and stops, and in which one that was continued
-#: makes it its own again.
+#: Seconds in which a child puts the terminal in order and stops, and in which one that was
+#: continued makes it its own again.
 _STOPS, _RESUMES = 0.02, 0.15
 #: Seconds between two tries to interrupt code that is in a library of IPython's, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
