@@ -246,6 +246,13 @@ TOUCHES = {
         "bars of two jobs on rich's one console are drawn each in its place",
         "rich draws the bars of all jobs in the place of the first",
     ),
+    "tqdm": Touch(
+        "tqdm",
+        "tqdm._instances, refresh",
+        "tqdm 4.66 to 4.70",
+        "bars of two jobs begin each at the first line of its place",
+        "a job's bar leaves lines free for the bars of other jobs",
+    ),
     "widgets": Touch(
         "ipywidgets",
         "widgets.widget._instances, before 8 Widget.widgets; Widget._model_name",

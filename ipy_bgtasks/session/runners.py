@@ -47,6 +47,7 @@ class Runners:
             core.service,
         )
         self.registry.on_discard += [core.sources.release, self.processes.discard]
+        self.registry.on_discard.append(core.front_end.discarded)
         self._core = core
         self._settings: BgTasks | None = None
         self._watchdog: Watchdog | None = None
