@@ -49,48 +49,6 @@ _OBEYS = 1.0
 class Record:
     """What is known of one job. Any thread may use it; `Registry.launch` makes it."""
 
-<<<<<<< HEAD
-    __slots__ = (
-        "__weakref__",
-        "_began",
-        "_callbacks",
-        "_decimal",
-        "_ended",
-        "_handle",
-        "_host",
-        "_idle",
-        "_lock",
-        "_log",
-        "_on_end",
-        "_outcome",
-        "_paused",
-        "_pokes",
-        "_progress",
-        "_timed_out",
-        "assigns",
-        "attempts",
-        "bars",
-        "cancel_requested",
-        "code",
-        "end_shown",
-        "group",
-        "launched",
-        "name",
-        "number",
-        "on_cancel",
-        "origin",
-        "pid",
-        "quiet",
-        "run",
-        "runner",
-        "source",
-        "thread",
-        "timeout",
-        "value_text",
-        "where",
-        "work",
-    )
-=======
     number: Any  # an int, or the `JobId` of a kept job
     #: The work, until the job has ended.
     work: Work | None
@@ -143,11 +101,12 @@ class Record:
     _decimal: Any = field(init=False)
     _progress: Progress | None = field(default=None, init=False)
     _began: float | None = field(default=None, init=False)  # on the monotonic clock
+    _paused: float | None = field(default=None, init=False)  # since when, and for how long before
+    _idle: float = field(default=0.0, init=False)
     _ended: float | None = field(default=None, init=False)
     _timed_out: float | None = field(default=None, init=False)
     _outcome: Outcome | None = field(default=None, init=False)
     _handle: ref[Job] | None = field(default=None, init=False)
->>>>>>> main
 
     def __post_init__(self) -> None:
         work, runner = self.work, self.runner
@@ -159,18 +118,6 @@ class Record:
         self.where = runner.where
         self.launched = time.monotonic() + EPOCH
         self._decimal = _decimal_context()
-<<<<<<< HEAD
-        self._host = SILENT if host is None else host
-        self._progress: Progress | None = None
-        self._began: float | None = None  # on the monotonic clock
-        self._paused: float | None = None  # since when, and how long before that
-        self._idle = 0.0
-        self._ended: float | None = None
-        self._timed_out: float | None = None
-        self._outcome: Outcome | None = None
-        self._handle: ref[Job] | None = None
-=======
->>>>>>> main
 
     def __repr__(self) -> str:
         return f"<Record {self.number}: {self.name}, {self.state} ({self.where})>"
@@ -389,7 +336,7 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
-        self._host.changed(self)
+        self.host.changed(self)
 
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it fails with `TimeoutError`."""

@@ -152,7 +152,6 @@ class Group(Unit):
         if value != before:
             self.fill()
 
-<<<<<<< HEAD
     @property
     def paused(self) -> bool:
         """Whether no more of its jobs start for the time being."""
@@ -165,18 +164,6 @@ class Group(Unit):
         if not value:
             self.fill()
 
-    def jobs(self) -> list[Record]:
-        """Return its jobs, in order of number."""
-        with self._lock:
-            return [job for _, job in sorted(self._jobs.items())]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all its jobs have ended."""
-        return not self._open
-
-=======
->>>>>>> main
     @property
     def elapsed(self) -> float:
         """Seconds since its first job was launched, up to the end of its last one."""
