@@ -62,8 +62,11 @@ def bg(
 
 def _paused(session: Session, code: str, local: Mapping[str, Any] | None) -> Record | None:
     """Let the paused job that CODE names go on, or the jobs of its group; None if it is none."""
-    if specs.is_group(code):
-        group = session.registry.group(code)
+    try:
+        group = session.registry.group(code) if specs.is_group(code) else None
+    except NoSuchJob:
+        return None
+    if group is not None:
         jobs = [job for job in group.jobs() if session.is_paused(job)]
         if not (group.paused or jobs):
             return None

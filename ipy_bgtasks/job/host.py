@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
-
 if TYPE_CHECKING:
     from traceback import FrameSummary
 
@@ -182,6 +180,8 @@ class Runner:
 
     def pause(self, job: Record, paused: bool) -> None:
         """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
+        from ipy_bgtasks.errors import BadInput
+
         if (processes := None if job.run is None else job.run.processes) is None:
             raise BadInput(
                 f"job {job.number} cannot be paused: only processes can, which `!`, -p and --keep "

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
@@ -319,6 +318,8 @@ class Record:
         """
         runner, pid = self.runner, self.pid
         if runner is None or self._began is None:
+            from ipy_bgtasks.errors import BadInput
+
             raise BadInput(f"job {self.number} is {self.state}: only one that runs can be paused")
         runner.pause(self, paused)
         deadline = time.monotonic() + _OBEYS
