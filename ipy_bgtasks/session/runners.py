@@ -36,7 +36,7 @@ class Runners:
         self.loop = LoopRunner(core.loop, threading.main_thread().ident)
         self.threads = ThreadRunner(self.loop, service=core.service)
         self.commands = ShellRunner(core.service, supervisor)
-        self.processes = ProcessRunner(supervisor)
+        self.processes = ProcessRunner(supervisor, live=core.front_end.live)
         self.registry = Registry(
             {
                 "loop": self.loop,

@@ -362,7 +362,7 @@ class KernelFrontEnd(FrontEnd):
         outcome = job.outcome
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
-        if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
+        if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
             Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
