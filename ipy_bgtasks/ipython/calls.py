@@ -117,16 +117,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     if words == ["all"]:
         words, options.all = [], True
     known = variables(session, local)
-    if (
-        words
-        and {*JobState}.issuperset(words)
-        and not any(specs.is_spec(word, known) for word in words)
-    ):
-        chosen: list[Record] | None = [
-            job for job in session.visible(every=True) if str(job.state) in words
-        ]
-    else:
-        chosen = find_jobs(session, words, local) if words else None
+    chosen: list[Record] | None = None
+    by_state = {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words)
+    if words and by_state:
+        chosen = [job for job in session.visible(every=True) if str(job.state) in words]
+    elif words:
+        chosen = find_jobs(session, words, local)
     if options.prune:
         session.prune(chosen)
         if chosen is not None:
@@ -138,7 +134,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
         session.show_data(chosen, every=options.all, since=options.since)
         return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
-    session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
+    if chosen == [] and by_state:
+        session.screen.say(f"no job is {' or '.join(words)}")
+    elif chosen is not None and len(chosen) == 1 and not (groups or by_state):
+        session.show_job(chosen[0])
+    else:
+        session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None
 
 

@@ -64,6 +64,8 @@ class Record:
     registry: Registry | None = None
     code: str = field(init=False)
     assigns: frozenset[str] = field(init=False)
+    #: Whether its value is bound to a name, and so not displayed.
+    stores: bool = field(init=False)
     source: Any = field(init=False)
     #: Where it runs: "loop", "thread", ….
     where: str = field(init=False)
@@ -114,7 +116,7 @@ class Record:
         name = self.name or work.label
         self.name = name if name.isprintable() else visible(name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
-        self.where = runner.where
+        self.stores, self.where = work.store is not None, runner.where
         self.launched = time.monotonic() + EPOCH
         self._decimal = _decimal_context()
 

@@ -398,6 +398,12 @@ class Session:
             count = len(chosen)
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
+    def show_job(self, job: Record) -> None:
+        """Display a single job in full."""
+        from ipy_bgtasks.views.show import detail
+
+        self.screen.show(detail(job, cells=self.core.sources.cell))
+
     def show_jobs(
         self,
         chosen: list[Record] | None,
@@ -406,15 +412,11 @@ class Session:
         every: bool,
         verbose: bool,
     ) -> None:
-        """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, left_out, table
+        """Display the table; of *chosen* jobs with a line on *groups*."""
+        from ipy_bgtasks.views.show import left_out, table
 
-        cells = self.core.sources.cell
         if chosen is None:
             self.look_for_kept()
-        if chosen is not None and len(chosen) == 1 and not groups:
-            self.screen.show(detail(chosen[0], cells=cells))
-            return
         jobs = self.visible(every) if chosen is None else chosen
         if chosen is None:
             names = {job.group for job in jobs}
@@ -426,7 +428,7 @@ class Session:
                 jobs,
                 groups=groups,
                 verbose=verbose,
-                cells=cells,
+                cells=self.core.sources.cell,
                 notes=left_out(self.registry, jobs) if chosen is None else [],
                 running=running,
                 waiting=waiting,

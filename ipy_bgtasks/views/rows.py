@@ -144,7 +144,7 @@ def end_of(job: Record, limit: int) -> tuple[str, str]:
     outcome = job.outcome
     if outcome is not None and outcome.error is not None:
         if str(job.state) != "cancelled":
-            return "error", error_line(outcome.error, limit)
+            return "error", exit_status(job) or error_line(outcome.error, limit)
         # The state says it already, unless there is a reason.
         reason = one_line(message_of(outcome.error), limit)
         return "reason", "" if reason == f"job {job.number} was cancelled" else reason
@@ -156,6 +156,14 @@ def end_of(job: Record, limit: int) -> tuple[str, str]:
     if outcome is not None and from_line(last) is not None:
         return "", ""  # a full bar says no more than the state
     return "output", one_line(last, limit)
+
+
+def exit_status(job: Record) -> str:
+    """Return ``exit status 3`` of a command that has failed, which says all; else nothing."""
+    if job.where != "shell" or job.outcome is None or job.outcome.error is None:
+        return ""
+    line = error_line(job.outcome.error)
+    return line.partition(": ")[0] if line.startswith(("exit status ", "killed by ")) else ""
 
 
 def attempt_text(job: Record) -> str:

@@ -181,3 +181,12 @@ def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path, encoding: 
     assert "57% #####=" in done.stdout
     assert "~" in done.stdout
     assert done.returncode == 0
+
+
+def test_the_notice_of_a_cell_shows_its_last_value(loaded: Terminal) -> None:
+    """Whatever names the cell binds; the value of `name = …` needs no display."""
+    loaded.run("%%bg\nx = 21\nx * 2")
+    loaded.run("%bg y = max(3, 4)")
+    loaded.sync()
+    assert re.search(r"\[1\][+-]? finished  x = 21 x \* 2  0\.\ds  42\n", loaded.text)
+    assert re.search(r"\[2\][+-]? finished  y = max\(3, 4\)  0\.\ds\n", loaded.text)
