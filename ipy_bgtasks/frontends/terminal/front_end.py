@@ -479,7 +479,12 @@ class TerminalFrontEnd(FrontEnd):
         def text() -> str:
             return "\n".join(formatted(self.shell, outcome)) + "\n" if failed else value
 
+        # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
+        if failed and job.group is None:
+            from ipy_bgtasks.views.rows import exit_status
+
+            failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def forget_notice(self, job: Record) -> None:
