@@ -147,9 +147,7 @@ def test_what_is_no_progress_is_the_jobs_own_error(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("where", ["-t", "-l", "-p"])
-def test_a_value_is_shown_with_the_print_options_of_the_session(
-    kernel: Kernel, where: str
-) -> None:
+def test_a_value_is_shown_with_the_print_options_of_the_session(kernel: Kernel, where: str) -> None:
     """Those of NumPy are a context variable; the job may have others."""
     kernel.ok(
         "import numpy as np\n"
