@@ -53,6 +53,9 @@ class FakeJob:
     def enter(self) -> None:
         """Run in its context: it has none."""
 
+    def look_for_pause(self) -> None:
+        """See whether its processes stand still: it has none."""
+
     def stack(self) -> list[FrameSummary]:
         """Where it is."""
         return self.frames

@@ -362,11 +362,13 @@ class KernelFrontEnd(FrontEnd):
     def _show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self.flush(job)
-        self._written.pop(job.number, None)
+        written = self._written.pop(job.number, 0)
         self._moved.discard(job.number)
         self._bars.forget(job)
         self._clear_now(job)
         alone, named = self.cards.is_alone(job), self.cards.names_failure(job)
+        if alone and written:
+            self._flush()  # or who stops reading at the end of the job misses its last lines
         self.cards.ended(job)
         outcome = job.outcome
         assert outcome is not None

@@ -10,18 +10,23 @@ import json
 import os
 import pickle
 import sys
+import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.frontends.worker import send_displays
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.runners.child import Child, RemoteJob
 from ipy_bgtasks.runners.kept import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ipy_bgtasks.runners.remote import Answer
 
+#: Seconds to wait until a display is recorded.
+_RECORDED = 1.0
 #: Characters of a value's or an error's line.
 _LINE = 500
 #: Bytes of a value that is read again for its line.
@@ -35,23 +40,45 @@ class _Pipes:
     def __init__(self, asks: int, answers: int) -> None:
         self._asks = asks
         self._answers = answers
+        self._recorded = threading.Event()
         for fd in (asks, answers):
             os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message as JSON."""
-        files.write_all(self._answers, (json.dumps(message) + "\n").encode())
+        line = json.dumps(message, default=_encoded) + "\n"
+        files.write_all(self._answers, line.encode())
+
+    def record(self, display: Callable[..., None], *shown: Any) -> None:
+        """Have *display* send what is shown, and wait until it stands before what is written next.
+
+        That goes another way, by the streams.
+        """
+        self._recorded.clear()
+        display(*shown)
+        self._recorded.wait(_RECORDED)
 
     def questions(self) -> Iterator[object]:
-        """Yield for each line."""
+        """Yield for each line that is one."""
         while data := os.read(self._asks, 4096):
-            yield from data.splitlines()
+            for line in data.splitlines():
+                if line == b"shown":
+                    self._recorded.set()
+                else:
+                    yield line
 
     def close(self) -> None:
         """Close both pipes."""
         for fd in (self._asks, self._answers):
             with suppress(OSError):
                 os.close(fd)
+
+
+def _encoded(value: Any) -> str:
+    """Return the bytes of a picture as messages of Jupyter have them."""
+    from base64 import b64encode
+
+    return b64encode(value).decode()
 
 
 def _store(directory: str, answer: Answer) -> dict[str, Any]:
@@ -95,7 +122,9 @@ def main(pipes: str, directory: str, serial: str) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
     asks, answers = map(int, pipes.split(","))
-    worker = Child(_Pipes(asks, answers))
+    link = _Pipes(asks, answers)
+    worker = Child(link)
+    send_displays(worker.changes, partial(link.record, worker.display))
     job = files.read_json(directory, files.JOB) or {}
     worker.job = RemoteJob(worker, JobId.kept(int(serial)), str(job.get("name", "")))
     with open(os.path.join(directory, files.WORK), "rb") as file:
