@@ -45,6 +45,9 @@ _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that n
 class _Sight:
     """What one page shows."""
 
+    #: How often the page has said so before: the first time may be heard last, on a busy main shell
+    #: when the next went to a subshell, and must not count then.
+    turn: int = 0
     #: Whether a panel is among it, which shows all jobs.
     panel: bool = False
     #: The jobs that have cards, and those of which anything is in sight.
@@ -111,8 +114,8 @@ class Pages:
             match content:
                 case {"kind": "hello"}:
                     self._cards.page_answers()
-                case {"kind": "see", "client": str(client), "panel": bool(panel)} if (
-                    0 < len(client) <= 64 and (sight := self._sight(content, panel)) is not None
+                case {"kind": "see", "client": str(client)} if (
+                    0 < len(client) <= 64 and (sight := _sight(content)) is not None
                 ):
                     self._see(client, sight)
                 case {"kind": "bye", "client": str(client)}:
@@ -159,26 +162,16 @@ class Pages:
                 return False
         return True
 
-    def _sight(self, content: dict[str, Any], panel: bool) -> _Sight | None:
-        lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
-        for names in lists:
-            if not isinstance(names, list) or len(names) > _MANY:
-                return None
-            if not all(isinstance(name, str) for name in names):
-                return None
-        jobs, look = (
-            frozenset(n for name in names or () if (n := _number(name)) is not None)
-            for names in lists[:2]
-        )
-        return _Sight(panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
-
     def _job(self, name: object) -> Record | None:
         number = _number(name)
         return None if number is None else self._registry.get(number)
 
     def _see(self, client: str, sight: _Sight) -> None:
         missed = client in self._clients and self._credit <= 0
-        before = self._clients.pop(client, _Sight())
+        before = self._clients.get(client, _Sight())
+        if sight.turn < before.turn:
+            return
+        self._clients.pop(client, None)  # to the end: the oldest is forgotten
         self._clients[client] = sight
         while len(self._clients) > _CLIENTS:
             self._leave(next(iter(self._clients)))
@@ -200,6 +193,7 @@ class Pages:
         """Note what all pages show together, and listen if that is anything."""
         seen = self._clients.values()
         self._all = _Sight(
+            0,
             any(each.panel for each in seen),
             frozenset().union(*(each.jobs for each in seen)),
             frozenset().union(*(each.look for each in seen)),
@@ -359,6 +353,24 @@ class Pages:
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
+
+
+def _sight(content: dict[str, Any]) -> _Sight | None:
+    """Read what a page says that it shows; None if that makes no sense."""
+    turn, panel = content.get("turn"), content.get("panel")
+    lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
+    for names in lists:
+        if not isinstance(names, list) or len(names) > _MANY:
+            return None
+        if not all(isinstance(name, str) for name in names):
+            return None
+    if type(turn) is not int or not isinstance(panel, bool):
+        return None
+    jobs, look = (
+        frozenset(n for name in names or () if (n := _number(name)) is not None)
+        for names in lists[:2]
+    )
+    return _Sight(turn, panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
 
 
 def _number(name: object) -> int | JobId | None:
