@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _WHOLE = 1 << 62
 _PROBE = 400  # characters by which the end of what was shown is found again
 _LISTED = 300  # rows of an open list
-_NAMED = 100  # of those that failed
+_NAMED = 12  # of those that failed with one error
 _QUEUED = 20  # cells that wait
 #: Those who run or failed come first, for whom a reader looks.
 _ORDER = ("failed", "running", "cancelling", "paused", "queued", "finished", "cancelled")
@@ -58,19 +59,20 @@ def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
 def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
     """Return the card of several jobs as data; *listed* with the numbers for its list, in order."""
     tally = card.tally()
-    failed = sorted(card.failed, key=lambda each: each.number)[:_NAMED]
+    named: Counter[str] = Counter()
     facts: dict[str, Any] = {
         "title": tally.title,
         "counts": {state: count for state, count in tally.counts.items() if count},
         "ended": tally.is_over,
         "fraction": tally.fraction,
         "left": tally.left,
-        "failed": [
-            {"n": str(f.number), "name": f.name, "kind": f.kind, "message": f.message}
-            | ({"trace": f.trace} if f.trace else {})
-            for f in failed
-        ],
+        "kinds": dict(tally.kinds.most_common()),
+        "failed": [],
     }
+    for each in sorted(card.failed, key=lambda failure: failure.number):
+        named[each.kind] += 1
+        if each.trace or named[each.kind] <= _NAMED:
+            facts["failed"].append({**each._asdict(), "number": str(each.number)})
     if listed:
         over = {each.number for each in card.failed}
         states = {job.number: str(job.state) for job in card.alive()}

@@ -370,7 +370,7 @@ def test_the_card_of_several_is_told_in_counts_and_its_list_in_rows(house: House
     (message,) = house.see(many=["m1"], lists=["m1"])
     facts = message["many"]["m1"]
     assert facts["list"] == ["2", "1", "3"]
-    assert [(f["n"], f["kind"], f["message"]) for f in facts["failed"]] == [
+    assert [(f["number"], f["kind"], f["message"]) for f in facts["failed"]] == [
         ("2", "ValueError", "no")
     ]
     assert [row["n"] for row in message["rows"]] == ["1", "2", "3"]

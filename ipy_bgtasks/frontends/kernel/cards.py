@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _PLACES = 200  # whose cards are known; the newest
 _CARDS = 50  # in one place that are shown again when it is cleared; the newest
 _FAILURES = 300  # of one card that are kept as text
-_TRACES = 5  # of these with their tracebacks
+_TRACES = 3  # with one error that are kept with their tracebacks
+_KINDS = 5  # errors of which there are such
 _SHOWN = 3  # tracebacks beside a card that names all that failed
 _INTERVAL = 0.5  # seconds between two updates of one card
 _RARELY = 5.0  # where a page shows what happens between them
@@ -76,6 +77,7 @@ class Card:
         #: When it was first shown, in seconds since the epoch.
         self.began = time.time()
         self.failed: list[Failure] = []
+        self._kinds: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._running: dict[int, Record] = {job.number: job}
         self._all = [job.number]
@@ -120,17 +122,21 @@ class Card:
     def settle(self, job: Record) -> None:
         """Note how a job has ended, and drop it."""
         failed = None
-        if job.state == "failed" and len(self.failed) < _FAILURES:
-            from ipy_bgtasks.views.groups import failure_of
+        if job.state == "failed":
+            from ipy_bgtasks.views.groups import failure_of, kind_of
 
-            failed = failure_of(job, traced=len(self.failed) < _TRACES)
+            known = self._kinds[kind_of(job)]
+            traced = 0 < known < _TRACES or (not known and len(self._kinds) < _KINDS)
+            failed = failure_of(job, traced=traced)
         if self.count == 1:
             self.shown = self._bundle_of(job, live=False)
             self.state = str(job.state)
         with self._lock:
             if self._running.pop(job.number, None) is not None:
                 self._over[str(job.state)] += 1
-                self.failed += [] if failed is None else [failed]
+                if failed is not None:
+                    self._kinds[failed.kind] += 1
+                    self.failed += [failed] if len(self.failed) < _FAILURES else []
 
     def tally(self) -> Tally:
         """Count its jobs."""
@@ -138,7 +144,8 @@ class Card:
 
         with self._lock:
             alive, over = list(self._running.values()), Counter(self._over)
-        return Tally.of(alive, over, time.time() - self.began)
+            kinds = Counter(self._kinds)
+        return Tally.of(alive, over, time.time() - self.began, kinds)
 
     def bundle(self, *, live: bool) -> dict[str, str]:
         """Return its current content, as a MIME bundle; *live* if a page shows the rest."""

@@ -35,7 +35,7 @@ class Panel extends View {
   }
 
   table() {
-    const heads = ["#", "Job", "Where", "Progress or result", "Time", "Actions"].map((text) => make("span", { role: "columnheader" }, text));
+    const heads = ["#", "Job", "Where", "Progress", "Time", "Actions"].map((text) => make("span", { role: "columnheader" }, text));
     const head = make("div", { role: "row", class: "row heads" }, ...heads);
     this.front = make("div", { role: "rowgroup" });
     this.body = make("div", { role: "rowgroup" });
@@ -80,6 +80,7 @@ class Panel extends View {
     this.root.classList.toggle("lost", !link.alive);
     this.showCell(link.alive && (this.filter === "all" || this.filter === "active") ? link.cell : null);
     const entries = this.folded(chosen);
+    this.root.style.setProperty("--digits", String(rows.reduce((most, { n }) => Math.max(most, n.length), 2)));
     this.arrange(entries.slice(0, this.limit), changed);
     this.grid.setAttribute("aria-rowcount", String(entries.length + 1));
     this.grid.hidden = !entries.length && !this.front.dataset.cell;
