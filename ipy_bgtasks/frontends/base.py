@@ -150,13 +150,13 @@ class FrontEnd(Host):
         """Return the caller's place: a cell, or the place of the job that runs the caller."""
         raise NotImplementedError
 
-    def _key(self, place: Any) -> Any:
+    def key(self, place: Any) -> Any:
         """Return what stands for a place, as a hashable."""
         return place
 
     def place_of(self, job: Record) -> Any:
         """Return the place in which the job was launched, as a hashable."""
-        return self._key(job.origin)
+        return self.key(job.origin)
 
     def entering(self, job: Record) -> None:
         """Bind the calling thread's context to the job's place, before the job's code runs."""
@@ -268,6 +268,9 @@ class FrontEnd(Host):
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError
 
+    def discarded(self, job: Record) -> None:
+        """Take note that the job is kept no more."""
+
     def _notify_watcher(self, job: Record) -> None:
         if self.watcher is not None:
             self.watcher(job)
@@ -307,7 +310,7 @@ class FrontEnd(Host):
 
     def claim(self, job: Record) -> Callable[[], None]:
         """Leave the job's end to the wait in the caller's place; returns what ends that."""
-        return self._follow(job, self._key(self.here()))
+        return self._follow(job, self.key(self.here()))
 
     def _follow(self, job: Record, place: Any) -> Callable[[], None]:
         key = (job.number, place)

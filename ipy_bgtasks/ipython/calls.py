@@ -15,6 +15,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.registry.retention import MOST
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
@@ -144,8 +145,10 @@ def _named(
     registry, known = session.registry, variables(session, local)
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
+        _say_what_is_missing(session, registry.take_lost())
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
+        _say_what_is_missing(session, registry.group(text).lost)
         return registry.find_all(text), True
     if specs.is_spec(text, known):
         return [registry.find(text, known)], False
@@ -158,6 +161,15 @@ def _named(
             f"%fg {text}() launches a call, %fg ?{text} finds a job by name"
         )
     return None
+
+
+def _say_what_is_missing(session: Session, count: int) -> None:
+    if count:
+        results = "1 older result is" if count == 1 else f"{count:,} older results are"
+        session.screen.say(
+            f"{results} missing: only so many ended jobs are kept (BgTasks.max_finished; of one "
+            f"cell or group {MOST:,}); a job in a variable keeps its own"
+        )
 
 
 def _launch_attached(

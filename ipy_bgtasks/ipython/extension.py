@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.frontends.cells import keep_cell_numbers, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
+    keep_get_ipython,
     kernel_of,
     loop_of,
     missing_line,
@@ -86,6 +87,7 @@ class Loaded:
         session.open()
         changes.add(session.close)
         changes.step("cells", keep_cell_numbers, shell)
+        changes.step("get_ipython", keep_get_ipython, shell)
         changes.step("rewriting", self._rewrite)
         changes.step("completion", self._complete, session)
         changes.step("display", self._display_jobs, front_end)

@@ -123,6 +123,13 @@ class Log:
         if self._sink is not None and text:
             self._sink.write(text + "\n")
 
+    def empty(self) -> None:
+        """Discard what is recorded, as if the limit had been reached: a mark says how much."""
+        with self._stored() as recording:
+            gone = recording.dropped + recording.size
+            recording.clear(wait=False)
+            recording.dropped = gone
+
     def clear(self, *, wait: bool = False) -> None:
         """Discard what is recorded; with `wait`, when the next output comes."""
         self._add(Piece("clear", time(), wait=wait))

@@ -20,6 +20,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Attempts
+from ipy_bgtasks.registry.retention import Unit
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class GroupName(NamedTuple):
         return cls(name, int(limit))
 
 
-class Group:
+class Group(Unit):
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
     A job has a slot from the moment it may start to its end, or to the end of an attempt that
@@ -123,12 +124,10 @@ class Group:
     """
 
     def __init__(self, name: str, registry: Registry) -> None:
-        self.name = name
+        super().__init__(name)
         self._registry = registry
         self._limit: int | None = None
         self._lock = threading.RLock()
-        self._jobs: dict[int, Record] = {}
-        self._open: set[int] = set()
         self._slots: set[int] = set()
         #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
         self._queue: OrderedDict[int, Queued] = OrderedDict()
@@ -153,41 +152,29 @@ class Group:
         if value != before:
             self.fill()
 
-    def jobs(self) -> list[Record]:
-        """Return its jobs, in order of number."""
-        with self._lock:
-            return [job for _, job in sorted(self._jobs.items())]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all its jobs have ended."""
-        return not self._open
-
     @property
     def elapsed(self) -> float:
         """Seconds since its first job was launched, up to the end of its last one."""
         end = self._idle
         return (time.monotonic() if end is None else end) - self._began
 
-    # Its jobs come and go
+    # Its jobs come and go; the registry's lock is held
 
     def add(self, job: Record) -> None:
-        """Note that the job belongs to it."""
-        with self._lock:
-            if self._idle is not None and time.monotonic() - self._idle > _IDLE:
-                self._began = time.monotonic()
-                self.halts, self._failed = False, None
-            self._idle = None
-            self._jobs[job.number] = job
-            self._open.add(job.number)
+        """Take in a job."""
+        if self._idle is not None and time.monotonic() - self._idle > _IDLE:
+            self._began = time.monotonic()
+            self.halts, self._failed = False, None
+        self._idle = None
+        super().add(job)
 
     def ended(self, job: Record) -> bool:
         """Note that the job has ended; return whether all have."""
-        with self._lock:
-            self._open.discard(job.number)
-            if not self._open:
-                self._idle = time.monotonic()
-            return not self._open
+        if is_over := super().ended(job):
+            self._idle = time.monotonic()
+        return is_over
+
+    # Any thread may call the rest
 
     def halt(self, job: Record) -> None:
         """Stop all others if the job has failed and the group halts then."""
@@ -196,18 +183,11 @@ class Group:
                 return
             self._failed = job
             self._queue.clear()
-            others = [self._jobs[number] for number in sorted(self._open & self._jobs.keys())]
-        for other in others:
+        for other in (each for each in self.jobs() if not each.done()):
             if other.started is None:
                 other.end_cancelled(_never_started(other, job))
             else:
                 other.cancel()
-
-    def remove(self, job: Record) -> bool:
-        """Forget the job; return whether that was the last one."""
-        with self._lock:
-            self._jobs.pop(job.number, None)
-            return not self._jobs
 
     # Slots
 

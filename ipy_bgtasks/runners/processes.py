@@ -77,7 +77,8 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         wire = self._wire
-        command = programs.python("child", wire.argument)
+        live = "live" if self._runner.live else ""
+        command = programs.python("child", wire.argument, live)
 
         def start(variables: dict[str, str]) -> subprocess.Popen[bytes]:
             shared = {"stdout": None, "stderr": None, "env": {**os.environ, **variables}}
@@ -231,7 +232,8 @@ class ProcessRunner(Runner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
-    *supervisor* ends the workers when this process is killed.
+    *supervisor* ends the workers when this process is killed. *live* says that what they display
+    can be redrawn where it is shown.
     """
 
     where = "process"
@@ -240,8 +242,11 @@ class ProcessRunner(Runner):
         self,
         supervisor: Supervisor | None = None,
         max_processes: int | None = None,
+        *,
+        live: bool = False,
     ) -> None:
         self.supervisor = supervisor
+        self.live = live
         self.max_processes = max_processes or os.cpu_count() or 1
         self._owner = os.getpid()
         self._lock = threading.Lock()

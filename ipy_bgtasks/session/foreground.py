@@ -255,6 +255,7 @@ class _Wait:
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in self._jobs if self._settled or not missed else missed:
             job.end_shown = True
+            job.fetched()
         if self._settled:
             self._resolve([_settled(job) for job in self._jobs])
         elif missed:

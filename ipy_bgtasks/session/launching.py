@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.installing import BETWEEN
@@ -130,6 +131,7 @@ def start(
             prepare(job)
 
     number = None if kept is None else kept.reserve()
+    origin = session.screen.here()
     try:
         return session.registry.launch(
             work,
@@ -137,7 +139,9 @@ def start(
             name=options.name,
             timeout=None if options.keep else options.timeout,  # its watcher keeps it
             after=after,
-            origin=session.screen.here(),
+            origin=origin,
+            # A job that launches others may go on doing so for days.
+            cell=None if caller() else (session.screen.key(origin), session.shell.execution_count),
             quiet=options.quiet,
             group=group,
             retries=options.retries,

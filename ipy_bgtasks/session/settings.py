@@ -47,7 +47,8 @@ class BgTasks(Configurable):
     max_finished = Int(
         200,
         min=0,
-        help="Ended jobs that are kept; the oldest are discarded first, a group as one.",
+        help="Ended jobs that are kept, those that one cell launched, or of one group, as one; "
+        "the oldest are discarded first, and those whose results somebody has before others.",
     ).tag(config=True)
     log_limit = Int(
         1_000_000, min=0, help="Characters of output kept for each job, the oldest dropped first."

@@ -143,9 +143,16 @@ def group_html(group: Group) -> str:
     return card_html("", title, _facts(group_tally(group), failed))
 
 
-def many_card(tally: Tally, failed: Sequence[Failure], name: str, key: str) -> dict[str, str]:
-    """Return one card for all jobs of a cell, with the tracebacks of the first that failed."""
+def many_card(
+    tally: Tally, failed: Sequence[Failure], name: str, key: str, discarded: int = 0
+) -> dict[str, str]:
+    """Return one card for all jobs of a cell, with the tracebacks of the first that failed.
+
+    *discarded* is how many of them are kept no more.
+    """
     facts = _facts(tally, failed)
+    if discarded:
+        facts.append(("quiet", f"{discarded:,} kept no more"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'

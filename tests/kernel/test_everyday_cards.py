@@ -59,8 +59,8 @@ def test_a_bar_is_the_jobs_progress(kernel: Kernel, library: str, place: str) ->
         "async def in_loop():\n"
         "    for i in bar(range(10)): await asyncio.to_thread(step, i)\n"
     )
-    # In one cell: between cells IPython takes away the `get_ipython` by which rich knows it.
-    cell = kernel.ok(f"job = %bg in_{place}()\nawait asyncio.to_thread(reached.wait, 30)")
+    cell = kernel.ok(f"job = %bg in_{place}()")
+    kernel.ok("await asyncio.to_thread(reached.wait, 30)")
     kernel.until(lambda: "50%" in card_of(cell))
 
     def half() -> bool:

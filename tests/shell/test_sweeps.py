@@ -181,6 +181,26 @@ async def test_what_fails_is_run_again_in_every_place(
     assert all("attempt 1 of 2 failed: " in job.log.text for job in jobs())
 
 
+async def test_a_loop_of_hundreds_loses_no_result(cells: Any) -> None:
+    """Launches of one cell are kept as one, also beside those of others."""
+    await cells("async def f(i): return i\nfor i in range(300):\n    %bg f(i);")
+    await cells("for i in range(300, 310):\n    %bg f(i);")
+    assert await cells("%fg all") == list(range(310))
+
+
+async def test_a_shorter_list_says_so(cells: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`%fg all` and `%fg @group` name what they cannot return any more."""
+    await cells("%config BgTasks.max_finished = 2\nasync def f(i): return i")
+    for i in range(5):
+        await cells("get_ipython().execution_count += 1")
+        await cells(f"job = %bg f({i});\nfrom asyncio import wait\nawait wait([job])")
+    capsys.readouterr()
+    assert await cells("%fg all") == [3, 4]
+    assert "3 older results are missing: only so many" in capsys.readouterr().out
+    assert await cells("%fg all") == []
+    assert "missing" not in capsys.readouterr().out
+
+
 async def test_settled_returns_exceptions_in_the_place_of_results(
     cells: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -288,7 +288,7 @@ class KernelFrontEnd(FrontEnd):
     def _parent_here(self) -> Any:
         return (self.shell.get_parent() or {}).get("header") or {}
 
-    def _key(self, place: Any) -> Any:
+    def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
 
     def entering(self, job: Record) -> None:
@@ -325,6 +325,10 @@ class KernelFrontEnd(FrontEnd):
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
         self.cards.show(job, self.here())
+
+    def discarded(self, job: Record) -> None:
+        """Show it on the card that the job shares with others."""
+        self.cards.discarded(job)
 
     def changed(self, job: Record) -> None:
         """Update the job's cards soon."""
@@ -385,7 +389,7 @@ class KernelFrontEnd(FrontEnd):
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the log's tail on."""
         parent = self.here()
-        place = self._key(parent)
+        place = self.key(parent)
         if place == self.place_of(job) and not job.quiet and not everything:
             return self._follow(job, place)  # this cell shows it already
         if job.done() and not job.has_output:
@@ -502,7 +506,7 @@ class KernelFrontEnd(FrontEnd):
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         if piece.kind in ("stdout", "stderr"):
-            text = self.labels.put(job, self._key(parent), piece.kind, piece.text)
+            text = self.labels.put(job, self.key(parent), piece.kind, piece.text)
             self.write_below(parent, piece.kind, text)
         elif piece.kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
