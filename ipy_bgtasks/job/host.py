@@ -173,6 +173,10 @@ class Runner:
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
 
+    def waits(self) -> str:
+        """Return what keeps the jobs of this runner from starting, in words."""
+        return ""
+
     def goes_on(self, job: Record) -> bool:
         """Return whether the job goes on when this session ends."""
         return False

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
 from ipy_bgtasks.registry.specs import JobId
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import short_repr
 from ipy_bgtasks.views.groups import group_tally
 
@@ -74,6 +75,7 @@ class Pages:
         actions: Watching,
         send: Callable[[dict[str, Any]], None],
         cell: Callable[[], dict[str, Any] | None] = lambda: None,
+        cells: Cells = no_cells,
     ) -> None:
         self._registry = registry
         self._feed = feed
@@ -81,6 +83,7 @@ class Pages:
         self._actions = actions
         self._send = send
         self._cell = cell
+        self._cells = cells
         self._lock = threading.RLock()
         self._clients: dict[str, _Sight] = {}
         self._all = _Sight()  # what any of them shows
@@ -227,7 +230,7 @@ class Pages:
             return
         _, readers = self._logs.pop(job.number, (None, set()))
         # Also for those who see it already: one message for all.
-        self._logs[job.number] = (Tail(job), readers | {client})
+        self._logs[job.number] = (Tail(job, self._cells), readers | {client})
         while len(self._logs) > _LOGS:
             del self._logs[next(iter(self._logs))]
         self._look()
@@ -260,7 +263,7 @@ class Pages:
             self._tell(jobs[start : start + _AT_ONCE])
         for number, (_, readers) in list(self._logs.items()):
             if job := self._registry.get(number):
-                self._logs[number] = (Tail(job), readers)
+                self._logs[number] = (Tail(job, self._cells), readers)
                 self._tell([], logs=[number])
 
     def _take(self, news: News) -> None:
@@ -273,6 +276,7 @@ class Pages:
                 self._logs.pop(number, None)
             logs = [job.number for job in news.jobs if job.number in self._logs]
             jobs = [job for job in news.jobs if self._registry.get(job.number) is job]
+            jobs += self._moved_up({job.group for job in jobs} - {None})
             for start in range(0, max(len(jobs), 1), _AT_ONCE):
                 last = start + _AT_ONCE >= len(jobs)
                 self._tell(
@@ -280,6 +284,11 @@ class Pages:
                     gone=gone if last else (),
                     logs=logs if last else (),
                 )
+
+    def _moved_up(self, groups: set[str | None]) -> list[Record]:
+        """Return those in sight that wait in a group of which others start: their place is new."""
+        seen = [job for n in self._all.look if groups and (job := self._registry.get(n))]
+        return [job for job in seen if job.group in groups and job.started is None]
 
     def _tell(
         self,

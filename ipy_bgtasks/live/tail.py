@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, visible
 from ipy_bgtasks.views.detail import traceback_text
 from ipy_bgtasks.views.rows import row
@@ -105,13 +106,14 @@ def lines_since(job: Record, since: float) -> int:
 class Tail:
     """The log of one job, and its traceback, as somebody sees it who is told the changes only."""
 
-    def __init__(self, job: Record) -> None:
+    def __init__(self, job: Record, cells: Cells = no_cells) -> None:
         self._job = job
+        self._cells = cells
         self._shown: str | None = None
 
     def news(self) -> dict[str, Any] | None:
         """Return what to append, or to show instead of all there was; None if nothing is new."""
-        segments = _segments(self._job)
+        segments = _segments(self._job, self._cells)
         text = "".join(part for _, part in segments)
         shown, self._shown = self._shown, text
         if text == shown:
@@ -134,7 +136,7 @@ def _overlap(shown: str, text: str) -> int:
     return known if at > 0 and shown.endswith(text[:known]) else 0
 
 
-def _segments(job: Record) -> Segments:
+def _segments(job: Record, cells: Cells) -> Segments:
     entries = job.log.tail(_WHOLE) if job.has_output else []
     if entries and (dropped := job.log.dropped):
         entries.insert(0, Entry("stdout", 0.0, dropped_mark(dropped)))
@@ -147,7 +149,7 @@ def _segments(job: Record) -> Segments:
     ]
     if job.outcome is not None and job.outcome.state == "failed":
         break_ = "\n" * bool(segments and not segments[-1][1].endswith("\n"))
-        segments.append(("traceback", break_ + traceback_text(job.outcome) + "\n"))
+        segments.append(("traceback", break_ + traceback_text(job.outcome, cells) + "\n"))
     return segments
 
 

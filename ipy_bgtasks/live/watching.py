@@ -95,7 +95,8 @@ class Watching:
             let_page_choose_shell(widget)
 
         widget = page_widget(cards.key)
-        pages = Pages(self._registry, self.feed, cards, self, send, cell)
+        cells = self._session.core.sources.cell
+        pages = Pages(self._registry, self.feed, cards, self, send, cell, cells)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
         let_page_choose_shell(widget)
         if self._cells is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
 from ipy_bgtasks.views.card import card_html, card_text
 from ipy_bgtasks.views.detail import traceback_text
@@ -168,13 +169,13 @@ def many_card(
     }
 
 
-def failure_of(job: Record, *, traced: bool) -> Failure:
+def failure_of(job: Record, *, traced: bool, cells: Cells = no_cells) -> Failure:
     """Return what is told of a job that has failed; its traceback only if *traced*."""
     outcome = job.outcome
     assert outcome is not None
     assert outcome.error is not None
     message = one_line(message_of(outcome.error), _MESSAGE)
-    trace = traceback_text(outcome) if traced else ""
+    trace = traceback_text(outcome, cells) if traced else ""
     return Failure(job.number, one_line(job.name, _NAME), kind_of(job), message, trace)
 
 

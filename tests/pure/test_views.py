@@ -46,6 +46,8 @@ class FakeJob:
     attempts: None = None
     group: None = None
     value_text: str | None = None
+    after: tuple[()] = ()
+    runner: None = None
     frames: list[FrameSummary] = field(default_factory=list)
 
     def enter(self) -> None:
@@ -141,9 +143,9 @@ def test_a_table_is_aligned() -> None:
         80,
     )
     assert table.splitlines() == [
-        "[3]    running   loop    日本           1.2s  hi",
-        "[12]   finished  thread  train(model)  3m05s  7",
-        "[13]   queued    loop    g",
+        "[3]    ● running   loop    日本           1.2s  hi",
+        "[12]   ✓ finished  thread  train(model)  3m05s  7",
+        "[13]   ○ queued    loop    g",
     ]
 
 

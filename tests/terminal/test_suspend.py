@@ -53,7 +53,7 @@ def test_the_story(t: Terminal) -> None:
     assert t.number == before + 1
     assert "False" in t.run(MAIN)
     assert "woke" in t.run("await asyncio.sleep(0.01, 'wo' 'ke')")
-    assert f"[{job}]+  running  cell  long()" in t.run("%jobs")
+    assert f"[{job}]+  ● running  cell  long()" in t.run("%jobs")
     t.start("go.set()")
     t.expect("goes on\n")
     t.expect(rf"\[{job}\]\+ finished  long\(\)  [\d.]+s  42")

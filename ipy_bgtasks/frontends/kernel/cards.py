@@ -15,6 +15,8 @@ import uuid
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipy_bgtasks.stacks import Cells, no_cells
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -127,7 +129,7 @@ class Card:
             self._all[job.number] = None
             self.state = ""
 
-    def settle(self, job: Record) -> None:
+    def settle(self, job: Record, cells: Cells = no_cells) -> None:
         """Note how a job has ended, and drop it."""
         failed = None
         if job.state == "failed":
@@ -135,7 +137,7 @@ class Card:
 
             known = self._kinds[kind_of(job)]
             traced = 0 < known < _TRACES or (not known and len(self._kinds) < _KINDS)
-            failed = failure_of(job, traced=traced)
+            failed = failure_of(job, traced=traced, cells=cells)
         if self.count == 1:
             self.shown = self._bundle_of(job, live=False)
             self.state = str(job.state)
@@ -301,15 +303,19 @@ class Cards:
         #: … and whether one answers only where a view of the script stands beside the card.
         self._needs_views = False
         self._opened = False
+        self._cells: Cells = no_cells
         self._cards: dict[int, list[Card]] = {}  # of each job that has not ended
         #: Those of several jobs, by what they are called in the page; the newest.
         self.many: OrderedDict[str, Card] = OrderedDict()
         self._changed: dict[Card, None] = {}
         self._due = float("inf")  # when these are brought up to date, on the monotonic clock
 
-    def use(self, open_page: Callable[[], dict[str, Any] | None]) -> None:
-        """Open the page with the first card, or now if there are some already."""
-        self._open_page = open_page
+    def use(self, open_page: Callable[[], dict[str, Any] | None], cells: Cells) -> None:
+        """Open the page with the first card, or now if there are some already.
+
+        *cells* tells which cell a file name in a traceback stands for.
+        """
+        self._open_page, self._cells = open_page, cells
         if self._cards:
             self._opened = True
             self._later(0, self._open)
@@ -370,7 +376,7 @@ class Cards:
         elif self._needs_views:
             self._show_view(card)
         if job.done():
-            card.settle(job)
+            card.settle(job, self._cells)
             return
         with self._lock:
             cards = self._cards.setdefault(job.number, [])
@@ -443,7 +449,7 @@ class Cards:
         with self._lock:
             cards = self._cards.pop(job.number, [])
         for card in cards:
-            card.settle(job)
+            card.settle(job, self._cells)
             if card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
                 self.places.put(card, card.bundle(live=False))
             else:

@@ -156,6 +156,14 @@ class Panel extends View {
     line.fold.setAttribute("aria-expanded", String(open));
     relabel(line.fold, `${open ? "Fold" : "Open"} group ${group}`);
     line.stop.hidden = !goesOn || !this.link.alive;
+    line.jobs = jobs;
+    this.groupTime(line);
+  }
+
+  // From the first launch to the last end.
+  groupTime({ time, jobs }) {
+    const until = jobs.some((row) => row.ended === null) ? (this.link.alive ? this.link.now() : this.link.goneAt) : Math.max(...jobs.map((row) => row.ended));
+    setText(time, elapsed(until - Math.min(...jobs.map((row) => row.launched)), false));
   }
 
   // The cell in the foreground is a row above the jobs; its button makes it one of them. Those that
@@ -280,6 +288,7 @@ class Panel extends View {
       const line = this.lines.get(n);
       if (line?.row && !ENDED.has(line.row.state)) this.time(line);
     }
+    for (const line of this.lines.values()) if (line.jobs?.some((row) => row.ended === null)) this.groupTime(line);
     this.timeline.draw(rows);
   }
 

@@ -91,6 +91,7 @@ class SweepCard extends View {
       const title = make("summary", { "data-lm-suppress-shortcuts": "true" }, `[${n}] ${name}: ${kind}${message ? `: ${message}` : ""}`);
       this.traces.append(make("details", { "data-n": n }, title, text));
     }
+    this.traces.append(...[...this.traces.children].sort((a, b) => a.dataset.n - b.dataset.n)); // those that are open stay so
     this.traces.querySelector("p")?.remove();
     const rest = (counts.failed ?? 0) - this.traces.children.length;
     if (rest > 0) this.traces.append(make("p", { class: "quiet" }, `${rest} more: their logs end with the traceback`));
