@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
@@ -45,6 +45,8 @@ def bg(
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
+    elif (job := _paused(session, code, local)) is not None:
+        return job.job
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.screen.launching
     try:
@@ -56,6 +58,32 @@ def bg(
     if quiet:
         session.screen.mute(job)
     return job.job
+
+
+def _paused(session: Session, code: str, local: Mapping[str, Any] | None) -> Record | None:
+    """Let the paused job that CODE names go on, or the jobs of its group; None if it is none."""
+    try:
+        group = session.registry.group(code) if specs.is_group(code) else None
+    except NoSuchJob:
+        return None
+    if group is not None:
+        jobs = [job for job in group.jobs() if session.is_paused(job)]
+        if not (group.paused or jobs):
+            return None
+        group.paused = False
+        for job in jobs:
+            session.go_on(job)
+        return (jobs or group.jobs())[-1]
+    if not specs.is_spec(code, known := variables(session, local)):
+        return None
+    try:
+        job = session.registry.find(code, known)
+    except NoSuchJob:
+        return None
+    if not session.is_paused(job):
+        return None
+    session.go_on(job)
+    return job
 
 
 def fg(
@@ -131,6 +159,11 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
     else:
         jobs = find_jobs(session, words, local)
+    if options.pause:
+        session.pause(
+            jobs, [session.registry.group(word) for word in words if specs.is_group(word)]
+        )
+        return asyncio.sleep(0) if options.awaited else None
     return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 

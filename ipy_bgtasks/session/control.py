@@ -277,6 +277,8 @@ class Session:
         for job in jobs:
             self.registry.touch(job)
             self.screen.forget_notice(job)
+            if job.pid is not None and self.is_paused(job):
+                self.go_on(job)
 
         def follow(job: Record) -> Callable[[], None]:
             return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
@@ -329,6 +331,44 @@ class Session:
 
         cells, running = self.core.sources.cell, self.registry.alive
         return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
+
+    def pause(self, jobs: Sequence[Record], groups: Sequence[Group]) -> None:
+        """Stop the processes of jobs where they are, and start no more of *groups*.
+
+        Raises `BadInput` if one of *jobs* cannot be paused; of a group all are that can be.
+        """
+        from ipy_bgtasks.errors import BadInput
+
+        for group in groups:
+            group.paused = True
+        members = {job.number for group in groups for job in group.jobs()}
+        for job in jobs:
+            if job.done() or (job.number in members and job.started is None):
+                continue
+            try:
+                job.pause()
+            except BadInput as error:
+                if job.number not in members:
+                    raise
+                self.screen.say(str(error))
+            else:
+                n = job.number
+                self.screen.say(f"job {n} ({job.name}) is paused: %bg {n} or %fg {n} go on with it")
+        for group in groups:
+            name = group.name
+            self.screen.say(f"no more jobs of @{name} start until %bg @{name}")
+
+    def is_paused(self, job: Record) -> bool:
+        """Return whether the job was paused, by `%cancel --pause` or by somebody else."""
+        from ipy_bgtasks.job.outcome import JobState
+
+        job.look_for_pause()
+        return job.state is JobState.PAUSED
+
+    def go_on(self, job: Record) -> None:
+        """Let a paused job go on, and say so."""
+        job.pause(False)
+        self.screen.say(f"job {job.number} ({job.name}) goes on")
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""

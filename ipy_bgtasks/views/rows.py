@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
-from ipy_bgtasks.platforms import is_suspended
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line
 from ipy_bgtasks.views.value import value_line
@@ -23,16 +22,14 @@ _LEAST = 0.01  # of all that is to do
 _LAST = 200  # characters of output or of a result that a row carries
 
 
-#: What a row says of a job that has ended, and of one whose process was suspended.
+#: What a row says of a job that has ended.
 ENDED = frozenset(state.value for state in JobState if state.ended)
-SUSPENDED = "suspended"
 
 #: The sign of each state, so that it can be told without colours.
 GLYPHS = {
     "queued": "○",
     "running": "●",
     "paused": "‖",
-    "suspended": "‖",
     "cancelling": "◐",
     "finished": "✓",
     "failed": "✕",
@@ -83,6 +80,7 @@ def rows(
 
 def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
+    job.look_for_pause()
     state = str(job.state)  # first: what is read later may be newer, and more informative
     ended = JobState(state).ended
     progress = None if ended or state == "queued" else progress_of(job)
@@ -99,8 +97,8 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
             parts = (attempt, last) if not last.startswith("attempt ") else (last,)
             kind, last = "wait", ": ".join(part for part in parts if part)
     pid = job.pid
-    if pid is not None and state == "running" and is_suspended(pid):
-        state, kind, last = SUSPENDED, "wait", f"kill -CONT {pid} lets it go on"
+    if state == JobState.PAUSED:
+        kind, last = "wait", f"%bg {job.number} lets it go on"
     return Row(
         number=job.number,
         mark=mark,

@@ -69,13 +69,13 @@ def test_fg_shows_how_far_a_job_is(loaded: Terminal) -> None:
     loaded.run("go.set()")
 
 
-def test_a_suspended_process_is_not_shown_as_running(loaded: Terminal) -> None:
+def test_a_stopped_process_is_not_shown_as_running(loaded: Terminal) -> None:
     """And the table says how it goes on."""
     loaded.run("import os, signal\njob = %bg !sleep 1000")
     loaded.run("os.kill(job.pid, signal.SIGSTOP)\nos.waitid(os.P_PID, job.pid, os.WSTOPPED)")
     shown = loaded.run("%jobs")
-    assert "suspended" in shown
-    assert "kill -CONT" in shown
+    assert "paused" in shown
+    assert "%bg 1 lets it go on" in shown
     loaded.run("%cancel job")
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ class KernelFrontEnd(FrontEnd):
         self._replaying = 0
         self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
+        #: The context of the cell that ran last: print options are variables there.
+        self._context = copy_context()
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
 
@@ -155,11 +158,13 @@ class KernelFrontEnd(FrontEnd):
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
             if kind != "execute_request" or not _on_main_thread():
                 return
+            self._context = copy_context()
             if cards := self.cards.places.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
+                self._context = copy_context()
                 self.cards.places.request_ends()
 
         for event, call in (("pre_execute", begins), ("post_execute", ends)):
@@ -288,6 +293,10 @@ class KernelFrontEnd(FrontEnd):
 
     def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
+
+    def context(self) -> Context:
+        """Return a copy of the context in which the last cell has run."""
+        return self._context.copy()
 
     def entering(self, job: Record) -> None:
         """Bind the calling context to the job's cell, where this ipykernel supports it."""
