@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
@@ -45,6 +45,8 @@ def bg(
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
+    elif (job := _paused(session, code, local)) is not None:
+        return job.job
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.screen.launching
     try:
@@ -56,6 +58,32 @@ def bg(
     if quiet:
         session.screen.mute(job)
     return job.job
+
+
+def _paused(session: Session, code: str, local: Mapping[str, Any] | None) -> Record | None:
+    """Let the paused job that CODE names go on, or the jobs of its group; None if it is none."""
+    try:
+        group = session.registry.group(code) if specs.is_group(code) else None
+    except NoSuchJob:
+        return None
+    if group is not None:
+        jobs = [job for job in group.jobs() if session.is_paused(job)]
+        if not (group.paused or jobs):
+            return None
+        group.paused = False
+        for job in jobs:
+            session.go_on(job)
+        return (jobs or group.jobs())[-1]
+    if not specs.is_spec(code, known := variables(session, local)):
+        return None
+    try:
+        job = session.registry.find(code, known)
+    except NoSuchJob:
+        return None
+    if not session.is_paused(job):
+        return None
+    session.go_on(job)
+    return job
 
 
 def fg(
@@ -89,16 +117,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     if words == ["all"]:
         words, options.all = [], True
     known = variables(session, local)
-    if (
-        words
-        and {*JobState}.issuperset(words)
-        and not any(specs.is_spec(word, known) for word in words)
-    ):
-        chosen: list[Record] | None = [
-            job for job in session.visible(every=True) if str(job.state) in words
-        ]
-    else:
-        chosen = find_jobs(session, words, local) if words else None
+    chosen: list[Record] | None = None
+    by_state = {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words)
+    if words and by_state:
+        chosen = [job for job in session.visible(every=True) if str(job.state) in words]
+    elif words:
+        chosen = find_jobs(session, words, local)
     if options.prune:
         session.prune(chosen)
         if chosen is not None:
@@ -110,7 +134,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
         session.show_data(chosen, every=options.all, since=options.since)
         return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
-    session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
+    if chosen == [] and by_state:
+        session.screen.say(f"no job is {' or '.join(words)}")
+    elif chosen is not None and len(chosen) == 1 and not (groups or by_state):
+        session.show_job(chosen[0])
+    else:
+        session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None
 
 
@@ -130,6 +159,11 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
     else:
         jobs = find_jobs(session, words, local)
+    if options.pause:
+        session.pause(
+            jobs, [session.registry.group(word) for word in words if specs.is_group(word)]
+        )
+        return asyncio.sleep(0) if options.awaited else None
     return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 

@@ -179,10 +179,12 @@ class JobMagics(Magics):
     def cancel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Stop jobs, and say what really became of them.
 
-        %cancel JOB… | all [-f]
+        %cancel JOB… | all [-f] [--pause]
         %cancel q2 | queue             a cell that waits for the one that runs, or all of them
 
           -f, --force     insist: no grace period, and again if the code refuses
+          --pause         do not end them: stop their processes where they are, until %bg 3 or
+                          %fg 3; of a group (@NAME) no more jobs start until %bg @NAME
 
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.

@@ -106,7 +106,7 @@ JOBS = (
     Option("prune"),
     AWAITED,
 )
-CANCEL = (Option("force", "f"), AWAITED)
+CANCEL = (Option("force", "f"), Option("pause"), AWAITED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +124,7 @@ class Options(LaunchOptions):
     budget: float | None = None
     prune: bool = False
     force: bool = False
+    pause: bool = False
 
 
 #: Returns the variables with which the values of options are expanded.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Host:
         begun = bool(last) and not last[-1].text.endswith("\n")
         job.log.write("stderr", "\n" * begun + line + "\n")
 
+    def context(self) -> Context:
+        """Return a context with the session's print options, in which a value is shown."""
+        return copy_context()
+
     def closing(self, job: Record) -> None:
         """Take note that the job's code has ended, just before the job; called in its context."""
 
@@ -87,7 +92,7 @@ class HostSwitch(Host):
 
     _EVENTS = (
         *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "retrying", "closing", "ended"),
+        *("changed", "context", "retrying", "closing", "ended"),
     )
 
     def __init__(self) -> None:
@@ -112,6 +117,11 @@ class Run:
 
     #: Whether a request to stop has reached the code, and not just come too late.
     reached: bool = True
+
+    @property
+    def processes(self) -> Any:
+        """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
+        return None
 
     @property
     def note(self) -> str:
@@ -176,6 +186,20 @@ class Runner:
     def waits(self) -> str:
         """Return what keeps the jobs of this runner from starting, in words."""
         return ""
+
+    def pause(self, job: Record, paused: bool) -> None:
+        """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
+        from ipy_bgtasks.errors import BadInput
+
+        if (processes := None if job.run is None else job.run.processes) is None:
+            raise BadInput(
+                f"job {job.number} cannot be paused: only processes can, which `!`, -p and --keep "
+                "start"
+            )
+        if paused:
+            processes.pause()
+        else:
+            processes.go_on()
 
     def goes_on(self, job: Record) -> bool:
         """Return whether the job goes on when this session ends."""

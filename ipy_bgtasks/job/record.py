@@ -20,6 +20,7 @@ from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
+from ipy_bgtasks.platforms import is_paused
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.stacks import hide_all
 from ipy_bgtasks.text import encodable, error_line, visible
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
 EPOCH = time.time() - time.monotonic()
+#: Seconds that a process has to stand still, or go on.
+_OBEYS = 1.0
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
@@ -61,6 +64,8 @@ class Record:
     registry: Registry | None = None
     code: str = field(init=False)
     assigns: frozenset[str] = field(init=False)
+    #: Whether its value is bound to a name, and so not displayed.
+    stores: bool = field(init=False)
     source: Any = field(init=False)
     #: Where it runs: "loop", "thread", ….
     where: str = field(init=False)
@@ -99,6 +104,8 @@ class Record:
     _decimal: Any = field(init=False)
     _progress: Progress | None = field(default=None, init=False)
     _began: float | None = field(default=None, init=False)  # on the monotonic clock
+    _paused: float | None = field(default=None, init=False)  # since when, and for how long before
+    _idle: float = field(default=0.0, init=False)
     _ended: float | None = field(default=None, init=False)
     _timed_out: float | None = field(default=None, init=False)
     _outcome: Outcome | None = field(default=None, init=False)
@@ -111,7 +118,7 @@ class Record:
         name = self.name or work.label
         self.name = name if name.isprintable() else visible(name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
-        self.where = runner.where
+        self.stores, self.where = work.store is not None, runner.where
         self.launched = time.monotonic() + EPOCH
         self._decimal = _decimal_context()
 
@@ -143,7 +150,9 @@ class Record:
             return self._outcome.state
         if self._began is None:
             return JobState.QUEUED
-        return JobState.CANCELLING if self.cancel_requested else JobState.RUNNING
+        if self.cancel_requested:
+            return JobState.CANCELLING
+        return JobState.RUNNING if self._paused is None else JobState.PAUSED
 
     @property
     def started(self) -> float | None:
@@ -160,7 +169,13 @@ class Record:
         """Seconds for which it, or its latest attempt, has run, or ran; 0.0 if it never started."""
         if self._began is None:
             return 0.0
-        return (time.monotonic() if self._ended is None else self._ended) - self._began
+        end = self._paused or self._ended or time.monotonic()
+        return end - self._began - self._idle
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which it, or its latest attempt, was paused."""
+        return self._idle + (0.0 if self._paused is None else time.monotonic() - self._paused)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -300,6 +315,34 @@ class Record:
                 call()
         return True
 
+    def pause(self, paused: bool = True) -> None:
+        """Stop its processes where they are, or let them go on. Any thread may call.
+
+        Raises `BadInput` where it has none of its own, or has not started.
+        """
+        runner, pid = self.runner, self.pid
+        if runner is None or self._began is None:
+            from ipy_bgtasks.errors import BadInput
+
+            raise BadInput(f"job {self.number} is {self.state}: only one that runs can be paused")
+        runner.pause(self, paused)
+        deadline = time.monotonic() + _OBEYS
+        while pid is not None and is_paused(pid) is (not paused) and time.monotonic() < deadline:
+            time.sleep(0.001)  # else who looks now would take it for what it was
+        self._note_paused(paused)
+
+    def look_for_pause(self) -> None:
+        """Note whether somebody else has stopped its process, or let it go on."""
+        if (pid := self.pid) is not None and (paused := is_paused(pid)) is not None:
+            self._note_paused(paused)
+
+    def _note_paused(self, paused: bool) -> None:
+        with self._lock:
+            if paused == (self._paused is not None) or self._outcome is not None:
+                return
+            self._idle, self._paused = self.idle, time.monotonic() if paused else None
+        self.host.changed(self)
+
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
         if not self.done():
@@ -355,7 +398,8 @@ class Record:
         with self._lock:
             if self._outcome is not None:
                 return
-            self._began = self.thread = self.pid = self.run = self._progress = None
+            self._began = self.thread = self.pid = self.run = self._progress = self._paused = None
+            self._idle = 0.0
         self.move(runner)
         self.host.changed(self)
         if self.cancel_requested:  # meanwhile, of the place that it has left
@@ -412,6 +456,7 @@ class Record:
         with self._lock:
             if self._outcome is not None:
                 return
+            self._idle, self._paused = self.idle, None
             self._ended = time.monotonic() if at is None else at
             self._outcome = outcome
             # One that is made from now on settles itself.

@@ -21,6 +21,7 @@ from typing import Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log.transcript import Entry, Recording, dropped_mark, next_group
 from ipy_bgtasks.sigint import Shielded
+from ipy_bgtasks.text import short_repr
 
 _LAST_LINES = 4000  # characters searched for the last lines
 _DRAIN_AT = 256 * 1024  # characters; with more than this queued the writer drains
@@ -83,6 +84,12 @@ class Log:
         self._outbox: deque[tuple[tuple[_Subscriber, ...], Piece]] = deque()
         self._delivering = threading.RLock()
         self._deliverer: int | None = None  # the thread that holds it
+
+    def __repr__(self) -> str:
+        return f"<Log of {self.size:,} characters that ends with {short_repr(self.last_line)}>"
+
+    def __str__(self) -> str:
+        return self.text
 
     def write(self, stream: str, text: str, at: float | None = None) -> None:
         """Record what was written to ``"stdout"`` or ``"stderr"``, now or then. Takes no lock."""

@@ -182,7 +182,7 @@ class Registry(Collection[Record]):
             if group is not None or retries:
                 self._arrange_attempts(job, runner, group, retries, timeout)
             elif timeout is not None:
-                self._timers[number] = self.service.later(timeout, job.time_out, timeout)
+                self._timers[number] = self.service.later(timeout, self._time_out, job, timeout)
             if after:
                 self._dependents.wait(job, runner, list(after))
             else:
@@ -266,7 +266,7 @@ class Registry(Collection[Record]):
             job.end_cancelled(f"job {job.number} never started: the session ended")
             return
         if job.timeout is not None:
-            self.set_timer(job, job.timeout, partial(job.time_out, job.timeout))
+            self.set_timer(job, job.timeout, partial(self._time_out, job, job.timeout))
         try:
             runner.start(job)
         except Exception as error:  # no more threads, a closed loop: not queued forever
@@ -278,6 +278,15 @@ class Registry(Collection[Record]):
         self._timers[job.number] = self.service.later(seconds, fn)
         if job.done():  # meanwhile
             self._call_off(job)
+
+    def _time_out(self, job: Record, seconds: float, counted: float = 0.0) -> None:
+        """Stop a job whose time is up, or give it as much more as it was paused meanwhile."""
+        idle = job.idle
+        if idle - counted > 0.01:
+            again = partial(self._time_out, job, seconds, idle)
+            self.set_timer(job, idle - counted, again)
+        else:
+            job.time_out(seconds)
 
     def _call_off(self, job: Record) -> None:
         if (call_off := self._timers.pop(job.number, None)) is not None:

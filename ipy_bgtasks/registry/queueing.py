@@ -141,7 +141,7 @@ class Group(Unit):
         #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
         self._queue: OrderedDict[int, Queued] = OrderedDict()
         self._filling = False
-        self.halts = False
+        self._paused = self.halts = False
         self._failed: Record | None = None  # the one that halted it
         self._began = time.monotonic()
         self._idle: float | None = None
@@ -159,6 +159,18 @@ class Group(Unit):
         with self._lock:
             before, self._limit = self._limit, value
         if value != before:
+            self.fill()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no more of its jobs start for the time being."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        with self._lock:
+            self._paused = value
+        if not value:
             self.fill()
 
     @property
@@ -276,7 +288,7 @@ class Group(Unit):
 
     @property
     def _is_full(self) -> bool:
-        return self._limit is not None and len(self._slots) >= self._limit
+        return self._paused or (self._limit is not None and len(self._slots) >= self._limit)
 
     def _next(self) -> Queued | None:
         with self._lock:

@@ -71,7 +71,8 @@ class Worker:
             self._wire.close()
             raise
         self.pid = self._process.pid
-        self._all = all_of(self.pid)
+        #: It, and all that it started.
+        self.processes = all_of(self.pid)
         thread = threading.Thread(target=self._listen, name="bg-process", daemon=True)
         Context().run(thread.start)  # no job's thread, whichever launches
 
@@ -126,7 +127,7 @@ class Worker:
         self._stopped = True
         with self._lock, contextlib.suppress(OSError):
             if not has_sessions():
-                self._all.kill()
+                self.processes.kill()
             elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
@@ -165,7 +166,7 @@ class Worker:
         exitcode = self._exitcode()
         self._stopped = True
         with self._lock:
-            self._all.kill()
+            self.processes.kill()
         self._reap()
         if self._runner.supervisor is not None:
             self._runner.supervisor.unwatch(self.pid)
@@ -461,6 +462,12 @@ class _Run(Run):
         self.context = context
         self.worker: Worker | None = None
         self.attempts = 0
+
+    @property
+    def processes(self) -> Any:
+        """The worker and all that it started."""
+        worker = self.worker
+        return None if worker is None else worker.processes
 
 
 def how_it_died(exitcode: int | None, begun: bool) -> str:

@@ -277,6 +277,8 @@ class Session:
         for job in jobs:
             self.registry.touch(job)
             self.screen.forget_notice(job)
+            if job.pid is not None and self.is_paused(job):
+                self.go_on(job)
 
         def follow(job: Record) -> Callable[[], None]:
             return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
@@ -330,6 +332,44 @@ class Session:
         cells, running = self.core.sources.cell, self.registry.alive
         return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
 
+    def pause(self, jobs: Sequence[Record], groups: Sequence[Group]) -> None:
+        """Stop the processes of jobs where they are, and start no more of *groups*.
+
+        Raises `BadInput` if one of *jobs* cannot be paused; of a group all are that can be.
+        """
+        from ipy_bgtasks.errors import BadInput
+
+        for group in groups:
+            group.paused = True
+        members = {job.number for group in groups for job in group.jobs()}
+        for job in jobs:
+            if job.done() or (job.number in members and job.started is None):
+                continue
+            try:
+                job.pause()
+            except BadInput as error:
+                if job.number not in members:
+                    raise
+                self.screen.say(str(error))
+            else:
+                n = job.number
+                self.screen.say(f"job {n} ({job.name}) is paused: %bg {n} or %fg {n} go on with it")
+        for group in groups:
+            name = group.name
+            self.screen.say(f"no more jobs of @{name} start until %bg @{name}")
+
+    def is_paused(self, job: Record) -> bool:
+        """Return whether the job was paused, by `%cancel --pause` or by somebody else."""
+        from ipy_bgtasks.job.outcome import JobState
+
+        job.look_for_pause()
+        return job.state is JobState.PAUSED
+
+    def go_on(self, job: Record) -> None:
+        """Let a paused job go on, and say so."""
+        job.pause(False)
+        self.screen.say(f"job {job.number} ({job.name}) goes on")
+
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
 
@@ -358,6 +398,12 @@ class Session:
             count = len(chosen)
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
+    def show_job(self, job: Record) -> None:
+        """Display a single job in full."""
+        from ipy_bgtasks.views.show import detail
+
+        self.screen.show(detail(job, cells=self.core.sources.cell))
+
     def show_jobs(
         self,
         chosen: list[Record] | None,
@@ -366,15 +412,11 @@ class Session:
         every: bool,
         verbose: bool,
     ) -> None:
-        """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, left_out, table
+        """Display the table; of *chosen* jobs with a line on *groups*."""
+        from ipy_bgtasks.views.show import left_out, table
 
-        cells = self.core.sources.cell
         if chosen is None:
             self.look_for_kept()
-        if chosen is not None and len(chosen) == 1 and not groups:
-            self.screen.show(detail(chosen[0], cells=cells))
-            return
         jobs = self.visible(every) if chosen is None else chosen
         if chosen is None:
             names = {job.group for job in jobs}
@@ -386,7 +428,7 @@ class Session:
                 jobs,
                 groups=groups,
                 verbose=verbose,
-                cells=cells,
+                cells=self.core.sources.cell,
                 notes=left_out(self.registry, jobs) if chosen is None else [],
                 running=running,
                 waiting=waiting,

@@ -53,7 +53,7 @@ class Tally:
         for job in alive:
             state = str(job.state)
             counts[state] += 1
-            if state in ("running", "cancelling"):
+            if state in ("running", "paused", "cancelling"):
                 progress = progress_of(job)
                 done += (progress.fraction or 0.0) if progress is not None else 0.0
             elif state in ("finished", "failed"):
@@ -133,6 +133,8 @@ def group_line(group: Group) -> str:
     line = ", ".join([f"{one_line(group.name, _NAME)}: {tally.title}", *words])
     if tally.is_over:
         return f"{line}  {elapsed_text(group.elapsed)}"
+    if group.paused:
+        return f"{line}  paused: %bg @{group.name} lets it go on"
     return f"{line}  {bar(tally.fraction).strip()}  {tally.left}".rstrip()
 
 
@@ -149,11 +151,11 @@ def many_card(
 ) -> dict[str, str]:
     """Return one card for all jobs of a cell, with the tracebacks of the first that failed.
 
-    *discarded* is how many of them are kept no more.
+    *discarded* is how many of them were forgotten.
     """
     facts = _facts(tally, failed)
     if discarded:
-        facts.append(("quiet", f"{discarded:,} kept no more"))
+        facts.append(("quiet", f"{discarded:,} forgotten"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'

@@ -10,12 +10,15 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+import time
 import uuid
+from collections import deque
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
@@ -23,7 +26,7 @@ from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_cont
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
-from ipy_bgtasks.frontends.kernel.output import WholeLines, route_displays
+from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, route_displays
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
@@ -36,20 +39,20 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
-    from ipy_bgtasks.frontends.kernel.output import Texts
     from ipy_bgtasks.frontends.tracebacks import Translate
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
     from ipy_bgtasks.stacks import Cells
-    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
 _SIGN_OF_LIFE = 40.0
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
+#: Displays of jobs that are shown again in a second; of others the text. Servers drop messages.
+_DISPLAYS = 200
 #: Seconds that the control thread is given for its last messages.
 _LAST_WORDS = 1.0
 
@@ -71,7 +74,6 @@ class KernelFrontEnd(FrontEnd):
         self._launch_cell = launch_cell
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
-        self._captures: ByContext | None = None
         #: What the shell shows in place of exceptions.
         self.translators: list[Translate] = []
         self._streams: dict[str, Any] = {}
@@ -84,10 +86,15 @@ class KernelFrontEnd(FrontEnd):
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
         self.cards = Cards(self._send_card, later)
-        #: What sends text of jobs whose cell was run again, to where that shows its output now.
-        self._moved_texts: Texts | None = None
+        #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
+        #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
+        self._replays = Texts({}, self.write_below, later)
+        self._replaying = 0
+        self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
+        #: The context of the cell that ran last: print options are variables there.
+        self._context = copy_context()
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
 
@@ -115,8 +122,6 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            from ipy_bgtasks.frontends.kernel.output import Texts
-
             self._texts = Texts(self._streams, self.write_below, self._later)
         for name, stream in self._streams.items():
             route_in_place(changes, stream, name, self)
@@ -156,11 +161,13 @@ class KernelFrontEnd(FrontEnd):
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
             if kind != "execute_request" or not _on_main_thread():
                 return
+            self._context = copy_context()
             if cards := self.cards.places.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
+                self._context = copy_context()
                 self.cards.places.request_ends()
 
         for event, call in (("pre_execute", begins), ("post_execute", ends)):
@@ -169,10 +176,6 @@ class KernelFrontEnd(FrontEnd):
 
     def _move(self, cards: list[Card], header: Any) -> None:
         """Show jobs of an earlier run of a cell where it shows its output now, labelled."""
-        from ipy_bgtasks.frontends.kernel.output import Texts
-
-        if self._moved_texts is None:
-            self._moved_texts = Texts({}, self.write_below, self._later)
         for job in [job for card in cards for job in card.alive()]:
             self.labels.leave(job, self.place_of(job))
             job.origin = header
@@ -294,6 +297,10 @@ class KernelFrontEnd(FrontEnd):
     def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
 
+    def context(self) -> Context:
+        """Return a copy of the context in which the last cell has run."""
+        return self._context.copy()
+
     def entering(self, job: Record) -> None:
         """Bind the calling context to the job's cell, where this ipykernel supports it."""
         self._lines.start()
@@ -365,7 +372,7 @@ class KernelFrontEnd(FrontEnd):
         outcome = job.outcome
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
-        if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
+        if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
             Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
@@ -401,8 +408,18 @@ class KernelFrontEnd(FrontEnd):
         def send(pieces: list[Piece]) -> None:
             for piece in pieces:
                 self._send_piece(job, parent, piece)
+            self._replays.flush_if_due()
 
-        return self._follow_log(job, place, send, everything=everything, among=among)
+        self._replaying += 1
+        end_following = self._follow_log(job, place, send, everything=everything, among=among)
+
+        def end() -> None:
+            end_following()
+            self._replaying -= 1
+            if not self._replaying:  # of thousands that are followed the last
+                self._replays.flush()
+
+        return end
 
     def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and let the kernel send it."""
@@ -410,11 +427,11 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if "\r" in text:
             self.cards.changed(job)  # most likely a progress bar
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         if self._cleared:
             self._clear_now(job)
-        if (texts := self._moved_texts if job.number in self._moved else self._texts) is not None:
+        if (texts := self._replays if job.number in self._moved else self._texts) is not None:
             write = texts.writer(job, name, write)
         place = self.place_of(job)
 
@@ -435,9 +452,10 @@ class KernelFrontEnd(FrontEnd):
     def flush(self, job: Record) -> None:
         """Write the job's partial lines."""
         self._lines.release(job)
-        for texts in (self._texts, self._moved_texts):
-            if texts is not None:
-                texts.flush()
+        if self._texts is not None:
+            self._texts.flush()
+        if job.number in self._moved:
+            self._replays.flush()
 
     def display(
         self,
@@ -462,6 +480,9 @@ class KernelFrontEnd(FrontEnd):
             job.log.display(data, metadata, display_id=shown_as or model)
         self._notify_watcher(job)
         if job.quiet:
+            return
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata, transient=transient, update=update)
             return
         self._lines.release(job)
         self._flush()
@@ -504,17 +525,31 @@ class KernelFrontEnd(FrontEnd):
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
         self._flush()
-        if not self._is_followed(job, self.place_of(job)):
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
             self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
-        if piece.kind in ("stdout", "stderr"):
-            text = self.labels.put(job, self.key(parent), piece.kind, piece.text)
-            self.write_below(parent, piece.kind, text)
-        elif piece.kind == "clear":
+        kind, text = piece.kind, piece.text
+        if kind == "display" and piece.bundle and not self._may_display():
+            kind, text = "stdout", text.rstrip("\n") + "\n"
+        if kind in ("stdout", "stderr"):
+            self._replays.put(parent, kind, self.labels.put(job, self.key(parent), kind, text))
+            return
+        self._replays.flush()
+        if kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
-        elif piece.kind == "display" and piece.bundle:
+        elif kind == "display" and piece.bundle:
             self._send_display(parent, piece.bundle, piece.metadata)
+
+    def _may_display(self) -> bool:
+        """Return whether few enough displays were shown again in the last second."""
+        now = time.monotonic()
+        if len(self._displayed) == _DISPLAYS and now - self._displayed[0] < 1:
+            return False
+        self._displayed.append(now)
+        return True
 
     def _send_display(
         self,
@@ -534,7 +569,12 @@ class KernelFrontEnd(FrontEnd):
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
-        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        transient = {"display_id": display_id}
+        here = threading.current_thread() is threading.main_thread() and caller() is None
+        if here and not update and (publisher := self.capturing()) is not None:
+            publisher.publish(bundle, {}, transient=transient)
+            return
+        content = {"data": bundle, "metadata": {}, "transient": transient}
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:

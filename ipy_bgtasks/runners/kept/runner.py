@@ -354,6 +354,11 @@ class KeptRunner(Runner):
             return
         run.request("force" if force else f"stop {self.grace}")
 
+    def pause(self, job: Record, paused: bool) -> None:
+        """Ask the watcher to stop its processes where they are, or to let them go on."""
+        if isinstance(job.run, Following):
+            job.run.request("pause" if paused else "go on")
+
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return the stack; empty for a command, or if its process does not answer."""
         run = job.run
