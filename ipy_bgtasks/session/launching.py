@@ -127,7 +127,7 @@ def start(
                 job, f"job {job.number}: {sink.problem()}"
             )
             job.add_done_callback(lambda _: sink.close())
-        session.screen.note_capture(job)
+        session.front_end.note_capture(job)
         if options.notify:  # of a group there is one notice
             session.notices.request([job], f"group {job.group}" if job.group else "")
         if prepare is not None:
