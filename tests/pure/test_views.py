@@ -55,6 +55,9 @@ class FakeJob:
     def enter(self) -> None:
         """Run in its context: it has none."""
 
+    def look_for_pause(self) -> None:
+        """It is never paused."""
+
     def stack(self) -> list[FrameSummary]:
         """Where it is."""
         return self.frames

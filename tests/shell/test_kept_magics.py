@@ -193,7 +193,7 @@ async def test_the_next_session_finds_what_a_killed_one_has_kept(
     await cells("%jobs")
     table = capsys.readouterr().out
     assert "[k1]+  ● running   kept" in table
-    assert "[k2]-  finished  kept" in table
+    assert "[k2]-  ✓ finished  kept" in table
     gate.write_text("")
     assert await cells("%fg k1") == [1, 2]
     assert "epoch 1\nepoch 2\n" in capsys.readouterr().out
