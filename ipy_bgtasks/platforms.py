@@ -226,14 +226,14 @@ def processor_time(thread: int) -> float:
         return 0.0
 
 
-def is_suspended(pid: int) -> bool:
-    """Return whether a process is stopped, as by SIGSTOP; False where that cannot be told."""
+def is_paused(pid: int) -> bool | None:
+    """Return whether a process is stopped, as by SIGSTOP; None where that cannot be told."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, in parentheses, may hold anything; the state follows it.
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
-        return False
+        return None
 
 
 def continue_group() -> bool:

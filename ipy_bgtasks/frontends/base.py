@@ -19,6 +19,7 @@ from ipy_bgtasks.text import printable
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from traceback import FrameSummary
 
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
@@ -44,6 +45,17 @@ class ForegroundCell(NamedTuple):
     number: int
     #: When its code began, in seconds since the epoch.
     began: float
+    #: Returns where its code is; any thread may call.
+    stack: Callable[[], list[FrameSummary]]
+
+
+class WaitingCell(NamedTuple):
+    """A cell that waits for the one that runs."""
+
+    id: str
+    code: str
+    #: The number by which it can be taken out of the queue: 1 for `q1`.
+    place: int
 
 
 class FrontEnd(Host):
@@ -77,6 +89,8 @@ class FrontEnd(Host):
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
         self.interrupt_backgrounds: Callable[[], bool] = lambda: False
+        #: Tells whether a cell that is one of our magics alone runs ahead of those that wait.
+        self.jumps_queue: Callable[[], bool] = lambda: True
         #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
         self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
         #: Called with a job each time something about it changes.
@@ -102,10 +116,11 @@ class FrontEnd(Host):
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
-        from ipy_bgtasks.frontends.consoles import isolate_consoles
+        from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
+        changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
@@ -135,13 +150,13 @@ class FrontEnd(Host):
         """Return the caller's place: a cell, or the place of the job that runs the caller."""
         raise NotImplementedError
 
-    def _key(self, place: Any) -> Any:
+    def key(self, place: Any) -> Any:
         """Return what stands for a place, as a hashable."""
         return place
 
     def place_of(self, job: Record) -> Any:
         """Return the place in which the job was launched, as a hashable."""
-        return self._key(job.origin)
+        return self.key(job.origin)
 
     def entering(self, job: Record) -> None:
         """Bind the calling thread's context to the job's place, before the job's code runs."""
@@ -253,6 +268,9 @@ class FrontEnd(Host):
         """Show what there is to show of a job's end, once."""
         raise NotImplementedError
 
+    def discarded(self, job: Record) -> None:
+        """Take note that the job is kept no more."""
+
     def _notify_watcher(self, job: Record) -> None:
         if self.watcher is not None:
             self.watcher(job)
@@ -292,7 +310,7 @@ class FrontEnd(Host):
 
     def claim(self, job: Record) -> Callable[[], None]:
         """Leave the job's end to the wait in the caller's place; returns what ends that."""
-        return self._follow(job, self._key(self.here()))
+        return self._follow(job, self.key(self.here()))
 
     def _follow(self, job: Record, place: Any) -> Callable[[], None]:
         key = (job.number, place)

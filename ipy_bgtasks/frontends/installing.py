@@ -14,6 +14,7 @@ context; ipywidgets before 8 keeps its widgets in their class.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,6 +113,31 @@ def before_clean_up(changes: Installation, shell: Any, finish: Callable[[], None
     changes.wrap(shell, "_atexit_once", finish_first)
 
 
+def keep_get_ipython(changes: Installation, shell: Any) -> None:
+    """Leave `get_ipython` among the builtins also between cells, when jobs run.
+
+    IPython has it there only while a cell runs. By it rich, fastprogress and others tell a notebook
+    from a terminal, some of them once for the whole session.
+    """
+    from IPython.core.builtin_trap import BuiltinUndefined
+
+    trap = shell.builtin_trap
+    name, ours = "get_ipython", trap.auto_builtins["get_ipython"]
+    originals = trap._orig_builtins
+    before = originals.get(name, vars(builtins).get(name, BuiltinUndefined))
+
+    def leave(value: Any) -> None:
+        if name in originals:  # a cell runs
+            originals[name] = value
+        elif value is BuiltinUndefined:
+            vars(builtins).pop(name, None)
+        else:
+            vars(builtins)[name] = value
+
+    leave(ours)
+    changes.add(lambda: leave(before))
+
+
 def pin_parent(shell: Any, header: Any) -> None:
     """Bind the output of the calling context to the request with *header*, if that is supported.
 
@@ -201,6 +227,13 @@ TOUCHES = {
         "!command, %sx and %%bash in a job are stopped with it, and write into its log",
         "!command, %sx and %%bash in a job are IPython's own: use %bg !command",
     ),
+    "get_ipython": Touch(
+        "IPython",
+        "shell.builtin_trap.auto_builtins, _orig_builtins, BuiltinUndefined",
+        _IPYTHON,
+        "code of jobs finds get_ipython also between cells",
+        "rich and others take a job that runs between cells for one in a terminal",
+    ),
     "completion": Touch(
         "IPython",
         "Completer.custom_matchers, context_matcher, SimpleCompletion; before 8.6 "
@@ -245,6 +278,13 @@ TOUCHES = {
         "rich 13.9 to 15.0",
         "bars of two jobs on rich's one console are drawn each in its place",
         "rich draws the bars of all jobs in the place of the first",
+    ),
+    "tqdm": Touch(
+        "tqdm",
+        "tqdm._instances, refresh",
+        "tqdm 4.66 to 4.70",
+        "bars of two jobs begin each at the first line of its place",
+        "a job's bar leaves lines free for the bars of other jobs",
     ),
     "widgets": Touch(
         "ipywidgets",

@@ -13,8 +13,10 @@ matplotlib's inline backend, plotly and ipywidgets each want more of a shell (ev
 from __future__ import annotations
 
 import builtins
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,45 @@ def send_displays(changes: Installation, send: SendDisplay) -> None:
         changes.attribute(builtins, "display", _display)
 
 
+def redraw_displays(changes: Installation) -> None:
+    """Let rich draw as in a notebook, where it redraws what an `Output` of ipywidgets holds.
+
+    As in a terminal it would move the cursor up, which pages do not do.
+    """
+    changes.when_imported("rich.console", lambda m: setattr(m, "_is_jupyter", lambda: True))
+    changes.when_imported("ipywidgets", lambda m: setattr(m, "Output", _Output))
+
+
+class _Output:
+    """An `ipywidgets.Output` as a display: what a thread displays within replaces what it shows."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        from IPython.core.interactiveshell import InteractiveShell
+
+        InteractiveShell.initialized()
+        self._publisher: Any = InteractiveShell.instance().display_pub
+        self._display_id = {"display_id": os.urandom(16).hex()}
+
+    def _ipython_display_(self) -> None:
+        self._publisher.publish({"text/plain": ""}, transient=self._display_id)
+
+    def clear_output(self, wait: bool = False) -> None:
+        """Clear it, when it is entered again: those that redraw do so at once."""
+
+    def __enter__(self) -> None:
+        self._publisher.within[threading.get_ident()] = []
+
+    def __exit__(self, *_: object) -> None:
+        from html import escape
+
+        texts, pages = [], []
+        for data in self._publisher.within.pop(threading.get_ident()):
+            texts.append(str(data.get("text/plain", "")))
+            pages.append(data.get("text/html") or f"<pre>{escape(texts[-1])}</pre>")
+        data = {"text/plain": "\n".join(texts), "text/html": "".join(pages)}
+        self._publisher.publish(data, transient=self._display_id, update=True)
+
+
 def show_open_figures() -> None:
     """Display and close the figures that a job leaves open, as the end of a cell does."""
     if inline := sys.modules.get(_INLINE):
@@ -65,7 +106,13 @@ def _new_shell(cls: Any, send: SendDisplay) -> None:
     from traitlets.config import Config
 
     class Publisher(DisplayPublisher):
+        #: What threads display within an `_Output`.
+        within: ClassVar[dict[int, list[Any]]] = {}
+
         def publish(self, data: Any, metadata: Any = None, *_: Any, **options: Any) -> None:
+            if (within := self.within.get(threading.get_ident())) is not None:
+                within.append(data)
+                return
             transient, update = options.get("transient"), bool(options.get("update"))
             send("publish", *_plain((data, metadata or {}, transient or {})), update)
 

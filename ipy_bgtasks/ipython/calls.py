@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.registry.retention import MOST
 from ipy_bgtasks.session.launching import find_jobs, launch, variables
 from ipy_bgtasks.stacks import hide
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.session.control import Session
+
+
+#: Names cells that wait for the one that runs.
+_WAITING_CELL = re.compile(r"queue|q[1-9]\d*")
 
 
 def bg(
@@ -38,6 +45,8 @@ def bg(
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
+    elif (job := _paused(session, code, local)) is not None:
+        return job.job
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.screen.launching
     try:
@@ -51,6 +60,32 @@ def bg(
     return job.job
 
 
+def _paused(session: Session, code: str, local: Mapping[str, Any] | None) -> Record | None:
+    """Let the paused job that CODE names go on, or the jobs of its group; None if it is none."""
+    try:
+        group = session.registry.group(code) if specs.is_group(code) else None
+    except NoSuchJob:
+        return None
+    if group is not None:
+        jobs = [job for job in group.jobs() if session.is_paused(job)]
+        if not (group.paused or jobs):
+            return None
+        group.paused = False
+        for job in jobs:
+            session.go_on(job)
+        return (jobs or group.jobs())[-1]
+    if not specs.is_spec(code, known := variables(session, local)):
+        return None
+    try:
+        job = session.registry.find(code, known)
+    except NoSuchJob:
+        return None
+    if not session.is_paused(job):
+        return None
+    session.go_on(job)
+    return job
+
+
 def fg(
     session: Session, line: str, cell: str | None, local: Mapping[str, Any] | None = None
 ) -> Any:
@@ -59,7 +94,8 @@ def fg(
     if cell is not None:
         options, code = opt.read_options(line, opt.FG_CELL, "%%fg", known)
         _refuse_code_above(code, "%%fg")
-        jobs, every = [_launch_attached(session, cell, options, local, cell=True)], False
+        rest, every = "", False
+        jobs = [_launch_attached(session, cell, options, local, cell=True)]
     else:
         line = line.rstrip()
         if not line.endswith("\\;"):  # which a shell command may need
@@ -72,15 +108,7 @@ def fg(
             jobs, every = found
             if options.notify and (left := [job for job in jobs if not job.done()]):
                 session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
-    return session.attach(
-        jobs,
-        every=every,
-        first=options.any,
-        timeout=options.timeout,
-        budget=options.budget,
-        all_output=options.all,
-        awaited=options.awaited,
-    )
+    return session.attach(jobs, options, spec=rest if every else None)
 
 
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
@@ -89,16 +117,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     if words == ["all"]:
         words, options.all = [], True
     known = variables(session, local)
-    if (
-        words
-        and {*JobState}.issuperset(words)
-        and not any(specs.is_spec(word, known) for word in words)
-    ):
-        chosen: list[Record] | None = [
-            job for job in session.visible(every=True) if str(job.state) in words
-        ]
-    else:
-        chosen = find_jobs(session, words, local) if words else None
+    chosen: list[Record] | None = None
+    by_state = {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words)
+    if words and by_state:
+        chosen = [job for job in session.visible(every=True) if str(job.state) in words]
+    elif words:
+        chosen = find_jobs(session, words, local)
     if options.prune:
         session.prune(chosen)
         if chosen is not None:
@@ -110,7 +134,12 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
         session.show_data(chosen, every=options.all, since=options.since)
         return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
-    session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
+    if chosen == [] and by_state:
+        session.screen.say(f"no job is {' or '.join(words)}")
+    elif chosen is not None and len(chosen) == 1 and not (groups or by_state):
+        session.show_job(chosen[0])
+    else:
+        session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None
 
 
@@ -119,23 +148,23 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     options, words = opt.read_all(line, opt.CANCEL, "%cancel")
     if not words:
         raise BadInput("%cancel needs a job: %cancel 3, %cancel %name, or %cancel all")
+    known = variables(session, local)
+    cells = [w for w in words if _WAITING_CELL.fullmatch(w) and not specs.is_spec(w, known)]
+    if cells:
+        session.take_out(None if "queue" in cells else {int(word[1:]) for word in cells})
+        if not (words := [word for word in words if word not in cells]):
+            return asyncio.sleep(0) if options.awaited else None
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
-        _say_who_is_left_alone(session, len(jobs))
     else:
         jobs = find_jobs(session, words, local)
-    return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
-
-
-def _say_who_is_left_alone(session: Session, stopped: int) -> None:
-    registry = session.registry
-    others = [job for job in registry.alive() if job.number in registry.adopted]
-    if others and not stopped:
-        first, numbers = others[0].number, ", ".join(str(job.number) for job in others)
-        session.screen.say(
-            f"left alone, as another session launched them: {numbers} (%cancel {first})"
+    if options.pause:
+        session.pause(
+            jobs, [session.registry.group(word) for word in words if specs.is_group(word)]
         )
+        return asyncio.sleep(0) if options.awaited else None
+    return session.report(session.stop(jobs, force=options.force), awaited=options.awaited)
 
 
 def _refuse_code_above(code: str, magic: str) -> None:
@@ -150,8 +179,10 @@ def _named(
     registry, known = session.registry, variables(session, local)
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
+        _say_what_is_missing(session, registry.take_lost())
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
+        _say_what_is_missing(session, registry.group(text).lost)
         return registry.find_all(text), True
     if specs.is_spec(text, known):
         return [registry.find(text, known)], False
@@ -160,10 +191,19 @@ def _named(
         return find_jobs(session, words, local), True
     if text.isidentifier() and not inspect.isawaitable(known.get(text)):
         raise BadInput(
-            f"{text!r} is no job and nothing that can be awaited: "
+            f"{text!r} is neither a job nor awaitable: "
             f"%fg {text}() launches a call, %fg ?{text} finds a job by name"
         )
     return None
+
+
+def _say_what_is_missing(session: Session, count: int) -> None:
+    if count:
+        results = "1 older result is" if count == 1 else f"{count:,} older results are"
+        session.screen.say(
+            f"{results} missing: only so many ended jobs are kept (BgTasks.max_finished; of one "
+            f"cell or group {MOST:,}); a job in a variable keeps its own"
+        )
 
 
 def _launch_attached(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.frontends.cells import keep_cell_numbers, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
+    keep_get_ipython,
     kernel_of,
     loop_of,
     missing_line,
@@ -76,6 +77,7 @@ class Loaded:
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
+        front_end.jumps_queue = lambda: settings.jump_queue
         front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
         session = self.session = Session(self, core, settings)
         front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
@@ -85,6 +87,7 @@ class Loaded:
         session.open()
         changes.add(session.close)
         changes.step("cells", keep_cell_numbers, shell)
+        changes.step("get_ipython", keep_get_ipython, shell)
         changes.step("rewriting", self._rewrite)
         changes.step("completion", self._complete, session)
         changes.step("display", self._display_jobs, front_end)

@@ -81,6 +81,8 @@ class JobMagics(Magics):
           -g, --group NAME[:N]
                           the job belongs to the group NAME, of which at most N run at a time;
                           @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
+          --halt          (with -g) the first of the group that fails stops all others: they are
+                          cancelled, or never start
           --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s
           --notify        tell me when it has ended, or all of several, wherever I am: the
                           terminal rings, a page that is hidden shows a notification, and
@@ -116,7 +118,7 @@ class JobMagics(Magics):
         """Bring a job to the foreground: show its output, wait, return its result.
 
         %fg [-a] [--timeout S|--budget S] [JOB|CODE]
-        %fg [--any] JOB JOB…           several: the results as a list, in the order given
+        %fg [--any|--settled] JOB JOB… several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
           JOB             3, k1 (a kept job), %name, ?text, - (the previous one), a variable
@@ -129,6 +131,7 @@ class JobMagics(Magics):
           --budget S      wait S seconds at most, then return the Job, which goes on, without an
                           error: the rest of the cell runs
           --any           wait for the first of several to end, and return its Job
+          --settled       return exceptions, in the place of results, and raise none
           --notify        tell me when it has ended, or all of several, wherever I am: the
                           terminal rings, a page that is hidden shows a notification, and
                           BgTasks.notify is told
@@ -176,9 +179,12 @@ class JobMagics(Magics):
     def cancel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Stop jobs, and say what really became of them.
 
-        %cancel JOB… | all [-f]
+        %cancel JOB… | all [-f] [--pause]
+        %cancel q2 | queue             a cell that waits for the one that runs, or all of them
 
           -f, --force     insist: no grace period, and again if the code refuses
+          --pause         do not end them: stop their processes where they are, until %bg 3 or
+                          %fg 3; of a group (@NAME) no more jobs start until %bg @NAME
 
         A queued job never starts. A coroutine gets CancelledError at its await. A thread gets an
         exception at its next step in Python; while it is inside C code it stays `cancelling`.

@@ -76,6 +76,7 @@ _LAUNCH = (
     Option("after", None, "JOB,…", after),
     Option("log", None, "FILE"),
     Option("group", "g", "NAME[:N]", GroupName.read),
+    Option("halt"),
     Option("retries", None, "N", count),
     _NOTIFY,
     Option("keep"),
@@ -91,6 +92,7 @@ FG = (
     Option("timeout", None, "S", seconds),
     _BUDGET,
     Option("any"),
+    Option("settled"),
     _NOTIFY,
     AWAITED,
 )
@@ -104,7 +106,7 @@ JOBS = (
     Option("prune"),
     AWAITED,
 )
-CANCEL = (Option("force", "f"), AWAITED)
+CANCEL = (Option("force", "f"), Option("pause"), AWAITED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class Options(LaunchOptions):
 
     all: bool = False
     any: bool = False
+    settled: bool = False
     awaited: bool = False
     verbose: bool = False
     watch: bool = False
@@ -121,6 +124,7 @@ class Options(LaunchOptions):
     budget: float | None = None
     prune: bool = False
     force: bool = False
+    pause: bool = False
 
 
 #: Returns the variables with which the values of options are expanded.

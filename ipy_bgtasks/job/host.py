@@ -114,6 +114,11 @@ class Run:
     reached: bool = True
 
     @property
+    def processes(self) -> Any:
+        """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
+        return None
+
+    @property
     def note(self) -> str:
         """What was done to stop it, in the user's words; empty if there is nothing to say."""
         return ""
@@ -172,6 +177,20 @@ class Runner:
 
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def pause(self, job: Record, paused: bool) -> None:
+        """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
+        from ipy_bgtasks.errors import BadInput
+
+        if (processes := None if job.run is None else job.run.processes) is None:
+            raise BadInput(
+                f"job {job.number} cannot be paused: only processes can, which `!`, -p and --keep "
+                "start"
+            )
+        if paused:
+            processes.pause()
+        else:
+            processes.go_on()
 
     def goes_on(self, job: Record) -> bool:
         """Return whether the job goes on when this session ends."""

@@ -16,6 +16,7 @@ class JobState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     CANCELLING = "cancelling"
     FINISHED = "finished"
     FAILED = "failed"

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -19,6 +20,7 @@ from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
 from ipy_bgtasks.job.waiting import await_end, block_until_end
+from ipy_bgtasks.platforms import is_paused
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.stacks import hide_all
 from ipy_bgtasks.text import encodable, error_line, visible
@@ -31,115 +33,92 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.waiting import Waker
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.registry.retention import Unit
     from ipy_bgtasks.work import Work
 
 
 #: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
 EPOCH = time.time() - time.monotonic()
+#: Seconds that a process has to stand still, or go on.
+_OBEYS = 1.0
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Record:
     """What is known of one job. Any thread may use it; `Registry.launch` makes it."""
 
-    __slots__ = (
-        "__weakref__",
-        "_began",
-        "_callbacks",
-        "_decimal",
-        "_ended",
-        "_handle",
-        "_host",
-        "_lock",
-        "_log",
-        "_on_end",
-        "_outcome",
-        "_pokes",
-        "_progress",
-        "_timed_out",
-        "assigns",
-        "attempts",
-        "bars",
-        "cancel_requested",
-        "code",
-        "end_shown",
-        "group",
-        "launched",
-        "name",
-        "number",
-        "on_cancel",
-        "origin",
-        "pid",
-        "quiet",
-        "run",
-        "runner",
-        "source",
-        "thread",
-        "timeout",
-        "value_text",
-        "where",
-        "work",
-    )
+    number: Any  # an int, or the `JobId` of a kept job
+    #: The work, until the job has ended.
+    work: Work | None
+    #: The place itself, until the job has ended.
+    runner: Runner | None
+    _: KW_ONLY
+    #: As it may be shown anywhere: what a terminal would act on is escaped. The work's by default.
+    name: str = ""
+    #: What the front end must know of the place of launch.
+    origin: object = None
+    quiet: bool = False
+    group: str | None = None  # the name of its group, if it has one
+    host: Host = SILENT
+    registry: Registry | None = None
+    code: str = field(init=False)
+    assigns: frozenset[str] = field(init=False)
+    #: Whether its value is bound to a name, and so not displayed.
+    stores: bool = field(init=False)
+    source: Any = field(init=False)
+    #: Where it runs: "loop", "thread", ….
+    where: str = field(init=False)
+    #: The runner's state for the job, until it has ended.
+    run: Run | None = field(default=None, init=False)
+    #: The process it runs in, while it does, where it has one of its own.
+    pid: int | None = field(default=None, init=False)
+    #: The identifier of the thread in which it began.
+    thread: int | None = field(default=None, init=False)
+    #: With what it is kept, and discarded.
+    unit: Unit = field(init=False)
+    #: Runs it again when it fails, if that was asked for.
+    attempts: Attempts | None = field(default=None, init=False)
+    #: Seconds for which each attempt may run, if limited.
+    timeout: float | None = field(default=None, init=False)
+    #: Whether it was asked to stop.
+    cancel_requested: bool = field(default=False, init=False)
+    #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
+    on_cancel: tuple[Callable[[], object], ...] = field(default=(), init=False)
+    #: Whether it was brought to the foreground, and its end shown there.
+    end_shown: bool = field(default=False, init=False)
+    #: Whether somebody has asked for its result.
+    was_fetched: bool = field(default=False, init=False)
+    #: Reads its progress from the widgets that it shows; None if it shows none.
+    bars: Callable[[], Progress | None] | None = field(default=None, init=False)
+    #: Its value as one line, made when it is first shown, where that is not trivial.
+    value_text: str | None = field(default=None, init=False)
+    #: When it was launched, in seconds since the epoch.
+    launched: float = field(init=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False)
+    _callbacks: tuple[Callable[[Record], object], ...] = field(default=(), init=False)
+    _pokes: list[Waker] | None = field(default=None, init=False)
+    _log: Log | None = field(default=None, init=False)
+    _decimal: Any = field(init=False)
+    _progress: Progress | None = field(default=None, init=False)
+    _began: float | None = field(default=None, init=False)  # on the monotonic clock
+    _paused: float | None = field(default=None, init=False)  # since when, and for how long before
+    _idle: float = field(default=0.0, init=False)
+    _ended: float | None = field(default=None, init=False)
+    _timed_out: float | None = field(default=None, init=False)
+    _outcome: Outcome | None = field(default=None, init=False)
+    _handle: ref[Job] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        number: Any,
-        work: Work,
-        runner: Runner,
-        *,
-        name: str | None = None,
-        origin: object = None,
-        quiet: bool = False,
-        group: str | None = None,
-        host: Host | None = None,
-        on_end: Callable[[Record], object] | None = None,
-    ) -> None:
-        self.number = number  # an int, or the `JobId` of a kept job
-        # As it may be shown anywhere: what a terminal would act on is escaped.
-        shown = work.label if name is None else name
-        self.name = shown if shown.isprintable() else visible(shown)
+    def __post_init__(self) -> None:
+        work, runner = self.work, self.runner
+        assert work is not None
+        assert runner is not None
+        name = self.name or work.label
+        self.name = name if name.isprintable() else visible(name)
         self.code, self.assigns, self.source = work.code, work.assigns, work.source
-        #: The work, until the job has ended.
-        self.work: Work | None = work
-        #: Where it runs: "loop", "thread", ….
-        self.where = runner.where
-        #: The place itself, until the job has ended …
-        self.runner: Runner | None = runner
-        #: … and the runner's state for the job.
-        self.run: Run | None = None
-        #: The process it runs in, while it does, where it has one of its own.
-        self.pid: int | None = None
-        #: The identifier of the thread in which it began.
-        self.thread: int | None = None
-        #: What the front end must know of the place of launch.
-        self.origin = origin
-        self.quiet = quiet
-        self.group = group  # the name of its group, if it has one
-        #: Runs it again when it fails, if that was asked for.
-        self.attempts: Attempts | None = None
-        self.timeout: float | None = None  # seconds for which each attempt may run, if limited
-        self.cancel_requested = False  # it was asked to stop
-        #: What a request to stop it calls besides, each quickly: see `ipy_bgtasks.on_cancel`.
-        self.on_cancel: tuple[Callable[[], object], ...] = ()
-        self.end_shown = False  # in the foreground
-        #: Reads its progress from the widgets that it shows; None if it shows none.
-        self.bars: Callable[[], Progress | None] | None = None
-        #: Its value as one line, made when it is first shown, where that is not trivial.
-        self.value_text: str | None = None
-        #: When it was launched, in seconds since the epoch.
+        self.stores, self.where = work.store is not None, runner.where
         self.launched = time.monotonic() + EPOCH
-        self._lock = threading.Lock()
-        self._on_end = on_end
-        self._callbacks: tuple[Callable[[Record], object], ...] = ()
-        self._pokes: list[Waker] | None = None
-        self._log: Log | None = None
         self._decimal = _decimal_context()
-        self._host = SILENT if host is None else host
-        self._progress: Progress | None = None
-        self._began: float | None = None  # on the monotonic clock
-        self._ended: float | None = None
-        self._timed_out: float | None = None
-        self._outcome: Outcome | None = None
-        self._handle: ref[Job] | None = None
 
     def __repr__(self) -> str:
         return f"<Record {self.number}: {self.name}, {self.state} ({self.where})>"
@@ -169,7 +148,9 @@ class Record:
             return self._outcome.state
         if self._began is None:
             return JobState.QUEUED
-        return JobState.CANCELLING if self.cancel_requested else JobState.RUNNING
+        if self.cancel_requested:
+            return JobState.CANCELLING
+        return JobState.RUNNING if self._paused is None else JobState.PAUSED
 
     @property
     def started(self) -> float | None:
@@ -186,7 +167,13 @@ class Record:
         """Seconds for which it, or its latest attempt, has run, or ran; 0.0 if it never started."""
         if self._began is None:
             return 0.0
-        return (time.monotonic() if self._ended is None else self._ended) - self._began
+        end = self._paused or self._ended or time.monotonic()
+        return end - self._began - self._idle
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which it, or its latest attempt, was paused."""
+        return self._idle + (0.0 if self._paused is None else time.monotonic() - self._paused)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -206,7 +193,7 @@ class Record:
         from ipy_bgtasks.job.progress import Progress
 
         self._progress = Progress.of(value)
-        self._host.changed(self)
+        self.host.changed(self)
 
     @property
     def log(self) -> Log:
@@ -214,13 +201,13 @@ class Record:
         if self._log is None:
             with self._lock:
                 if self._log is None:
-                    self._log = self._host.new_log(self)
+                    self._log = self.host.new_log(self)
         return self._log
 
     @property
     def has_output(self) -> bool:
         """Whether anything was ever recorded; asking makes no log."""
-        return self._log is not None or self._host.has_output
+        return self._log is not None or self.host.has_output
 
     def done(self) -> bool:
         """Return whether the job has ended, in whatever way."""
@@ -231,15 +218,40 @@ class Record:
         runner = self.runner
         return [] if runner is None or self.done() else runner.stack(self)
 
+    # What is kept of it
+
+    @property
+    def log_size(self) -> int:
+        """How many characters its log holds."""
+        return 0 if self._log is None else self._log.size
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether it ended by itself, and nobody has asked for its result since."""
+        if self.end_shown or self.was_fetched:
+            return False
+        return self.state in (JobState.FINISHED, JobState.FAILED)
+
+    def fetched(self) -> None:
+        """Note that somebody has its result."""
+        if not self.was_fetched:
+            self.was_fetched = True
+            if self.registry is not None:
+                self.registry.note_fetched(self)
+
     # Waiting
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait up to *timeout* seconds, and return the value or raise as `Job.result` does."""
-        return block_until_end(self, timeout).get()
+        outcome = block_until_end(self, timeout)
+        self.fetched()
+        return outcome.get()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait up to *timeout* seconds, and return the exception the job ended with, or None."""
-        return block_until_end(self, timeout).exception()
+        outcome = block_until_end(self, timeout)
+        self.fetched()
+        return outcome.exception()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return await_end(self)
@@ -295,11 +307,39 @@ class Record:
             return False
         with Shielded():
             self.cancel_requested = True
-            self._host.changed(self)
+            self.host.changed(self)
             runner.stop(self, force)
             for call in self.on_cancel:
                 call()
         return True
+
+    def pause(self, paused: bool = True) -> None:
+        """Stop its processes where they are, or let them go on. Any thread may call.
+
+        Raises `BadInput` where it has none of its own, or has not started.
+        """
+        runner, pid = self.runner, self.pid
+        if runner is None or self._began is None:
+            from ipy_bgtasks.errors import BadInput
+
+            raise BadInput(f"job {self.number} is {self.state}: only one that runs can be paused")
+        runner.pause(self, paused)
+        deadline = time.monotonic() + _OBEYS
+        while pid is not None and is_paused(pid) is (not paused) and time.monotonic() < deadline:
+            time.sleep(0.001)  # else who looks now would take it for what it was
+        self._note_paused(paused)
+
+    def look_for_pause(self) -> None:
+        """Note whether somebody else has stopped its process, or let it go on."""
+        if (pid := self.pid) is not None and (paused := is_paused(pid)) is not None:
+            self._note_paused(paused)
+
+    def _note_paused(self, paused: bool) -> None:
+        with self._lock:
+            if paused == (self._paused is not None) or self._outcome is not None:
+                return
+            self._idle, self._paused = self.idle, time.monotonic() if paused else None
+        self.host.changed(self)
 
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
@@ -315,7 +355,7 @@ class Record:
         current.set(self)
         if self._decimal is not None:
             sys.modules["decimal"].setcontext(self._decimal)
-        self._host.entering(self)
+        self.host.entering(self)
 
     def checkpoint(self) -> None:
         """Raise what `cancel` has pending; for a thread about to enter the job's code."""
@@ -333,7 +373,7 @@ class Record:
             if self._began is None:
                 self._began = time.monotonic() if since is None else since
                 self.thread = threading.get_ident()
-        self._host.changed(self)
+        self.host.changed(self)
         return True
 
     def move(self, runner: Runner) -> None:
@@ -352,26 +392,27 @@ class Record:
 
     def rest(self, runner: Runner) -> None:
         """Wait on *runner* for the next attempt: this one has failed."""
-        self._host.closing(self)
+        self.host.closing(self)
         with self._lock:
             if self._outcome is not None:
                 return
-            self._began = self.thread = self.pid = self.run = self._progress = None
+            self._began = self.thread = self.pid = self.run = self._progress = self._paused = None
+            self._idle = 0.0
         self.move(runner)
-        self._host.changed(self)
+        self.host.changed(self)
         if self.cancel_requested:  # meanwhile, of the place that it has left
             runner.stop(self, False)
 
     def write(self, stream: str, text: str) -> None:
         """Take what its code wrote to "stdout" or "stderr" in another process."""
-        self._host.write(self, stream, encodable(text))
+        self.host.write(self, stream, encodable(text))
 
     def show(self, kind: str, *what: Any) -> None:
         """Show what its code displayed in another process ("publish"), or clear it ("clear")."""
         if kind == "publish":
-            self._host.publish(self, *what)
+            self.host.publish(self, *what)
         else:
-            self._host.clear(self, *what)
+            self.host.clear(self, *what)
 
     def finish(self, value: Any = None) -> None:
         """End with *value*, which is bound to the target of an assignment form first."""
@@ -409,10 +450,11 @@ class Record:
 
     def _end(self, outcome: Outcome, at: float | None = None) -> None:
         if self._began is not None and self._outcome is None:
-            self._host.closing(self)
+            self.host.closing(self)
         with self._lock:
             if self._outcome is not None:
                 return
+            self._idle, self._paused = self.idle, None
             self._ended = time.monotonic() if at is None else at
             self._outcome = outcome
             # One that is made from now on settles itself.
@@ -421,8 +463,8 @@ class Record:
             pokes, self._pokes = self._pokes, None
             self.runner = self.work = self.run = self.pid = None
         # Books and front end before those that wait: a script may exit after its last wait.
-        if self._on_end is not None:
-            self._on_end(self)
+        if self.registry is not None:
+            self.registry.note_end(self)
         if pokes is not None:
             for event in pokes:
                 event.set()

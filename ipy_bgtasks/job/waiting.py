@@ -58,6 +58,7 @@ def await_end(job: Record) -> Generator[Any, None, Any]:
     try:
         while (outcome := job.outcome) is None:
             yield from _until_woken(job)
+        job.fetched()
         try:
             return outcome.get()
         except (SystemExit, KeyboardInterrupt) as error:

@@ -150,6 +150,8 @@ class Pages:
                 self._actions.discard(job, self._say_to(to))
             case {"kind": "background", "cell": str(cell), "to": str(to)}:
                 self._actions.send_away(cell, self._say_to(to))
+            case {"kind": "take out", "cell": int(place), "to": str(to)}:
+                self._actions.take_out(place, self._say_to(to))
             case {"kind": "notify", "job": name, "on": bool(wanted)} if job := self._job(name):
                 self._actions.notify(job, wanted)
                 self._tell([job])
@@ -299,7 +301,8 @@ class Pages:
         many = {name: facts for name in self._all.many if (facts := self._new_many(name))}
         tails = [news for number in logs if (news := self._logs[number][0].news())]
         cell, current, previous = self._cell(), self._registry.current, self._registry.previous
-        front = (cell and cell["id"], current and current.number, previous and previous.number)
+        shown = cell and (cell["id"], [each["n"] for each in cell["queue"]])
+        front = (shown, current and current.number, previous and previous.number)
         if not (rows or many or gone or tails or reset or front != self._front):
             return
         self._front = front

@@ -12,7 +12,9 @@ from ipy_bgtasks.views.rows import row
 from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.frontends.base import ForegroundCell
+    from collections.abc import Sequence
+
+    from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
     from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.job.record import Record
 
@@ -20,6 +22,7 @@ _WHOLE = 1 << 62
 _PROBE = 400  # characters by which the end of what was shown is found again
 _LISTED = 300  # rows of an open list
 _NAMED = 100  # of those that failed
+_QUEUED = 20  # cells that wait
 #: Those who run or failed come first, for whom a reader looks.
 _ORDER = ("failed", "running", "cancelling", "paused", "queued", "finished", "cancelled")
 
@@ -80,10 +83,13 @@ def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
     return facts
 
 
-def cell_row(cell: ForegroundCell) -> dict[str, Any]:
-    """Return the cell that runs in the foreground as such data."""
+def cell_row(cell: ForegroundCell, waiting: Sequence[WaitingCell]) -> dict[str, Any]:
+    """Return the cell that runs in the foreground, and those that wait for it, as such data."""
     name = visible(label_of_cell(cell.code))
-    return {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
+    found = {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
+    shown = waiting[:_QUEUED]
+    found["queue"] = [{"n": w.place, "name": visible(label_of_cell(w.code))} for w in shown]
+    return found
 
 
 def lines_since(job: Record, since: float) -> int:

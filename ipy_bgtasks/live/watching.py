@@ -83,7 +83,9 @@ class Watching:
 
         def cell() -> dict[str, Any] | None:
             now = None if self._cells is None else self._cells.now()
-            return None if now is None or time.time() - now.began < _LONG else cell_row(now)
+            if self._cells is None or now is None or time.time() - now.began < _LONG:
+                return None
+            return cell_row(now, self._cells.waiting())
 
         widget = PageWidget(key=cards.key)
         pages = Pages(self._registry, self.feed, cards, self, widget.tell, cell)
@@ -243,6 +245,11 @@ class Watching:
         """Return whether there will be a notice of the job's end."""
         asked = self._session.core.asked
         return asked is not None and job in asked
+
+    def take_out(self, place: int, say: Callable[[str], None]) -> None:
+        """Take a cell that waits out of the queue."""
+        if self._cells is None or not self._cells.take_out({place}):
+            say(f"q{place} does not wait any more")
 
     def send_away(self, cell: str, say: Callable[[str], None]) -> None:
         """Send the cell of that id to the background, if it runs in the foreground."""

@@ -2,12 +2,14 @@
 
 A progress bar rewrites its line a thousand times; a later reader of the log wants one
 line, not a thousand. `Fold` follows one stream and turns each piece of raw text into an edit of
-what is kept so far: remove some characters, then append some others.
+what is kept so far: remove some characters, then append some others. Several bars, one below the
+other, are redrawn by moving the cursor up into lines that were complete.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ipy_bgtasks.text import strip_ansi
 
@@ -18,6 +20,8 @@ _LONGEST_LINE = 10_000
 # last rewrites are processed: each costs some 30 µs.
 _LAST_REWRITES = 64
 _LONGEST_PEN = 64
+# How far up the cursor moves at most.
+_ROWS = 50
 
 _TOKEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # an escape sequence that acts, such as a colour
@@ -25,6 +29,8 @@ _TOKEN = re.compile(
     r"|[\r\b]|[^\x1b\r\b]+|\x1b[ -~]?"
 )
 _MOVING = re.compile(r"[\r\b]|\x1b\[(?:[0-9;]*[CDG]|[12]K)")
+_UP_OR_DOWN = re.compile(r"\x1b\[\d{0,3}[ABEF]")
+_VERTICAL = re.compile(r"(\n|\x1b\[\d{0,3}[ABEF])")
 _ESCAPES = re.compile("\x1b+")
 _LINE_END = re.compile(r"\r+\n")
 # Nobody rewrites a line by what no terminal shows: this is a file, decoded as well as it went.
@@ -41,12 +47,17 @@ Cell = tuple[str, str]
 
 
 class Fold:
-    """The partial line of one stream. Not thread-safe."""
+    """The line of one stream in which the cursor is. Not thread-safe.
 
-    __slots__ = ("_column", "_held", "_line_pen", "_pen", "line")
+    *earlier* returns so many of the last characters that are kept.
+    """
 
-    def __init__(self) -> None:
-        self.line = ""  # what was handed out since the last line feed
+    __slots__ = ("_column", "_earlier", "_held", "_line_pen", "_pen", "below", "line")
+
+    def __init__(self, earlier: Callable[[int], str]) -> None:
+        self._earlier = earlier
+        self.line = ""  # as it was handed out; the last one, unless the cursor was moved up
+        self.below = 0  # how many lines are below it
         self._column: int | None = None  # where the cursor is; None is at the end of the line
         self._pen = ""  # the colours in force, as escape sequences since the last reset
         self._line_pen = ""  # those in force where the line begins
@@ -61,6 +72,8 @@ class Fold:
             text = self._hold_back(_ESCAPES.sub("\x1b", text))
         if "\r\n" in text:
             text = _LINE_END.sub("\n", text)
+        if self.below or ("\x1b" in text and _UP_OR_DOWN.search(text)):
+            return self._redraw(text)
         if self._column is not None or _MOVING.search(text):
             return self._refold(text)
         if "\x1b" in text:
@@ -70,10 +83,11 @@ class Fold:
 
     def resume(self) -> str:
         """Return what to write after `line` to move the cursor to where it is here."""
+        up = f"\x1b[{self.below}A" if self.below else ""
         if self._column is None:
-            return ""
+            return up and f"{up}\r{self.line}"
         simple = not _NOT_SIMPLE.search(self.line)
-        return "\r" + (self.line[: self._column].ljust(self._column) if simple else "")
+        return f"{up}\r" + (self.line[: self._column].ljust(self._column) if simple else "")
 
     def _hold_back(self, text: str) -> str:
         if unfinished := _UNFINISHED.search(text, max(0, len(text) - 256)):
@@ -111,6 +125,34 @@ class Fold:
             return 0, folded[len(before) :]
         return len(before), folded
 
+    def _redraw(self, text: str) -> tuple[int, str]:
+        """Fold text that moves the cursor up, or begins above the last line."""
+        before = self._earlier(_LONGEST_LINE).split("\n")[-_ROWS:]
+        rows = list(before)
+        at = max(0, len(rows) - 1 - self.below)
+        for part in _VERTICAL.split(text):
+            if not _VERTICAL.fullmatch(part):
+                self._fold_part(part)
+                continue
+            rows[at] = self.line
+            column = len(strip_ansi(self.line)) if self._column is None else self._column
+            count = int(part[2:-1] or 1) if part[0] == "\x1b" else 1
+            at = max(0, at - count) if part[-1] in "AF" else at + count
+            if part == "\n" and at == len(rows):
+                rows.append("")
+            at = min(at, len(rows) - 1)
+            self.line, self._line_pen = rows[at].rstrip(), ""  # of a bar that was erased: nothing
+            column = column if part[-1] in "AB" else 0
+            self._column = None if column == len(strip_ansi(self.line)) else column
+        rows[at] = self.line
+        while at < len(rows) - 1 and not strip_ansi(rows[-1]).strip():
+            del rows[-1]
+        self.below = len(rows) - 1 - at
+        same, most = 0, min(len(before), len(rows)) - 1
+        while same < most and before[same] == rows[same]:
+            same += 1
+        return len("\n".join(before[same:])), "\n".join(rows[same:])
+
     def _shorten(self) -> None:
         cut = len(self.line) - _LONGEST_LINE
         if cut <= 0:
@@ -147,7 +189,7 @@ class Fold:
         if column is None:
             line += first
             column = len(line)
-        else:
+        elif first:
             line = line.ljust(column)
             line = line[:column] + first + line[column + len(first) :]
             column += len(first)
@@ -176,6 +218,26 @@ class Fold:
         self._pen = row.pen
         self.line = row.render(self._line_pen)
         self._column = None if row.column == len(row.cells) else row.column
+
+
+class Screen:
+    """Text of one stream as it stands. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        #: Whether somebody waits to see what of it stays.
+        self.watched = False
+        self._fold = Fold(lambda count: self.text[-count:])
+
+    def feed(self, text: str) -> None:
+        """Take more."""
+        back, more = self._fold.feed(text)
+        self.text = self.text[: len(self.text) - back] + more
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the cursor is in the last line."""
+        return not self._fold.below
 
 
 class _Row:

@@ -21,6 +21,7 @@ from typing import Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.log.transcript import Entry, Recording, dropped_mark, next_group
 from ipy_bgtasks.sigint import Shielded
+from ipy_bgtasks.text import short_repr
 
 _LAST_LINES = 4000  # characters searched for the last lines
 _DRAIN_AT = 256 * 1024  # characters; with more than this queued the writer drains
@@ -69,7 +70,7 @@ class Log:
         self, limit: int = 1_000_000, pending: Callable[[Log], None] | None = None
     ) -> None:
         if limit < 0:
-            raise BadInput(f"a log keeps 0 characters or more, not {limit}")
+            raise BadInput(f"a log is limited to 0 characters or more, not {limit}")
         self._recording = Recording(limit)
         self._queue: deque[tuple[str, float, str | Piece]] = deque()
         self._pending = 0  # characters in the queue, roughly: threads may lose an addition
@@ -83,6 +84,12 @@ class Log:
         self._outbox: deque[tuple[tuple[_Subscriber, ...], Piece]] = deque()
         self._delivering = threading.RLock()
         self._deliverer: int | None = None  # the thread that holds it
+
+    def __repr__(self) -> str:
+        return f"<Log of {self.size:,} characters that ends with {short_repr(self.last_line)}>"
+
+    def __str__(self) -> str:
+        return self.text
 
     def write(self, stream: str, text: str, at: float | None = None) -> None:
         """Record what was written to ``"stdout"`` or ``"stderr"``, now or then. Takes no lock."""
@@ -122,6 +129,13 @@ class Log:
         self._add(Piece(kind, time(), text, bundle, dict(metadata or {}), known_as))
         if self._sink is not None and text:
             self._sink.write(text + "\n")
+
+    def empty(self) -> None:
+        """Discard what is recorded, as if the limit had been reached: a mark says how much."""
+        with self._stored() as recording:
+            gone = recording.dropped + recording.size
+            recording.clear(wait=False)
+            recording.dropped = gone
 
     def clear(self, *, wait: bool = False) -> None:
         """Discard what is recorded; with `wait`, when the next output comes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ipy_bgtasks.log.fold import Fold
@@ -69,7 +70,7 @@ class Recording:
         """Record text of a stream."""
         self._begin()
         if (fold := self._folds.get(stream)) is None:
-            fold = self._folds[stream] = Fold()
+            fold = self._folds[stream] = Fold(partial(self._last_of, stream))
         for start in range(0, len(text), _PART):
             part = text if len(text) <= _PART else text[start : start + _PART]
             back, part = fold.feed(part)
@@ -178,6 +179,17 @@ class Recording:
                     break
         return strip_ansi(text).rstrip().rpartition("\n")[2].rstrip()
 
+    def _last_of(self, stream: str, chars: int) -> str:
+        """Return the last characters of a stream."""
+        texts: list[str] = []
+        for kept in reversed(self._retained):
+            if kept.stream == stream:
+                texts.append(kept.text)
+                chars -= len(kept.text)
+                if chars <= 0:
+                    break
+        return "".join(reversed(texts))
+
     def _begin(self) -> None:
         if self._clear_before_next:
             self.clear(wait=False)
@@ -264,7 +276,8 @@ def dropped_mark(count: int) -> str:
 
 def _as_text(kept: _Kept) -> str:
     # A display is a block of its own even if its text has no line feed.
-    return kept.text + "\n" * (kept.bundle is not None and not kept.text.endswith("\n"))
+    block = kept.bundle is not None and kept.text and not kept.text.endswith("\n")
+    return f"{kept.text}\n" if block else kept.text
 
 
 def _from_line_start(text: str) -> str:

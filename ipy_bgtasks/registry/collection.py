@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -15,11 +14,12 @@ from ipy_bgtasks.job.host import HostSwitch
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.registry.queueing import Dependents, Group, Queued, Retries
+from ipy_bgtasks.registry.retention import Retention, Unit
 from ipy_bgtasks.registry.specs import goes_on
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from ipy_bgtasks.job.host import Runner
     from ipy_bgtasks.registry.queueing import GroupName
@@ -32,8 +32,8 @@ class Registry(Collection[Record]):
     """The jobs of one shell: numbers, launches and finds them, and discards the oldest ended ones.
 
     A `Collection` of the jobs it keeps, in order of number: all that have not ended, and of those
-    that have, the *max_finished* that ended last. The jobs of a group count as one, which ends
-    with the last of them. Any thread may call any method.
+    that have the last, *max_finished* of them. What one cell has launched counts as one, and so do
+    the jobs of a group (`retention`). Any thread may call any method.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Registry(Collection[Record]):
     ) -> None:
         self.runners = dict(runners)
         self.service = service
-        self.max_finished = max_finished
         #: The host to which events are reported.
         self.host = HostSwitch()
         #: Called with each job that is no longer kept.
@@ -53,15 +52,22 @@ class Registry(Collection[Record]):
         self._numbers = itertools.count(1)
         self._jobs: dict[int | JobId, Record] = {}
         self._recent: dict[int | JobId, None] = {}
-        #: What is discarded at once: a job that has ended, or a group all of whose jobs have.
-        # An OrderedDict, as a dict is slow to give its first.
-        self._units: OrderedDict[int | JobId | Group, None] = OrderedDict()
+        self._retention = Retention(max_finished, lambda job: self._drop(job.number))
+        self._cells: dict[Any, Unit] = {}
         self._groups: dict[str, Group] = {}
         self._retries = Retries(self)
         self._dependents = Dependents(self)
-        self._at_end = self._note_end  # one bound method for all jobs
         self._timers: dict[int | JobId, Callable[[], None]] = {}
         self._shut_down = False
+
+    @property
+    def max_finished(self) -> int:
+        """How many ended jobs are kept, where those of a cell or a group count as one."""
+        return self._retention.most
+
+    @max_finished.setter
+    def max_finished(self, value: int) -> None:
+        self._retention.most = value
 
     # A collection of jobs
 
@@ -116,8 +122,7 @@ class Registry(Collection[Record]):
     def ended(self) -> list[Record]:
         """Return the jobs that have ended, in the order in which they did."""
         with self._lock:
-            ended = [job for job in self._jobs.values() if job.done()]
-        return sorted(ended, key=lambda job: job.ended or 0.0)
+            return self._retention.jobs()
 
     def touch(self, job: Record) -> None:
         """Make *job* the current one, as launching and foregrounding do."""
@@ -140,6 +145,7 @@ class Registry(Collection[Record]):
         retries: int = 0,
         origin: object = None,
         quiet: bool = False,
+        cell: Hashable = None,
         prepare: Callable[[Record], object] | None = None,
         number: int | JobId | None = None,
     ) -> Record:
@@ -150,7 +156,8 @@ class Registry(Collection[Record]):
         when it could start, for each attempt. With *after* it starts when those have finished, and
         is cancelled if one fails or is cancelled. It joins *group*, whose limit it may change, and
         is run again up to *retries* times if it fails. *prepare* is called with the job before it
-        can start. *origin* and *quiet* are passed to the job; *number*, if it has one already.
+        can start. *origin* and *quiet* are passed to the job; *number*, if it has one already. All
+        that are launched with one *cell* are kept as one.
         """
         if self._shut_down:
             raise BadInput("the session is ending: nothing is launched any more")
@@ -162,20 +169,20 @@ class Registry(Collection[Record]):
                 number,
                 work,
                 runner,
-                name=name,
+                name=name or "",
                 origin=origin,
                 quiet=quiet,
                 group=None if group is None else group.name,
                 host=self.host,
-                on_end=self._at_end,
+                registry=self,
             )
             if prepare is not None:
                 prepare(job)
-            self._add(job)
+            self._add(job, group, cell)
             if group is not None or retries:
                 self._arrange_attempts(job, runner, group, retries, timeout)
             elif timeout is not None:
-                self._timers[number] = self.service.later(timeout, job.time_out, timeout)
+                self._timers[number] = self.service.later(timeout, self._time_out, job, timeout)
             if after:
                 self._dependents.wait(job, runner, list(after))
             else:
@@ -191,14 +198,25 @@ class Registry(Collection[Record]):
             self._add(job)
             self._recent = {job.number: None, **self._recent}
             if job.done():
-                self._units[job.number] = None
-                self._units.move_to_end(job.number, last=False)
+                self._retention.ended(job, oldest=True)
             else:
-                job.add_done_callback(self._note_end)
+                job.add_done_callback(self.note_end)
 
-    def _add(self, job: Record) -> None:
+    def _add(self, job: Record, group: GroupName | None = None, cell: Hashable = None) -> None:
         number = job.number
         with self._lock:
+            there = self._cells.get(cell) if group is None else self._groups.get(group.name)
+            if there is not None:
+                unit = there
+                self._retention.reopen(unit)
+            elif group is not None:
+                unit = self._groups[group.name] = Group(group.name, self)
+            else:
+                unit = Unit(cell)
+                if cell is not None:
+                    self._cells[cell] = unit
+            unit.add(job)
+            job.unit = unit
             overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
             self._jobs[number] = job
             self._recent[number] = None
@@ -216,20 +234,12 @@ class Registry(Collection[Record]):
         """Have the job wait for its turn, and run again if it fails; its time runs from then on."""
         job.timeout = timeout
         if group is not None:
-            self._join(job, group)
+            self._groups[group.name].halts |= group.halt
+            if group.limit is not None:
+                self._groups[group.name].limit = group.limit
             job.add_done_callback(self.leave_group)
         if retries:
             self._retries.grant(job, runner, retries)
-
-    def _join(self, job: Record, given: GroupName) -> None:
-        with self._lock:
-            group = self._groups.get(given.name)
-            if group is None:
-                group = self._groups[given.name] = Group(given.name, self)
-            group.add(job)
-            self._units.pop(group, None)
-        if given.limit is not None:
-            group.limit = given.limit
 
     def leave_group(self, job: Record) -> None:
         """Free the job's slot in its group, if it has one."""
@@ -256,7 +266,7 @@ class Registry(Collection[Record]):
             job.end_cancelled(f"job {job.number} never started: the session ended")
             return
         if job.timeout is not None:
-            self.set_timer(job, job.timeout, partial(job.time_out, job.timeout))
+            self.set_timer(job, job.timeout, partial(self._time_out, job, job.timeout))
         try:
             runner.start(job)
         except Exception as error:  # no more threads, a closed loop: not queued forever
@@ -268,6 +278,15 @@ class Registry(Collection[Record]):
         self._timers[job.number] = self.service.later(seconds, fn)
         if job.done():  # meanwhile
             self._call_off(job)
+
+    def _time_out(self, job: Record, seconds: float, counted: float = 0.0) -> None:
+        """Stop a job whose time is up, or give it as much more as it was paused meanwhile."""
+        idle = job.idle
+        if idle - counted > 0.01:
+            again = partial(self._time_out, job, seconds, idle)
+            self.set_timer(job, idle - counted, again)
+        else:
+            job.time_out(seconds)
 
     def _call_off(self, job: Record) -> None:
         if (call_off := self._timers.pop(job.number, None)) is not None:
@@ -313,37 +332,39 @@ class Registry(Collection[Record]):
         with self._lock:
             self._drop(job.number)
 
-    def _note_end(self, job: Record) -> None:
+    def note_end(self, job: Record) -> None:
+        """Keep a job that has just ended, and start what waited for it; called by the job."""
         if self._timers:
             self._call_off(job)
         with self._lock:
-            group = None if job.group is None else self._groups.get(job.group)
-            unit = job.number if group is None else group
-            # It may have been discarded meanwhile.
-            if job.number in self._jobs and (group is None or group.ended(job)):
-                self._units[unit] = None
-                while len(self._units) > self.max_finished:
-                    self._discard_first()
+            if job.number in self._jobs:  # it may have been discarded meanwhile
+                self._retention.ended(job)
         job.notify(self.host.ended)
         self._dependents.ended(job)
+        if isinstance(job.unit, Group):
+            job.unit.halt(job)
 
-    def _discard_first(self) -> None:
-        unit, _ = self._units.popitem(last=False)
-        if isinstance(unit, Group):
-            for job in unit.jobs():
-                self._drop(job.number)
-        else:
-            self._drop(unit)
+    def note_fetched(self, job: Record) -> None:
+        """Note that somebody has a job's result; called by the job."""
+        with self._lock:
+            if job.number in self._jobs:
+                self._retention.fetched(job)
+
+    def take_lost(self) -> int:
+        """Return how many results were discarded unseen, since the last call."""
+        with self._lock:
+            lost, self._retention.lost = self._retention.lost, 0
+            return lost
 
     def _drop(self, number: int | JobId) -> None:
         job = self._jobs.pop(number, None)
-        self._units.pop(number, None)
         self._recent.pop(number, None)
         if job is None:
             return
-        if job.group is not None and (group := self._groups[job.group]).remove(job):
-            del self._groups[job.group]
-            self._units.pop(group, None)
+        self._retention.dropped(job)
+        if job.unit.is_empty:
+            named = self._groups if isinstance(job.unit, Group) else self._cells
+            named.pop(job.unit.name, None)
         for fn in self.on_discard:
             fn(job)
 

@@ -20,6 +20,7 @@ from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Attempts
+from ipy_bgtasks.registry.retention import Unit
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ _IDLE = 2.0
 
 
 class GroupName(NamedTuple):
-    """What `-g NAME:N` says: a group, and how many of it may run at a time, if that is said."""
+    """What `-g NAME:N --halt` asks for: a group, how many of it may run, when it is to stop."""
 
     name: str
     limit: int | None = None
+    #: Whether the first failure of one of its jobs stops all others.
+    halt: bool = False
 
     @classmethod
     def read(cls, text: str) -> GroupName:
@@ -112,24 +115,25 @@ class GroupName(NamedTuple):
         return cls(name, int(limit))
 
 
-class Group:
+class Group(Unit):
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
     A job has a slot from the moment it may start to its end, or to the end of an attempt that
-    is followed by another. Any thread may call.
+    is followed by another. If it `halts`, no job starts after one has failed, until the group has
+    been idle for a moment: the loop that launches them may go on. Any thread may call.
     """
 
     def __init__(self, name: str, registry: Registry) -> None:
-        self.name = name
+        super().__init__(name)
         self._registry = registry
         self._limit: int | None = None
         self._lock = threading.RLock()
-        self._jobs: dict[int, Record] = {}
-        self._open: set[int] = set()
         self._slots: set[int] = set()
         #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
         self._queue: OrderedDict[int, Queued] = OrderedDict()
         self._filling = False
+        self._paused = self.halts = False
+        self._failed: Record | None = None  # the one that halted it
         self._began = time.monotonic()
         self._idle: float | None = None
 
@@ -148,15 +152,17 @@ class Group:
         if value != before:
             self.fill()
 
-    def jobs(self) -> list[Record]:
-        """Return its jobs, in order of number."""
-        with self._lock:
-            return [job for _, job in sorted(self._jobs.items())]
-
     @property
-    def is_over(self) -> bool:
-        """Whether all its jobs have ended."""
-        return not self._open
+    def paused(self) -> bool:
+        """Whether no more of its jobs start for the time being."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        with self._lock:
+            self._paused = value
+        if not value:
+            self.fill()
 
     @property
     def elapsed(self) -> float:
@@ -164,35 +170,44 @@ class Group:
         end = self._idle
         return (time.monotonic() if end is None else end) - self._began
 
-    # Its jobs come and go
+    # Its jobs come and go; the registry's lock is held
 
     def add(self, job: Record) -> None:
-        """Note that the job belongs to it."""
-        with self._lock:
-            if self._idle is not None and time.monotonic() - self._idle > _IDLE:
-                self._began = time.monotonic()
-            self._idle = None
-            self._jobs[job.number] = job
-            self._open.add(job.number)
+        """Take in a job."""
+        if self._idle is not None and time.monotonic() - self._idle > _IDLE:
+            self._began = time.monotonic()
+            self.halts, self._failed = False, None
+        self._idle = None
+        super().add(job)
 
     def ended(self, job: Record) -> bool:
         """Note that the job has ended; return whether all have."""
-        with self._lock:
-            self._open.discard(job.number)
-            if not self._open:
-                self._idle = time.monotonic()
-            return not self._open
+        if is_over := super().ended(job):
+            self._idle = time.monotonic()
+        return is_over
 
-    def remove(self, job: Record) -> bool:
-        """Forget the job; return whether that was the last one."""
+    # Any thread may call the rest
+
+    def halt(self, job: Record) -> None:
+        """Stop all others if the job has failed and the group halts then."""
         with self._lock:
-            self._jobs.pop(job.number, None)
-            return not self._jobs
+            if not self.halts or self._failed is not None or job.state is not JobState.FAILED:
+                return
+            self._failed = job
+            self._queue.clear()
+        for other in (each for each in self.jobs() if not each.done()):
+            if other.started is None:
+                other.end_cancelled(_never_started(other, job))
+            else:
+                other.cancel()
 
     # Slots
 
     def enter(self, job: Record, runner: Runner, context: Context | None = None) -> None:
         """Start the job on its runner, or queue it behind those that wait already."""
+        if self._failed is not None:
+            job.end_cancelled(_never_started(job, self._failed))
+            return
         queued = None
         with self._lock:
             if self._queue or self._filling or self._is_full or context is not None:
@@ -256,7 +271,7 @@ class Group:
 
     @property
     def _is_full(self) -> bool:
-        return self._limit is not None and len(self._slots) >= self._limit
+        return self._paused or (self._limit is not None and len(self._slots) >= self._limit)
 
     def _next(self) -> Queued | None:
         with self._lock:
@@ -272,6 +287,11 @@ class Group:
         if queued.job.done():  # before it got its slot, perhaps
             with self._lock:
                 self._slots.discard(queued.job.number)
+
+
+def _never_started(job: Record, because: Record) -> str:
+    which = f"job {because.number} ({because.name}) {because.state}"
+    return f"job {job.number} never started: {which}"
 
 
 #: The longest pause before an attempt, in seconds.
@@ -379,9 +399,7 @@ class Dependents:
         """Count one that *waiting* waits for as ended; None stands for its own launch."""
         job = waiting.job
         if ended is not None and ended.state is not JobState.FINISHED:
-            job.end_cancelled(
-                f"job {job.number} never started: job {ended.number} ({ended.name}) {ended.state}"
-            )
+            job.end_cancelled(_never_started(job, ended))
             return
         with self._lock:
             waiting.left -= 1

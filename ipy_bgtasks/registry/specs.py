@@ -100,7 +100,7 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
         return _only(jobs, spec, [j for j in jobs if text in j.name], "contains")
     if spec.startswith("%"):
         return _only(jobs, spec, [j for j in jobs if _starts(j.name, bare)], "starts")
-    raise NoSuchJob(f"{spec!r} is no job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
+    raise NoSuchJob(f"{spec!r} is not a job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
 def find_group(groups: Mapping[str, G], spec: str) -> G:

@@ -18,7 +18,7 @@ from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.frontends.worker import send_displays, show_open_figures
+from ipy_bgtasks.frontends.worker import redraw_displays, send_displays, show_open_figures
 from ipy_bgtasks.hooks import refuse_questions, threads_of_jobs
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import kill_group
@@ -261,13 +261,18 @@ class _Sockets:
         self._control.close()
 
 
-def main(where: str) -> None:
-    """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them."""
+def main(where: str, live: str) -> None:
+    """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them.
+
+    Unless *live* is empty, displays can be updated where they are shown.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     link = _Sockets(*wire.ends_of_worker(where))
     child = Child(link)
     sys.stdout, sys.stderr = _Stream(child, "stdout"), _Stream(child, "stderr")
     send_displays(child.changes, child.display)
+    if live:
+        redraw_displays(child.changes)
     around = list(sys.path), os.getcwd()
     is_first = True
     for number, name, data, news in link.jobs():

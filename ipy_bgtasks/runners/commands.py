@@ -16,7 +16,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.host import Run, Runner
@@ -197,6 +197,11 @@ class _Run(Run):
         self._pause = _PAUSE
         self._timer: asyncio.TimerHandle | None = None
         runner.runs.add(self)
+
+    @property
+    def processes(self) -> Any:
+        """The command and all that it started."""
+        return self._all
 
     @property
     def note(self) -> str:

@@ -188,7 +188,7 @@ def engine_for(target: Any, text: str) -> Engine:
         # Python's pool of interpreters is a pool of threads, too, but shares no objects.
         return FutureEngine(target, threads and "concurrent.InterpreterPoolExecutor" not in homes)
     kind = "" if isinstance(target, type) else f" of type {type(target).__name__}"
-    raise BadInput(f"--on {text} is {_shown(target)}{kind}, no executor: it takes {_ACCEPTED}")
+    raise BadInput(f"--on {text} is {_shown(target)}{kind}, not an executor: it takes {_ACCEPTED}")
 
 
 def _shown(target: Any) -> str:

@@ -71,13 +71,15 @@ class Worker:
             self._wire.close()
             raise
         self.pid = self._process.pid
-        self._all = all_of(self.pid)
+        #: It, and all that it started.
+        self.processes = all_of(self.pid)
         thread = threading.Thread(target=self._listen, name="bg-process", daemon=True)
         Context().run(thread.start)  # no job's thread, whichever launches
 
     def _started(self) -> subprocess.Popen[bytes]:
         wire = self._wire
-        command = programs.python("child", wire.argument)
+        live = "live" if self._runner.live else ""
+        command = programs.python("child", wire.argument, live)
 
         def start(variables: dict[str, str]) -> subprocess.Popen[bytes]:
             shared = {"stdout": None, "stderr": None, "env": {**os.environ, **variables}}
@@ -125,7 +127,7 @@ class Worker:
         self._stopped = True
         with self._lock, contextlib.suppress(OSError):
             if not has_sessions():
-                self._all.kill()
+                self.processes.kill()
             elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
@@ -164,7 +166,7 @@ class Worker:
         exitcode = self._exitcode()
         self._stopped = True
         with self._lock:
-            self._all.kill()
+            self.processes.kill()
         self._reap()
         if self._runner.supervisor is not None:
             self._runner.supervisor.unwatch(self.pid)
@@ -231,7 +233,8 @@ class ProcessRunner(Runner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
-    *supervisor* ends the workers when this process is killed.
+    *supervisor* ends the workers when this process is killed. *live* says that what they display
+    can be redrawn where it is shown.
     """
 
     where = "process"
@@ -240,8 +243,11 @@ class ProcessRunner(Runner):
         self,
         supervisor: Supervisor | None = None,
         max_processes: int | None = None,
+        *,
+        live: bool = False,
     ) -> None:
         self.supervisor = supervisor
+        self.live = live
         self.max_processes = max_processes or os.cpu_count() or 1
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -456,6 +462,12 @@ class _Run(Run):
         self.context = context
         self.worker: Worker | None = None
         self.attempts = 0
+
+    @property
+    def processes(self) -> Any:
+        """The worker and all that it started."""
+        worker = self.worker
+        return None if worker is None else worker.processes
 
 
 def how_it_died(exitcode: int | None, begun: bool) -> str:

@@ -110,6 +110,14 @@ class Sessions:
         """Return whether any process still runs."""
         return self.send(0)
 
+    def pause(self) -> None:
+        """Stop all processes where they are."""
+        self.send(_signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        self.send(_signal.SIGCONT)
+
     def send(self, number: int) -> bool:
         """Send a signal to all processes; return whether there were any."""
         if not self.ids:

@@ -56,6 +56,14 @@ class Tree:
         """Return whether any process still runs, and note those that were started since."""
         return self._each(lambda _process: None)
 
+    def pause(self) -> None:
+        """Stop all processes where they are."""
+        self._each(lambda process: process.suspend())
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        self._each(lambda process: process.resume())
+
     def _each(self, do: Callable[[Any], object]) -> bool:
         self._look()
         for process in self._known.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.ipython.extension import Loaded
+    from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.notices import Asked, Notices
     from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.views.rows import Row
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -266,35 +269,37 @@ class Session:
         """Have the foreground report the job's end, even if that comes before `attach`."""
         self._claims[job.number] = self.screen.claim(job)
 
-    def attach(
-        self,
-        jobs: Sequence[Record],
-        *,
-        every: bool,
-        first: bool = False,
-        timeout: float | None,
-        budget: float | None = None,
-        all_output: bool,
-        awaited: bool,
-    ) -> Any:
-        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value."""
+    def attach(self, jobs: Sequence[Record], options: Options, *, spec: str | None) -> Any:
+        """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value.
+
+        *spec* is what has named several, whose results are returned as a list.
+        """
         for job in jobs:
             self.registry.touch(job)
             self.screen.forget_notice(job)
+            if job.pid is not None and self.is_paused(job):
+                self.go_on(job)
 
         def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=all_output, among=len(jobs) > 1)
+            return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
 
         self._say_who_stands_still(jobs)
-        spent = None if budget is None else (budget, self._say_who_goes_on)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
-                jobs, every=every, first=first, timeout=timeout, on_budget=spent, follow=follow
+                jobs,
+                follow,
+                every=spec is not None,
+                first=options.any,
+                settled=options.settled,
+                timeout=options.timeout,
+                budget=options.budget,
+                on_budget=self._say_who_goes_on,
+                on_failure=lambda failed: self._print_how_to_get_the_rest(failed, len(jobs), spec),
             )
 
         try:
-            if not awaited:
+            if not options.awaited:
                 return self.foreground.block(wait)
             if (job := caller()) is not None:
                 self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
@@ -305,6 +310,13 @@ class Session:
             for job in jobs:
                 if (release := self._claims.pop(job.number, None)) is not None:
                     release()
+
+    def _print_how_to_get_the_rest(self, failed: int, count: int, spec: str | None) -> None:
+        if failed < count:
+            rest = "%fg all returns the results of the others"
+            if spec != "all":
+                rest = f"%fg --settled {spec} returns all, with exceptions in the place of results"
+            self.screen.say(f"{failed:,} of {count:,} jobs did not finish: {rest}")
 
     def _say_who_goes_on(self, jobs: list[Record]) -> None:
         from ipy_bgtasks.errors import goes_on
@@ -319,6 +331,44 @@ class Session:
 
         cells, running = self.core.sources.cell, self.registry.alive
         return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
+
+    def pause(self, jobs: Sequence[Record], groups: Sequence[Group]) -> None:
+        """Stop the processes of jobs where they are, and start no more of *groups*.
+
+        Raises `BadInput` if one of *jobs* cannot be paused; of a group all are that can be.
+        """
+        from ipy_bgtasks.errors import BadInput
+
+        for group in groups:
+            group.paused = True
+        members = {job.number for group in groups for job in group.jobs()}
+        for job in jobs:
+            if job.done() or (job.number in members and job.started is None):
+                continue
+            try:
+                job.pause()
+            except BadInput as error:
+                if job.number not in members:
+                    raise
+                self.screen.say(str(error))
+            else:
+                n = job.number
+                self.screen.say(f"job {n} ({job.name}) is paused: %bg {n} or %fg {n} go on with it")
+        for group in groups:
+            name = group.name
+            self.screen.say(f"no more jobs of @{name} start until %bg @{name}")
+
+    def is_paused(self, job: Record) -> bool:
+        """Return whether the job was paused, by `%cancel --pause` or by somebody else."""
+        from ipy_bgtasks.job.outcome import JobState
+
+        job.look_for_pause()
+        return job.state is JobState.PAUSED
+
+    def go_on(self, job: Record) -> None:
+        """Let a paused job go on, and say so."""
+        job.pause(False)
+        self.screen.say(f"job {job.number} ({job.name}) goes on")
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
@@ -348,6 +398,12 @@ class Session:
             count = len(chosen)
         self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
 
+    def show_job(self, job: Record) -> None:
+        """Display a single job in full."""
+        from ipy_bgtasks.views.show import detail
+
+        self.screen.show(detail(job, cells=self.core.sources.cell))
+
     def show_jobs(
         self,
         chosen: list[Record] | None,
@@ -356,23 +412,62 @@ class Session:
         every: bool,
         verbose: bool,
     ) -> None:
-        """Display the table, or a single job in full; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import detail, left_out, table
+        """Display the table; of *chosen* jobs with a line on *groups*."""
+        from ipy_bgtasks.views.show import left_out, table
 
-        cells = self.core.sources.cell
         if chosen is None:
             self.look_for_kept()
-        if chosen is not None and len(chosen) == 1 and not groups:
-            self.screen.show(detail(chosen[0], cells=cells))
-            return
         jobs = self.visible(every) if chosen is None else chosen
         if chosen is None:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
-        notes = left_out(self.registry, jobs) if chosen is None else []
+        running, waiting = self._cell_rows() if chosen is None else ([], [])
         self.screen.show(
-            table(self.registry, jobs, groups=groups, verbose=verbose, cells=cells, notes=notes)
+            table(
+                self.registry,
+                jobs,
+                groups=groups,
+                verbose=verbose,
+                cells=self.core.sources.cell,
+                notes=left_out(self.registry, jobs) if chosen is None else [],
+                running=running,
+                waiting=waiting,
+            )
         )
+
+    def _cell_rows(self) -> tuple[list[Row], list[Row]]:
+        """Return a row for each cell that runs, without the one that calls, and that waits."""
+        from ipy_bgtasks.views.rows import running_cell, waiting_cell
+
+        if (cells := self.screen.cells) is None:
+            return [], []
+        waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
+        number, now = self.core.sources.cell, time.time()
+        running = [
+            running_cell(each.code, now - each.began, each.stack(), number)
+            for each in cells.others()
+        ]
+        return running, waiting
+
+    def take_out(self, places: set[int] | None) -> None:
+        """Take waiting cells out of the kernel's queue, by their numbers, or all, and say which.
+
+        Raises `BadInput` if one of them does not wait.
+        """
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.work.reading import label_of_cell
+
+        cells = self.screen.cells
+        if cells is None:
+            raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
+        there = {each.place for each in cells.waiting()}
+        if places is not None and (missing := sorted(places - there)):
+            known = ", ".join(f"q{each}" for each in sorted(there)) or "none"
+            raise BadInput(f"no cell q{missing[0]} waits: there is {known}")
+        for cell in cells.take_out(places):
+            self.screen.say(f"q{cell.place} ({label_of_cell(cell.code)}) will not run")
+        if not there:
+            self.screen.say("no cell waits")
 
     def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
         """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
@@ -387,6 +482,7 @@ class Session:
                 full=chosen is not None,
                 since=since,
                 cells=self.core.sources.cell,
+                cell_rows=self._cell_rows(),
             )
         )
 
@@ -433,5 +529,15 @@ class Session:
         return self.foreground.run(coro)
 
     def _say(self, stopping: Stopping) -> None:
-        lines = stopping.report()
-        self.screen.say("\n".join(lines) if lines else "no job to stop: none is running or queued")
+        lines = stopping.report() or [self._nothing_to_stop()]
+        self.screen.say("\n".join(lines))
+
+    def _nothing_to_stop(self) -> str:
+        registry = self.registry
+        others = [job.number for job in registry.alive() if job.number in registry.adopted]
+        if not others:
+            return "no job to stop: none is running or queued"
+        listed = ", ".join(map(str, others))
+        return (
+            f"no job of this session to stop; left alone: {listed} (%cancel {others[0]} stops it)"
+        )

@@ -70,24 +70,16 @@ class Foreground:
         return bool(waits)
 
     def attach(
-        self,
-        jobs: Sequence[Record],
-        *,
-        timeout: float | None = None,
-        every: bool = False,
-        first: bool = False,
-        on_budget: tuple[float, Callable[[list[Record]], object]] | None = None,
-        follow: Follow | None = None,
+        self, jobs: Sequence[Record], follow: Follow | None = None, **how: Any
     ) -> asyncio.Future[Any]:
-        """Return a future of the running loop for the job's result; with *every*, for all results.
+        """Return a future of the running loop for the job's result; *how* is for `_Wait`.
 
         Awaiting it shows the jobs' output and raises a job's own exception with its own
-        traceback, `Detached` at an interrupt and `TimeoutError` when *timeout* seconds are
-        over; the jobs then go on. Cancelling it only ends the wait. *follow* shows the output of
-        a job and returns what ends that. After the seconds of *on_budget* its function is called
-        with the jobs that go on, and the result is the job, or the jobs, in place of theirs.
+        traceback, `Detached` at an interrupt and `TimeoutError` when the time is over; the jobs
+        then go on. Cancelling it only ends the wait. *follow* shows the output of a job and
+        returns what ends that.
         """
-        wait = _Wait(self, asyncio.get_running_loop(), jobs, every, first, timeout, on_budget)
+        wait = _Wait(self, asyncio.get_running_loop(), jobs, **how)
         wait.begin(follow)
         return wait.future
 
@@ -153,17 +145,28 @@ def _in_main_thread() -> bool:
 
 
 class _Wait:
-    """One wait: a future, what resolves it, and what must be undone then."""
+    """One wait: a future, what resolves it, and what must be undone then.
+
+    With *every* its result is the list of all results; with *settled* exceptions stand in the
+    place of results, and none is raised; with *first* it is the job that ends first. After
+    *timeout* seconds it raises; after *budget* seconds *on_budget* is called with the jobs that go
+    on, and the result is the job, or the jobs. *on_failure* is called with the number of those
+    that did not finish before that is raised.
+    """
 
     def __init__(
         self,
         foreground: Foreground,
         loop: asyncio.AbstractEventLoop,
         jobs: Sequence[Record],
-        every: bool,
-        first: bool,
-        timeout: float | None,
-        on_budget: tuple[float, Callable[[list[Record]], object]] | None,
+        *,
+        every: bool = False,
+        first: bool = False,
+        settled: bool = False,
+        timeout: float | None = None,
+        budget: float | None = None,
+        on_budget: Callable[[list[Record]], object] = id,
+        on_failure: Callable[[int], object] = id,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.thread = threading.get_ident()
@@ -172,8 +175,11 @@ class _Wait:
         self._jobs = jobs
         self._every = every
         self._first = first
+        self._settled = settled
         self._timeout = timeout
+        self._budget = budget
         self._on_budget = on_budget
+        self._on_failure = on_failure
         self._timers: list[asyncio.TimerHandle] = []
         self._unfollow: list[Callable[[], None]] = []
         #: How many of the jobs have called back. That comes after the front end has shown their
@@ -191,8 +197,8 @@ class _Wait:
             self._unfollow = [follow(job) for job in self._jobs]
         if self._timeout is not None:
             self._timers.append(self._loop.call_later(self._timeout, self._time_out))
-        if self._on_budget is not None:
-            self._timers.append(self._loop.call_later(self._on_budget[0], self._spend))
+        if self._budget is not None:
+            self._timers.append(self._loop.call_later(self._budget, self._spend))
         for job in self._jobs:
             if job.done():
                 self._ended += 1
@@ -215,12 +221,11 @@ class _Wait:
 
     def _spend(self) -> None:
         left = [job for job in self._jobs if not job.done()]
-        if self.future.done() or not left or self._on_budget is None:
+        if self.future.done() or not left:
             return  # `_check` is on its way
         self._stop_following()
-        self._on_budget[1](left)
-        handles = [job.job for job in self._jobs]
-        self.future.set_result(handles if self._every else handles[0])
+        self._on_budget(left)
+        self._resolve([job.job for job in self._jobs])
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
@@ -246,23 +251,35 @@ class _Wait:
         if self.future.done() or self._ended < len(self._jobs):
             return
         self._stop_following()  # what was written last comes before the result
-        failed = [job for job in self._jobs if _error(job) is not None]
-        errors = [error for job in failed if (error := _error(job)) is not None]
+        missed = [job for job in self._jobs if _state(job) is not JobState.FINISHED]
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
-        for job in failed or self._jobs:
+        for job in self._jobs if self._settled or not missed else missed:
             job.end_shown = True
-        if not errors:
+            job.fetched()
+        if self._settled:
+            self._resolve([_settled(job) for job in self._jobs])
+        elif missed:
+            self._on_failure(len(missed))
+            self._raise(self._failure_of(missed))
+        else:
             try:
                 values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
             except BaseException as error:  # one cannot be loaded from where it is kept
                 self._raise(error)
             else:
-                self.future.set_result(values if self._every else values[0])
-        elif len(errors) == 1:
-            self._raise(errors[0])
-        else:
-            message = f"{len(errors)} of {len(self._jobs)} jobs failed"
-            self._raise(BaseExceptionGroup(message, errors))
+                self._resolve(values)
+
+    def _failure_of(self, missed: list[Record]) -> BaseException:
+        """Return what to raise; those that were cancelled matter only where none has failed."""
+        failed = [job for job in missed if _state(job) is JobState.FAILED]
+        errors = [error for job in failed or missed if (error := _error(job)) is not None]
+        if len(errors) == 1:
+            return errors[0]
+        how = "failed" if failed else "were cancelled"
+        return BaseExceptionGroup(f"{len(errors)} of {len(self._jobs)} jobs {how}", errors)
+
+    def _resolve(self, values: list[Any]) -> None:
+        self.future.set_result(values if self._every else values[0])
 
     def _raise(self, error: BaseException) -> None:
         if self.future.done():
@@ -297,6 +314,21 @@ def _error(job: Record) -> BaseException | None:
         return concurrent.futures.CancelledError(*outcome.error.args)
     error = outcome.exception()
     return None if error is None else with_trace(error, outcome.traceback)
+
+
+def _state(job: Record) -> JobState:
+    assert job.outcome is not None
+    return job.outcome.state
+
+
+def _settled(job: Record) -> Any:
+    """Return the value of an ended job, or the exception in its place."""
+    try:
+        error = _error(job)
+        assert job.outcome is not None
+        return job.outcome.get() if error is None else error
+    except BaseException as error:  # it cannot be loaded from where it is kept
+        return error
 
 
 #: With more than so many jobs that were cancelled one line stands for all.

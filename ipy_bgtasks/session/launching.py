@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.installing import BETWEEN
@@ -55,6 +56,8 @@ class LaunchOptions:
     log: str | None = None
     #: The group that the job joins, and the limit that it gives it.
     group: GroupName | None = None
+    #: Whether the first failure of one of that group's jobs stops all others.
+    halt: bool = False
     #: How many times it is run again if it fails.
     retries: int = 0
     #: Whether the user is to be told, wherever that is, when it has ended.
@@ -104,6 +107,7 @@ def start(
     prepare: Callable[[Record], object] | None = None,
 ) -> Record:
     """Launch *work* from the caller's cell; *where* and *after* are what the options name."""
+    group = _group(options)
     work = _accepted(work, where, copy=not after)  # with *after* it is copied when it starts
     sink = FileSink(options.log) if options.log else None
     kept = session.core.runners.kept if options.keep else None
@@ -127,6 +131,7 @@ def start(
             prepare(job)
 
     number = None if kept is None else kept.reserve()
+    origin = session.screen.here()
     try:
         return session.registry.launch(
             work,
@@ -134,9 +139,11 @@ def start(
             name=options.name,
             timeout=None if options.keep else options.timeout,  # its watcher keeps it
             after=after,
-            origin=session.screen.here(),
+            origin=origin,
+            # A job that launches others may go on doing so for days.
+            cell=None if caller() else (session.screen.key(origin), session.shell.execution_count),
             quiet=options.quiet,
-            group=options.group,
+            group=group,
             retries=options.retries,
             prepare=prepare_job,
             number=number,
@@ -145,6 +152,14 @@ def start(
         if kept is not None and number is not None:
             kept.release(number)
         raise
+
+
+def _group(options: LaunchOptions) -> GroupName | None:
+    if not options.halt:
+        return options.group
+    if options.group is None:
+        raise BadInput("--halt stops a group at its first failure: -g NAME names it")
+    return options.group._replace(halt=True)
 
 
 def variables(session: Session, local: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -239,6 +239,6 @@ def _ended(job: Record, *, brief: bool) -> Ended:
     # Its last line of output was seen already, and what it assigns may be large.
     says = outcome is not None and (outcome.error is not None or outcome.value is not None)
     says = says and not (brief and job.state == "finished")
-    last = summary(job, _VALUE) if says and not (job.assigns and job.state == "finished") else ""
+    last = summary(job, _VALUE) if says and not (job.stores and job.state == "finished") else ""
     seconds = None if job.started is None else job.elapsed
     return Ended(job.number, job.name, str(job.state), seconds, last)

@@ -36,7 +36,7 @@ class Runners:
         self.loop = LoopRunner(core.loop, threading.main_thread().ident)
         self.threads = ThreadRunner(self.loop, service=core.service)
         self.commands = ShellRunner(core.service, supervisor)
-        self.processes = ProcessRunner(supervisor)
+        self.processes = ProcessRunner(supervisor, live=core.front_end.live)
         self.registry = Registry(
             {
                 "loop": self.loop,
@@ -47,6 +47,7 @@ class Runners:
             core.service,
         )
         self.registry.on_discard += [core.sources.release, self.processes.discard]
+        self.registry.on_discard.append(core.front_end.discarded)
         self._core = core
         self._settings: BgTasks | None = None
         self._watchdog: Watchdog | None = None

@@ -47,7 +47,8 @@ class BgTasks(Configurable):
     max_finished = Int(
         200,
         min=0,
-        help="Ended jobs that are kept; the oldest are discarded first, a group as one.",
+        help="Ended jobs that are kept, those that one cell launched, or of one group, as one; "
+        "the oldest are discarded first, and those whose results somebody has before others.",
     ).tag(config=True)
     log_limit = Int(
         1_000_000, min=0, help="Characters of output kept for each job, the oldest dropped first."
@@ -74,6 +75,11 @@ class BgTasks(Configurable):
         help="What the stop button does first: stop the cell that runs, or send it to the "
         "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
     ).tag(config=True)
+    jump_queue = Bool(
+        True,
+        help="While a cell runs, another that is one of our magics alone does not wait for it (in "
+        "a kernel, ipykernel 7), unless it uses what the cells before it change.",
+    ).tag(config=True)
     ctrl_z = Enum(
         ["background", "suspend"],
         "background",
@@ -96,7 +102,7 @@ class BgTasks(Configurable):
     notify_after = Float(
         0.0,
         min=0,
-        help="Give notice, as --notify does, of every job that took more than so many seconds; "
+        help="Notify, as --notify does, of every job that took longer than this many seconds; "
         "0: of none.",
     ).tag(config=True)
     notify = Addresses(
@@ -150,7 +156,9 @@ class BgTasks(Configurable):
 
                 raise _Refused(f"BgTasks.on_end, {path!r}: {error_line(error)}") from None
             if not callable(found):
-                raise _Refused(f"BgTasks.on_end: {path} is a {type(found).__name__}, no function")
+                raise _Refused(
+                    f"BgTasks.on_end: {path} cannot be called: it is of type {type(found).__name__}"
+                )
         return path
 
 

@@ -20,17 +20,33 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.views.rows import Row
 
 _VALUE = 2_000  # characters of a value, a message or the code
 _OUTPUT = 50_000  # characters of output or of a traceback in one answer
 
 
 def report(
-    jobs: Iterable[Record], *, active: int, full: bool, since: int = 0, cells: Cells = no_cells
+    jobs: Iterable[Record],
+    *,
+    active: int,
+    full: bool,
+    since: int = 0,
+    cells: Cells = no_cells,
+    cell_rows: tuple[list[Row], list[Row]] = ([], []),
 ) -> str:
-    """Return one line of JSON; *active* says how many jobs of the session have not ended."""
-    found = [describe(job, full=full, since=since, cells=cells) for job in jobs]
-    return json.dumps({"jobs": found, "active": active}, separators=(",", ":"))
+    """Return one line of JSON; *active* says how many jobs of the session have not ended.
+
+    *cell_rows* are those of the cell that runs in the foreground, and of those that wait.
+    """
+    running = [{"name": row.name, "elapsed": row.elapsed, "at": row.last} for row in cell_rows[0]]
+    data = {
+        "jobs": [describe(job, full=full, since=since, cells=cells) for job in jobs],
+        "active": active,
+        "cell": running[0] if running else None,
+        "queue": [{"number": row.number, "name": row.name} for row in cell_rows[1]],
+    }
+    return json.dumps(data, separators=(",", ":"))
 
 
 def describe(

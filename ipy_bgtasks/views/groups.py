@@ -43,7 +43,7 @@ class Tally:
         for job in alive:
             state = str(job.state)
             counts[state] += 1
-            if state in ("running", "cancelling"):
+            if state in ("running", "paused", "cancelling"):
                 progress = progress_of(job)
                 done += (progress.fraction or 0.0) if progress is not None else 0.0
             elif state in ("finished", "failed"):
@@ -121,6 +121,8 @@ def group_line(group: Group) -> str:
     line = ", ".join([f"{one_line(group.name, _NAME)}: {tally.title}", *words])
     if tally.is_over:
         return f"{line}  {elapsed_text(group.elapsed)}"
+    if group.paused:
+        return f"{line}  paused: %bg @{group.name} lets it go on"
     return f"{line}  {bar(tally.fraction).strip()}  {tally.left}".rstrip()
 
 
@@ -131,9 +133,16 @@ def group_html(group: Group) -> str:
     return card_html("", title, _facts(group_tally(group), failed))
 
 
-def many_card(tally: Tally, failed: Sequence[Failure], name: str, key: str) -> dict[str, str]:
-    """Return one card for all jobs of a cell, with the tracebacks of the first that failed."""
+def many_card(
+    tally: Tally, failed: Sequence[Failure], name: str, key: str, discarded: int = 0
+) -> dict[str, str]:
+    """Return one card for all jobs of a cell, with the tracebacks of the first that failed.
+
+    *discarded* is how many of them are kept no more.
+    """
     facts = _facts(tally, failed)
+    if discarded:
+        facts.append(("quiet", f"{discarded:,} kept no more"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'

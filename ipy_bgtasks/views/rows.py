@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
-from ipy_bgtasks.platforms import is_suspended
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line
 from ipy_bgtasks.views.value import value_line
+from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
@@ -22,16 +22,14 @@ _LEAST = 0.01  # of all that is to do
 _LAST = 200  # characters of output or of a result that a row carries
 
 
-#: What a row says of a job that has ended, and of one whose process was suspended.
+#: What a row says of a job that has ended.
 ENDED = frozenset(state.value for state in JobState if state.ended)
-SUSPENDED = "suspended"
 
 #: The sign of each state, so that it can be told without colours.
 GLYPHS = {
     "queued": "○",
     "running": "●",
     "paused": "‖",
-    "suspended": "‖",
     "cancelling": "◐",
     "finished": "✓",
     "failed": "✕",
@@ -43,7 +41,7 @@ GLYPHS = {
 class Row:
     """One line of `%jobs`; its texts are raw, for each view to escape."""
 
-    number: int
+    number: int | str  # "*" for the cell that runs, "q1" for one that waits
     mark: str  # "+" the current job, "-" the one before, " " any other
     state: str
     where: str
@@ -82,6 +80,7 @@ def rows(
 
 def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
     """Return the row of one job."""
+    job.look_for_pause()
     state = str(job.state)  # first: what is read later may be newer, and more informative
     ended = JobState(state).ended
     progress = None if ended or state == "queued" else progress_of(job)
@@ -98,8 +97,8 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
             parts = (attempt, last) if not last.startswith("attempt ") else (last,)
             kind, last = "wait", ": ".join(part for part in parts if part)
     pid = job.pid
-    if pid is not None and state == "running" and is_suspended(pid):
-        state, kind, last = SUSPENDED, "wait", f"kill -CONT {pid} lets it go on"
+    if state == JobState.PAUSED:
+        kind, last = "wait", f"%bg {job.number} lets it go on"
     return Row(
         number=job.number,
         mark=mark,
@@ -115,6 +114,26 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
     )
 
 
+def running_cell(code: str, elapsed: float, stack: list[FrameSummary], cells: Cells) -> Row:
+    """Return the row of the foreground's cell, which has run for *elapsed* seconds."""
+    return Row(
+        number="*",
+        mark=" ",
+        state="running",
+        where="cell",
+        name=one_line(label_of_cell(code), 500),
+        elapsed=elapsed_text(elapsed),
+        last=frame_line(innermost(stack), cells),
+        kind="wait",
+    )
+
+
+def waiting_cell(code: str, place: int) -> Row:
+    """Return the row of a cell that waits for others."""
+    name = one_line(label_of_cell(code), 500)
+    return Row(f"q{place}", " ", "queued", "cell", name, elapsed="", last="")
+
+
 def summary(job: Record, limit: int) -> str:
     """Return a job's result or error, else the last line of its output."""
     return end_of(job, limit)[1]
@@ -125,7 +144,7 @@ def end_of(job: Record, limit: int) -> tuple[str, str]:
     outcome = job.outcome
     if outcome is not None and outcome.error is not None:
         if str(job.state) != "cancelled":
-            return "error", error_line(outcome.error, limit)
+            return "error", exit_status(job) or error_line(outcome.error, limit)
         # The state says it already, unless there is a reason.
         reason = one_line(message_of(outcome.error), limit)
         return "reason", "" if reason == f"job {job.number} was cancelled" else reason
@@ -137,6 +156,14 @@ def end_of(job: Record, limit: int) -> tuple[str, str]:
     if outcome is not None and from_line(last) is not None:
         return "", ""  # a full bar says no more than the state
     return "output", one_line(last, limit)
+
+
+def exit_status(job: Record) -> str:
+    """Return ``exit status 3`` of a command that has failed, which says all; else nothing."""
+    if job.where != "shell" or job.outcome is None or job.outcome.error is None:
+        return ""
+    line = error_line(job.outcome.error)
+    return line.partition(": ")[0] if line.startswith(("exit status ", "killed by ")) else ""
 
 
 def attempt_text(job: Record) -> str:

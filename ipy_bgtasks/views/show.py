@@ -12,7 +12,7 @@ from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.views.detail import detail_html, detail_text
 from ipy_bgtasks.views.groups import group_html, group_line
 from ipy_bgtasks.views.html import html_note, html_table
-from ipy_bgtasks.views.rows import rows
+from ipy_bgtasks.views.rows import Row, rows
 from ipy_bgtasks.views.text import text_table
 
 if TYPE_CHECKING:
@@ -34,19 +34,26 @@ def table(
     verbose: bool = False,
     cells: Cells = no_cells,
     notes: Sequence[str] = (),
+    running: Sequence[Row] = (),
+    waiting: Sequence[Row] = (),
 ) -> dict[str, str]:
     """Return the table of some jobs, with *verbose* also where each running one is.
 
-    Above it stands one line for each of *groups*, below it *notes*. *cells* tells which cell a
-    file name stands for.
+    It begins with rows for cells that are *running*, and ends with those that are *waiting*. Above
+    it stands one line for each of *groups*, below it *notes*. *cells* tells which cell a file name
+    stands for.
     """
-    found = rows(
-        jobs,
-        current=registry.current,
-        previous=registry.previous,
-        where_now=verbose,
-        cells=cells,
-    )
+    found = [
+        *running,
+        *rows(
+            jobs,
+            current=registry.current,
+            previous=registry.previous,
+            where_now=verbose,
+            cells=cells,
+        ),
+        *waiting,
+    ]
     text = text_table(found, shutil.get_terminal_size().columns)
     bundle = {"text/plain": text, "text/html": html_table(found)}
     if groups:

@@ -9,7 +9,7 @@ from wcwidth import width as width_of
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.text import bar, cut_end, cut_middle, elapsed_text, one_line
-from ipy_bgtasks.views.rows import Row, summary
+from ipy_bgtasks.views.rows import Row, exit_status, summary
 from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
@@ -92,17 +92,15 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
 def notice(job: Record, current: Record | None, previous: Record | None) -> str:
     """Return number, mark, state, name, time, value: ``[3]+ finished  fetch(u)  1.2s  'text'``.
 
-    Of a job that has failed it tells why only where no traceback has been shown.
+    Of a job that has failed it tells why only where no traceback is shown.
     """
     mark = "+" if job is current else "-" if job is previous else " "
     took = "" if job.started is None else elapsed_text(job.elapsed)
     line = f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
     assert job.outcome is not None
-    if job.state is JobState.FAILED:
-        last = summary(job, _VALUE) if job.quiet else ""
-    elif job.state is JobState.CANCELLED:
-        last = summary(job, _VALUE)
-    else:
-        shows = job.outcome.value is not None and not job.assigns
-        last = value_line(job, _VALUE) if shows else ""
-    return f"{line}  {last}".rstrip()
+    if job.state is JobState.FINISHED:
+        shows = job.outcome.value is not None and not job.stores
+        return f"{line}  {value_line(job, _VALUE)}" if shows else line
+    if job.state is JobState.FAILED and not (job.quiet or exit_status(job)):
+        return line
+    return f"{line}  {summary(job, _VALUE)}".rstrip()

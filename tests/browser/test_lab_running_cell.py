@@ -46,3 +46,32 @@ def test_the_cell_that_runs_goes_to_the_background(open_notebook: OpenNotebook, 
     notebook.execute("go.set()")
     notebook.shows(1, "the model")
     notebook.shows(2, "finished")
+
+
+def test_the_queue_is_seen_and_a_cell_is_taken_out(open_notebook: OpenNotebook) -> None:
+    """While a cell runs, `%jobs` answers at once, and one that waits never runs."""
+    code = ["print('plot')", "print('upload')", "%jobs", "%cancel q2", "done = 1"]
+    notebook = open_notebook([LOAD, LONG, *code, "%jobs -w"])
+    notebook.run(0, 7)
+    panel = notebook.panel(7)
+    notebook.start(1)
+    notebook.shows(1, "epoch 1")
+    for index in (2, 3):
+        notebook.start(index)
+    expect(panel.get_by_text("q2")).to_be_visible(timeout=TIMEOUT)
+    notebook.page.wait_for_timeout(300)  # as somebody who types; together they would keep order
+    notebook.start(4)
+    notebook.shows(4, "for epoch in range")
+    notebook.shows(4, "q2")
+    notebook.page.wait_for_timeout(300)
+    notebook.start(5)
+    notebook.shows(5, "q2 (print('upload')) will not run")
+    prompt = notebook.cell(3).locator(".jp-InputPrompt")
+    expect(prompt).to_have_text(re.compile(r"\[ \]:"), timeout=TIMEOUT)
+    notebook.start(6)
+    panel.get_by_role("button", name="Take q3").click()
+    expect(notebook.cell(6).locator(".jp-InputPrompt")).to_have_text(
+        re.compile(r"\[ \]:"), timeout=TIMEOUT
+    )
+    notebook.interrupt()
+    notebook.shows(1, "KeyboardInterrupt")

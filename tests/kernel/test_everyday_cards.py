@@ -59,8 +59,8 @@ def test_a_bar_is_the_jobs_progress(kernel: Kernel, library: str, place: str) ->
         "async def in_loop():\n"
         "    for i in bar(range(10)): await asyncio.to_thread(step, i)\n"
     )
-    # In one cell: between cells IPython takes away the `get_ipython` by which rich knows it.
-    cell = kernel.ok(f"job = %bg in_{place}()\nawait asyncio.to_thread(reached.wait, 30)")
+    cell = kernel.ok(f"job = %bg in_{place}()")
+    kernel.ok("await asyncio.to_thread(reached.wait, 30)")
     kernel.until(lambda: "50%" in card_of(cell))
 
     def half() -> bool:
@@ -87,10 +87,11 @@ def test_a_bar_without_an_end_says_how_many(kernel: Kernel) -> None:
     kernel.ok("go.set()")
 
 
-def test_the_outer_one_of_two_bars_counts(kernel: Kernel) -> None:
-    """The inner one begins again and again."""
+@pytest.mark.parametrize("module", ["tqdm", "tqdm.auto"])
+def test_the_outer_one_of_two_bars_counts(kernel: Kernel, module: str) -> None:
+    """The inner one begins again and again; the log holds each where it ended."""
     kernel.ok(
-        "import threading\nfrom tqdm.auto import tqdm\n"
+        f"import threading\nfrom {module} import tqdm\n"
         "reached, go = threading.Event(), threading.Event()\n"
         "def work():\n"
         "    for i in tqdm(range(4), mininterval=0):\n"
@@ -99,7 +100,29 @@ def test_the_outer_one_of_two_bars_counts(kernel: Kernel) -> None:
     )
     kernel.ok("job = %bg work()\nreached.wait(30)")
     assert kernel.ok("job.progress.fraction").result == "0.25"
-    kernel.ok("go.set()")
+    kernel.ok("go.set()\n%fg job")
+    lines = kernel.ok("print(job.log.text)").stdout.split("\n")
+    assert [" 4/4 [" in line for line in lines if "/" in line] == [True]
+
+
+def test_bars_of_two_jobs_and_a_cell_are_each_in_the_first_line(kernel: Kernel) -> None:
+    """Tqdm would draw the second and third below the first, in their own places."""
+    kernel.ok(
+        "import threading\nfrom tqdm import tqdm\n"
+        "reached, go = threading.Event(), threading.Event()\n"
+        "def work(wait):\n"
+        "    for i in tqdm(range(4), mininterval=0):\n"
+        "        if wait: reached.set(); go.wait(30)\n"
+    )
+    kernel.ok("job = %bg work(True)\nreached.wait(30)")
+    other = kernel.ok("other = %bg work(False)\n%fg other;")
+    cell = kernel.ok("work(False)")
+    kernel.ok("go.set()\n%fg job;\nassert not tqdm._instances.copy()")
+    for reply in (other, cell):
+        kernel.until(lambda reply=reply: reply.stderr.endswith("\n") or None)
+        assert "4/4" in reply.stderr
+        assert reply.stderr.count("\n") == 1
+        assert "\x1b[A" not in reply.stderr
 
 
 def test_what_is_no_progress_is_the_jobs_own_error(kernel: Kernel) -> None:

@@ -97,7 +97,7 @@ def test_one_line_says_what_is_wrong(shared: Kernel) -> None:
     shared.ok(SETUP + "lock = threading.Lock()")
     for code, said in {
         "%bg -p wait(lock)": "lock is of type _thread.lock and cannot be sent to a process",
-        "%bg --on lock wait(1)": "no executor: it takes a concurrent.futures.Executor",
+        "%bg --on lock wait(1)": "not an executor: it takes a concurrent.futures.Executor",
         "%bg --on nothing wait(1)": "--on nothing: NameError: name 'nothing' is not defined",
         "%bg -p --on lock wait(1)": "a job runs in one place: give one of --process and --on",
         "%bg --on lock !true": "a !command is a process of its own: it takes no --on",

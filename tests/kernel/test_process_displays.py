@@ -8,10 +8,13 @@ import pytest
 from kernels import Kernel, Reply
 
 SETUP = """
+import threading
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML, clear_output, display as shows
 from tqdm.notebook import tqdm as notebook_bar
+
+go = threading.Event()
 
 def draw(show):
     plt.plot([1, 2, 3])
@@ -36,6 +39,21 @@ def clear():
     print("gone")
     clear_output()
     print("stays")
+
+def tasks():
+    from rich.progress import Progress
+    with Progress() as progress:
+        tasks = [progress.add_task(name, total=20) for name in ("alpha", "beta", "gamma")]
+        for _ in range(20):
+            for task in tasks:
+                progress.advance(task)
+            progress.refresh()
+    print("drawn")
+
+def where():
+    import builtins, rich.console
+    go.wait(30)
+    return rich.console.Console().is_jupyter, hasattr(builtins, "get_ipython")
 
 def bar():
     for _ in notebook_bar(range(3)):
@@ -98,3 +116,25 @@ def test_a_bar_of_tqdms_notebook_is_text_and_progress(setup: Kernel) -> None:
     """Its widget would stand in no page."""
     setup.ok("job = %bg -p bar();\n%fg job")
     assert setup.ok("'3/3' in job.log.text, job.progress.done").result == "(True, 3)"
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_the_tasks_of_rich_are_redrawn_in_place(setup: Kernel, where: str) -> None:
+    """In the width of a page; the last state stands, and is all that the log holds."""
+    launch = setup.ok(f"job = %bg {where} tasks();")
+    setup.ok("job.result(30)")
+    setup.until(lambda: "drawn" in launch.stdout or None)
+    assert "\x1b[1A" not in launch.stdout
+    text = setup.ok("print(job.log.text)").stdout
+    for name in ("alpha", "beta", "gamma"):
+        assert text.count(name) == 1
+    assert text.count("100%") == 3
+    assert setup.ok("job.progress.fraction").result == "1.0"
+
+
+def test_code_between_cells_knows_that_it_runs_in_a_notebook(setup: Kernel) -> None:
+    """IPython has `get_ipython` among the builtins while a cell runs."""
+    launch = setup.ok("job = %bg where()")
+    setup.ok("threading.Timer(0.2, go.set).start()")
+    setup.until(lambda: "finished" in str(launch.contents("update_display_data")) or None)
+    assert setup.ok("job.result()").result == "(True, True)"

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from kernels import Kernel
+import jupyter_client.manager
+import pytest
+from kernels import Kernel, kernel_environment, kernel_manager
+from reference import GUIDE
 
 SETUP = """
 import threading
@@ -87,3 +93,47 @@ def test_a_failure_is_data_with_its_traceback(shared: Kernel) -> None:
     assert "ipy_bgtasks" not in job["traceback"]
     assert "\x1b" not in json.dumps(job)
     assert shared.ok("job.describe()['error']['type']").result == "'ValueError'"
+
+
+def test_the_loop_in_the_guide_runs_and_costs_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four messages on iopub for a look; nothing between two of a quiet job."""
+    manager = kernel_manager(tmp_path)
+    manager.start_kernel(env=kernel_environment(tmp_path), cwd=str(tmp_path))
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    calls: list[tuple[str, list[str]]] = []
+    execute = client.execute_interactive
+
+    def counted(code: str, *, output_hook: Callable[[Any], None], **options: Any) -> Any:
+        kinds: list[str] = []
+        calls.append((code, kinds))
+
+        def take(message: Any) -> None:
+            kinds.append(message["msg_type"])
+            output_hook(message)
+
+        return execute(code, output_hook=take, **options)
+
+    monkeypatch.setattr(client, "execute_interactive", counted)
+    monkeypatch.setattr(jupyter_client.manager, "start_new_kernel", lambda: (manager, client))
+    cells = json.loads(GUIDE.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    (block,) = (
+        found
+        for found in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        if "start_new_kernel" in found
+    )
+    try:
+        exec(compile(block, "guide", "exec"), {})
+    finally:
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+    epochs = "".join(f"epoch {n}\n" for n in range(4))
+    assert capsys.readouterr().out == f"{epochs} finished 'the model' None\n"
+    looks = [kinds for code, kinds in calls if code.startswith("%jobs")]
+    assert len(looks) > 1
+    assert looks[0] == ["status", "execute_input", "stream", "status"]
+    assert {len(kinds) for kinds in looks} <= {4, 5}

@@ -274,7 +274,7 @@ def test_a_failure_stops_the_cells_that_wait(k: Kernel) -> None:
 
 @pytest.mark.parametrize("code", ["%bg", " %bg ", "%bg;", "%bg  # this one", "%bg --notify"])
 def test_with_nothing_to_send_it_is_one_line(k: Kernel, code: str) -> None:
-    """Which says what would do."""
+    """Which says what would work."""
     reply = k.run(code)
     assert reply.ename == "UsageError"
     assert reply.stderr.startswith("UsageError: no cell runs that could go to the background")
@@ -365,7 +365,7 @@ def test_figures_it_had_open_are_shown_under_it(k: Kernel) -> None:
     "code", ["await task", "await gate.wait()", "await asyncio.wait_for(task, 5)"]
 )
 def test_awaiting_what_is_the_main_loops_is_one_line(k: Kernel, code: str) -> None:
-    """At once, and it says what would do; so does waiting for a job that stands still."""
+    """At once, and it says what would work; so does waiting for a job that stands still."""
     k.ok(
         "stands = %bg gate.wait()\nawait asyncio.sleep(0)\nawait asyncio.sleep(0)\n"
         "task = asyncio.get_running_loop().create_task(gate.wait())\nawait asyncio.sleep(0)"

@@ -68,3 +68,29 @@ def test_of_a_sweep_that_fails_the_first_tracebacks_are_shown(kernel: Kernel) ->
     kernel.until(lambda: cell.displays[-1]["text/plain"].startswith("20 jobs  20 failed  failed:"))
     assert cell.displays[-1]["text/html"].count("Traceback (most recent call last)") == 5
     assert len([m for m in cell.messages if m["msg_type"] == "error"]) == 3
+
+
+def test_a_thousand_jobs_send_less_than_servers_bear(kernel: Kernel) -> None:
+    """Cards, progress, their output in %fg: a server drops what comes beyond 1,000 a second."""
+    kernel.ok(
+        "import asyncio, sys\nfrom ipy_bgtasks import track\ngo = asyncio.Event()\n"
+        "async def work(i):\n"
+        "    await go.wait()\n"
+        "    for n in track(range(4)):\n"
+        "        print('line', i, n)\n"
+        "        print('warning', i, file=sys.stderr)\n"
+        "        await asyncio.sleep(0.1)\n"
+        "    return i"
+    )
+    launched = kernel.ok("for i in range(1000):\n    %bg work(i)")
+    follows = kernel.ok("go.set()\nx = %fg all\nlen(x)")
+    assert follows.result == "1000"
+    quiet = kernel.ok("y = [get_ipython().run_line_magic('bg', '-q work(1)') for i in range(1000)]")
+    replays = kernel.ok("x = %fg all\nprint('over')")
+    kernel.until(lambda: launched.displays[-1]["text/plain"] == "1,000 jobs  1,000 finished")
+    for cell in (launched, follows, quiet, replays):
+        assert len(cell.messages) < 200
+    for cell, last in ((follows, "line 999 3\n"), (replays, "line 1 3\n")):
+        assert cell.stdout.count("line ") == 4000
+        assert cell.stderr.count("warning ") == 4000
+        assert last in cell.stdout

@@ -115,3 +115,21 @@ def test_progress_is_no_update_of_a_display_that_a_page_keeps_alive(heard: bool)
     screen.runner.finish(job, "the value")
     screen.cards.ended(job)
     assert "the value" in screen.sent[-1][1]["text/html"]
+
+
+def test_a_card_of_many_says_how_many_of_them_are_kept_no_more() -> None:
+    """It goes on to count them as finished; a card of one says nothing."""
+    screen = Screen()
+    header = screen.request("first", "a")
+    jobs = [screen.launch(n, header) for n in range(1, 4)]
+    alone = screen.launch(4, screen.request("second", "b"))
+    for job in (*jobs, alone):
+        screen.runner.finish(job)
+        screen.cards.ended(job)
+    screen.clock.advance(10)
+    before = len(screen.sent)
+    screen.cards.discarded(jobs[0])
+    screen.cards.discarded(alone)
+    screen.clock.advance(10)
+    (shown,) = {bundle["text/plain"] for _, bundle, _, _ in screen.sent[before:]}
+    assert "3 finished  1 kept no more" in shown

@@ -200,14 +200,14 @@ def test_one_executor_is_one_place(house: House) -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (7, "--on x is 7 of type int, no executor"),
+        (7, "--on x is 7 of type int, not an executor"),
         (ThreadPoolExecutor, "--on x is <class"),
-        (threading.Thread(), "of type Thread, no executor"),
-        (None, "--on x is None of type NoneType, no executor"),
+        (threading.Thread(), "of type Thread, not an executor"),
+        (None, "--on x is None of type NoneType, not an executor"),
     ],
 )
 def test_what_is_no_executor_is_refused(value: object, shown: str) -> None:
-    """One line says what was given and what would do."""
+    """One line says what was given and what would work."""
     with pytest.raises(BadInput) as caught:
         Executors().runner_for(value, "x")
     assert shown in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipy_bgtasks.log.fold import Fold
+from ipy_bgtasks.log.fold import Fold, Screen
 from ipy_bgtasks.text import strip_ansi
 
 BINARY = random.Random(1).randbytes(100_000).decode(errors="replace")
@@ -17,12 +17,10 @@ BINARY = random.Random(1).randbytes(100_000).decode(errors="replace")
 
 def folded(*pieces: str) -> str:
     """What a reader has after all edits."""
-    fold, kept = Fold(), ""
+    screen = Screen()
     for piece in pieces:
-        back, more = fold.feed(piece)
-        kept = kept[: len(kept) - back] + more
-        assert kept.endswith(fold.line)
-    return kept
+        screen.feed(piece)
+    return screen.text
 
 
 def shown(*pieces: str) -> str:
@@ -67,6 +65,44 @@ def test_pieces_fold_as_the_whole_does(text: str, data: st.DataObject) -> None:
     assert shown(text[:cut], text[cut:]) == shown(text)
 
 
+_UP = "\x1b[A"
+
+
+@given(st.lists(st.sampled_from(["a", "b", " ", "\r", "\n", _UP, "\x1b[2A"]), max_size=60))
+def test_lines_are_redrawn_as_a_screen_would(text: list[str]) -> None:
+    """Against a model that keeps one list a line; only erased lines at the end may go."""
+    lines: list[list[str]] = [[]]
+    column = row = 0
+    for char in text:
+        if char == "\n":
+            row, column = row + 1, 0
+            lines += [[]] * (row == len(lines))
+        elif char == "\r":
+            column = 0
+        elif char in ("\x1b[B", _UP, "\x1b[2A"):
+            row += {"\x1b[B": 1, _UP: -1}.get(char, -2)
+            row = min(max(row, 0), len(lines) - 1)
+        else:
+            lines[row] = lines[row] + [" "] * (column - len(lines[row]))
+            lines[row][column : column + 1] = char
+            column += 1
+    screen = "\n".join("".join(line).rstrip() for line in lines).rstrip()
+    for pieces in (text, ["".join(text)]):
+        assert "\n".join(line.rstrip() for line in folded(*pieces).split("\n")).rstrip() == screen
+
+
+def test_bars_below_each_other_are_a_line_each() -> None:
+    """As tqdm draws an inner bar, and as rich redraws its tasks; the cursor is in the first."""
+    inner = "".join(f"\n\rinner {n}%\x1b[A" for n in (0, 50, 100))
+    text = f"begin\n\router 0%{inner}\router 50%"
+    assert folded(*text) == folded(text) == "begin\nouter 50%\ninner 100%"
+    text += "\n\r          \x1b[A\router 100%\nend\n"
+    assert folded(*text) == folded(text) == "begin\nouter 100%\nend\n"
+    tasks = [f"one {n}%\ntwo {n}%\nthree {n}%" for n in (0, 50, 100)]
+    up = "\r\x1b[2K\x1b[1A\x1b[2K\x1b[1A\x1b[2K"
+    assert folded(up.join(tasks) + "\n") == tasks[-1] + "\n"
+
+
 @given(st.text(alphabet="ab \r\n", max_size=60))
 def test_plain_text_folds_as_a_simple_screen_would(text: str) -> None:
     """Against a model that keeps one list a line."""
@@ -94,7 +130,7 @@ def test_a_bar_in_colour_keeps_its_colours() -> None:
 
 def test_a_line_without_end_costs_no_more_than_the_part_a_terminal_rewrites() -> None:
     """A carriage return after megabytes goes back to the start of the last row only."""
-    fold = Fold()
+    fold = Fold(str)
     for _ in range(100):
         assert fold.feed("x" * 10_000) == (0, "x" * 10_000)
     back, _ = fold.feed("\rdone")
@@ -103,7 +139,7 @@ def test_a_line_without_end_costs_no_more_than_the_part_a_terminal_rewrites() ->
 
 def test_what_follows_a_rewritten_line_knows_where_the_cursor_is() -> None:
     """A replayed line is continued as the job does."""
-    fold = Fold()
+    fold = Fold(str)
     fold.feed("100%\r")
     assert fold.resume() == "\r"
     fold.feed("abc\rab")
@@ -126,7 +162,7 @@ def test_what_rewrites_nothing_costs_a_few_times_what_plain_text_does(
         whole = (text * (200_000 // len(text) + 1))[:200_000]
         best = 1.0
         for _ in range(5):
-            fold, start = Fold(), time.process_time()
+            fold, start = Fold(str), time.process_time()
             fold.feed(whole)
             best = min(best, time.process_time() - start)
         return best

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,7 +85,8 @@ async def test_a_job_is_followed_until_its_end_has_been_shown(foreground: Foregr
         assert shown.wait(20)
 
     fake = FakeRunner()
-    one, two = running(1), Record(2, work(), fake, on_end=show)
+    books: Any = SimpleNamespace(note_end=show, note_fetched=id)
+    one, two = running(1), Record(2, work(), fake, registry=books)
     fake.start(two)
     waiting = foreground.attach([one, two], every=True, follow=follow)
     ending = threading.Thread(target=two.finish)
@@ -162,7 +164,7 @@ async def test_abandoning_the_wait_puts_everything_back(
 
 
 async def test_blocking_is_refused_where_a_loop_runs(foreground: Foreground) -> None:
-    """One line that says what would do."""
+    """One line that says what would work."""
     with pytest.raises(BadInput, match=r"the event loop would stop; .* or `await job`"):
         foreground.block(lambda: foreground.attach([running()]))
 

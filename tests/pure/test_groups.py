@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry import queueing
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -54,7 +56,7 @@ def states(*jobs: Record) -> list[str]:
 )
 def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...] | None) -> None:
     """As `-g` takes it."""
-    assert tuple(GroupName.read(text)) == (read or (text, None))
+    assert GroupName.read(text)[:2] == (read or (text, None))
 
 
 @pytest.mark.parametrize(
@@ -391,3 +393,45 @@ async def test_a_mixed_group_keeps_its_limit(service: ServiceLoop) -> None:
     async with asyncio.timeout(BOUND):
         await asyncio.gather(*(job.job for job in jobs))
     assert most == 3
+
+
+def test_a_group_that_halts_stops_at_its_first_failure(
+    registry: Registry, place: FakeRunner
+) -> None:
+    """Those that run are asked to stop, the others never start, whoever launches them later."""
+    fits = GroupName("fits", 2, halt=True)
+    jobs = [registry.launch(work(), group=fits) for _ in range(5)]
+    late = registry.launch(work(), group=fits, after=[jobs[1]])
+    place.finish(jobs[0])
+    place.fail(jobs[1], ValueError("why"))
+    assert [str(job.state) for job in jobs] == [
+        *("finished", "failed", "cancelling", "cancelled", "cancelled")
+    ]
+    for job in (jobs[3], late, registry.launch(work(), group=fits)):
+        with pytest.raises(CancelledError, match=r"never started: job 2 \(f\(\)\) failed"):
+            job.result(0)
+    place.obey(jobs[2])
+    assert place.running == place.queued == []
+
+
+def test_a_group_that_does_not_halt_goes_on(registry: Registry, place: FakeRunner) -> None:
+    """As by default, and after a job that was cancelled."""
+    jobs = [registry.launch(work(), group=GroupName("fits", 1)) for _ in range(2)]
+    place.fail(jobs[0], ValueError())
+    assert str(jobs[1].state) == "running"
+    other = GroupName("other", 1, halt=True)
+    jobs = [registry.launch(work(), group=other) for _ in range(2)]
+    jobs[0].cancel()
+    place.obey(jobs[0])
+    assert str(jobs[1].state) == "running"
+
+
+def test_a_group_that_has_halted_begins_anew_after_a_moment(
+    registry: Registry, place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the cell can be run again."""
+    fits = GroupName("fits", halt=True)
+    place.fail(registry.launch(work(), group=fits), ValueError())
+    assert str(registry.launch(work(), group=fits).state) == "cancelled"
+    monkeypatch.setattr(queueing, "_IDLE", 0)
+    assert str(registry.launch(work(), group=fits).state) == "running"

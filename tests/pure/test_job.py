@@ -11,6 +11,7 @@ import time
 import traceback
 import types
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -493,7 +494,8 @@ def test_a_handle_that_is_made_while_the_job_ends_is_settled_once() -> None:
     def make(job: Record) -> None:
         made.append(job.job)  # the end is known, and those that wait are not yet woken
 
-    record = Record(1, work(), FakeRunner(), on_end=make)
+    books: Any = SimpleNamespace(note_end=make, note_fetched=id)
+    record = Record(1, work(), FakeRunner(), registry=books)
     record.begin()
     record.finish(3)
     assert concurrent.futures.wait(made, 0).done == set(made)

@@ -16,7 +16,11 @@ from fakes import FakeClock, FakeRunner, work
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.log.transcript import dropped_mark
+from ipy_bgtasks.registry import retention
 from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
 
@@ -100,6 +104,53 @@ def test_the_oldest_ended_jobs_are_forgotten(registry: Registry, fake: FakeRunne
     assert jobs[4].result() is None  # who holds it can use it
     assert registry.prune() == 2
     assert [job.number for job in registry] == [3, 4]
+
+
+def test_what_one_cell_has_launched_is_kept_as_one(registry: Registry, fake: FakeRunner) -> None:
+    """Of three hundred results none is missing, while jobs of other cells come and go."""
+    registry.max_finished = 2
+    loop = [launch(registry, cell="a") for _ in range(300)]
+    for job in loop:
+        fake.finish(job, "a value")
+    assert list(registry) == loop
+    others = [launch(registry, cell="b"), launch(registry), launch(registry)]
+    for job in others[:2]:
+        fake.finish(job, "a value")
+    assert list(registry) == others
+    assert registry.take_lost() == 300
+    assert registry.take_lost() == 0
+
+
+def test_what_somebody_has_fetched_goes_first(registry: Registry, fake: FakeRunner) -> None:
+    """Also before what is older; a value of None is nothing to fetch."""
+    registry.max_finished = 3
+    jobs = [launch(registry) for _ in range(5)]
+    for job in jobs[:2]:
+        fake.finish(job, "a value")
+    fake.finish(jobs[2], None)
+    assert jobs[1].result() == "a value"
+    fake.finish(jobs[3], "a value")
+    assert list(registry) == [jobs[0], jobs[1], jobs[3], jobs[4]]
+    fake.fail(jobs[4], ValueError())
+    assert list(registry) == [jobs[0], jobs[3], jobs[4]]
+    assert registry.take_lost() == 1  # the one that returned None: `%fg all` would have listed it
+
+
+def test_one_cell_cannot_fill_the_memory(
+    registry: Registry, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of its jobs go, with a count; of the oldest logs a mark is left."""
+    registry.max_finished = 5
+    monkeypatch.setattr(retention, "MOST", 5)
+    monkeypatch.setattr(retention, "_CHARACTERS", 100)
+    jobs = [launch(registry, group=GroupName("g")) for _ in range(8)]
+    for job in jobs:
+        job._log = Log()
+        job.log.write("stdout", "x" * 30)
+        fake.finish(job, "a value")
+    assert list(registry) == jobs[3:]
+    assert registry.group("@g").lost == registry.take_lost() == 3
+    assert [job.log.text for job in jobs[3:]] == [dropped_mark(30)] * 2 + ["x" * 30] * 3
 
 
 def test_nothing_is_kept_with_a_limit_of_none(registry: Registry, fake: FakeRunner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
@@ -43,6 +44,7 @@ class Model:
     after: list[int] = field(default_factory=list)
     group: str | None = None
     timeout: float | None = None
+    fetched: bool = False
     armed: int = 0  # which timer this is: of several that strike at a time the oldest comes first
 
 
@@ -62,7 +64,8 @@ class Registered(RuleBasedStateMachine):
         self.recent: list[int] = []  # the current one last
         self.in_order: list[int] = []  # kept and ended, the oldest first
         self.waiting: list[int] = []  # what the place has queued
-        self.units: list[int | str] = []  # what is forgotten at once, the oldest first
+        self.units: list[int | str] = []  # what is forgotten at once, the oldest first …
+        self.fetched_units: list[int | str] = []  # … and what goes before those
         self.limits: dict[str, int | None] = {}  # of the groups that there are
         self.lines: dict[str, list[int]] = {name: [] for name in GROUPS}
         self.places: dict[str, set[int]] = {name: set() for name in GROUPS}
@@ -193,6 +196,15 @@ class Registered(RuleBasedStateMachine):
             self.recent.remove(number)
             self.recent.append(number)
 
+    @rule(number=jobs)
+    def fetch(self, number: int) -> None:
+        """Somebody asks for the result, or the error."""
+        if self.models[number].state in ENDED:
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                self.handles[number].exception(0)
+            self.models[number].fetched = True
+            self._look_again(self.models[number])
+
     @rule()
     def prune(self) -> None:
         """Forgets what has ended."""
@@ -239,13 +251,15 @@ class Registered(RuleBasedStateMachine):
         for number, job in self.handles.items():
             assert job.done() == (seen[number] in ENDED)
             if seen[number] == "finished":
-                assert job.result(0) == number
+                assert job.outcome is not None
+                assert job.outcome.get() == number
             elif seen[number] == "cancelled":
                 assert job.outcome is not None
                 assert isinstance(job.outcome.error, concurrent.futures.CancelledError)
             elif seen[number] == "failed":
                 late = self.models[number].late
-                assert isinstance(job.exception(0), TimeoutError if late else ValueError)
+                assert job.outcome is not None
+                assert isinstance(job.outcome.error, TimeoutError if late else ValueError)
 
     @invariant()
     def the_books_agree(self) -> None:
@@ -254,7 +268,7 @@ class Registered(RuleBasedStateMachine):
         assert [job.number for job in self.registry] == sorted({*alive, *self.in_order})
         assert [job.number for job in self.registry.alive()] == alive
         assert [job.number for job in self.registry.ended()] == self.in_order
-        assert len(self.units) <= KEPT
+        assert len(self.units) + len(self.fetched_units) <= KEPT
         assert {group.name: group.limit for group in self.registry.groups()} == self.limits
         marks = [job and job.number for job in (self.registry.current, self.registry.previous)]
         assert marks == [*reversed(self.recent), None, None][:2]
@@ -277,8 +291,9 @@ class Registered(RuleBasedStateMachine):
             model.armed, model.deadline = self.timers, self.clock.now + model.timeout
 
     def _join(self, group: str, limit: int | None) -> None:
-        if group in self.units:
-            self.units.remove(group)  # it lives again
+        for units in (self.units, self.fetched_units):
+            if group in units:
+                units.remove(group)  # it lives again
         self.limits.setdefault(group, None)
         if limit is not None:
             self.limits[group] = limit
@@ -352,25 +367,38 @@ class Registered(RuleBasedStateMachine):
 
     def _keep(self, model: Model) -> None:
         mine = [m for m in self.models.values() if m.group == model.group]
-        if model.group is None:
-            self.units.append(model.number)
-        elif all(each.state in ENDED for each in mine):
-            self.units.append(model.group)
-        while len(self.units) > KEPT:
-            unit = self.units[0]
+        if model.group is None or all(each.state in ENDED for each in mine):
+            units = self.fetched_units if self._has_all(model) else self.units
+            units.append(model.group or model.number)
+        while len(self.units) + len(self.fetched_units) > KEPT:
+            unit = [*self.fetched_units, *self.units][0]
             for number in [n for n in self.in_order if unit in (n, self.models[n].group)]:
                 self._drop(number)
 
+    def _has_all(self, model: Model) -> bool:
+        """Nothing of what is kept with it waits for somebody to fetch it."""
+        group = [model.number] if model.group is None else self._kept(model.group)
+        mine = [self.models[n] for n in group]
+        return not any(m.state in ("finished", "failed") and not m.fetched for m in mine)
+
+    def _look_again(self, model: Model) -> None:
+        unit = model.group or model.number
+        if unit in self.units and self._has_all(model):
+            self.units.remove(unit)
+            self.fetched_units.append(unit)
+
     def _drop(self, number: int) -> None:
-        group = self.models[number].group
+        model = self.models[number]
+        group = model.group
         self.in_order.remove(number)
         self.recent.remove(number)
-        if group is None:
-            self.units.remove(number)
-        elif not self._kept(group):
-            del self.limits[group]
-            if group in self.units:
-                self.units.remove(group)
+        if group is None or not self._kept(group):
+            for units in (self.units, self.fetched_units):
+                if (group or number) in units:
+                    units.remove(group or number)
+            self.limits.pop(group or "", None)
+        else:
+            self._look_again(model)
 
     def _kept(self, group: str) -> list[int]:
         return [

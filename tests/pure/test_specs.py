@@ -61,9 +61,9 @@ def test_a_spec_names_one_job(registry: Registry, spec: str, number: int) -> Non
         ("?load", "'?load' fits more than one job: 1 (load(a)), 2 (load(b))"),
         ("%x", "no job whose name starts with 'x': there are 1, 2 and 3"),
         ("?x", "no job whose name contains 'x': there are 1, 2 and 3"),
-        ("other", "'other' is no job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
-        ("1 2", "'1 2' is no job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
-        ("²", "'²' is no job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
+        ("other", "'other' is not a job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
+        ("1 2", "'1 2' is not a job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
+        ("²", "'²' is not a job: there are 1, 2 and 3; specs are 3, -, %name or ?text"),
     ],
 )
 def test_what_names_none_or_several_is_one_line(

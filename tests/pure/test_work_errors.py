@@ -105,7 +105,7 @@ WOULD_DO = "give a call such as f(x), an awaitable, a function without arguments
     ],
 )
 def test_what_is_nothing_to_run(code: str, message: str) -> None:
-    """One line says what was given and what would do."""
+    """One line says what was given and what would work."""
     with pytest.raises(BadInput) as caught:
         read(code, scope_of())
     assert str(caught.value) == message

@@ -329,7 +329,7 @@ def test_tree_transformers_apply() -> None:
 
 @pytest.mark.parametrize("code", ["", "   ", "\n", "# only a comment"])
 def test_no_code_is_refused(code: str) -> None:
-    """One line says what would do."""
+    """One line says what would work."""
     for cell in (False, True):
         with pytest.raises(BadInput, match=r"no code to run: give a call") as caught:
             read(code, scope_of(), cell=cell)

@@ -1,4 +1,4 @@
-"""The loop's magics in a browser's Python; all else is one line that says what would do."""
+"""The loop's magics in a browser's Python; all else is one line that says what would work."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_task_that_a_job_starts_is_the_jobs(page: Page) -> None:
     [("sum([1])", "a thread"), ("-p sum([1])", "a process"), ("!ls", "a process")],
 )
 def test_what_a_browser_lacks_is_said_in_one_line(page: Page, code: str, lacks: str) -> None:
-    """With what would do; nothing is launched."""
+    """With what would work; nothing is launched."""
     answer = page.run(f"%bg {code}")
     assert answer["error"] == "UsageError"
     (line,) = answer["shown"].splitlines()

@@ -14,7 +14,7 @@ _LATER = (
     "ipy_bgtasks.background",
     "ipy_bgtasks.errors",
     "ipy_bgtasks.frontends.commands",
-    "ipy_bgtasks.frontends.consoles",
+    "ipy_bgtasks.frontends.bars",
     "ipy_bgtasks.frontends.exits",
     "ipy_bgtasks.hooks",
     "ipy_bgtasks.ipython.calls",

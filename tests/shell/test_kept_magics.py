@@ -226,7 +226,9 @@ async def test_cancel_all_leaves_the_jobs_of_others(
     other_session("%bg --keep !sleep 1000")
     await cells("%jobs")
     await cells("%cancel all")
-    assert "no job to stop" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        "\nno job of this session to stop; left alone: k1 (%cancel k1 stops it)\n"
+    )
     await cells("%cancel k1")
     assert "job k1 (!sleep 1000) cancelled" in capsys.readouterr().out
 
@@ -388,6 +390,16 @@ async def test_progress_and_place_are_seen_from_another_session(cells: Any, tmp_
     assert "in steps" in printed
     gate.write_text("")
     assert job.result(BOUND) is None
+
+
+async def test_the_first_look_of_another_session_shows_the_last_line(
+    cells: Any, home: Path
+) -> None:
+    """Of a job that runs, at once."""
+    job = await cells("%bg --keep !echo first; echo ep''och 7; sleep 1000")
+    until(lambda: job.log.last_line == "epoch 7")
+    assert "epoch 7" in other_session("%jobs")
+    await cells("%cancel -f k1")
 
 
 async def test_a_log_file_goes_on_without_the_session(home: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def test_the_options_are_those_of_the_magic(shell: InteractiveShell) -> No
         ((add, 1), {"limit": 3}, "limit belongs to a group"),
         ((add, 1), {"group": "a b"}, "-g takes the name of a group"),
         ((add, 1), {"after": "9"}, "no job 9"),
-        ((add, 1), {"on": 3}, "no executor"),
+        ((add, 1), {"on": 3}, "not an executor"),
         ((lambda: (yield),), {}, "only makes a generator"),
     ],
 )

@@ -47,6 +47,7 @@ def everything(shell: InteractiveShell) -> dict[str, Any]:
         "publisher": dict(vars(shell.display_pub)),
         "loop runner": shell.loop_runner,
         "input": builtins.input,
+        "get_ipython": vars(builtins).get("get_ipython"),
         "getpass": getpass.getpass,
         "breakpointhook": sys.breakpointhook,
         "displayhook": sys.displayhook,

@@ -109,7 +109,7 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%fg 3", "no job 3: there are none yet"),
         ("%fg ?x", "no job whose name contains 'x'"),
         ("%fg waits", "%fg waits() launches a call"),
-        ("%fg nowhere", "'nowhere' is no job and nothing that can be awaited"),
+        ("%fg nowhere", "'nowhere' is neither a job nor awaitable"),
         ("%fg 4.2", "4.2 is nothing to run"),
         ("%fg -x", "%fg has no option -x; it has -a, --timeout, --budget, --any"),
         ("%fg --timeout x 3", "takes a number of seconds, such as 2.5 or 1h30m, not 'x'"),
@@ -117,7 +117,7 @@ async def cells(shell: InteractiveShell) -> Any:
         ("%%fg 3\n1", "%%fg takes options only"),
         ("%jobs 3", "no job 3: there are none yet"),
         ("%jobs -x", "%jobs has no option -x; it has -a"),
-        ("%jobs nowhere", "'nowhere' is no job"),
+        ("%jobs nowhere", "'nowhere' is not a job"),
         ("%cancel", "%cancel needs a job: %cancel 3, %cancel %name, or %cancel all"),
         ("%cancel 3", "no job 3: there are none yet"),
         ("%cancel -x all", "%cancel has no option -x; it has -f"),
@@ -583,7 +583,17 @@ def completed(shell: InteractiveShell, line: str) -> list[str]:
         ("%bg --after ", {"%bg --after 1", "%bg --after 2"}),
         ("%bg --ti", {"%bg --timeout"}),
         ("%bg -q --lo", {"%bg -q --loop", "%bg -q --log"}),
-        ("%fg --", {"%fg --all", "%fg --notify", "%fg --any", "%fg --budget", "%fg --timeout"}),
+        (
+            "%fg --",
+            {
+                "%fg --all",
+                "%fg --notify",
+                "%fg --any",
+                "%fg --settled",
+                "%fg --budget",
+                "%fg --timeout",
+            },
+        ),
         ("%cancel --f", {"%cancel --force"}),
         ("%jobs --pr", {"%jobs --prune"}),
         ("%%fg --na", {"%%fg --name"}),
@@ -680,3 +690,30 @@ async def test_a_time_is_understood_with_its_unit(cells: Any) -> None:
     job = await cells("%bg --timeout 1h30m gives(3)")
     assert await cells(f"%fg --timeout 10m {job.number}") == 3
     assert await cells("%fg --budget 90s gives(4)") == 4
+
+
+async def test_a_state_lists_its_jobs(cells: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a list, though it is one; and if there is none it says so."""
+    await cells("%bg waits()\n%bg gives(1)\n%fg")
+    capsys.readouterr()
+    await cells("%jobs running")
+    assert re.fullmatch(r"\[1\]-? +running +loop +waits\(\).*\n", capsys.readouterr().out)
+    await cells("%jobs failed cancelled")
+    assert capsys.readouterr().out == "no job is failed or cancelled\n"
+
+
+async def test_a_cell_shows_its_last_value_though_it_assigns(cells: Any) -> None:
+    """Only a value that is bound to a name needs no display."""
+    from ipy_bgtasks.job.handle import record_of
+
+    cell = record_of(await cells("%%bg\nx = 2\nx * 21"))
+    name = record_of(await cells("%bg y = gives(3)"))
+    assert (await cell.job, cell.stores, name.stores) == (42, False, True)
+
+
+async def test_a_log_shows_as_what_was_printed(cells: Any) -> None:
+    """Its text when it is printed, a line in a repr."""
+    job = await cells("%bg print('one\\ntwo')")
+    await job
+    assert str(job.log) == "one\ntwo\n"
+    assert repr(job.log) == "<Log of 8 characters that ends with 'two'>"

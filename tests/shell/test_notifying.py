@@ -281,7 +281,7 @@ async def test_what_it_raises_is_one_line(
         ("note", "BgTasks.on_end, 'note': ValueError: "),
         ("mine.nothing", "BgTasks.on_end, 'mine.nothing': AttributeError: "),
         ("no_such_module.f", "BgTasks.on_end, 'no_such_module.f': ModuleNotFoundError: "),
-        ("mine.calls", "BgTasks.on_end: mine.calls is a list, no function"),
+        ("mine.calls", "BgTasks.on_end: mine.calls cannot be called: it is of type list"),
     ],
 )
 async def test_a_function_that_is_not_there_is_one_line(

@@ -179,3 +179,71 @@ async def test_what_fails_is_run_again_in_every_place(
         await cells("%%bg -q --retries 1\nflaky(here + '/f')")
         assert await cells("%fg all") == [7, 7, 7, 7, 0, 7]
     assert all("attempt 1 of 2 failed: " in job.log.text for job in jobs())
+
+
+async def test_a_loop_of_hundreds_loses_no_result(cells: Any) -> None:
+    """Launches of one cell are kept as one, also beside those of others."""
+    await cells("async def f(i): return i\nfor i in range(300):\n    %bg f(i);")
+    await cells("for i in range(300, 310):\n    %bg f(i);")
+    assert await cells("%fg all") == list(range(310))
+
+
+async def test_a_shorter_list_says_so(cells: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`%fg all` and `%fg @group` name what they cannot return any more."""
+    await cells("%config BgTasks.max_finished = 2\nasync def f(i): return i")
+    for i in range(5):
+        await cells("get_ipython().execution_count += 1")
+        await cells(f"job = %bg f({i});\nfrom asyncio import wait\nawait wait([job])")
+    capsys.readouterr()
+    assert await cells("%fg all") == [3, 4]
+    assert "3 older results are missing: only so many" in capsys.readouterr().out
+    assert await cells("%fg all") == []
+    assert "missing" not in capsys.readouterr().out
+
+
+async def test_settled_returns_exceptions_in_the_place_of_results(
+    cells: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is raised otherwise comes with a line on how to get the rest."""
+    await cells("gate.set()")
+    await cells("for i in range(3):\n    %bg -q -g mix fails(i) if i else waits(7)")
+    await cells("job = %bg -g mix asyncio.sleep(100)\n%cancel job")
+    capsys.readouterr()
+    with pytest.raises(ExceptionGroup, match="2 of 4 jobs failed") as caught:
+        await cells("%fg @mix")
+    assert [str(error) for error in caught.value.exceptions] == ["1", "2"]
+    assert capsys.readouterr().out.startswith(
+        "3 of 4 jobs did not finish: %fg --settled @mix returns all, with exceptions in the place"
+    )
+    values = await cells("%fg --settled @mix")
+    assert [type(value).__name__ for value in values] == [
+        *("int", "ValueError", "ValueError", "CancelledError")
+    ]
+    assert (values[0], values[1].args) == (7, (1,))
+    assert repr(await cells("%fg --settled 2")) == "ValueError(1)"
+
+
+async def test_the_rest_of_all_comes_with_all(
+    cells: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failure that has been raised is not raised again."""
+    await cells("gate.set()\n%bg -q fails(1)\n%bg waits(2)")
+    with pytest.raises(ValueError, match="1"):
+        await cells("%fg all")
+    assert "%fg all returns the results of the others\n" in capsys.readouterr().out
+    assert await cells("%fg all") == [2]
+
+
+async def test_halt_stops_a_group(cells: Any) -> None:
+    """From the magic and from Python; it needs one."""
+    await cells("for i in range(4):\n    %bg -q -g fits:2 --halt fails(i)")
+    with pytest.raises(ValueError, match="0"):
+        await cells("%fg @fits")
+    assert [str(job.state) for job in jobs("@fits")][-2:] == ["cancelled"] * 2
+    await cells("from ipy_bgtasks import launch")
+    await cells("for i in range(2):\n    launch(fails, i, group='two', limit=1, halt=True)")
+    with pytest.raises(ValueError, match="0"):
+        await cells("%fg @two")
+    for code in ("%bg --halt waits()", "launch(waits, halt=True)"):
+        with pytest.raises(ValueError if "launch" in code else UsageError, match="-g NAME"):
+            await cells(code)

@@ -108,6 +108,7 @@ def test_each_touch_says_what_it_is_for() -> None:
             "Python",
             "asyncio",
             "rich",
+            "tqdm",
             "ipywidgets",
             "trio",
         )

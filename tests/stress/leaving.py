@@ -23,13 +23,6 @@ import test_terminal_leaving as in_terminal
 from kernels import Kernel
 from terminals import CTRL_D, Terminal
 
-EXECUTED = """\
-_leave = get_ipython().ask_exit
-def _ask_exit():
-    (here / 'executed').write_text(str(time.monotonic())); _leave()
-get_ipython().ask_exit = _ask_exit
-"""
-
 
 def kernel(way: str, jobs: bool) -> tuple[float, str]:
     """Seconds until a kernel is gone, and what is wrong with its end."""
@@ -59,7 +52,7 @@ def terminal(way: str, jobs: bool) -> tuple[float, str]:
     try:
         in_terminal.load(session)
         session.run("%config BgTasks.max_threads = 70\n%config BgTasks.confirm_exit = False")
-        session.run(EXECUTED)
+        session.run(in_terminal.EXECUTED)
         if jobs:
             session.run(in_terminal.MIX)
         session.run("gate.set()")

@@ -69,13 +69,13 @@ def test_fg_shows_how_far_a_job_is(loaded: Terminal) -> None:
     loaded.run("go.set()")
 
 
-def test_a_suspended_process_is_not_shown_as_running(loaded: Terminal) -> None:
+def test_a_stopped_process_is_not_shown_as_running(loaded: Terminal) -> None:
     """And the table says how it goes on."""
     loaded.run("import os, signal\njob = %bg !sleep 1000")
     loaded.run("os.kill(job.pid, signal.SIGSTOP)\nos.waitid(os.P_PID, job.pid, os.WSTOPPED)")
     shown = loaded.run("%jobs")
-    assert "suspended" in shown
-    assert "kill -CONT" in shown
+    assert "paused" in shown
+    assert "%bg 1 lets it go on" in shown
     loaded.run("%cancel job")
 
 
@@ -181,3 +181,12 @@ def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path, encoding: 
     assert "57% #####=" in done.stdout
     assert "~" in done.stdout
     assert done.returncode == 0
+
+
+def test_the_notice_of_a_cell_shows_its_last_value(loaded: Terminal) -> None:
+    """Whatever names the cell binds; the value of `name = …` needs no display."""
+    loaded.run("%%bg\nx = 21\nx * 2")
+    loaded.run("%bg y = max(3, 4)")
+    loaded.sync()
+    assert re.search(r"\[1\][+-]? finished  x = 21 x \* 2  0\.\ds  42\n", loaded.text)
+    assert re.search(r"\[2\][+-]? finished  y = max\(3, 4\)  0\.\ds\n", loaded.text)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import cells_away
-from ipy_bgtasks.frontends.base import ForegroundCell
+from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.kernel.interrupts import SigintRouter
 from ipy_bgtasks.frontends.per_thread import PerThread
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.stacks import thread_stack
 from ipy_bgtasks.waits import stoppable
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class BackgroundCells:
         self._last: Record | None = None
         #: Whether IPython's capturing of a cell may be left over on the streams.
         self._tangled = False
-        #: Called, on the thread of a cell, when one begins (True) or is over; None for nobody.
+        #: Called, on any thread, when a cell begins or waits (True) or is over; None for nobody.
         self.watcher: Callable[[bool], object] | None = None
 
     def install(self, changes: Installation) -> None:
@@ -66,11 +69,22 @@ class BackgroundCells:
     def now(self) -> ForegroundCell | None:
         """Return the cell that runs in the foreground, if its code has begun."""
         run = self._queue.running
-        if run is None or not run.can_go:
-            return None
-        assert run.began is not None
-        ago = time.monotonic() - run.began
-        return ForegroundCell(run.id, run.code, run.number, time.time() - ago)
+        return _as_shown(run) if run is not None and run.can_go else None
+
+    def others(self) -> list[ForegroundCell]:
+        """Return the cells that run in the foreground, without the one that calls."""
+        here = self._run_here()
+        return [_as_shown(run) for run in self._queue.front if run is not here and run.began]
+
+    def waiting(self) -> list[WaitingCell]:
+        """Return the cells that wait, in order."""
+        return [WaitingCell(run.id, run.code, run.place) for run in self._queue.waiting]
+
+    def take_out(self, places: set[int] | None) -> list[WaitingCell]:
+        """Take waiting cells out of the queue, by their places, or all; returns which."""
+        found = [run for run in self._queue.waiting if places is None or run.place in places]
+        taken = self._queue.take_out(found) if found else []
+        return [WaitingCell(run.id, run.code, run.place) for run in taken]
 
     def send_away_by_id(self, cell: str) -> bool:
         """Send that cell to the background; return whether it runs in the foreground."""
@@ -85,13 +99,18 @@ class BackgroundCells:
         """Undo `hear`."""
         self._queue.urgent_comms.discard(comm)
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The user's variables."""
+        return self._shell.user_ns  # type: ignore[no-any-return]
+
     # Interrupts
 
     def route_interrupt(self) -> bool:
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
         if self.router.route():
             return True
-        run = self._queue.running
+        run = self._queue.newest
         return run is not None and self.background_interrupted(run)
 
     def background_interrupted(self, run: CellRun) -> bool:
@@ -132,7 +151,7 @@ class BackgroundCells:
 
     def _background(self, run: CellRun, *, interrupted: bool = False) -> bool:
         """Send a cell to the background without another that asks; returns whether it runs."""
-        if not run.can_go:
+        if not run.can_go or run is not self._queue.running:
             return False
 
         async def send() -> None:
@@ -164,6 +183,7 @@ class BackgroundCells:
                 stoppable[run.thread] = None  # no signal ends its sleep
             run.task = _own_task()
             run.began = time.monotonic()
+            self.router.renew()
             self._queue.on_begin()
             if self.watcher is not None:
                 self.watcher(True)
@@ -192,9 +212,13 @@ class BackgroundCells:
         """Tidy up after a cell with which the kernel is done."""
         if self.watcher is not None:
             self.watcher(False)
+        if run.apart:  # until here: its reply says its number
+            assert self._per_thread is not None
+            self._per_thread.numbers.pop(run.thread, None)
+            self._per_thread.quiet.pop(run.thread, None)
         if run.backgrounded:
             self.router.renew()
-        if self._tangled and not self._jobs and self._queue.running in (run, None):
+        if self._tangled and not self._jobs and self._queue.front in ([run], []):
             # No cell runs: what IPython has put over the streams for one is left over.
             self._tangled = False
             self.front_end.drop_leftover_tee()
@@ -205,6 +229,11 @@ class BackgroundCells:
         """Leave SIGINT to the main thread: cells run there again."""
         if not self._jobs:
             self.router.end()
+
+    def on_waiting(self) -> None:
+        """Have the cells that wait shown."""
+        if self.watcher is not None:
+            self.watcher(True)
 
     def prepare(self) -> bool:
         """Keep for each thread what IPython keeps once; return whether that works here."""
@@ -218,11 +247,8 @@ class BackgroundCells:
 
     def make_job(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""
-        assert self._per_thread is not None
-        # IPython counts before it runs a cell, or, before version 9, afterwards.
-        self._per_thread.numbers[run.thread] = self._shell.execution_count
-        self._per_thread.quiet[run.thread] = run.code.rstrip().endswith(";")
-        self._shell.execution_count = run.number + 1
+        if not run.apart:
+            self.set_apart(run)
         job = self.front_end.launch_cell(run, lambda: self.router.interrupt(run))
         self._jobs[run.id] = self._last = job
         cells_away[run.thread] = job
@@ -231,14 +257,20 @@ class BackgroundCells:
         if run.result is not None:  # it has ended meanwhile
             self._settle(run)
 
+    def set_apart(self, run: CellRun) -> None:
+        """Give the thread of a cell that runs a number of its own; the shell's is the next."""
+        assert self._per_thread is not None
+        # IPython counts before it runs a cell, or, before version 9, afterwards.
+        self._per_thread.numbers[run.thread] = self._shell.execution_count
+        self._per_thread.quiet[run.thread] = run.code.rstrip().endswith(";")
+        self._shell.execution_count = run.number + 1
+        run.apart = self._tangled = True
+
     def _settle(self, run: CellRun) -> None:
         """End the job of a cell whose code has ended."""
         job = self._jobs.pop(run.id, None)
         if job is None:
             return
-        assert self._per_thread is not None
-        self._per_thread.numbers.pop(run.thread, None)
-        self._per_thread.quiet.pop(run.thread, None)
         try:
             self._end(run, job)  # the thread is still the job's: it shows figures left open
         finally:
@@ -255,6 +287,13 @@ class BackgroundCells:
             job.end_cancelled()
         else:
             job.fail(error)
+
+
+def _as_shown(run: CellRun) -> ForegroundCell:
+    assert run.began is not None
+    began = time.time() - (time.monotonic() - run.began)
+    stack = partial(thread_stack, run.thread, code_that_runs_cells())
+    return ForegroundCell(run.id, run.code, run.number, began, stack)
 
 
 def _own_task() -> asyncio.Task[Any] | None:

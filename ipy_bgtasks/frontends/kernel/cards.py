@@ -78,13 +78,14 @@ class Card:
         self.failed: list[Failure] = []
         self._lock = threading.Lock()
         self._running: dict[int, Record] = {job.number: job}
-        self._all = [job.number]
+        self._all = {job.number: None}
         self._over: Counter[str] = Counter()
+        self._discarded = 0
 
     @property
     def name(self) -> str:
         """What it is called in the page: a job's number, ``m3`` for several from job 3 on."""
-        return f"{'m' * (self.count > 1)}{self._all[0]!s}"
+        return f"{'m' * (self.count > 1)}{next(iter(self._all))!s}"
 
     @property
     def count(self) -> int:
@@ -105,6 +106,13 @@ class Card:
         with self._lock:
             return list(self._all)
 
+    def discarded(self, job: Record) -> bool:
+        """Note that a job is kept no more; return whether that is to be shown, among others."""
+        if self.count == 1 or job.number not in self._all:
+            return False
+        self._discarded += 1
+        return True
+
     def alive(self) -> list[Record]:
         """Return the jobs that have not ended."""
         with self._lock:
@@ -114,7 +122,7 @@ class Card:
         """Show one more job."""
         with self._lock:
             self._running[job.number] = job
-            self._all.append(job.number)
+            self._all[job.number] = None
             self.state = ""
 
     def settle(self, job: Record) -> None:
@@ -150,7 +158,7 @@ class Card:
         from ipy_bgtasks.views.groups import many_card
 
         failed = sorted(self.failed, key=lambda each: each.number)
-        return many_card(self.tally(), failed, self.name, self.key)
+        return many_card(self.tally(), failed, self.name, self.key, self._discarded)
 
     def _bundle_of(self, job: Record, *, live: bool) -> dict[str, str]:
         from ipy_bgtasks.views.card import card
@@ -433,6 +441,12 @@ class Cards:
                 self.places.put(card, card.bundle(live=False))
             else:
                 self._note(card)
+
+    def discarded(self, job: Record) -> None:
+        """Show that the job, one of several on a card, is kept no more: it cannot be fetched."""
+        card = self.places.launch_card(job.origin)
+        if card is not None and card.discarded(job):
+            self._note(card)
 
     def _update(self) -> None:
         with self._lock:

@@ -4,7 +4,8 @@ Messages for the shell arrive on a thread of their own, also while the main thre
 (ipykernel 7). Stock ipykernel puts them into the main thread's queue at once, out of reach. Here
 a cell waits until the one before it is over; when that one is sent to the background, it counts
 as over: it gets its reply, and the cells that wait run in a subshell, the kernel's own second
-thread for cells, until the main thread is free again.
+thread for cells, until the main thread is free again. A cell that is one of our magics alone runs
+in a subshell at once, beside the one that runs.
 
 All methods are for the shell channel's thread unless said otherwise.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import deque
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -60,6 +63,10 @@ def let_page_choose_shell(widget: Any) -> None:
     vars(widget.comm or widget).pop("_reply_subshell_id", None)
 
 
+#: Seconds: cells that are sent in quicker succession are meant to run in that order.
+_TOGETHER = 0.25
+#: Seconds in which the channel's thread does what another one asks it to do.
+_PATIENCE = 5.0
 #: `%bg` without CODE, as the text of a cell.
 _ALONE = r"\s*(%bg(?:\s+--notify)?)\s*;?\s*(?:#.*)?\s*"
 
@@ -81,6 +88,14 @@ class CellRun:
         self.task: Any = None
         #: How many cells it runs within itself, itself included.
         self.depth = 0
+        #: Its number among all requests, and among those that wait: `q1` is 1.
+        self.arrival = self.place = 0
+        #: Whether it runs beside the cells that were there first, or will once those have begun.
+        self.beside = False
+        #: Whether those behind it are not to run if it fails.
+        self.stops = bool(message["content"].get("stop_on_error", True))
+        #: Whether its thread has a number and a value of its own, apart from the shell's.
+        self.apart = False
         #: Whether it goes on in the background, and counts as over for the front end …
         self.backgrounded = False
         #: … and whether it is over, for the kernel.
@@ -104,6 +119,12 @@ class CellRun:
     def header(self) -> dict[str, Any]:
         """The header of the request, under which its output is shown."""
         return self.message["header"]  # type: ignore[no-any-return]
+
+    @property
+    def sent(self) -> float:
+        """When the front end made the request, by its own clock, in seconds since the epoch."""
+        stamp = getattr(self.header.get("date"), "timestamp", time.time)
+        return float(stamp())
 
     @property
     def code(self) -> str:
@@ -149,6 +170,10 @@ class CellQueue:
         self.running: CellRun | None = None
         #: The cells in the background, by the shell that they keep busy.
         self.in_background: dict[str | None, CellRun] = {}
+        #: Those that run beside the foreground's, likewise; the newest comes last.
+        self._beside: dict[str | None, CellRun] = {}
+        self._sent = 0.0  # when the newest of the foreground's cells was
+        self._arrivals = self._places = 0
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
@@ -201,10 +226,45 @@ class CellQueue:
         """Return the request with that identifier, while it is known. Any thread may call."""
         return self._by_id.get(message_id)
 
+    @property
+    def newest(self) -> CellRun | None:
+        """The foreground's newest cell, which an interrupt is meant for; it may have ended."""
+        front = self.front
+        return front[-1] if front else self.running
+
+    @property
+    def front(self) -> list[CellRun]:
+        """The foreground's cells that have not ended: one, and those beside it, the newest last."""
+        runs = [self.running, *list(self._beside.values())]
+        return [run for run in runs if run is not None and not run.over]
+
+    @property
+    def waiting(self) -> list[CellRun]:
+        """The cells that wait, in order. Any thread may call."""
+        return list(self._waiting)
+
     def on_begin(self) -> None:
-        """Send the cell that begins to the background if that is asked for. On its thread."""
-        if self._asking is not None:
+        """Run what has waited for a cell to begin. On its thread."""
+        if self._asking is not None or self._waiting:
             self._channel.io_loop.add_callback(self._answer_asking)
+
+    def take_out(self, runs: list[CellRun]) -> list[CellRun]:
+        """Take cells out that wait: they never run; returns those that still waited.
+
+        Any thread but the channel's may call.
+        """
+        taken: Future[list[CellRun]] = Future()
+
+        def take() -> None:
+            still = [run for run in runs if run in self._waiting]
+            for run in still:
+                self._waiting.remove(run)
+                self._abort(run)
+            self._cells.on_waiting()
+            taken.set_result(still)
+
+        self._channel.io_loop.add_callback(take)
+        return taken.result(_PATIENCE)
 
     # From the front end
 
@@ -238,16 +298,63 @@ class CellQueue:
         await self._arrived(frames)
 
     async def _queue(self, run: CellRun) -> None:
+        self._arrivals += 1
+        run.arrival = self._arrivals
+        run.beside = self._may_run_ahead(run)
+        # A number is not given to another cell while any waits: `%cancel q2` may come late.
+        self._places = (self._places if self._waiting else 0) + (not run.beside)
+        run.place = self._places
         self._waiting.append(run)
         if run.asks():
             run.frames = []
             self._asking = run
         await self._answer_asking()
+        if run in self._waiting:
+            self._cells.on_waiting()
+
+    def _may_run_ahead(self, run: CellRun) -> bool:
+        """Return whether a cell need not wait for those before it.
+
+        Many that are sent at once, as by Run All, build on each other, whatever they are.
+        """
+        before, self._sent = self._sent, run.sent
+        cells = self._cells
+        there = [each.code for each in (*self.front, *self._waiting)]
+        alone = run.sent - before < _TOGETHER
+        if not there or alone or "%" not in run.code or not cells.front_end.jumps_queue():
+            return False
+        from ipy_bgtasks.work.ahead import may_run_ahead
+
+        return may_run_ahead(run.code, there, cells.variables) and cells.prepare()
 
     async def _answer_asking(self) -> None:
         """Send the cell that runs to the background if one asks for it, and run what can run."""
         self._background_for_asking()
+        await self._run_beside()
         await self._run_next()
+
+    async def _run_beside(self) -> None:
+        """Run the cells that need not wait, each in a shell of its own."""
+        for run in [each for each in self._waiting if each.beside]:
+            if not self._set_apart():
+                return
+            self._waiting.remove(run)
+            run.message["content"]["stop_on_error"] = False  # it does not stop those before it
+            run.subshell = shell = self._idle_shell()
+            self._beside[shell] = self._by_id[run.id] = run
+            self._cells.router.begin()
+            await self._arrived(self._addressed(run.idents, run.message, shell))
+
+    def _set_apart(self) -> bool:
+        """Give each cell that runs a number of its own, so that another one may begin.
+
+        IPython has one counter. Returns whether it is free: a cell that was handed over takes its
+        number when it begins.
+        """
+        for run in self.front:
+            if run.began is not None and not run.apart:
+                self._cells.set_apart(run)
+        return all(run.apart for run in self.front)
 
     def _background_for_asking(self) -> None:
         """Send the cell that runs to the background: the cell that asks for it comes next.
@@ -298,8 +405,13 @@ class CellQueue:
 
     async def _run_next(self) -> None:
         """Give the next cell that waits to a shell that is free."""
-        while self._waiting and (self.running is None or self.running.over):
-            run = self.running = self._waiting.popleft()
+        while self._waiting and not self._is_busy():
+            run = self._waiting[0]
+            first = not run.asks() and any(each.arrival < run.arrival for each in self.front)
+            if first or (self._beside and not self._set_apart()):
+                return
+            self.running = self._waiting.popleft()
+            run.beside = False
             run.subshell = self._free_shell()
             self._by_id[run.id] = run
             frames = run.frames
@@ -321,8 +433,9 @@ class CellQueue:
 
     def _free_shell(self, but: list[str | None] = []) -> str | None:  # noqa: B006
         """Return a shell that no cell keeps busy: the main one (None), if that is free."""
+        taken = {*self.in_background, *self._beside, *but}
         for shell in (None, *self._subshells):
-            if shell not in self.in_background and shell not in but:
+            if shell not in taken:
                 return shell
         self._subshells.append(str(self._channel.manager._create_subshell()))
         return self._subshells[-1]
@@ -350,35 +463,41 @@ class CellQueue:
 
     async def _over(self, run: CellRun) -> None:
         run.over = True
-        if self.in_background.get(run.subshell) is run:
-            del self.in_background[run.subshell]
-        await self._run_next()
+        for busy in (self.in_background, self._beside):
+            if busy.get(run.subshell) is run:
+                del busy[run.subshell]
+        await self._answer_asking()
         front = self.running
-        if not self.in_background and (front is None or front.over or front.subshell is None):
+        others = self.in_background or self._beside
+        if not others and (front is None or front.over or front.subshell is None):
             self._cells.on_main_free()
 
     def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""
-        if run.message["content"].get("stop_on_error", True):
-            run.failed = True
-            self._channel.io_loop.add_callback(self._abort_waiting)
+        if run.stops:
+            run.failed = not run.beside
+            self._channel.io_loop.add_callback(self._abort_behind, run)
 
-    def _abort_waiting(self) -> None:
-        """Answer the cells that wait as the kernel does after a failure."""
+    def _abort_behind(self, failed: CellRun) -> None:
+        """Answer the cells that wait behind a failed one as the kernel does."""
+        for run in list(self._waiting):
+            if run.arrival > failed.arrival:
+                self._waiting.remove(run)
+                self._abort(run)
+
+    def _abort(self, run: CellRun) -> None:
         kernel = self._kernel
-        while self._waiting:
-            run = self._waiting.popleft()
-            publish = type(kernel)._publish_status
-            publish(kernel, "busy", "shell", run.message)
-            kernel.session.send(
-                kernel.shell_stream,
-                "execute_reply",
-                {"status": "aborted"},
-                run.message,
-                ident=run.idents,
-                metadata={"status": "aborted", "dependencies_met": True},
-            )
-            publish(kernel, "idle", "shell", run.message)
+        publish = type(kernel)._publish_status
+        publish(kernel, "busy", "shell", run.message)
+        kernel.session.send(
+            kernel.shell_stream,
+            "execute_reply",
+            {"status": "aborted"},
+            run.message,
+            ident=run.idents,
+            metadata={"status": "aborted", "dependencies_met": True},
+        )
+        publish(kernel, "idle", "shell", run.message)
 
     async def _release_all(self) -> None:
         """Hand the kernel all that waits: nothing stands in between any more."""

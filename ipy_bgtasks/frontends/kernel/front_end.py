@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+import time
 import uuid
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,8 @@ from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_cont
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
-from ipy_bgtasks.frontends.kernel.output import WholeLines, route_displays
-from ipy_bgtasks.frontends.kernel.widgets import WidgetBars, WidgetOutputs
+from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, route_displays
+from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
 from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
 from ipy_bgtasks.sigint import woken_by_signals
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
-    from ipy_bgtasks.frontends.kernel.output import Texts
     from ipy_bgtasks.frontends.tracebacks import Translate
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _SIGN_OF_LIFE = 40.0
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
+#: Displays of jobs that are shown again in a second; of others the text. Servers drop messages.
+_DISPLAYS = 200
 #: Seconds that the control thread is given for its last messages.
 _LAST_WORDS = 1.0
 
@@ -83,9 +86,12 @@ class KernelFrontEnd(FrontEnd):
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
         self.cards = Cards(self._send_card, later)
-        #: What sends text of jobs whose cell was run again, to where that shows its output now.
-        self._moved_texts: Texts | None = None
+        #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
+        #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
+        self._replays = Texts({}, self.write_below, later)
+        self._replaying = 0
+        self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
@@ -114,8 +120,6 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            from ipy_bgtasks.frontends.kernel.output import Texts
-
             self._texts = Texts(self._streams, self.write_below, self._later)
         for name, stream in self._streams.items():
             route_in_place(changes, stream, name, self)
@@ -166,10 +170,6 @@ class KernelFrontEnd(FrontEnd):
 
     def _move(self, cards: list[Card], header: Any) -> None:
         """Show jobs of an earlier run of a cell where it shows its output now, labelled."""
-        from ipy_bgtasks.frontends.kernel.output import Texts
-
-        if self._moved_texts is None:
-            self._moved_texts = Texts({}, self.write_below, self._later)
         for job in [job for card in cards for job in card.alive()]:
             self.labels.leave(job, self.place_of(job))
             job.origin = header
@@ -288,7 +288,7 @@ class KernelFrontEnd(FrontEnd):
     def _parent_here(self) -> Any:
         return (self.shell.get_parent() or {}).get("header") or {}
 
-    def _key(self, place: Any) -> Any:
+    def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
 
     def entering(self, job: Record) -> None:
@@ -326,6 +326,10 @@ class KernelFrontEnd(FrontEnd):
         """Show the job's card under the caller's cell."""
         self.cards.show(job, self.here())
 
+    def discarded(self, job: Record) -> None:
+        """Show it on the card that the job shares with others."""
+        self.cards.discarded(job)
+
     def changed(self, job: Record) -> None:
         """Update the job's cards soon."""
         super().changed(job)
@@ -358,7 +362,7 @@ class KernelFrontEnd(FrontEnd):
         outcome = job.outcome
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
-        if alone and not own_cell and not (job.quiet or self._shut_down or job.assigns):
+        if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
             Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
@@ -385,7 +389,7 @@ class KernelFrontEnd(FrontEnd):
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Send the job's output under the caller's cell too, from the log's tail on."""
         parent = self.here()
-        place = self._key(parent)
+        place = self.key(parent)
         if place == self.place_of(job) and not job.quiet and not everything:
             return self._follow(job, place)  # this cell shows it already
         if job.done() and not job.has_output:
@@ -394,8 +398,18 @@ class KernelFrontEnd(FrontEnd):
         def send(pieces: list[Piece]) -> None:
             for piece in pieces:
                 self._send_piece(job, parent, piece)
+            self._replays.flush_if_due()
 
-        return self._follow_log(job, place, send, everything=everything, among=among)
+        self._replaying += 1
+        end_following = self._follow_log(job, place, send, everything=everything, among=among)
+
+        def end() -> None:
+            end_following()
+            self._replaying -= 1
+            if not self._replaying:  # of thousands that are followed the last
+                self._replays.flush()
+
+        return end
 
     def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record a job's text, and let the kernel send it."""
@@ -407,7 +421,7 @@ class KernelFrontEnd(FrontEnd):
             return
         if self._cleared:
             self._clear_now(job)
-        if (texts := self._moved_texts if job.number in self._moved else self._texts) is not None:
+        if (texts := self._replays if job.number in self._moved else self._texts) is not None:
             write = texts.writer(job, name, write)
         place = self.place_of(job)
 
@@ -428,9 +442,10 @@ class KernelFrontEnd(FrontEnd):
     def flush(self, job: Record) -> None:
         """Write the job's partial lines."""
         self._lines.release(job)
-        for texts in (self._texts, self._moved_texts):
-            if texts is not None:
-                texts.flush()
+        if self._texts is not None:
+            self._texts.flush()
+        if job.number in self._moved:
+            self._replays.flush()
 
     def display(
         self,
@@ -451,7 +466,8 @@ class KernelFrontEnd(FrontEnd):
         elif not shown_as and (widget := self._widgets.around(self.place_of(job))) is not None:
             self._widgets.display(job, widget, data, metadata)
         else:
-            job.log.display(data, metadata, display_id=shown_as)
+            model = (data.get(VIEW) or {}).get("model_id")
+            job.log.display(data, metadata, display_id=shown_as or model)
         self._notify_watcher(job)
         if job.quiet:
             return
@@ -500,13 +516,25 @@ class KernelFrontEnd(FrontEnd):
             self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
-        if piece.kind in ("stdout", "stderr"):
-            text = self.labels.put(job, self._key(parent), piece.kind, piece.text)
-            self.write_below(parent, piece.kind, text)
-        elif piece.kind == "clear":
+        kind, text = piece.kind, piece.text
+        if kind == "display" and piece.bundle and not self._may_display():
+            kind, text = "stdout", text.rstrip("\n") + "\n"
+        if kind in ("stdout", "stderr"):
+            self._replays.put(parent, kind, self.labels.put(job, self.key(parent), kind, text))
+            return
+        self._replays.flush()
+        if kind == "clear":
             self._send(parent, "clear_output", {"wait": piece.wait})
-        elif piece.kind == "display":
-            self._send_display(parent, piece.bundle or {}, piece.metadata)
+        elif kind == "display" and piece.bundle:
+            self._send_display(parent, piece.bundle, piece.metadata)
+
+    def _may_display(self) -> bool:
+        """Return whether few enough displays were shown again in the last second."""
+        now = time.monotonic()
+        if len(self._displayed) == _DISPLAYS and now - self._displayed[0] < 1:
+            return False
+        self._displayed.append(now)
+        return True
 
     def _send_display(
         self,

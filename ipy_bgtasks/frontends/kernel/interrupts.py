@@ -308,7 +308,7 @@ class SigintRouter:
             with self._taking:
                 if not self._take():
                     continue
-                run = self._queue.running  # before another one begins
+                run = self._queue.newest  # before another one begins
                 # At once: the signal has reached the cell's child processes, too, and the cell
                 # should not go on as if they had ended by themselves.
                 at_once = run is not None and not run.over and run.began is not None

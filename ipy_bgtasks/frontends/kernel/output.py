@@ -4,10 +4,11 @@
 second: `print` writes a line in two pieces, and between the two another thread may write to the
 same cell, as the foreground does right after it launched a job, and split it.
 
-`Texts` is for kernels whose streams have one parent for all that is written (ipykernel before
-6.29). There a job's text would appear under the cell that runs at the moment it is sent. So it
-goes to the kernel's stream only while that cell is the job's own; at all other times it is
-buffered here and sent, as often as the kernel sends its own, under the cell of the job.
+`Texts` buffers text for other cells, and sends it as often as the kernel sends its own. It is for
+what `%fg` shows of jobs, as many as there may be: servers drop what a kernel sends beyond 1,000
+messages a second, and whatever else it sends then. And for kernels whose streams have one parent
+for all that is written (ipykernel before 6.29), where a job's text would appear under the cell that
+runs at the moment it is sent: it goes to the stream only while that cell is the job's own.
 
 `route_displays` sends what jobs display to them, and all else where it went before.
 """
@@ -145,6 +146,8 @@ class WholeLines:
 
 #: Seconds between two sendings, as in ipykernel.
 _INTERVAL = 0.2
+#: With more texts than this to be sent at once, those of one stream of a cell are joined.
+_MANY = 20
 
 
 class Texts:
@@ -160,6 +163,7 @@ class Texts:
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
         self._armed = False
+        self._sent = 0.0  # when something was, on the monotonic clock
 
     def install(self, changes: Installation) -> None:
         """Let each stream send what it holds before it changes to another cell."""
@@ -182,7 +186,7 @@ class Texts:
                 if not self._texts and stream is not None and _parent(stream) == _id(header):
                     write(text)
                 else:
-                    self._put(header, name, text)
+                    self.put(header, name, text)
 
         return write_there
 
@@ -191,18 +195,31 @@ class Texts:
         with self._lock:  # kept while sending: another thread's flush must not overtake
             texts, self._texts = self._texts, []
             self._armed = False
+            self._sent = time.monotonic()
+            if len(texts) > _MANY:
+                joined: dict[Any, tuple[Any, str, list[str]]] = {}
+                for header, name, parts in texts:
+                    joined.setdefault((_id(header), name), (header, name, []))[2].extend(parts)
+                texts = list(joined.values())
             for header, name, parts in texts:
                 self._send(header, name, "".join(parts))
 
-    def _put(self, header: Any, name: str, text: str) -> None:
-        last = self._texts[-1] if self._texts else None
-        if last is not None and last[0] is header and last[1] == name:
-            last[2].append(text)
-        else:
-            self._texts.append((header, name, [text]))
-        if not self._armed:
-            self._armed = True
-            self._later(_INTERVAL, self.flush)
+    def flush_if_due(self) -> None:
+        """Send everything now, unless something was sent a moment ago."""
+        if time.monotonic() - self._sent > _INTERVAL:
+            self.flush()
+
+    def put(self, header: Any, name: str, text: str) -> None:
+        """Send text to a stream of the cell with that header, soon."""
+        with self._lock:
+            last = self._texts[-1] if self._texts else None
+            if last is not None and last[0] is header and last[1] == name:
+                last[2].append(text)
+            else:
+                self._texts.append((header, name, [text]))
+            if not self._armed:
+                self._armed = True
+                self._later(_INTERVAL, self.flush)
 
 
 def _parent(stream: Any) -> Any:

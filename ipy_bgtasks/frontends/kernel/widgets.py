@@ -15,6 +15,7 @@ import re
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.installing import open_widgets
@@ -74,6 +75,8 @@ class WidgetBars:
 
     def __init__(self) -> None:
         self._bars: dict[int, list[_Bar]] = {}
+        #: The widgets with bars that a job has displayed, as its log holds them.
+        self._displayed: dict[int, dict[str, tuple[Any, Mapping[str, Any]]]] = {}
 
     def watch(
         self, job: Record, data: Mapping[str, Any], changed: Callable[[Record], None]
@@ -91,6 +94,9 @@ class WidgetBars:
         found = [_Bar(widget, beside) for widget, beside in _bars_in(root, [], _DEEP)]
         if not found:
             return
+        self._record_closed(job)
+        shown = self._displayed.setdefault(job.number, {})
+        shown[data[VIEW]["model_id"]] = root, data
         bars = self._bars.setdefault(job.number, [])
         bars += found
         del bars[:-_BARS]
@@ -109,8 +115,19 @@ class WidgetBars:
             job.bars = lambda: seen
             changed(job)
 
+    def _record_closed(self, job: Record) -> None:
+        """Take out of the log the bars that were taken away: `tqdm(…, leave=False)`."""
+        shown = self._displayed.get(job.number, {})
+        for model in [m for m, (root, _) in shown.items() if getattr(root, "comm", 0) is None]:
+            del shown[model]
+            job.log.display({}, update_of=model)
+
     def forget(self, job: Record) -> None:
-        """Drop the widgets of a job that has ended, and keep its last progress."""
+        """Record how the bars of a job that has ended look now, and let go of them."""
+        self._record_closed(job)
+        for model, (root, data) in self._displayed.pop(job.number, {}).items():
+            with suppress(Exception):  # it is somebody's class
+                job.log.display({**data, "text/plain": repr(root)}, update_of=model)
         if (bars := self._bars.pop(job.number, None)) is not None:
             last = _progress(bars)
             job.bars = lambda: last

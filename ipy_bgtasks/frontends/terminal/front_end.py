@@ -8,6 +8,7 @@ jobs running the first `exit` only asks.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
     from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.log.fold import Screen
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
@@ -44,6 +46,10 @@ _BAR_EVERY = 0.25
 _LAST_WORD = 2.0
 #: Seconds that jobs wait for the end of the foreground's partial line.
 _BEGUN = 0.25
+#: Seconds that a line waits which its job may still redraw.
+_REDRAWN = 0.3
+#: What a job writes to redraw its lines.
+_REDRAWS = re.compile(r"\r(?!\n)|\x1b\[\d*[AF]")
 
 
 class TerminalFrontEnd(FrontEnd):
@@ -75,7 +81,10 @@ class TerminalFrontEnd(FrontEnd):
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
         self._notices = EndNotices(self._put, later, notice, group_notice)
+        #: What a job has written since its last line that was shown.
         self._partial: dict[int, str] = {}
+        #: The same of those that redraw their lines: bars are shown when they stand.
+        self._bars: dict[int, Screen] = {}
         #: The terminal's stream, as far as it is not routed.
         self._stdout: Any = sys.stdout
         self._above_prompt = AbovePrompt(self._write_outside)
@@ -382,12 +391,51 @@ class TerminalFrontEnd(FrontEnd):
         if job.quiet:
             return
         with self._lock:
-            text = self._partial.pop(job.number, "") + text
-            lines, newline, rest = text.rpartition("\n")
-            if rest:
-                self._partial[job.number] = rest
-            if newline:  # within the lock, or another thread's next line overtakes it
-                self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+            if job.number in self._bars or _REDRAWS.search(text):
+                self._redraw(job, text)
+            else:
+                self._put_lines(job, self._partial.pop(job.number, "") + text)
+
+    def _put_lines(self, job: Record, text: str) -> None:
+        """Show complete lines; within the lock, or another thread's next line overtakes them."""
+        lines, newline, rest = text.rpartition("\n")
+        if rest:
+            self._partial[job.number] = rest
+        if newline:
+            self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+
+    def _redraw(self, job: Record, text: str) -> None:
+        """Take text that redraws lines, or follows such: a line is shown once it has stood."""
+        from ipy_bgtasks.log.fold import Screen
+
+        bars = self._bars.get(job.number)
+        if bars is None:
+            bars = self._bars[job.number] = Screen()
+            bars.feed(self._partial.pop(job.number, ""))
+        bars.feed(text)
+        if text.strip() and not _REDRAWS.search(text):
+            self._put_stood(job, bars, bars.text)
+        elif not bars.watched and bars.at_end and "\n" in bars.text:
+            bars.watched = True
+            self._later(_REDRAWN, self._settle, job, bars, bars.text)
+
+    def _settle(self, job: Record, bars: Screen, earlier: str) -> None:
+        with self._lock:
+            bars.watched = False
+            if self._bars.get(job.number) is bars:
+                # Character by character, as it is.
+                self._put_stood(job, bars, os.path.commonprefix((earlier, bars.text)))  # noqa: RUF071
+
+    def _put_stood(self, job: Record, bars: Screen, stood: str) -> None:
+        """Show the complete lines of what has stood, unless the cursor is above the last."""
+        if bars.at_end:
+            stood = stood[: stood.rfind("\n") + 1]
+            bars.text = bars.text[len(stood) :]
+            stood = re.sub(" +\n", "\n", stood)  # what was erased by spaces
+            if not bars.text:
+                del self._bars[job.number]
+            if stood:
+                self._put(self.labels.put(job, _TERMINAL, "", stood))
 
     def retrying(self, job: Record, line: str) -> None:
         """Record and show the line; a group, which may have hundreds, is told of at its end."""
@@ -414,7 +462,8 @@ class TerminalFrontEnd(FrontEnd):
 
     def _show_rest(self, job: Record) -> None:
         with self._lock:
-            rest = self._partial.pop(job.number, "")
+            bars = self._bars.pop(job.number, None)
+            rest = self._partial.pop(job.number, "") if bars is None else bars.text.rstrip("\n")
             value = self.values.pop(job.number, "")
         if rest:
             self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
@@ -427,7 +476,12 @@ class TerminalFrontEnd(FrontEnd):
         def text() -> str:
             return "\n".join(formatted(self.shell, outcome)) + "\n" if failed else value
 
+        # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
+        if failed and job.group is None:
+            from ipy_bgtasks.views.rows import exit_status
+
+            failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def forget_notice(self, job: Record) -> None:

@@ -157,9 +157,12 @@ class Panel extends View {
     line.stop.hidden = !goesOn || !this.link.alive;
   }
 
-  // The cell in the foreground is a row above the jobs; its button makes it one of them.
+  // The cell in the foreground is a row above the jobs; its button makes it one of them. Those that
+  // wait for it follow, each with a button that takes it out.
   showCell(cell) {
-    if (cell?.id === this.front.dataset.cell) return;
+    const key = cell ? [cell.id, ...cell.queue.map((each) => each.n)].join(" ") : "";
+    if (key === (this.front.dataset.key ?? "")) return;
+    this.front.dataset.key = key;
     this.front.replaceChildren();
     if (!cell) return delete this.front.dataset.cell;
     this.front.dataset.cell = cell.id;
@@ -173,9 +176,24 @@ class Panel extends View {
     line.state.show("running");
     setText(line.place, "cell");
     setText(line.last, "in the foreground");
-    this.front.append(line.el);
+    this.front.append(line.el, ...cell.queue.map((each) => this.waiting(each)));
     this.frontTime = line.time;
     this.tickCell();
+  }
+
+  waiting({ n, name }) {
+    const out = button(icon("stop"), () => {
+      out.disabled = true;
+      this.link.send("take out", { cell: n, to: this.id });
+    }, { class: "icon" });
+    relabel(out, `Take q${n}, ${name}, out of the queue`);
+    const line = this.newRow(`q${n}`, "front", out);
+    setText(line.number, `q${n}`);
+    setText(line.name, name);
+    line.state.show("queued");
+    setText(line.place, "cell");
+    setText(line.last, "waits for its turn");
+    return line.el;
   }
 
   tickCell() {

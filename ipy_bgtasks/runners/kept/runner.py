@@ -52,8 +52,10 @@ _FIRST, _YOUNG, _QUIET = 0.01, 0.025, 0.25
 _YOUTH = 2.0
 #: Seconds to wait for a job to say where it is: it may be stuck in C code.
 _STACK_WAIT = 0.2
-#: Bytes of earlier output that are read for a job of another session.
+#: Bytes of earlier output that are read for a job of another session …
 REPLAYED = 4_000_000
+#: … and the seconds for which that may hold up who sees it for the first time.
+_CATCH_UP = 0.2
 
 
 class Following(Run):
@@ -98,6 +100,13 @@ class Following(Run):
         """Ask its watcher for something, as soon as there is one. Any thread may call."""
         if not self.directory.request(words):
             self._request = words
+
+    def catch_up(self) -> None:
+        """Read what it has written so far, for a moment; any thread may call, before `begin`."""
+        deadline = time.monotonic() + _CATCH_UP
+        while self._read() and time.monotonic() < deadline:
+            pass
+        self._read_progress()
 
     def begin(self) -> None:
         """Begin to follow it."""
@@ -331,6 +340,8 @@ class KeptRunner(Runner):
         """Have the job follow what its watcher writes; *own* if it was launched here."""
         context = copy_context() if own else None
         run = job.run = Following(job, directory, self.service, context, self._changed)
+        if not own:  # the first `%jobs` is to show its last line
+            run.catch_up()
         self.service.loop.call_soon_threadsafe(run.begin)
         if own and job.cancel_requested:  # before there was anybody to ask
             self.stop(job, False)
@@ -342,6 +353,11 @@ class KeptRunner(Runner):
             job.end_cancelled()
             return
         run.request("force" if force else f"stop {self.grace}")
+
+    def pause(self, job: Record, paused: bool) -> None:
+        """Ask the watcher to stop its processes where they are, or to let them go on."""
+        if isinstance(job.run, Following):
+            job.run.request("pause" if paused else "go on")
 
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return the stack; empty for a command, or if its process does not answer."""

@@ -306,6 +306,15 @@ class Watcher:
                 self._stop("cancel", float(grace))
             case ["force"]:
                 self._stop("cancel", 0.0)
+            case ["pause"] if self._exited is None:
+                self._all.pause()
+                self._state.setdefault("paused", time.time())
+                self._write_state()
+            case ["go", "on"]:
+                self._all.go_on()  # also if it was paused by somebody else
+                now = time.time()
+                self._deadline += now - self._state.pop("paused", now)
+                self._write_state()
             case ["stack", number]:
                 self._stack_asked = number
                 if self._control is not None:
@@ -331,7 +340,7 @@ class Watcher:
         self._guard.renew()
         if self._exited is None and self._process.poll() is not None:
             self._exited = now
-        if now >= self._deadline:
+        if now >= self._deadline and "paused" not in self._state:
             self._deadline = float("inf")
             self._stop("timeout", float(self._job["grace"]))
         if now >= self._progress_due:

@@ -1,0 +1,75 @@
+"""Progress bars of jobs in a terminal: a bar that is redrawn is one line above the prompt."""
+
+from __future__ import annotations
+
+import pytest
+from terminals import Terminal
+
+SETUP = """
+import threading
+from tqdm import tqdm
+from rich.progress import Progress
+
+go = threading.Event()
+
+def nested():
+    print("be" "gins")
+    for i in tqdm(range(2), mininterval=0, desc="outer"):
+        for k in tqdm(range(20), mininterval=0, desc="inner", leave=False):
+            pass
+    print("tqdm is d" "one")
+
+def several():
+    with Progress() as progress:
+        tasks = [progress.add_task(name, total=20) for name in ("alpha", "beta", "gamma")]
+        for _ in range(20):
+            for task in tasks:
+                progress.advance(task)
+                progress.refresh()
+    print("rich is d" "one")
+
+def written():
+    for i in tqdm(range(300), mininterval=0):
+        tqdm.write(f"line {i}")
+        if i == 200:
+            go.wait(30)
+"""
+
+
+@pytest.fixture
+def t(terminal: Terminal) -> Terminal:
+    """A terminal with the functions."""
+    terminal.run("%load_ext ipy_bgtasks")
+    terminal.run(SETUP)
+    terminal.text = ""
+    terminal.seen = 0
+    return terminal
+
+
+def test_nested_bars_of_tqdm_do_not_flood_the_prompt(t: Terminal) -> None:
+    """Only the outer bar stays, at its end; `job.log` has the same."""
+    t.run("job = %bg nested()")
+    t.expect("tqdm is done")
+    assert t.text.count("inner:") == 0
+    assert t.text.count("outer:") == 1
+    assert t.text.index("begins") < t.text.index("outer: 100%") < t.text.index("tqdm is done")
+    shown = t.run("print(job.log.text.count('outer'), job.log.text.count('inner'))")
+    assert "1 0" in shown
+
+
+def test_the_tasks_of_rich_are_redrawn(t: Terminal) -> None:
+    """Each is shown with its last state; not one line for each step of each."""
+    t.run("job = %bg several()")
+    t.expect("rich is done")
+    for name in ("alpha", "beta", "gamma"):
+        assert t.text.count(f"{name} ") <= 4
+        assert "100%" in t.text.rpartition(f"{name} ")[2].partition("\n")[0]
+
+
+def test_lines_beside_a_bar_are_shown_while_it_goes_on(t: Terminal) -> None:
+    """`tqdm.write` writes them above its bar."""
+    t.run("job = %bg written()")
+    t.expect("line 150\n")
+    t.run("go.set()\n%fg job")
+    t.wait(lambda: "line 299\n" in t.text)
+    assert t.text.count("line 150\n") == 1
