@@ -359,6 +359,7 @@ TOUCHES = {
         "shell.interact, prompt_for_code, keep_running, _atexit_once, showtraceback, "
         "_showtraceback; the classes of the shell and of its display hook; display_trap, "
         "builtin_trap; displayhook.write_output_prompt, write_format_data; builtins.input; "
+        "signal.signal; "
         "prompt_toolkit's application on another thread than the main one, its "
         "_running_in_terminal_f",
         _IPYTHON,

@@ -125,6 +125,7 @@ def start(
             job.log.attach_file(sink)
             sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
             job.add_done_callback(lambda _: sink.close())
+        session.screen.note_capture(job)
         if options.notify:  # of a group there is one notice
             session.notices.ask([job], f"group {job.group}" if job.group else "")
         if prepare is not None:

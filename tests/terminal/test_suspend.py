@@ -137,6 +137,20 @@ def test_main_in_the_background_prints_while_cells_are_interrupted(t: Terminal) 
     t.expect("'printed'")
 
 
+def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
+    """`asyncio.run` sets one of SIGINT: Ctrl-C still means the cell in front."""
+    t.run("async def nap():\n    print('nap' 'ping')\n    await asyncio.to_thread(gate.wait)")
+    job = send_away(t, "long(); asyncio.run(nap()); 'wo' 'ke'")
+    t.start("go.set()\nwhile not gate.is_set(): pass")
+    t.expect("napping")
+    t.send(CTRL_C)
+    t.expect("KeyboardInterrupt")
+    t.prompt()
+    assert f"[{job}]+  running" in t.run("%jobs")
+    t.run("gate.set()")
+    t.expect("'woke'")
+
+
 def test_leaving_with_a_cell_in_the_background(t: Terminal) -> None:
     """Once it is said, then it ends, and leaves the terminal in order."""
     send_away(t, "spin()")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
@@ -74,7 +75,6 @@ class TerminalFrontEnd(FrontEnd):
         super().__init__(shell, loop, later)
         self._running = running
         self._launch_cell = launch_cell
-        self._captures: streams.ByContext | None = None
         self._terminal: TerminalLoop | None = None
         self._suspending: Suspending | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
@@ -133,7 +133,7 @@ class TerminalFrontEnd(FrontEnd):
         streams.give_each_job_its_own(
             changes,
             {
-                name: RoutedStream(stream, name, self, self._holding_lines(stream))
+                name: RoutedStream(stream, name, self, self._holding_lines(stream, name))
                 for name, stream in found.items()
             },
         )
@@ -177,7 +177,6 @@ class TerminalFrontEnd(FrontEnd):
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
-        from ipy_bgtasks.context import cells_away
         from ipy_bgtasks.errors import BadInput
 
         if there := [f"job {job.number} ({job.name})" for job in list(cells_away.values())]:
@@ -220,7 +219,6 @@ class TerminalFrontEnd(FrontEnd):
     def show_backgrounded(self, job: Record) -> None:
         """Say so at once, below the ^Z or whatever else the cursor's line begins with."""
         with self._lock:
-            self._begun = False
             self._end_begun_line()
             self._put(f"\n[{job.number}]+ goes on in the background: {job.name}\n")
 
@@ -289,11 +287,15 @@ class TerminalFrontEnd(FrontEnd):
 
     # Lines that the foreground has begun
 
-    def _holding_lines(self, stream: Any) -> Callable[[str], Any]:
+    def _holding_lines(self, stream: Any, name: str) -> Callable[[str], Any]:
         """Return a foreground `write` during whose partial lines the lines of jobs wait."""
 
         def write(text: str) -> Any:
             with self._lock:
+                if cells_away and (job := caller()) is not None:
+                    # Sent to the background while it waited for the lock, and a prompt is there.
+                    self.output(job, name, text, self._write)
+                    return len(text)
                 count = stream.write(text)  # which IPython replaces during a cell
                 if text:
                     self._begun = not text.endswith("\n")
@@ -388,7 +390,7 @@ class TerminalFrontEnd(FrontEnd):
         """Record a job's text, and show its complete lines."""
         job.log.write(name, text)
         self._notify_watcher(job)
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         with self._lock:
             if job.number in self._bars or _REDRAWS.search(text):

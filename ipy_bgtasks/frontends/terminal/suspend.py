@@ -22,9 +22,9 @@ its handler off before it stops. So all are continued first; what makes the term
 handles SIGTSTP, has it, and all are stopped as if we were not there. The same holds for a cell in
 `input`, `getpass` or a debugger.
 
-What remains: a SIGINT in the few microseconds in which the main thread, in the background, has
-set a handler of its own (`asyncio.run` does) interrupts that cell and not the one in front; it is
-put right when the next cell begins. A cell that reads `sys.stdin` without `input` is not noticed,
+What remains: a SIGINT in the few microseconds in which the main thread, in the background, sets a
+handler of its own (`asyncio.run` does) interrupts that cell and not the one in front. A cell that
+reads `sys.stdin` without `input` is not noticed,
 and shares what is typed with the prompt.
 """
 
@@ -67,10 +67,11 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.sigint import SigintHandler
 
-#: Seconds in which what is written belongs to one signal.
-_ONE = 0.02
-#: Seconds in which a child that was continued makes the terminal its own again.
-_RESUMES = 0.15
+#: What `faulthandler` writes first, for each signal.
+_SIGNAL = b"Stack (most"
+#: Seconds in which a child puts the terminal in order and stops, and in which one that was
+#: continued makes it its own again.
+_STOPS, _RESUMES = 0.02, 0.15
 #: Seconds between two tries to interrupt code that is in a library of IPython's, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
 #: Seconds that a signal has to get to its thread.
@@ -155,6 +156,7 @@ class Suspending:
         own.wrap(shell.displayhook, "write_output_prompt", self._write_output_prompt)
         own.wrap(shell.displayhook, "write_format_data", self._write_format_data)
         own.wrap(builtins, "input", self._input)
+        own.wrap(signal, "signal", self._set_handler)
         own.event(shell.events, "pre_run_cell", self._begins)
         own.event(shell.events, "post_run_cell", self._ends)
 
@@ -330,8 +332,6 @@ class Suspending:
                 self._signals.give_back("SIGTSTP")
                 del self._cells[cell.thread]
                 return
-        if cell.thread == _MAIN:
-            self._signals.renew()  # what ran an await cell has put Python's own handler back
         self._settle(cell, cell.job, result)
 
     def _settle(self, cell: Cell, job: Record, result: Any) -> None:
@@ -361,6 +361,14 @@ class Suspending:
     def _is_away(self) -> Cell | None:
         cell = self._here()
         return cell if cell is not None and cell.job is not None else None
+
+    def _set_handler(self, set_handler: Callable[..., Any], number: int, handler: Any) -> Any:
+        """Set a handler, and take SIGINT again if that was it: it is for the cell in front."""
+        try:
+            return set_handler(number, handler)
+        finally:
+            if number == signal.SIGINT and _MAIN in cells_away:
+                self._signals.renew()
 
     def _ask_exit(self, ask: Callable[[], None]) -> None:
         if self._is_away() is None:
@@ -414,17 +422,18 @@ class Suspending:
     def _on_stop(self) -> None:
         """Take Ctrl-Z: send the foreground's cell to the background, or stop as ever."""
         cell = self._cells.get(self._turn)
-        if cell is None or cell.over or cell.began is None or self._terminal_is_taken(cell):
-            self._signals.give_back("SIGTSTP")
-            stop_group()
-            time.sleep(_PASSES)  # so that this signal, too, is over before the next is taken
-            if cell is not None and cell.began is not None:
-                self._take_stop(cell)
+        if cell is None or cell.over or cell.began is None:
+            return  # it has just ended, and the prompt is there
+        if self._terminal_is_taken(cell):
+            with self._signals.passing("SIGTSTP"):
+                stop_group()
+                time.sleep(_PASSES)  # so that this signal, too, is over before the next is taken
         elif not self._front_end.interrupt_wait(cell.thread):
             self.send_away(cell)
 
     def _terminal_is_taken(self, cell: Cell) -> bool:
         """Return whether the cell, or a child of it, reads from the terminal; continue children."""
+        time.sleep(_STOPS)
         if is_raw():
             return True
         frame = sys._current_frames().get(cell.thread)
@@ -616,7 +625,7 @@ class _Signals:
     def forward(self, _frame: object) -> bool:
         """Act as a `SigintHandler` for a signal that reached the main thread all the same."""
         with suppress(OSError):
-            self._sockets["SIGINT"][1].send(b"\n")
+            self._sockets["SIGINT"][1].send(_SIGNAL)
         return False
 
     def passing(self, name: str) -> _Passing:
@@ -627,10 +636,8 @@ class _Signals:
         names = {reader: name for name, (reader, _) in self._sockets.items()}
         while True:
             for reader in select.select(list(names), [], [])[0]:
-                reader.recv(65536)
-                time.sleep(_ONE)
-                with suppress(BlockingIOError):
-                    reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+                if _SIGNAL not in reader.recv(65536):
+                    continue  # the rest of a stack
                 try:
                     self._actions[names[reader]]()
                 except Exception:
