@@ -104,7 +104,7 @@ class CellRun:
         #: Whether an interrupt has cancelled its task …
         self.interrupted = False
         #: … and what it has sent to the thread of a plain cell.
-        self.sent: Sent | None = None
+        self.stop: Sent | None = None
         #: What IPython says became of it, when its code has ended.
         self.result: Any = None
         self._lock = threading.Lock()

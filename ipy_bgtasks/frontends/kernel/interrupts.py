@@ -249,8 +249,8 @@ class SigintRouter:
         else:
             from ipy_bgtasks.async_exceptions import Sent
 
-            run.sent = Sent(run.thread)
-            pursuing = threading.Thread(target=self._pursue, args=[run, run.sent], daemon=True)
+            run.stop = Sent(run.thread)
+            pursuing = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
             Context().run(pursuing.start)
 
     def missed(self, run: CellRun) -> bool:
@@ -268,7 +268,7 @@ class SigintRouter:
                 if came or not arriving or time.monotonic() > deadline:
                     break
                 time.sleep(_SHORT)
-        if (sent := run.sent) is not None:
+        if (sent := run.stop) is not None:
             came = came or sent.pending
             sent.drop()
         return came
