@@ -153,8 +153,10 @@ def test_the_end_of_a_job_comes_after_its_last_text(setup: Kernel, where: str) -
 
 
 def _ended(reply: Reply) -> int:
-    """The place of the update that says so among its messages; 0 if it has not come."""
+    """The place of the card's update that says so among its messages; 0 if it has not come."""
+    card = reply.contents("display_data")[0]["transient"]
     for place, message in enumerate(reply.messages):
-        if message["msg_type"] == "update_display_data" and "finished" in str(message):
+        is_end = message["msg_type"] == "update_display_data" and "finished" in str(message)
+        if is_end and message["content"]["transient"] == card:
             return place
     return 0

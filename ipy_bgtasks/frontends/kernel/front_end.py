@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
-    from ipy_bgtasks.streams_by_context import ByContext
+    from ipy_bgtasks.stacks import Cells
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -74,7 +74,6 @@ class KernelFrontEnd(FrontEnd):
         self._launch_cell = launch_cell
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
-        self._captures: ByContext | None = None
         #: What the shell shows in place of exceptions.
         self.translators: list[Translate] = []
         self._streams: dict[str, Any] = {}
@@ -146,9 +145,11 @@ class KernelFrontEnd(FrontEnd):
         changes.attribute(self, "cells", cells)
         changes.append(self.translators, cells.explain_other_loop)
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let the script of the page bring the cards to life."""
-        self.cards.use(open_page)
+        self.cards.use(open_page, cells)
         return self.cards.close
 
     def _watch_cells(self, changes: Installation) -> None:
@@ -351,7 +352,7 @@ class KernelFrontEnd(FrontEnd):
         """Show the figures that the job left open, under its own cell."""
         self._figures.show_left_open(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
@@ -393,7 +394,7 @@ class KernelFrontEnd(FrontEnd):
         }
         self._flush()
         if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
-            self.tell(job, "\n".join(content["traceback"]))
+            self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
 
@@ -428,7 +429,7 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if "\r" in text:
             self.cards.changed(job)  # most likely a progress bar
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         if self._cleared:
             self._clear_now(job)
@@ -482,6 +483,9 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if job.quiet:
             return
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata, transient=transient, update=update)
+            return
         self._lines.release(job)
         self._flush()
         if self._cleared and not update:
@@ -523,7 +527,9 @@ class KernelFrontEnd(FrontEnd):
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
         self._flush()
-        if not self._is_followed(job, self.place_of(job)):
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
             self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
@@ -565,7 +571,12 @@ class KernelFrontEnd(FrontEnd):
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
-        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        transient = {"display_id": display_id}
+        here = threading.current_thread() is threading.main_thread() and caller() is None
+        if here and not update and (publisher := self.capturing()) is not None:
+            publisher.publish(bundle, {}, transient=transient)
+            return
+        content = {"data": bundle, "metadata": {}, "transient": transient}
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
