@@ -137,9 +137,7 @@ class Log:
             recording.clear(wait=False)
             recording.dropped = gone
 
-    def publish(
-        self, data: Mapping[str, Any], metadata: Any, transient: Any, update: bool
-    ) -> None:
+    def publish(self, data: Mapping[str, Any], metadata: Any, transient: Any, update: bool) -> None:
         """Record a rich output as IPython's publisher is given it."""
         known = (transient or {}).get("display_id")
         if update:
