@@ -64,7 +64,7 @@ def test_a_job_survives_the_kill_of_its_kernel(
     second = make_kernel(env=state)
     assert "1 kept job: 1 running (%jobs)" in second.load().stdout
     table = second.ok("%jobs").displays[0]["text/plain"]
-    assert re.search(r"\[k1\]\+ +running +kept \d+ +train\(", table)
+    assert re.search(r"\[k1\]\+ +● running +kept \d+ +train\(", table)
     following = second.start("model = %fg k1")
     second.until(lambda: "epoch 1\n" in following.reply.stdout)
     gate.write_text("")

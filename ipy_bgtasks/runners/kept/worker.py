@@ -12,16 +12,14 @@ import pickle
 import sys
 import threading
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.worker import send_displays
 from ipy_bgtasks.registry.specs import JobId
-from ipy_bgtasks.runners.child import Child, RemoteJob
+from ipy_bgtasks.runners.child import Child, Link, RemoteJob
 from ipy_bgtasks.runners.kept import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ipy_bgtasks.runners.remote import Answer
 
@@ -34,7 +32,7 @@ _GLANCE = 10_000_000
 _NONE = pickle.dumps(None)
 
 
-class _Pipes:
+class _Pipes(Link):
     """The link of a kept worker: lines, from and to its watcher."""
 
     def __init__(self, asks: int, answers: int) -> None:
@@ -49,13 +47,12 @@ class _Pipes:
         line = json.dumps(message, default=_encoded) + "\n"
         files.write_all(self._answers, line.encode())
 
-    def record(self, display: Callable[..., None], *shown: Any) -> None:
-        """Have *display* send what is shown, and wait until it stands before what is written next.
-
-        That goes another way, by the streams.
-        """
+    def before_display(self) -> None:
+        """Prepare to wait until it is recorded."""
         self._recorded.clear()
-        display(*shown)
+
+    def after_display(self) -> None:
+        """Wait until it is recorded: what is written next goes another way, by the streams."""
         self._recorded.wait(_RECORDED)
 
     def questions(self) -> Iterator[object]:
@@ -122,9 +119,7 @@ def main(pipes: str, directory: str, serial: str) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
     asks, answers = map(int, pipes.split(","))
-    link = _Pipes(asks, answers)
-    worker = Child(link)
-    send_displays(worker.changes, partial(link.record, worker.display))
+    worker = Child(_Pipes(asks, answers))
     job = files.read_json(directory, files.JOB) or {}
     worker.job = RemoteJob(worker, JobId.kept(int(serial)), str(job.get("name", "")))
     with open(os.path.join(directory, files.WORK), "rb") as file:
