@@ -78,7 +78,7 @@ class Loaded:
         front_end.settings = settings
         session = self.session = Session(self, core, settings)
         changes.add(self._close_views)
-        changes.add(front_end.use_page(lambda: self.live_views().open_page()))
+        changes.add(front_end.use_page(lambda: self.live_views().open_page(), core.sources.cell))
         front_end.install(changes)
         session.open()
         changes.add(session.close)

@@ -97,6 +97,8 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     if code.strip() != job.name.strip():
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
+    if seen.state == "queued" and seen.kind == "wait":
+        yield "waits", seen.last
     yield "where", seen.where
     if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
