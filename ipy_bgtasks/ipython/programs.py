@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, BgTasksError
+from ipy_bgtasks.ipython.options import size
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.session.launching import LaunchOptions, find_jobs, place_of, start
@@ -35,6 +36,7 @@ def launch(
     limit: int | None = None,
     halt: bool = False,
     timeout: float | None = None,
+    memory: str | None = None,
     after: Job | str | Iterable[Job | str] = (),
     log: str | os.PathLike[str] | None = None,
     retries: int = 0,
@@ -46,9 +48,10 @@ def launch(
     """Call ``fn(*args, **kwargs)`` in the background, as `%bg` does, and return its `Job`.
 
     The options are those of `%bg`: *group* and *limit* are ``-g GROUP:LIMIT``, *on* is an executor,
-    *timeout* counts in seconds. A coroutine or another awaitable may stand for *fn*. An argument
-    that is called as an option is goes into a `functools.partial`. Raises `BgTasksError` where
-    the extension is not loaded, `BadInput` for what cannot be launched. Any thread may call.
+    *timeout* counts in seconds, *memory* is an amount such as ``"4G"``. A coroutine or another
+    awaitable may stand for *fn*. An argument that is called as an option is goes into a
+    `functools.partial`. Raises `BgTasksError` where the extension is not loaded, `BadInput` for
+    what cannot be launched. Any thread may call.
     """
     session = _session()
     _ = session.registry  # the first job replaces `input` and the like
@@ -65,6 +68,7 @@ def launch(
         name=name,
         quiet=quiet,
         timeout=timeout,
+        memory=None if memory is None else size(memory),
         log=None if log is None else str(log),
         group=_group(group, limit),
         halt=halt,
