@@ -11,9 +11,11 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.streams_by_context import DELETED, UNSET, capturing
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Characters of the log's tail that are shown again.
@@ -101,6 +104,10 @@ class FrontEnd(Host):
         self._places_of: Counter[int] = Counter()  # in how many places a job is followed
         self._reported: set[int] = set()
         self._shut_down = False
+        #: Confines replacements of the shell's publisher to their context.
+        self._captures: ByContext | None = None
+        #: The publisher of the `%%capture` in which each job was launched, while that lasts.
+        self._captured: dict[int, Any] = {}
         self._muted: tuple[int, int] | None = None
 
     @property
@@ -202,6 +209,34 @@ class FrontEnd(Host):
     def alert(self, notice: Notice) -> None:
         """Call for the user's attention, at once; nothing where the front end itself cannot."""
 
+    # What is captured
+
+    def capturing(self) -> Any:
+        """Return the publisher by which `%%capture` captures the foreground; None if none does."""
+        publisher = UNSET if self._captures is None else self._captures.foreground
+        return None if publisher is UNSET or publisher is DELETED else publisher
+
+    def note_capture(self, job: Record) -> None:
+        """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
+        if caller() is None and (publisher := self.capturing()) is not None:
+            self._captured[job.number] = publisher
+
+    def captured(self, job: Record) -> Any:
+        """Return the publisher that captures what the job displays now; None if none does."""
+        if not self._captured or (publisher := self._captured.get(job.number)) is None:
+            return None
+        if publisher is self.capturing():
+            return publisher
+        self._captured.pop(job.number, None)
+        return None
+
+    def capture_text(self, job: Record, name: str, text: str) -> bool:
+        """Write a job's text to where the cell that has launched it is captured, if it is."""
+        if self.captured(job) is None or (stream := capturing(name)) is None:
+            return False
+        stream.write(text)
+        return True
+
     # What is shown in the job's place
 
     def new_log(self, job: Record) -> Log:
@@ -259,6 +294,7 @@ class FrontEnd(Host):
         try:
             self._show_end(job)
         finally:
+            self._captured.pop(job.number, None)
             self.labels.leave(job, self.place_of(job))
             self._notify_watcher(job)
             if self.on_end is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Host:
         begun = bool(last) and not last[-1].text.endswith("\n")
         job.log.write("stderr", "\n" * begun + line + "\n")
 
+    def context(self) -> Context:
+        """Return a context with the session's print options, in which a value is shown."""
+        return copy_context()
+
     def closing(self, job: Record) -> None:
         """Take note that the job's code has ended, just before the job; called in its context."""
 
@@ -87,7 +92,7 @@ class HostSwitch(Host):
 
     _EVENTS = (
         *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "retrying", "closing", "ended"),
+        *("changed", "context", "retrying", "closing", "ended"),
     )
 
     def __init__(self) -> None:

@@ -120,7 +120,21 @@ def start(
         session.core.sources.hold(work.source)
 
     def prepare_job(job: Record) -> None:
+<<<<<<< HEAD
         _attach(session, job, options, kept, sink)
+=======
+        if kept is not None:
+            log = None if sink is None else sink.path
+            alone = options.notify and options.group is None
+            kept.prepare(job, timeout=options.timeout, log=log, tells=alone)
+        elif sink is not None:
+            job.log.attach_file(sink)
+            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
+            job.add_done_callback(lambda _: sink.close())
+        session.screen.note_capture(job)
+        if options.notify:  # of a group there is one notice
+            session.notices.ask([job], f"group {job.group}" if job.group else "")
+>>>>>>> main
         if prepare is not None:
             prepare(job)
 

@@ -138,11 +138,11 @@ def many_card(
 ) -> dict[str, str]:
     """Return one card for all jobs of a cell, with the tracebacks of the first that failed.
 
-    *discarded* is how many of them are kept no more.
+    *discarded* is how many of them were forgotten.
     """
     facts = _facts(tally, failed)
     if discarded:
-        facts.append(("quiet", f"{discarded:,} kept no more"))
+        facts.append(("quiet", f"{discarded:,} forgotten"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'

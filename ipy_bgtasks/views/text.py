@@ -60,7 +60,7 @@ def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
 
 def _last(row: Row) -> str:
     if row.fraction is None:
-        return one_line(row.last, 500)
+        return "→ " * (row.kind == "result") + one_line(row.last, 500)
     return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
 
 

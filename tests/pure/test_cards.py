@@ -132,4 +132,4 @@ def test_a_card_of_many_says_how_many_of_them_are_kept_no_more() -> None:
     screen.cards.discarded(alone)
     screen.clock.advance(10)
     (shown,) = {bundle["text/plain"] for _, bundle, _, _ in screen.sent[before:]}
-    assert "3 finished  1 kept no more" in shown
+    assert "3 finished  1 forgotten" in shown

@@ -13,11 +13,12 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
-    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -73,7 +73,6 @@ class KernelFrontEnd(FrontEnd):
         self._launch_cell = launch_cell
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
-        self._captures: ByContext | None = None
         #: What the shell shows in place of exceptions.
         self.translators: list[Translate] = []
         self._streams: dict[str, Any] = {}
@@ -93,6 +92,8 @@ class KernelFrontEnd(FrontEnd):
         self._replaying = 0
         self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
+        #: The context of the cell that ran last: print options are variables there.
+        self._context = copy_context()
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
 
@@ -157,11 +158,13 @@ class KernelFrontEnd(FrontEnd):
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
             if kind != "execute_request" or not _on_main_thread():
                 return
+            self._context = copy_context()
             if cards := self.cards.places.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
+                self._context = copy_context()
                 self.cards.places.request_ends()
 
         for event, call in (("pre_execute", begins), ("post_execute", ends)):
@@ -291,6 +294,10 @@ class KernelFrontEnd(FrontEnd):
     def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
 
+    def context(self) -> Context:
+        """Return a copy of the context in which the last cell has run."""
+        return self._context.copy()
+
     def entering(self, job: Record) -> None:
         """Bind the calling context to the job's cell, where this ipykernel supports it."""
         self._lines.start()
@@ -417,7 +424,7 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if "\r" in text:
             self.cards.changed(job)  # most likely a progress bar
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         if self._cleared:
             self._clear_now(job)
@@ -471,6 +478,9 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if job.quiet:
             return
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata, transient=transient, update=update)
+            return
         self._lines.release(job)
         self._flush()
         if self._cleared and not update:
@@ -512,7 +522,9 @@ class KernelFrontEnd(FrontEnd):
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
         self._flush()
-        if not self._is_followed(job, self.place_of(job)):
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
             self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
@@ -554,7 +566,12 @@ class KernelFrontEnd(FrontEnd):
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
-        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        transient = {"display_id": display_id}
+        here = threading.current_thread() is threading.main_thread() and caller() is None
+        if here and not update and (publisher := self.capturing()) is not None:
+            publisher.publish(bundle, {}, transient=transient)
+            return
+        content = {"data": bundle, "metadata": {}, "transient": transient}
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:

@@ -75,7 +75,6 @@ class TerminalFrontEnd(FrontEnd):
         super().__init__(shell, loop, later)
         self._running = running
         self._launch_cell = launch_cell
-        self._captures: streams.ByContext | None = None
         self._terminal: TerminalLoop | None = None
         self._suspending: Suspending | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
@@ -391,7 +390,7 @@ class TerminalFrontEnd(FrontEnd):
         """Record a job's text, and show its complete lines."""
         job.log.write(name, text)
         self._notify_watcher(job)
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         with self._lock:
             if job.number in self._bars or _REDRAWS.search(text):
