@@ -170,7 +170,7 @@ class FrontEnd(Host):
 
     # What is shown in the caller's place
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print one line."""
         print(printable(line))
 
@@ -282,7 +282,7 @@ class FrontEnd(Host):
             self.labels.enter(job, self.place_of(job), among=grouped)
         self._notify_watcher(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Print one line about a job in its own place, at once."""
         raise NotImplementedError
 
@@ -317,7 +317,7 @@ class FrontEnd(Host):
 
     # Ends that are reported in another way, and not twice
 
-    def reported(self, job: Record, yes: bool = True) -> None:
+    def mark_reported(self, job: Record, yes: bool = True) -> None:
         """Note that the job's end is reported otherwise, and needs no notice (or does again)."""
         with self._lock:
             (self._reported.add if yes else self._reported.discard)(job.number)

@@ -93,7 +93,7 @@ class Loaded:
         changes.step("display", self._display_jobs, front_end)
         self._register(session)
         self._report()
-        session.say_what_is_kept()
+        session.print_kept()
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
@@ -121,7 +121,7 @@ class Loaded:
         """Say in one line which steps were left out, those that were told already apart."""
         assert self.session is not None
         if line := missing_line(self._changes):
-            self.session.screen.print_aside(line)
+            self.session.front_end.print_aside(line)
 
     def _rewrite(self, changes: Installation) -> None:
         changes.append(self.shell.input_transformers_post, self._await_magics)

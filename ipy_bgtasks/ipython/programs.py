@@ -83,7 +83,7 @@ def launch(
     each = [after] if isinstance(after, Job | str) else after
     specs = [str(it.number) if isinstance(it, Job) else it for it in each]
     jobs = find_jobs(session, specs)
-    card = None if quiet else session.screen.launching
+    card = None if quiet else session.front_end.launching
     return start(session, work, options, where=where, after=jobs, prepare=card).job
 
 

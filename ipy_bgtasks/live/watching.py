@@ -35,11 +35,11 @@ class Watching:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._registry = session.registry
-        self._screen = session.screen
+        self._front_end = session.front_end
         self._service = session.core.service
         front_end = session.core.front_end
         self._cells = None if front_end is None else front_end.cells
-        self.feed = Feed(self._registry, self._screen, self._service.later, self._cells)
+        self.feed = Feed(self._registry, self._front_end, self._service.later, self._cells)
         self._tables: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -67,7 +67,7 @@ class Watching:
     def _opened(self) -> tuple[Pages, PageWidget] | None:
         with self._lock:
             if self._page is None and not self._closed and self.has_page:
-                self._page = self._make_page(self._screen.cards)
+                self._page = self._make_page(self._front_end.cards)
             return self._page
 
     @property
@@ -107,16 +107,16 @@ class Watching:
         def jobs() -> list[Record]:
             return self._session.visible(every) if chosen is None else chosen
 
-        if not self._screen.live and not jobs():
-            self._screen.say("no jobs")
+        if not self._front_end.live and not jobs():
+            self._front_end.print_line("no jobs")
             return _nothing() if awaited else None
-        if self._screen.live:
+        if self._front_end.live:
             self.show(chosen, jobs)
             return _nothing() if awaited else None
         return self._session.wait(
             self.follow(jobs),
             awaited,
-            instead=lambda: self._screen.show(table(self._registry, jobs())),
+            instead=lambda: self._front_end.show(table(self._registry, jobs())),
         )
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class Watching:
         Where lines cannot be replaced, print it once.
         """
         if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
-            self._screen.show(table(self._registry, visible()))
+            self._front_end.show(table(self._registry, visible()))
             return
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
@@ -156,7 +156,7 @@ class Watching:
             while True:
                 changed.clear()
                 jobs = visible()
-                self._screen.footer(self._terminal_table(jobs))
+                self._front_end.footer(self._terminal_table(jobs))
                 ticks = any(job.started is not None and not job.done() for job in jobs)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1 if ticks else None):
@@ -165,7 +165,7 @@ class Watching:
             pass
         finally:
             unlisten()
-            self._screen.footer(None)
+            self._front_end.footer(None)
 
     def _terminal_table(self, jobs: list[Record]) -> str:
         lines = table(self._registry, jobs)["text/plain"].split("\n")
@@ -182,7 +182,7 @@ class Watching:
         notebook that is saved or exported has them.
         """
         only = "" if chosen is None else " ".join(str(job.number) for job in chosen)
-        cards = self._screen.cards
+        cards = self._front_end.cards
 
         def now() -> dict[str, str]:
             key = cards.key if self.has_page else ""
@@ -193,7 +193,7 @@ class Watching:
             return [(job.number, job.state) for job in visible()]
 
         shown, known = now(), states()
-        update = self._screen.show_live(shown)
+        update = self._front_end.show_live(shown)
 
         def news(_: object) -> None:
             nonlocal shown, known
@@ -237,13 +237,13 @@ class Watching:
     def notify(self, job: Record, wanted: bool) -> None:
         """Ask for a notice of the job's end, or take that back."""
         if wanted:
-            self._session.notices.ask([job])
+            self._session.notices.request([job])
         else:
-            self._session.notices.take_back(job)
+            self._session.notices.withdraw(job)
 
     def is_asked(self, job: Record) -> bool:
         """Return whether there will be a notice of the job's end."""
-        asked = self._session.core.asked
+        asked = self._session.core.requests
         return asked is not None and job in asked
 
     def take_out(self, place: int, say: Callable[[str], None]) -> None:

@@ -120,26 +120,12 @@ def start(
         session.core.sources.hold(work.source)
 
     def prepare_job(job: Record) -> None:
-<<<<<<< HEAD
         _attach(session, job, options, kept, sink)
-=======
-        if kept is not None:
-            log = None if sink is None else sink.path
-            alone = options.notify and options.group is None
-            kept.prepare(job, timeout=options.timeout, log=log, tells=alone)
-        elif sink is not None:
-            job.log.attach_file(sink)
-            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
-            job.add_done_callback(lambda _: sink.close())
-        session.screen.note_capture(job)
-        if options.notify:  # of a group there is one notice
-            session.notices.ask([job], f"group {job.group}" if job.group else "")
->>>>>>> main
         if prepare is not None:
             prepare(job)
 
     number = None if kept is None else kept.reserve()
-    origin = session.screen.here()
+    origin = session.front_end.here()
     try:
         return session.registry.launch(
             work,
@@ -149,7 +135,9 @@ def start(
             after=after,
             origin=origin,
             # A job that launches others may go on doing so for days.
-            cell=None if caller() else (session.screen.key(origin), session.shell.execution_count),
+            cell=None
+            if caller()
+            else (session.front_end.key(origin), session.shell.execution_count),
             quiet=options.quiet,
             group=group,
             retries=options.retries,
@@ -183,10 +171,13 @@ def _attach(
             session.core.runners.limits.watch(job, options.memory)
         if sink is not None:
             job.log.attach_file(sink)
-            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
+            sink.on_error = lambda: session.front_end.print_at(
+                job, f"job {job.number}: {sink.problem()}"
+            )
             job.add_done_callback(lambda _: sink.close())
+    session.front_end.note_capture(job)
     if options.notify:  # of a group there is one notice
-        session.notices.ask([job], f"group {job.group}" if job.group else "")
+        session.notices.request([job], f"group {job.group}" if job.group else "")
 
 
 def _group(options: LaunchOptions) -> GroupName | None:

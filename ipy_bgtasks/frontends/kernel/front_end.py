@@ -349,7 +349,7 @@ class KernelFrontEnd(FrontEnd):
         """Show the figures that the job left open, under its own cell."""
         self._figures.show_left_open(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
@@ -389,7 +389,7 @@ class KernelFrontEnd(FrontEnd):
         }
         self._flush()
         if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
-            self.tell(job, "\n".join(content["traceback"]))
+            self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
 

@@ -353,7 +353,7 @@ class TerminalFrontEnd(FrontEnd):
         """Print one line on stderr."""
         print(printable(line, sys.stderr), file=sys.stderr)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
         app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
         with self._lock:
@@ -619,7 +619,7 @@ class _ExitQuestion:
         shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            return self._front_end.say(_question(self._running(), embedded))
+            return self._front_end.print_line(_question(self._running(), embedded))
         original()
         if not shell.keep_running and not embedded:
             self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits

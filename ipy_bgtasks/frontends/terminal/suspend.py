@@ -374,7 +374,7 @@ class Suspending:
         if self._is_away() is None:
             ask()
         else:
-            self._front_end.say("exit in a background cell leaves nothing but the cell")
+            self._front_end.print_line("exit in a background cell leaves nothing but the cell")
             raise SystemExit
 
     def _explain(self, show: Callable[..., None], exc: Any = None, *args: Any, **kw: Any) -> None:
