@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.stacks import Cells
     from ipy_bgtasks.streams_by_context import ByContext
 
 
@@ -134,7 +135,9 @@ class FrontEnd(Host):
         """Have *leaving* stop all jobs before the session's own shutdown."""
         raise NotImplementedError
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let a script in the page bring displayed jobs to life; returns what ends that.
 
         *open_page* sends it there, once, and returns what shows a view of it; None if it cannot.

@@ -82,7 +82,7 @@ class Loaded:
         session = self.session = Session(self, core, settings)
         front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
-        changes.add(front_end.use_page(lambda: self.live_views().open_page()))
+        changes.add(front_end.use_page(lambda: self.live_views().open_page(), core.sources.cell))
         front_end.install(changes)
         session.open()
         changes.add(session.close)

@@ -183,6 +183,10 @@ class Runner:
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
 
+    def waits(self) -> str:
+        """Return what keeps the jobs of this runner from starting, in words."""
+        return ""
+
     def pause(self, job: Record, paused: bool) -> None:
         """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
         from ipy_bgtasks.errors import BadInput

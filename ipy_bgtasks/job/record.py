@@ -77,6 +77,8 @@ class Record:
     thread: int | None = field(default=None, init=False)
     #: With what it is kept, and discarded.
     unit: Unit = field(init=False)
+    #: The jobs that it waits for, until it may start.
+    after: tuple[Record, ...] = field(default=(), init=False)
     #: Runs it again when it fails, if that was asked for.
     attempts: Attempts | None = field(default=None, init=False)
     #: Seconds for which each attempt may run, if limited.

@@ -97,6 +97,8 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     if code.strip() != job.name.strip():
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
+    if seen.state == "queued" and seen.kind == "wait":
+        yield "waits", seen.last
     yield "where", seen.where
     if use := uses_now([job]).get(job.pid):
         yield "uses", use

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SOONEST = 2.0  # seconds after the start
 _LEAST = 0.01  # of all that is to do
 _GLANCE = 0.1  # seconds, of which processor time is measured
+_NAME = 30  # characters of a job that another waits for
+_NAMED = 3  # of these jobs
 _LAST = 200  # characters of output or of a result that a row carries
 
 
@@ -123,6 +125,8 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
             # Until its next line comes, the last one is on the attempt that failed.
             parts = (attempt, last) if not last.startswith("attempt ") else (last,)
             kind, last = "wait", ": ".join(part for part in parts if part)
+        elif state == "queued" and (why := after_text(job) or waits_text(job)):
+            kind, last = "wait", why
     pid = job.pid
     if state == JobState.PAUSED:
         kind, last = "wait", f"%bg {job.number} lets it go on"
@@ -197,6 +201,19 @@ def attempt_text(job: Record) -> str:
     """Return ``attempt 2 of 4``; empty in the first one, and where there is only one."""
     attempts = job.attempts
     return str(attempts) if attempts is not None and attempts.has_failed else ""
+
+
+def after_text(job: Record) -> str:
+    """Return which jobs it waits for: ``after 2 (train)``; empty if for none."""
+    names = [f"{o.number} ({one_line(o.name, _NAME)})" for o in job.after if not o.done()]
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"after {', '.join(names[:_NAMED])}{more}" if names else ""
+
+
+def waits_text(job: Record) -> str:
+    """Return what else keeps a job from starting: ``3rd of @fits``."""
+    runner = job.runner
+    return "" if runner is None or job.started is not None else runner.waits()
 
 
 def progress_text(job: Record, progress: Progress) -> str:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.stacks import Cells
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -144,9 +145,11 @@ class KernelFrontEnd(FrontEnd):
         changes.attribute(self, "cells", cells)
         changes.append(self.translators, cells.explain_other_loop)
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let the script of the page bring the cards to life."""
-        self.cards.use(open_page)
+        self.cards.use(open_page, cells)
         return self.cards.close
 
     def _watch_cells(self, changes: Installation) -> None:

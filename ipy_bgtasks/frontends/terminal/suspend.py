@@ -505,15 +505,16 @@ class Suspending:
 
     def _interrupt_main(self, cell: Cell) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
-        from ipy_bgtasks.waits import signal_processes
+        from ipy_bgtasks.waits import processes_waited_for, send_signal
 
-        signal_processes(cell.thread, signal.SIGINT)
+        processes = processes_waited_for(cell.thread)
         deadline = time.monotonic() + _PATIENCE
         while _is_ours(cell.thread) and time.monotonic() < deadline:
             time.sleep(_AGAIN / 5)  # a line of output would be lost
         with self._signals.passing("SIGINT"):
             if not cell.over:
                 interrupt_main_thread()
+                send_signal(processes, signal.SIGINT)
                 time.sleep(_PASSES)
 
     def _pursue(self, cell: Cell) -> None:
