@@ -48,10 +48,9 @@ def launch(
     """Call ``fn(*args, **kwargs)`` in the background, as `%bg` does, and return its `Job`.
 
     The options are those of `%bg`: *group* and *limit* are ``-g GROUP:LIMIT``, *on* is an executor,
-    *timeout* counts in seconds, *memory* is an amount such as ``"4G"``. A coroutine or another
-    awaitable may stand for *fn*. An argument that is called as an option is goes into a
-    `functools.partial`. Raises `BgTasksError` where the extension is not loaded, `BadInput` for
-    what cannot be launched. Any thread may call.
+    *timeout* counts in seconds, *memory* is as ``"4G"``. A coroutine or another awaitable may stand
+    for *fn*. An argument that is called as an option is goes into a `functools.partial`. Raises
+    `BgTasksError` where nothing is loaded, `BadInput` for what cannot run. Any thread may call.
     """
     session = _session()
     _ = session.registry  # the first job replaces `input` and the like
