@@ -53,7 +53,6 @@ def launch(
     `BgTasksError` where nothing is loaded, `BadInput` for what cannot run. Any thread may call.
     """
     session = _session()
-    _ = session.registry  # the first job replaces `input` and the like
     work = _work(fn, args, kwargs)
     if timeout is not None and not 0 < timeout < math.inf:
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
@@ -79,10 +78,10 @@ def launch(
         where = session.core.runners.executors.runner_for(on, short_repr(on))
     else:
         where = place_of(session, options, None, is_command=False)
-    each = [after] if isinstance(after, Job | str) else after
-    specs = [str(it.number) if isinstance(it, Job) else it for it in each]
-    jobs = find_jobs(session, specs)
+    others = [after] if isinstance(after, Job | str) else after
+    specs = [str(each.number) if isinstance(each, Job) else each for each in others]
     card = None if quiet else session.front_end.launching
+    jobs = find_jobs(session, specs)
     return start(session, work, options, where=where, after=jobs, prepare=card).job
 
 
@@ -94,6 +93,7 @@ def _session() -> Any:
     session = session_of(get_ipython())  # type: ignore[no-untyped-call, unused-ignore]
     if session is None:
         raise BgTasksError("launch() needs a session: `%load_ext ipy_bgtasks` in IPython first")
+    _ = session.registry  # the first job replaces `input` and the like
     return session
 
 
