@@ -260,7 +260,7 @@ class SigintRouter:
         be over before our thread gets its turn. Call this in the cell's thread, once.
         """
         came, deadline = False, time.monotonic() + _PASSES
-        if self.active and not self._cells.front_end.interrupt_backgrounds():
+        if self.active and not self._cells.front_end.interrupt_backgrounds:
             arriving = is_pending(signal.SIGINT)
             while True:
                 with self._taking:
