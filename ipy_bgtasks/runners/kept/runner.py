@@ -273,7 +273,13 @@ class KeptRunner(Runner):
             os.close(waiting[1])
 
     def prepare(
-        self, job: Record, *, timeout: float | None, log: str | None, tells: bool = False
+        self,
+        job: Record,
+        *,
+        timeout: float | None,
+        memory: int | None = None,
+        log: str | None,
+        tells: bool = False,
     ) -> None:
         """Write down what the job is; from now on other sessions see it as queued.
 
@@ -289,6 +295,7 @@ class KeptRunner(Runner):
             code=job.code,
             launched=now,
             timeout=timeout,
+            memory=memory,
             grace=self.grace,
             log_limit=self.log_limit,
             log=None if log is None else os.path.abspath(log),
