@@ -255,7 +255,8 @@ class Watcher:
         for fd in self._pipes:
             poll.register(fd, _select.POLLIN)
         for fd, _ in poll.poll(max(pause, 0) * 1000 + 1):
-            self._read(fd, self._pipes[fd])
+            if fd in self._pipes:
+                self._read(fd, self._pipes[fd])
 
     def _read(self, fd: int, name: str) -> None:
         try:
@@ -289,9 +290,27 @@ class Watcher:
             except OSError:
                 self._copy = None
 
-    def _answered(self, kind: str, _number: str, content: Any) -> None:
+    def _display(self, shown: list[Any]) -> None:
+        """Record what the job displays, behind what it has written: a pipe holds one block."""
+        poll = _select.poll()
+        for fd, name in self._pipes.items():
+            if name in self._decoders:
+                poll.register(fd, _select.POLLIN)
+        for fd, _ in poll.poll(0):
+            self._read(fd, self._pipes[fd])
+        self._output.write(time.time(), "display", json.dumps(shown))
+        self._control_write(b"shown\n")
+
+    def _control_write(self, line: bytes) -> None:
+        if self._control is not None:
+            with suppress(OSError):
+                os.write(self._control, line)
+
+    def _answered(self, kind: str, _number: str, content: Any, *more: Any) -> None:
         """Take what the job's Python process sends."""
         match kind:
+            case "display":
+                self._display([content, *more])
             case "progress":
                 self._progress = content
                 if self._progress_due == float("inf"):
@@ -321,9 +340,7 @@ class Watcher:
                 self._write_state()
             case ["stack", number]:
                 self._stack_asked = number
-                if self._control is not None:
-                    with suppress(OSError):
-                        os.write(self._control, b"stack\n")
+                self._control_write(b"stack\n")
 
     def _stop(self, why: str, grace: float) -> None:
         assert self._process is not None
