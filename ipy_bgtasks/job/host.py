@@ -42,11 +42,7 @@ class Host:
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Take a MIME bundle that the job displayed elsewhere; called as `write` is."""
-        shown_as = transient.get("display_id")
-        if update:
-            job.log.display(data, metadata, update_of=shown_as)
-        else:
-            job.log.display(data, metadata, display_id=shown_as)
+        job.log.publish(data, metadata, transient, update)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Take the job's wish, from elsewhere, to clear what it has shown."""
@@ -182,6 +178,10 @@ class Runner:
 
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def waits(self) -> str:
+        """Return what keeps the jobs of this runner from starting, in words."""
+        return ""
 
     def pause(self, job: Record, paused: bool) -> None:
         """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.pages import Pages
-    from ipy_bgtasks.live.widget import PageWidget
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.session.control import Session
 
@@ -43,17 +42,21 @@ class Watching:
         self._tables: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._page: tuple[Pages, PageWidget] | None = None
+        self._page: tuple[Pages, Any] | None = None
 
     # The script of the page
 
     def open_page(self) -> dict[str, Any] | None:
-        """Send the script to the pages, once; returns what shows a view of it.
+        """Send the script to the pages, once; returns what shows a view of it, which is empty.
 
         None where there are no widgets.
         """
-        page = self._opened()
-        return None if page is None else page[1].view
+        if (page := self._opened()) is None:
+            return None
+        from ipy_bgtasks.frontends.kernel.widgets import VIEW
+
+        model = {"version_major": 2, "version_minor": 0, "model_id": page[1].model_id}
+        return {VIEW: model}
 
     def prepare(self) -> None:
         """Have it there when there is a notice: a page takes a moment to load it."""
@@ -64,7 +67,7 @@ class Watching:
         if (page := self._opened()) is not None:
             page[0].tell(notice, job)
 
-    def _opened(self) -> tuple[Pages, PageWidget] | None:
+    def _opened(self) -> tuple[Pages, Any] | None:
         with self._lock:
             if self._page is None and not self._closed and self.has_page:
                 self._page = self._make_page(self._front_end.cards)
@@ -75,11 +78,11 @@ class Watching:
         """Whether there are widgets here, and so a script."""
         return find_spec("anywidget") is not None
 
-    def _make_page(self, cards: Cards) -> tuple[Pages, PageWidget]:
+    def _make_page(self, cards: Cards) -> tuple[Pages, Any]:
         from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
+        from ipy_bgtasks.live.page import page_widget
         from ipy_bgtasks.live.pages import Pages
         from ipy_bgtasks.live.tail import cell_row
-        from ipy_bgtasks.live.widget import PageWidget
 
         def cell() -> dict[str, Any] | None:
             now = None if self._cells is None else self._cells.now()
@@ -87,8 +90,13 @@ class Watching:
                 return None
             return cell_row(now, self._cells.waiting())
 
-        widget = PageWidget(key=cards.key)
-        pages = Pages(self._registry, self.feed, cards, self, widget.tell, cell)
+        def send(message: dict[str, Any]) -> None:
+            widget.send(message)
+            let_page_choose_shell(widget)
+
+        widget = page_widget(cards.key)
+        cells = self._session.core.sources.cell
+        pages = Pages(self._registry, self.feed, cards, self, send, cell, cells)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
         let_page_choose_shell(widget)
         if self._cells is not None:

@@ -89,7 +89,8 @@ class BgTasks(Configurable):
     watchdog = Float(
         1.0,
         min=0,
-        help="Seconds for which a job may block the loop or the interpreter unreported; 0: always.",
+        help="Seconds for which a job may block the loop, or the interpreter, before a report; "
+        "0: never.",
     ).tag(config=True)
     counts_as_active = Bool(
         True,
