@@ -123,11 +123,13 @@ class FrontEnd(Host):
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
         from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
+        from ipy_bgtasks.frontends.commands import print_pages_of_jobs
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
         changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
+        changes.step("pagers", print_pages_of_jobs, self.shell)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the session's own shutdown."""
