@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
+from ipy_bgtasks.platforms import has_threads
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner
@@ -48,6 +49,8 @@ class Runners:
             },
             core.service,
         )
+        if not has_threads():
+            del self.registry.runners["thread"]
         self.registry.on_discard += [core.sources.release, self.processes.discard]
         self.registry.on_discard.append(core.front_end.discarded)
         self.limits = MemoryLimits(core.service.later)
