@@ -57,6 +57,20 @@ def count(text: str) -> int:
     return int(text)
 
 
+def expression(text: str) -> str:
+    """Return *text*; raises `BadInput` unless it is an expression that assigns nothing."""
+    from ipy_bgtasks.inspection import expression
+
+    try:
+        expression(text)
+    except (SyntaxError, ValueError) as error:
+        why = getattr(error, "msg", error)
+        raise BadInput(
+            f'--show takes an expression, such as "epoch, loss", not {text!r}: {why}'
+        ) from None
+    return text
+
+
 def after(text: str) -> list[str]:
     """Return the job specs in *text*; raises `BadInput` if there are none."""
     if not (found := split_specs(text)):
@@ -103,6 +117,8 @@ JOBS = (
     Option("watch", "w"),
     Option("json"),
     Option("since", None, "N", count),
+    Option("show", None, "EXPR", expression),
+    Option("profile", None, "S", partial(seconds, option="--profile")),
     Option("prune"),
     AWAITED,
 )
@@ -121,6 +137,8 @@ class Options(LaunchOptions):
     watch: bool = False
     json: bool = False
     since: int = 0
+    show: str | None = None
+    profile: float | None = None
     budget: float | None = None
     prune: bool = False
     force: bool = False

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traceback import FrameSummary
+    from types import FrameType
 
+    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
+
+
+#: Why nobody can look into a command.
+NO_FRAMES = "is a command: only Python code can be looked into"
 
 
 class Host:
@@ -163,9 +170,25 @@ class Runner:
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
         raise NotImplementedError
 
+    def frames(self, job: Record) -> list[FrameType]:
+        """Return the frames of its code if they are in this process, the innermost last."""
+        return []
+
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return where the job is right now, the innermost entry last; empty if unknown."""
-        return []
+        from ipy_bgtasks.stacks import summaries
+
+        return summaries(self.frames(job))
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Return what `inspection.evaluate` does, in the frames of the job's code."""
+        from ipy_bgtasks.inspection import evaluate
+
+        return evaluate(partial(self.frames, job), expression)
+
+    def hides(self, job: Record) -> str:
+        """Return why nobody can look into the running job's code; empty if that is possible."""
+        return ""
 
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -75,8 +75,8 @@ class Link(Protocol):
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message: its kind, the job's number, and what there is to say."""
 
-    def questions(self) -> Iterator[object]:
-        """Yield whenever it is asked where the job's code is, until the other end is gone."""
+    def questions(self) -> Iterator[Any]:
+        """Yield what it is asked: "stack" or "show", and a text; until the other end is gone."""
 
     def close(self) -> None:
         """Close it, in a forked child: it must neither write there nor keep it open after us."""
@@ -150,20 +150,33 @@ class Child:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for _ in self._link.questions():
-                self.send("stack", self.job.number, self._stack())
+            for question in self._link.questions():
+                if question[0] == "stack":
+                    frames = [(f.f_code, f.f_lineno) for f in self._frames()]
+                    sites = [(code.co_filename, line, code.co_name) for code, line in frames]
+                    self._reply(question, sites)
+                else:  # aside: more may be asked while that takes its time
+                    aside = threading.Thread(target=self._show, args=[question], daemon=True)
+                    Context().run(aside.start)
         # Nobody is there who would hear of the end, nor need what the job has started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             kill_group(self.pid)
         os._exit(1)
 
-    def _stack(self) -> list[tuple[str, int | None, str]]:
-        if self._task is not None:
-            from ipy_bgtasks.stacks import await_chain
+    def _reply(self, question: Any, answer: Any) -> None:
+        self.send("answer", self.job.number, question, answer)
 
-            loop, task = self._task
-            chain = await_chain(task, self._main, loop)
-            return [(each.filename, each.lineno, each.name) for each in chain]
+    def _show(self, question: Any) -> None:
+        from ipy_bgtasks.inspection import evaluate
+
+        self._reply(question, evaluate(self._frames, question[1]))
+
+    def _frames(self) -> list[FrameType]:
+        if (now := self._task) is not None:
+            from ipy_bgtasks.stacks import await_frames
+
+            loop, task = now
+            return await_frames(task, self._main, loop)
         frames: list[FrameType] = []
         frame = sys._current_frames().get(self._main)
         while frame is not None and frame.f_globals.get("__name__") != __name__:
@@ -171,8 +184,7 @@ class Child:
             frame = frame.f_back
         if frame is None:
             return []  # between two jobs
-        users = dropwhile(_is_ours, reversed(frames))
-        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in users]
+        return list(dropwhile(_is_ours, reversed(frames)))
 
 
 class _Stream(io.TextIOBase):
@@ -243,7 +255,7 @@ class _Sockets:
         """Send a message to the session."""
         self._jobs.sendall(wire.packed(*message))
 
-    def questions(self) -> Iterator[object]:
+    def questions(self) -> Iterator[Any]:
         """Yield what the session asks."""
         for messages in wire.received(self._control):
             yield from messages

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.job.host import Run, Runner
+from ipy_bgtasks.job.host import NO_FRAMES, Run, Runner
 from ipy_bgtasks.platforms import opened_process, unblock
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.trees import all_of
@@ -50,6 +50,10 @@ class ShellRunner(Runner):
     """Runs shell commands, which have *grace* seconds between SIGTERM and SIGKILL."""
 
     where = "shell"
+
+    def hides(self, job: Record) -> str:
+        """Return that it has no frames."""
+        return NO_FRAMES
 
     def __init__(self, service: ServiceLoop, supervisor: Supervisor, grace: float = 2.0) -> None:
         self.service = service

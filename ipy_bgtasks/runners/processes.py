@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     from collections.abc import Callable, Iterable
-    from contextvars import Context
-    from traceback import FrameSummary
 
+    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
     from ipy_bgtasks.work import Work
@@ -61,7 +60,7 @@ class Worker:
         self._lock = threading.Lock()
         self._stopped = False
         self._reaped = False
-        self._stack: Future[list[tuple[str, int, str]]] | None = None
+        self._asked: dict[tuple[str, str], Future[Any]] = {}
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
         self._wire = wire.new_wire()
         self._connected = threading.Event()
@@ -131,18 +130,17 @@ class Worker:
             elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
-    def stack(self) -> list[FrameSummary]:
-        """Return where it is; empty if it does not answer at once."""
-        ends = self._wire.ends
+    def ask(self, what: str, text: str = "", wait: float = _STACK_WAIT) -> Any:
+        """Return its answer to a question, see `Child`; None if there is none in *wait* seconds."""
+        ends, question = self._wire.ends, (what, text)
         try:
             with self._lock:
-                if (answer := self._stack) is None and ends is not None:
-                    ends[1].send(wire.packed("stack"))
-                    answer = self._stack = Future()
-            entries = [] if answer is None else answer.result(_STACK_WAIT)
+                if (answer := self._asked.get(question)) is None and ends is not None:
+                    ends[1].send(wire.packed(*question))
+                    answer = self._asked[question] = Future()
+            return None if answer is None else answer.result(wait)
         except (OSError, TimeoutError):
-            return []
-        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+            return None
 
     def _send(self, message: bytes) -> None:
         self._connected.wait()
@@ -197,13 +195,13 @@ class Worker:
         return self._process.returncode if status is None else status
 
     def _receive(self, message: tuple[Any, ...]) -> None:
-        if message[0] != "stack":
+        if message[0] != "answer":
             self._runner.on_message(self, message)
             return
         with self._lock:
-            answer, self._stack = self._stack, None
+            answer = self._asked.pop(message[2], None)
         if answer is not None:
-            answer.set_result(message[2])
+            answer.set_result(message[3])
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
@@ -296,9 +294,19 @@ class ProcessRunner(Runner):
 
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return the stack as the worker sends it; empty while C code keeps it from answering."""
+        entries = self._ask(job, "stack") or ()
+        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Have the worker evaluate it."""
+        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
+
+        return self._ask(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
+
+    def _ask(self, job: Record, *question: Any) -> Any:
         run = job.run
         worker = run.worker if isinstance(run, _Run) else None
-        return [] if worker is None or job.started is None else worker.stack()
+        return None if worker is None or job.started is None else worker.ask(*question)
 
     def discard(self, job: Record) -> None:
         """Forget a job that is not kept any longer, and whatever its threads still write."""

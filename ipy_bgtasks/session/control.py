@@ -10,7 +10,8 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
@@ -403,6 +404,73 @@ class Session:
         from ipy_bgtasks.views.show import detail
 
         self.screen.show(detail(job, cells=self.core.sources.cell))
+
+    def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
+        """Print the value of an expression in the code of each job, or show where its time goes."""
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.views.rows import frame_line
+
+        if options.profile:
+            if len(jobs) != 1:
+                raise BadInput(f"--profile takes one job: %jobs 3 --profile 5, not {len(jobs)}")
+            if why := self._hidden(jobs[0]):
+                raise BadInput(f"job {jobs[0].number} {why}")
+            return self._profile(jobs[0], options.profile, options.awaited)
+        for job in jobs:
+            value, site = self._hidden(job), None
+            if not value and job.runner is not None:
+                value, site = job.runner.evaluate(job, str(options.show))
+            at = None if site is None else FrameSummary(*site, lookup_line=False)
+            line = frame_line(at, self.core.sources.cell)
+            self.screen.say(f"[{job.number}] {value}{line and f'  ({line})'}")
+        return asyncio.sleep(0) if options.awaited else None
+
+    def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
+        """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.inspection import Sampling
+        from ipy_bgtasks.text import elapsed_text, one_line
+        from ipy_bgtasks.views.inside import profile
+        from ipy_bgtasks.views.rows import stack_now
+
+        sampling = Sampling(partial(stack_now, job), lambda: not job.done(), seconds)
+
+        async def wait_and_show() -> None:
+            sampling.begin()
+            try:
+                await asyncio.wrap_future(sampling.over)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if caller() is not None:
+                    raise
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()  # by the user, who wants to see what there is
+            finally:
+                sampling.stop()
+            times = dict(sampling.times)
+            took = elapsed_text(sum(times.values()))
+            title = f"job {job.number} ({one_line(job.name, 100)}): {sampling.count:,} samples"
+            title += f" in {took}{', until it ended' if job.done() else ''}"
+            self.screen.show(profile(title, times, self.core.sources.cell))
+
+        def refuse() -> None:
+            raise BadInput(
+                "--profile cannot wait here, where it cannot be awaited: use it at the top level "
+                "of a cell"
+            )
+
+        return self.wait(wait_and_show(), awaited, instead=refuse)
+
+    @staticmethod
+    def _hidden(job: Record) -> str:
+        """Return why nobody can look into the job's code; empty if that is possible."""
+        from ipy_bgtasks.job.outcome import JobState
+
+        job.look_for_pause()
+        if job.done():
+            return f"has ended: {job.state}"
+        if job.started is None or job.runner is None:
+            return "has not started"
+        return "is paused" if job.state is JobState.PAUSED else job.runner.hides(job)
 
     def show_jobs(
         self,

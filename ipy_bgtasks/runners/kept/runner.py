@@ -6,6 +6,7 @@ And what other sessions have launched there, brought into this session's registr
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend
-from ipy_bgtasks.job.host import Host, Run, Runner
+from ipy_bgtasks.job.host import NO_FRAMES, Host, Run, Runner
 from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
@@ -40,6 +41,7 @@ from ipy_bgtasks.work.reading import Command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.specs import JobId
@@ -114,18 +116,21 @@ class Following(Run):
             self._context.run(self.job.enter)
         self._look()
 
-    def stack(self) -> list[FrameSummary]:
-        """Return where it is. Any thread may call."""
-        wanted = os.urandom(4).hex()
-        if not self.directory.request(f"stack {wanted}"):
-            return []
-        deadline = time.monotonic() + _STACK_WAIT
+    def ask(self, what: str, text: str = "", wait: float = _STACK_WAIT) -> Any:
+        """Return its process's answer to a question, see `Child`; None if there is none in time.
+
+        Any thread may call.
+        """
+        question = [what, text, os.urandom(4).hex()]
+        if not self.directory.request(f"ask {json.dumps(question)}"):
+            return None
+        deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
-            answer = files.read_json(self.directory.path, files.STACK) or {}
-            if answer.get("id") == wanted:
-                return [FrameSummary(*each, lookup_line=False) for each in answer["stack"]]
+            told = files.read_json(self.directory.path, files.ANSWER) or {}
+            if told.get("question") == question:
+                return told["answer"]
             time.sleep(0.005)
-        return []
+        return None
 
     def _look(self) -> None:
         """Take in what is new, and look again later unless the job has ended."""
@@ -361,8 +366,22 @@ class KeptRunner(Runner):
 
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return the stack; empty for a command, or if its process does not answer."""
-        run = job.run
-        return run.stack() if isinstance(run, Following) else []
+        entries = self._ask(job, "stack") or ()
+        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Have its process evaluate it."""
+        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
+
+        return self._ask(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
+
+    def hides(self, job: Record) -> str:
+        """Return that a command has no frames."""
+        told = (job.run.directory.job() if isinstance(job.run, Following) else None) or {}
+        return NO_FRAMES if told.get("kind") == "command" else ""
+
+    def _ask(self, job: Record, *question: Any) -> Any:
+        return job.run.ask(*question) if isinstance(job.run, Following) else None
 
     def needs_this_thread(self) -> bool:
         """Return whether it is the service loop's, which ends these jobs."""

@@ -165,7 +165,6 @@ class Watcher:
         self._why = ""
         self._deadline = float(job.get("deadline") or "inf")
         self._exited: float | None = None
-        self._stack_asked = ""
         self._rest: dict[str, bytes] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: int | None = None
@@ -285,16 +284,16 @@ class Watcher:
             except OSError:
                 self._copy = None
 
-    def _answered(self, kind: str, _number: str, content: Any) -> None:
+    def _answered(self, kind: str, _number: str, content: Any, answer: Any = None) -> None:
         """Take what the job's Python process sends."""
         match kind:
             case "progress":
                 self._progress = content
                 if self._progress_due == float("inf"):
                     self._progress_due = time.time() + _PROGRESS
-            case "stack":
-                stack = {"id": self._stack_asked, "stack": content}
-                files.replace_json(self._directory, files.STACK, stack, sync=False)
+            case "answer":  # to the question that is the content
+                told = {"question": content, "answer": answer}
+                files.replace_json(self._directory, files.ANSWER, told, sync=False)
             case "end":
                 self._answer = content
 
@@ -315,11 +314,9 @@ class Watcher:
                 now = time.time()
                 self._deadline += now - self._state.pop("paused", now)
                 self._write_state()
-            case ["stack", number]:
-                self._stack_asked = number
-                if self._control is not None:
-                    with suppress(OSError):
-                        os.write(self._control, b"stack\n")
+            case ["ask", *_] if self._control is not None:
+                with suppress(OSError):
+                    os.write(self._control, line.removeprefix(b"ask ") + b"\n")
 
     def _stop(self, why: str, grace: float) -> None:
         assert self._process is not None

@@ -42,10 +42,12 @@ class _Pipes:
         """Send a message as JSON."""
         files.write_all(self._answers, (json.dumps(message) + "\n").encode())
 
-    def questions(self) -> Iterator[object]:
-        """Yield for each line."""
-        while data := os.read(self._asks, 4096):
-            yield from data.splitlines()
+    def questions(self) -> Iterator[Any]:
+        """Yield what each line asks, as JSON."""
+        with open(self._asks, closefd=False) as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    yield json.loads(line)
 
     def close(self) -> None:
         """Close both pipes."""
