@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from functools import partial
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from traceback import FrameSummary
     from types import FrameType
 
     from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
-
-
-#: Why nobody can look into a command.
-NO_FRAMES = "is a command: only Python code can be looked into"
 
 
 class Host:
@@ -48,11 +45,7 @@ class Host:
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Take a MIME bundle that the job displayed elsewhere; called as `write` is."""
-        shown_as = transient.get("display_id")
-        if update:
-            job.log.display(data, metadata, update_of=shown_as)
-        else:
-            job.log.display(data, metadata, display_id=shown_as)
+        job.log.publish(data, metadata, transient, update)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Take the job's wish, from elsewhere, to clear what it has shown."""
@@ -66,6 +59,10 @@ class Host:
         last = job.log.tail(1)
         begun = bool(last) and not last[-1].text.endswith("\n")
         job.log.write("stderr", "\n" * begun + line + "\n")
+
+    def context(self) -> Context:
+        """Return a context with the session's print options, in which a value is shown."""
+        return copy_context()
 
     def closing(self, job: Record) -> None:
         """Take note that the job's code has ended, just before the job; called in its context."""
@@ -94,7 +91,7 @@ class HostSwitch(Host):
 
     _EVENTS = (
         *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "retrying", "closing", "ended"),
+        *("changed", "context", "retrying", "closing", "ended"),
     )
 
     def __init__(self) -> None:
@@ -124,6 +121,9 @@ class Run:
     def processes(self) -> Any:
         """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
         return None
+
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what its process answers, see `runners.child`; None if not in *wait* seconds."""
 
     @property
     def note(self) -> str:
@@ -186,10 +186,6 @@ class Runner:
 
         return evaluate(partial(self.frames, job), expression)
 
-    def hides(self, job: Record) -> str:
-        """Return why nobody can look into the running job's code; empty if that is possible."""
-        return ""
-
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""
         return False
@@ -200,6 +196,10 @@ class Runner:
 
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def waits(self) -> str:
+        """Return what keeps the jobs of this runner from starting, in words."""
+        return ""
 
     def pause(self, job: Record, paused: bool) -> None:
         """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
@@ -228,3 +228,27 @@ class Runner:
 
         Called once. The process ends soon afterwards, whatever is still running here then.
         """
+
+
+#: Seconds to wait for a process to say where it is: it may be stuck in C code.
+_STACK_WAIT = 0.2
+
+
+class RemoteRunner(Runner):
+    """A place in other processes, which answer the queries of a job's run."""
+
+    __slots__ = ()
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """Return the stack as the process sends it; empty if that does not answer."""
+        sites = self._query(job, "stack", "", _STACK_WAIT) or ()
+        return [FrameSummary(*site, lookup_line=False) for site in sites]
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Have the process evaluate it."""
+        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
+
+        return self._query(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
+
+    def _query(self, job: Record, *query: Any) -> Any:
+        return None if job.run is None or job.started is None else job.run.query(*query)

@@ -286,7 +286,8 @@ class Registry(Collection[Record]):
             again = partial(self._time_out, job, seconds, idle)
             self.set_timer(job, idle - counted, again)
         else:
-            job.time_out(seconds)
+            n = job.number
+            job.stop_for(TimeoutError(f"job {n} took longer than {seconds:g} s"))
 
     def _call_off(self, job: Record) -> None:
         if (call_off := self._timers.pop(job.number, None)) is not None:

@@ -274,10 +274,6 @@ class ExecutorRunner(Runner):
             return thread_frames(run.thread)
         return []
 
-    def hides(self, job: Record) -> str:
-        """Return a reason unless it runs in a thread of this process."""
-        return "" if self.engine.is_local else "runs in another process, which cannot be asked"
-
     # In a thread of this process
 
     def _context_to_submit(self, job: Record) -> Context:

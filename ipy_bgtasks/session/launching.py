@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.queueing import GroupName
+    from ipy_bgtasks.runners.kept.runner import KeptRunner
     from ipy_bgtasks.session.control import Session
     from ipy_bgtasks.work import Work
 
@@ -50,6 +51,8 @@ class LaunchOptions:
     quiet: bool = False
     #: Seconds after which the job, or each attempt, is stopped.
     timeout: float | None = None
+    #: Bytes of memory that its processes may use; more ends the job.
+    memory: int | None = None
     #: The specs of the jobs that must finish first.
     after: Sequence[str] = ()
     #: The file to which output is appended as well.
@@ -117,21 +120,12 @@ def start(
         session.core.sources.hold(work.source)
 
     def prepare_job(job: Record) -> None:
-        if kept is not None:
-            log = None if sink is None else sink.path
-            alone = options.notify and options.group is None
-            kept.prepare(job, timeout=options.timeout, log=log, tells=alone)
-        elif sink is not None:
-            job.log.attach_file(sink)
-            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
-            job.add_done_callback(lambda _: sink.close())
-        if options.notify:  # of a group there is one notice
-            session.notices.ask([job], f"group {job.group}" if job.group else "")
+        _attach(session, job, options, kept, sink)
         if prepare is not None:
             prepare(job)
 
     number = None if kept is None else kept.reserve()
-    origin = session.screen.here()
+    origin = session.front_end.here()
     try:
         return session.registry.launch(
             work,
@@ -141,7 +135,9 @@ def start(
             after=after,
             origin=origin,
             # A job that launches others may go on doing so for days.
-            cell=None if caller() else (session.screen.key(origin), session.shell.execution_count),
+            cell=None
+            if caller()
+            else (session.front_end.key(origin), session.shell.execution_count),
             quiet=options.quiet,
             group=group,
             retries=options.retries,
@@ -152,6 +148,36 @@ def start(
         if kept is not None and number is not None:
             kept.release(number)
         raise
+
+
+def _attach(
+    session: Session,
+    job: Record,
+    options: LaunchOptions,
+    kept: KeptRunner | None,
+    sink: FileSink | None,
+) -> None:
+    """Give a job that is about to be launched its log file, its limits and its notice."""
+    if kept is not None:
+        kept.prepare(
+            job,
+            timeout=options.timeout,
+            memory=options.memory,
+            log=None if sink is None else sink.path,
+            tells=options.notify and options.group is None,
+        )
+    else:
+        if options.memory is not None:
+            session.core.runners.limits.watch(job, options.memory)
+        if sink is not None:
+            job.log.attach_file(sink)
+            sink.on_error = lambda: session.front_end.print_at(
+                job, f"job {job.number}: {sink.problem()}"
+            )
+            job.add_done_callback(lambda _: sink.close())
+    session.front_end.note_capture(job)
+    if options.notify:  # of a group there is one notice
+        session.notices.request([job], f"group {job.group}" if job.group else "")
 
 
 def _group(options: LaunchOptions) -> GroupName | None:
@@ -230,6 +256,8 @@ def place_of(
     Raises `BadInput` for what does not go together.
     """
     asked = "on" if options.on is not None else options.place
+    if options.memory is not None and not (is_command or options.keep or asked == "process"):
+        raise BadInput("--memory limits processes: it goes with -p, --keep or a !command")
     if is_command and asked is not None:
         raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
     if options.keep:

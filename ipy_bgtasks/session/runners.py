@@ -17,6 +17,7 @@ from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
 from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
+from ipy_bgtasks.usage import MemoryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class Runners:
         )
         self.registry.on_discard += [core.sources.release, self.processes.discard]
         self.registry.on_discard.append(core.front_end.discarded)
+        self.limits = MemoryLimits(core.service.later)
         self._core = core
         self._settings: BgTasks | None = None
         self._watchdog: Watchdog | None = None

@@ -138,7 +138,9 @@ def test_all_magics_work_in_a_subshell_while_the_main_shell_is_busy(
     kernel.until(lambda: busy.reply.stdout)
 
     listed = kernel.ok("%jobs", subshell=sub).displays[0]["text/plain"]
-    assert [line.split()[1] for line in listed.splitlines()] == ["running"] * 3
+    assert [line.partition("● ")[2].split()[0] for line in listed.splitlines()] == [
+        "running"
+    ] * 4  # the cell, too
     said = kernel.ok("%cancel spinner", subshell=sub).stdout
     assert said == "job 1 (spins()) cancelled\n"
     assert kernel.ok("job = %bg max(1, 2)\njob.result(20)", subshell=sub).result == "2"

@@ -14,11 +14,10 @@ import time
 from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
-from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend
-from ipy_bgtasks.job.host import NO_FRAMES, Host, Run, Runner
+from ipy_bgtasks.job.host import Host, RemoteRunner, Run
 from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
@@ -41,7 +40,6 @@ from ipy_bgtasks.work.reading import Command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.specs import JobId
@@ -52,8 +50,6 @@ if TYPE_CHECKING:
 _FIRST, _YOUNG, _QUIET = 0.01, 0.025, 0.25
 #: Seconds for which a job is young.
 _YOUTH = 2.0
-#: Seconds to wait for a job to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
 #: Bytes of earlier output that are read for a job of another session …
 REPLAYED = 4_000_000
 #: … and the seconds for which that may hold up who sees it for the first time.
@@ -116,13 +112,10 @@ class Following(Run):
             self._context.run(self.job.enter)
         self._look()
 
-    def ask(self, what: str, text: str = "", wait: float = _STACK_WAIT) -> Any:
-        """Return its process's answer to a question, see `Child`; None if there is none in time.
-
-        Any thread may call.
-        """
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what its process answers. Any thread may call."""
         question = [what, text, os.urandom(4).hex()]
-        if not self.directory.request(f"ask {json.dumps(question)}"):
+        if not self.directory.request(f"query {json.dumps(question)}"):
             return None
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
@@ -191,10 +184,12 @@ class Following(Run):
             self._missed = self._output.missed
         for at, stream, text in pieces:
             with contextlib.suppress(Exception):  # the display's trouble is not the job's
-                if self._context is not None:
-                    self._context.run(self.job.write, stream, text)
+                if self._context is None:
+                    _record(self.job.log, at, stream, text)
+                elif stream == "display":
+                    self._context.run(self.job.show, *json.loads(text))
                 else:
-                    self.job.log.write(stream, text, at)
+                    self._context.run(self.job.write, stream, text)
         return bool(pieces)
 
     def _read_progress(self) -> None:
@@ -231,7 +226,7 @@ _WATCHER = (
 )
 
 
-class KeptRunner(Runner):
+class KeptRunner(RemoteRunner):
     """Runs work in processes that go on when this one is gone, however it went."""
 
     where = "kept"
@@ -275,7 +270,13 @@ class KeptRunner(Runner):
             os.close(waiting[1])
 
     def prepare(
-        self, job: Record, *, timeout: float | None, log: str | None, tells: bool = False
+        self,
+        job: Record,
+        *,
+        timeout: float | None,
+        memory: int | None = None,
+        log: str | None,
+        tells: bool = False,
     ) -> None:
         """Write down what the job is; from now on other sessions see it as queued.
 
@@ -291,6 +292,7 @@ class KeptRunner(Runner):
             code=job.code,
             launched=now,
             timeout=timeout,
+            memory=memory,
             grace=self.grace,
             log_limit=self.log_limit,
             log=None if log is None else os.path.abspath(log),
@@ -363,25 +365,6 @@ class KeptRunner(Runner):
         """Ask the watcher to stop its processes where they are, or to let them go on."""
         if isinstance(job.run, Following):
             job.run.request("pause" if paused else "go on")
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack; empty for a command, or if its process does not answer."""
-        entries = self._ask(job, "stack") or ()
-        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
-
-    def evaluate(self, job: Record, expression: str) -> Seen:
-        """Have its process evaluate it."""
-        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
-
-        return self._ask(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
-
-    def hides(self, job: Record) -> str:
-        """Return that a command has no frames."""
-        told = (job.run.directory.job() if isinstance(job.run, Following) else None) or {}
-        return NO_FRAMES if told.get("kind") == "command" else ""
-
-    def _ask(self, job: Record, *question: Any) -> Any:
-        return job.run.ask(*question) if isinstance(job.run, Following) else None
 
     def needs_this_thread(self) -> bool:
         """Return whether it is the service loop's, which ends these jobs."""
@@ -536,10 +519,22 @@ class _Archive(Host):
         reader = OutputReader.of_the_end(self._directory.path, REPLAYED)
         while pieces := reader.read():
             for at, stream, text in pieces:
-                log.write(stream, text, at)
+                _record(log, at, stream, text)
         if reader.missed:
             log.missing(reader.missed)
         return log
+
+
+def _record(log: Log, at: float, stream: str, text: str) -> None:
+    """Record what a job has written or displayed earlier."""
+    if stream != "display":
+        log.write(stream, text, at)
+        return
+    kind, *shown = json.loads(text)
+    if kind == "publish":
+        log.publish(*shown)
+    else:
+        log.clear(wait=shown[0])
 
 
 def _elsewhere() -> None:
