@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from labs import TIMEOUT, Lab, Notebook, OpenNotebook
@@ -206,3 +208,26 @@ def test_nothing_is_cut_off_in_a_narrow_page(open_notebook: OpenNotebook) -> Non
             each.closest('.bgt').getBoundingClientRect().right + 1).length"""
     for at in (1, 2):
         assert notebook.output(at).evaluate(stick_out) == 0
+
+
+def test_a_server_leaves_a_kernel_alone_whose_job_is_quiet(tmp_path: Path) -> None:
+    """It ends those that are idle, as this one is when its job has ended."""
+    culling = ("cull_idle_timeout=6", "cull_interval=1", "cull_connected=True")
+    lab = Lab(tmp_path, *(f"--MappingKernelManager.{option}" for option in culling))
+    try:
+        often = "import ipy_bgtasks.frontends.kernel.front_end as f; f._SIGN_OF_LIFE = 1\n"
+        quiet = f"{often}%load_ext ipy_bgtasks\nimport threading, time\n"
+        kept = lab.start_kernel(f"{quiet}job = %bg time.sleep(1000)")
+        off = lab.start_kernel(
+            f"{quiet}%config BgTasks.counts_as_active = False\njob = %bg time.sleep(1000)"
+        )
+        plain = lab.start_kernel("import threading; threading.Timer(1000, print).start()")
+        ended = lab.start_kernel(f"{quiet}job = %bg time.sleep(8)")
+        assert lab.kernels() >= {kept, ended}
+        deadline = time.monotonic() + 60
+        while lab.kernels() & {off, plain, ended}:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)  # a server does not tell
+        assert lab.kernels() == {kept}
+    finally:
+        lab.close()
