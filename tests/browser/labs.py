@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -77,6 +78,7 @@ class Lab:
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
             "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONPATH": str(Path(ipy_bgtasks.__file__).parents[1]),
         }
         options = [
@@ -175,9 +177,10 @@ class Lab:
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            # Once, on a busy machine, its main thread hung in a join at its exit, all kernels gone.
-            self._process.kill()
+            # Rarely, on a busy machine, its main thread hangs in a join at its exit: show in which.
+            self._process.send_signal(signal.SIGABRT)
             self._process.wait()
+            print(self.log.read_text()[-8000:])
 
 
 class Notebook:
