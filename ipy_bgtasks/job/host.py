@@ -42,11 +42,7 @@ class Host:
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Take a MIME bundle that the job displayed elsewhere; called as `write` is."""
-        shown_as = transient.get("display_id")
-        if update:
-            job.log.display(data, metadata, update_of=shown_as)
-        else:
-            job.log.display(data, metadata, display_id=shown_as)
+        job.log.publish(data, metadata, transient, update)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Take the job's wish, from elsewhere, to clear what it has shown."""

@@ -95,6 +95,14 @@ class Core:
                 if session is not None:
                     session.connect(self._runners)
 
+    def own_jobs(self) -> list[Record]:
+        """Return the jobs that run, or wait, and would end with the session."""
+        if self._runners is None:
+            return []
+        from ipy_bgtasks.registry.specs import goes_on
+
+        return [job for job in self.registry.alive() if not goes_on(job)]
+
     def launch_cell(self, code: str, *, origin: object, **how: Any) -> Record:
         """Make a job of a cell that runs already; *how* are the arguments of `CellRunner`."""
         from ipy_bgtasks.runners.cell import CellRunner
@@ -164,21 +172,13 @@ class Session:
             if line := startup_summary(known):
                 self.front_end.print_aside(line)
 
-    def has_own_jobs(self) -> bool:
-        """Return whether jobs run that would end with the session."""
-        from ipy_bgtasks.registry.specs import goes_on
-
-        core = self.core
-        return core.has_runners and any(not goes_on(job) for job in core.registry.alive())
-
     def report_leaving(self) -> None:
         """Print which jobs go on when the session ends, and which end with it if nobody asked."""
         from ipy_bgtasks.registry.specs import goes_on
 
         registry, front_end = self.registry, self.front_end
         own = [job for job in registry if job.number not in registry.adopted]
-        ended = [job for job in own if not (job.done() or goes_on(job))]
-        if ended and not front_end.interactive:
+        if (ended := self.core.own_jobs()) and not front_end.interactive:
             which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
             named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
             named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
@@ -205,7 +205,6 @@ class Session:
 
     def _apply(self, _change: object = None) -> None:
         settings = self.settings
-        self.front_end.log_limit = settings.log_limit
         self.front_end.labels.on = settings.labels
         if self.core.has_runners:
             self.core.runners.apply(settings)
@@ -217,7 +216,7 @@ class Session:
         from ipy_bgtasks.session.foreground import Foreground
 
         front_end, registry = self.core.front_end, runners.registry
-        self._foreground = Foreground(self.core.loop, front_end.reaches)
+        self._foreground = Foreground(self.core.loop, front_end.reaches, self.loaded.is_loading)
         front_end.interrupt_wait = self._foreground.interrupt
         runners.watch(self.front_end.print_at)
         runners.apply(self.settings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from traceback import FrameSummary
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line
+from ipy_bgtasks.usage import usage_of
 from ipy_bgtasks.views.value import value_line
 from ipy_bgtasks.work.reading import label_of_cell
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _SOONEST = 2.0  # seconds after the start
 _LEAST = 0.01  # of all that is to do
+_GLANCE = 0.1  # seconds, of which processor time is measured
 _NAME = 30  # characters of a job that another waits for
 _NAMED = 3  # of these jobs
 _LAST = 200  # characters of output or of a result that a row carries
@@ -71,13 +74,37 @@ def rows(
 ) -> list[Row]:
     """Return a row for each job; `current` and `previous` are two of them or None.
 
-    With `where_now` a running job's row says which line of the user's code it is in; `cells`
-    tells which cell a file name stands for.
+    With `where_now` a running job's row says which line of the user's code it is in, and what its
+    processes use; `cells` tells which cell a file name stands for.
     """
-    return [
-        row(job, "+" if job is current else "-" if job is previous else " ", where_now, cells)
-        for job in jobs
-    ]
+    jobs = list(jobs)
+    uses = uses_now(jobs) if where_now else {}
+    found = []
+    for job in jobs:
+        mark = "+" if job is current else "-" if job is previous else " "
+        seen = row(job, mark, where_now, cells)
+        if (use := uses.get(job.pid)) is not None:
+            seen = replace(seen, at=f"{seen.at} · {use}" if seen.at else use)
+        found.append(seen)
+    return found
+
+
+def uses_now(jobs: Iterable[Record]) -> dict[int | None, str]:
+    """Return what the processes of jobs use, by their numbers: ``98% CPU, 3.1 GB``.
+
+    Looks twice, a moment apart, if there are any.
+    """
+    leaders = {job.pid for job in jobs if job.pid is not None}
+    before, began = usage_of(leaders), time.monotonic()
+    if not before:
+        return {}
+    time.sleep(_GLANCE)
+    after, took = usage_of(leaders), time.monotonic() - began
+    return {
+        leader: f"{max(now.cpu - before[leader].cpu, 0) / took:.0%} CPU, {now}"
+        for leader, now in after.items()
+        if leader in before
+    }
 
 
 def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:

@@ -115,7 +115,7 @@ class BackgroundCells:
 
     def background_interrupted(self, run: CellRun) -> bool:
         """Send an interrupted cell to the background, if that is wanted. Any thread may call."""
-        return self.front_end.interrupt_backgrounds() and self._background(run, interrupted=True)
+        return self.front_end.interrupt_backgrounds and self._background(run, interrupted=True)
 
     def interrupted_here(self) -> bool:
         """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""

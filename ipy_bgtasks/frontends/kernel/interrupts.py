@@ -113,7 +113,7 @@ class _StopButton:
         held, self._held = self._held, 0
         if signal.getsignal(signal.SIGINT) == self._handler:
             # Else an interrupt sends the cell to the background, and must not be raised in it.
-            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds():
+            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             if held:  # raised here it would be IPython's, which calls this
                 again = threading.Timer(_SOON, self._again, [self._request])
@@ -260,7 +260,7 @@ class SigintRouter:
         be over before our thread gets its turn. Call this in the cell's thread, once.
         """
         came, deadline = False, time.monotonic() + _PASSES
-        if self.active and not self._cells.front_end.interrupt_backgrounds():
+        if self.active and not self._cells.front_end.interrupt_backgrounds:
             arriving = is_pending(signal.SIGINT)
             while True:
                 with self._taking:
@@ -312,7 +312,7 @@ class SigintRouter:
                 # At once: the signal has reached the cell's child processes, too, and the cell
                 # should not go on as if they had ended by themselves.
                 at_once = run is not None and not run.over and run.began is not None
-                at_once = at_once and not front_end.interrupt_backgrounds()
+                at_once = at_once and not front_end.interrupt_backgrounds
                 if run is not None and at_once and not front_end.interrupt_wait(run.thread):
                     self.interrupt(run)
             if at_once:

@@ -312,7 +312,8 @@ class Suspending:
     def _take_stop(self, cell: Cell) -> None:
         """Take Ctrl-Z while *cell* runs in the foreground, if that is wanted."""
         with self._lock:
-            if not cell.over and cell.job is None and self._front_end.ctrl_z_backgrounds():
+            backgrounds = self._front_end.settings.ctrl_z == "background"
+            if not cell.over and cell.job is None and backgrounds:
                 self._signals.take("SIGTSTP")
 
     def _ends(self, result: Any) -> None:
