@@ -123,11 +123,13 @@ class FrontEnd(Host):
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
         from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
+        from ipy_bgtasks.frontends.commands import print_pages_of_jobs
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
         changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
+        changes.step("pagers", print_pages_of_jobs, self.shell)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the session's own shutdown."""
@@ -219,7 +221,7 @@ class FrontEnd(Host):
 
     def note_capture(self, job: Record) -> None:
         """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
-        if caller() is None and (publisher := self.capturing()) is not None:
+        if (publisher := self.capturing()) is not None and caller() is None:
             self._captured[job.number] = publisher
 
     def captured(self, job: Record) -> Any:

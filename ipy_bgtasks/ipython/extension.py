@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.cells import keep_cell_numbers, transforms_a_cell
+from ipy_bgtasks.frontends.cells import keep_cell_numbers, runs_in_a_cell, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
     keep_get_ipython,
@@ -39,6 +39,8 @@ class Loaded:
         self._changes = Installation()
         self._watching: Watching | None = None
         self._awaited = AwaitedMagics()
+        #: The number of the cell that loads this, if one does.
+        self._loading = shell.execution_count if runs_in_a_cell() else None
 
     def load(self) -> None:
         """Install everything; a failure on the way undoes what was done."""
@@ -47,6 +49,10 @@ class Loaded:
         except BaseException:
             self.unload()
             raise
+
+    def is_loading(self) -> bool:
+        """Return whether the cell that runs is the one that has loaded this."""
+        return bool(self._loading == self.shell.execution_count)
 
     def unload(self) -> None:
         """Undo everything, in reverse order."""

@@ -217,7 +217,7 @@ class Session:
         from ipy_bgtasks.session.foreground import Foreground
 
         front_end, registry = self.core.front_end, runners.registry
-        self._foreground = Foreground(self.core.loop, front_end.reaches)
+        self._foreground = Foreground(self.core.loop, front_end.reaches, self.loaded.is_loading)
         front_end.interrupt_wait = self._foreground.interrupt
         runners.watch(self.front_end.print_at)
         runners.apply(self.settings)

@@ -40,16 +40,21 @@ class Foreground:
     """Waits for jobs on one loop, which runs in the main thread.
 
     *reaches* tells whether an interrupt finds the calling thread; by default the main one.
+    *is_loading* tells whether the cell that runs has loaded the extension.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, reaches: Callable[[], bool] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reaches: Callable[[], bool] | None = None,
+        is_loading: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._reaches = reaches or _in_main_thread
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
         self._interrupted = False  # by a SIGINT that has not ended a wait yet
+        self._is_loading = is_loading
 
     def interruptible(self) -> bool:
         """Return whether the user can interrupt a wait that begins here and now.
@@ -104,6 +109,11 @@ class Foreground:
     def refuse_to_block(self) -> None:
         """Raise `BadInput` where a loop runs in this thread: it could not go on."""
         if asyncio._get_running_loop() is not None:
+            if self._is_loading():
+                raise BadInput(
+                    "%fg works from the next cell on: this cell was compiled before it loaded the "
+                    "extension; give %load_ext ipy_bgtasks a cell of its own"
+                )
             raise BadInput(
                 "%fg cannot wait here, where it cannot be awaited (a plain function, another "
                 "magic, autoawait off): the event loop would stop; use it at the top level of a "

@@ -149,6 +149,13 @@ class TerminalFrontEnd(FrontEnd):
         """Whether there is, or will be, a prompt: not with ``-c`` or a script alone."""
         return self._prompts and getattr(self.shell.parent, "interact", True)
 
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Install what concerns jobs only, before there is the first."""
+        from ipy_bgtasks.frontends.commands import give_children_no_input
+
+        super().prepare_for_jobs(changes)
+        changes.step("input of children", give_children_no_input)
+
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
         from ipy_bgtasks.frontends.installing import before_clean_up

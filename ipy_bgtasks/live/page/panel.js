@@ -185,6 +185,7 @@ class Panel extends View {
     line.state.show("running");
     setText(line.place, "cell");
     setText(line.last, "in the foreground");
+    line.bar.show(null);
     this.front.append(line.el, ...cell.queue.map((each) => this.waiting(each)));
     this.frontTime = line.time;
     this.tickCell();
@@ -202,6 +203,7 @@ class Panel extends View {
     line.state.show("queued");
     setText(line.place, "cell");
     setText(line.last, "waits for its turn");
+    line.bar.show(null);
     return line.el;
   }
 
