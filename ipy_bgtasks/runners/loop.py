@@ -23,7 +23,6 @@ from ipy_bgtasks.stacks import await_frames, hide
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from traceback import FrameSummary
     from types import FrameType
 
     from ipy_bgtasks.job.record import Record
