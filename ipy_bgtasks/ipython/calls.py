@@ -45,13 +45,15 @@ def bg(
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
-    elif (job := _paused(session, code, local)) is not None:
+    elif code.isidentifier() and (job := _paused(session, code, local)) is not None:
         return job.job
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.front_end.launching
     try:
         job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
     except (BadInput, SyntaxError):
+        if cell is None and (job := _paused(session, code, local)) is not None:
+            return job.job
         if cell is None and (hint := opt.misplaced(code, options)):
             raise BadInput(hint) from None
         raise
