@@ -16,14 +16,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
 
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
-_TABLES = {
-    "%%bg": opt.BG,
-    "bg": opt.BG,
-    "%%fg": opt.FG_CELL,
-    "fg": opt.FG,
-    "jobs": opt.JOBS,
-    "cancel": opt.CANCEL,
-}
+_TABLES = {"bg": opt.BG, "fg": opt.FG, "jobs": opt.JOBS, "cancel": opt.CANCEL}
 
 
 def candidates(
@@ -61,16 +54,14 @@ def candidates(
 
 
 def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
-    table = (
-        _TABLES["%%" + magic] if percents == "%%" and f"%%{magic}" in _TABLES else _TABLES[magic]
-    )
+    table = opt.FG_CELL if (percents, magic) == ("%%", "fg") else _TABLES[magic]
     return [
         (text, f"option {option.takes or ''}".strip())
         for option in table
         if option is not opt.AWAITED
         for text in option.words
         if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
-    ] or [(o.words[-1], "option") for o in table if o is not opt.AWAITED and word == "-"]
+    ]
 
 
 def _files(word: str) -> list[str]:
