@@ -21,7 +21,7 @@ _COMMAND = re.compile(
     re.DOTALL,
 )
 #: What stands for our own signs where there is only ASCII.
-_PLAIN = str.maketrans("…×·→━█▏▎▍▌▋▊▉", "~x->=# ---===")
+_PLAIN = str.maketrans("…×·→━█▏▎▍▌▋▊▉○●‖◐✓✕–", "~x->=# ---===o*|~vx-")  # noqa: RUF001
 _FEW = 6  # items shown of a list or a dict
 _DEEP = 3  # levels of collections in collections
 _MANY = 1000  # items; a collection of another type with more is not asked for its repr

@@ -221,7 +221,7 @@ class FrontEnd(Host):
 
     def note_capture(self, job: Record) -> None:
         """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
-        if caller() is None and (publisher := self.capturing()) is not None:
+        if (publisher := self.capturing()) is not None and caller() is None:
             self._captured[job.number] = publisher
 
     def captured(self, job: Record) -> Any:

@@ -208,8 +208,8 @@ def _pickler() -> Any:
             if isinstance(item, FunctionType):
                 self.files.add(item.__code__.co_filename)
             elif isinstance(item, CodeType):
-                # cloudpickle (3.1.2) gives all code one name of a file, and so no source lines.
                 self.files.add(item.co_filename)
+                # By cloudpickle, from 3.1.2 on, it would come without its file's name.
                 return marshal.loads, (marshal.dumps(item),)
             return super().reducer_override(item)
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import builtins
 import sys
 from collections import ChainMap
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ipy_bgtasks.context import caller
+from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.installing import BETWEEN
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.log.output import FileSink
-from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
+from ipy_bgtasks.platforms import has_processes, has_sessions
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
+from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
@@ -111,7 +113,9 @@ def start(
 ) -> Record:
     """Launch *work* from the caller's cell; *where* and *after* are what the options name."""
     group = _group(options)
-    work = _accepted(work, where, copy=not after)  # with *after* it is copied when it starts
+    work = _accepted(
+        session, work, where, copy=not after
+    )  # with *after* it is copied when it starts
     sink = FileSink(options.log) if options.log else None
     kept = session.core.runners.kept if options.keep else None
     if kept is not None and sink is not None:
@@ -124,30 +128,31 @@ def start(
         if prepare is not None:
             prepare(job)
 
-    number = None if kept is None else kept.reserve()
     origin = session.front_end.here()
-    try:
-        return session.registry.launch(
-            work,
-            where=where,
-            name=options.name,
-            timeout=None if options.keep else options.timeout,  # its watcher keeps it
-            after=after,
-            origin=origin,
-            # A job that launches others may go on doing so for days.
-            cell=None
-            if caller()
-            else (session.front_end.key(origin), session.shell.execution_count),
-            quiet=options.quiet,
-            group=group,
-            retries=options.retries,
-            prepare=prepare_job,
-            number=number,
-        )
-    except BaseException:
-        if kept is not None and number is not None:
-            kept.release(number)
-        raise
+    key = session.front_end.key(origin)
+    # An interrupt must not come between a kept job's directory and its start.
+    with nullcontext() if kept is None else Shielded():
+        number = None if kept is None else kept.reserve()
+        try:
+            return session.registry.launch(
+                work,
+                where=where,
+                name=options.name,
+                timeout=None if options.keep else options.timeout,  # its watcher keeps it
+                after=after,
+                origin=origin,
+                # A job that launches others may go on doing so for days.
+                cell=(key, session.shell.execution_count) if current.get() is None else None,
+                quiet=options.quiet,
+                group=group,
+                retries=options.retries,
+                prepare=prepare_job,
+                number=number,
+            )
+        except BaseException:
+            if kept is not None and number is not None:
+                kept.release(number)
+            raise
 
 
 def _attach(
@@ -299,7 +304,7 @@ def _marked(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _accepted(work: Work, where: str | Runner | None, *, copy: bool) -> Work:
+def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy: bool) -> Work:
     """Return the work as it is sent there; raises `BadInput` if it cannot run there."""
     place = where.where if isinstance(where, Runner) else where
     if place in ("shell", "process") and not has_processes():
@@ -312,7 +317,9 @@ def _accepted(work: Work, where: str | Runner | None, *, copy: bool) -> Work:
         from ipy_bgtasks.runners.trees import refuse_without_psutil
 
         refuse_without_psutil()
-    if (place == "thread" or (place is None and not work.is_async)) and not has_threads():
+    if (
+        place == "thread" or (place is None and not work.is_async)
+    ) and "thread" not in session.registry.runners:
         raise BadInput(
             "a call needs a thread, and a browser has none: give a coroutine, a cell that "
             "awaits, or -l to call it on the event loop"
