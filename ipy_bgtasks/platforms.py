@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -53,6 +53,21 @@ def has_sessions() -> bool:
 def passes_descriptors() -> bool:
     """Return whether a program that is started can be given open sockets: not on Windows."""
     return hasattr(os, "fork")
+
+
+def hold_descriptors(count: int) -> list[int]:
+    """Open *count* descriptors, to be closed when others are needed; none if few are left."""
+    if not hasattr(os, "sysconf"):  # no such limit here
+        return []
+    held: list[int] = []
+    with suppress(OSError, ValueError):
+        while len(held) < count:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        if not 0 <= os.sysconf("SC_OPEN_MAX") < held[-1] + 4 * count:
+            return held
+    for each in held:
+        os.close(each)
+    return []
 
 
 def state_directory() -> str | None:

@@ -193,7 +193,7 @@ class Record:
         from ipy_bgtasks.job.progress import Progress
 
         self._progress = Progress.of(value)
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
     @property
     def log(self) -> Log:
@@ -307,7 +307,7 @@ class Record:
             return False
         with Shielded():
             self.cancel_requested = True
-            self.host.changed(self)
+            self.notify(self.host.changed)
             runner.stop(self, force)
             for call in self.on_cancel:
                 call()
@@ -339,7 +339,7 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
     def time_out(self, seconds: float) -> None:
         """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
@@ -373,7 +373,7 @@ class Record:
             if self._began is None:
                 self._began = time.monotonic() if since is None else since
                 self.thread = threading.get_ident()
-        self.host.changed(self)
+        self.notify(self.host.changed)
         return True
 
     def move(self, runner: Runner) -> None:
@@ -392,14 +392,14 @@ class Record:
 
     def rest(self, runner: Runner) -> None:
         """Wait on *runner* for the next attempt: this one has failed."""
-        self.host.closing(self)
+        self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return
             self._began = self.thread = self.pid = self.run = self._progress = self._paused = None
             self._idle = 0.0
         self.move(runner)
-        self.host.changed(self)
+        self.notify(self.host.changed)
         if self.cancel_requested:  # meanwhile, of the place that it has left
             runner.stop(self, False)
 
@@ -450,7 +450,7 @@ class Record:
 
     def _end(self, outcome: Outcome, at: float | None = None) -> None:
         if self._began is not None and self._outcome is None:
-            self.host.closing(self)
+            self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return
