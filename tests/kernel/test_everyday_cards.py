@@ -367,7 +367,7 @@ def test_a_loop_shows_one_card(kernel: Kernel) -> None:
     kernel.ok("gate.set()")
     kernel.until(lambda: "9 finished" in card_of(cell))
     assert "1 failed" in card_of(cell)
-    assert "failed: [4] work(3)" in card_of(cell)
+    assert "1 × ValueError: [4] work(3)" in card_of(cell)
     assert len(cell.contents("display_data")) == 1
 
 

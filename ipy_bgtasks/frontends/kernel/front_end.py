@@ -34,7 +34,6 @@ from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, sendable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.cards import Card
@@ -43,7 +42,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.stacks import Cells
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -61,16 +62,8 @@ class KernelFrontEnd(FrontEnd):
 
     live = True
 
-    def __init__(
-        self,
-        shell: Any,
-        loop: asyncio.AbstractEventLoop,
-        later: Callable[..., object],
-        *,
-        launch_cell: Callable[..., Record],
-    ) -> None:
-        super().__init__(shell, loop, later)
-        self._launch_cell = launch_cell
+    def __init__(self, shell: Any, core: Core) -> None:
+        super().__init__(shell, core)
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
         #: What the shell shows in place of exceptions.
@@ -84,11 +77,11 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self.cards = Cards(self._send_card, later)
+        self.cards = Cards(self._send_card, self._later)
         #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
-        self._replays = Texts({}, self.write_below, later)
+        self._replays = Texts({}, self.write_below, self._later)
         self._replaying = 0
         self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
@@ -144,9 +137,11 @@ class KernelFrontEnd(FrontEnd):
         changes.attribute(self, "cells", cells)
         changes.append(self.translators, cells.explain_other_loop)
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let the script of the page bring the cards to life."""
-        self.cards.use(open_page)
+        self.cards.use(open_page, cells)
         return self.cards.close
 
     def _watch_cells(self, changes: Installation) -> None:
@@ -185,7 +180,8 @@ class KernelFrontEnd(FrontEnd):
 
         It takes any message for activity. This one is an update of a display that nobody shows.
         """
-        self._shows_life = self.is_active() and not self._shut_down
+        active = self.settings.counts_as_active and bool(self._core.own_jobs())
+        self._shows_life = active and not self._shut_down
         if self._shows_life:
             self._send_card({}, {}, "ipy_bgtasks", update=True)
             self._later(_SIGN_OF_LIFE, self._show_life)
@@ -231,18 +227,18 @@ class KernelFrontEnd(FrontEnd):
 
     def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
+        from ipy_bgtasks.stacks import thread_frames
 
         assert run.began is not None
         below = code_that_runs_cells()
-        job = self._launch_cell(
+        job = self._core.launch_cell(
             run.code,
             origin=run.header,
             thread=run.thread,
             began=run.began,
             awaits=run.task is not None,
             interrupt=interrupt,
-            stack=lambda: thread_stack(run.thread, below),
+            frames=lambda: thread_frames(run.thread, below),
         )
         self._figures.give(job)
         streams.inherit(job)
@@ -349,7 +345,7 @@ class KernelFrontEnd(FrontEnd):
         """Show the figures that the job left open, under its own cell."""
         self._figures.show_left_open(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
@@ -360,11 +356,13 @@ class KernelFrontEnd(FrontEnd):
     def _show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self.flush(job)
-        self._written.pop(job.number, None)
+        written = self._written.pop(job.number, 0)
         self._moved.discard(job.number)
         self._bars.forget(job)
         self._clear_now(job)
         alone, named = self.cards.is_alone(job), self.cards.names_failure(job)
+        if alone and written:
+            self._flush()  # or who stops reading at the end of the job misses its last lines
         self.cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
@@ -372,7 +370,7 @@ class KernelFrontEnd(FrontEnd):
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
-            Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
+            Values(self.shell, self._show_value, self._later).show(job, self.settings.log_limit)
         if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
             return
         assert outcome.error is not None
@@ -389,7 +387,7 @@ class KernelFrontEnd(FrontEnd):
         }
         self._flush()
         if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
-            self.tell(job, "\n".join(content["traceback"]))
+            self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
 
