@@ -43,7 +43,7 @@ def candidates(
         return [
             (name[len(word) - len(token) :], "group") for name in names if name.startswith(word)
         ]
-    if before == ["--on"]:
+    if before in (["--on"], ["--show"]):
         return []  # an expression: IPython knows better
     found = _options(percents, magic, word) if word.startswith("-") else []
     if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
