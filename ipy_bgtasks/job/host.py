@@ -112,6 +112,8 @@ class Run:
 
     #: Whether a request to stop has reached the code, and not just come too late.
     reached: bool = True
+    #: Why it does not start yet, as far as that is known there.
+    waits_for: str = ""
 
     @property
     def processes(self) -> Any:

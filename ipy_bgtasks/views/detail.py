@@ -98,6 +98,8 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
     yield "where", seen.where
+    if seen.state == "queued" and seen.last:
+        yield "waits for", seen.last
     if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
     if job.has_output and (problem := job.log.file_error):

@@ -99,6 +99,8 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
     pid = job.pid
     if state == JobState.PAUSED:
         kind, last = "wait", f"%bg {job.number} lets it go on"
+    if state == JobState.QUEUED and (run := job.run) is not None and run.waits_for:
+        kind, last = "wait", one_line(run.waits_for, _LAST)
     return Row(
         number=job.number,
         mark=mark,
