@@ -191,39 +191,23 @@ class Loaded:
         core.front_end.watch_exits(changes, leaving)
 
     def _register(self, session: Session) -> None:
-        shell, manager = self.shell, self.shell.magics_manager
-
+        """Register the magics, and name those of the same names that they hide."""
+        shell, manager, changes = self.shell, self.shell.magics_manager, self._changes
         ours = JobMagics(shell, session)
         shell.configurables.remove(ours)  # it has registered itself there
-        self._changes.append(shell.configurables, ours)
-        names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
-        before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
-        if taken := [where for where in names if before[where] is not None]:
-            print(f"ipy_bgtasks: {_hidden(taken)}")
-        registered = type(ours).__name__ in manager.registry
-        shell.register_magics(ours)
-        now = {(kind, name): manager.magics[kind][name] for kind, name in names}
-
-        def undo() -> None:
-            for (kind, name), fn in before.items():
-                if manager.magics[kind].get(name) is not now[kind, name]:
-                    continue  # replaced since
-                if fn is not None:
-                    manager.magics[kind][name] = fn
-                else:
-                    del manager.magics[kind][name]
-            if not registered:
-                manager.registry.pop(type(ours).__name__, None)
-
-        self._changes.add(undo)
-
-
-def _hidden(names: list[tuple[str, str]]) -> str:
-    shown = [("%" if kind == "line" else "%%") + name for kind, name in names]
-    if len(shown) == 1:
-        return f"{shown[0]} hides a magic of that name; %unload_ext ipy_bgtasks brings it back"
-    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{listed} hide magics of those names; %unload_ext ipy_bgtasks brings them back"
+        changes.append(shell.configurables, ours)
+        changes.entry(manager.registry, type(ours).__name__, ours)
+        hidden = []
+        for kind, percent in (("line", "%"), ("cell", "%%")):
+            for name, magic in ours.magics[kind].items():
+                if name in manager.magics[kind]:
+                    hidden.append(percent + name)
+                changes.entry(manager.magics[kind], name, magic)
+        if hidden:
+            print(
+                f"ipy_bgtasks: hides other magics of the same names: {', '.join(hidden)}; "
+                "%unload_ext ipy_bgtasks brings them back"
+            )
 
 
 def load(shell: Any) -> None:

@@ -207,6 +207,8 @@ def _pickler() -> Any:
                 self.files.add(item.__code__.co_filename)
             elif isinstance(item, CodeType):
                 self.files.add(item.co_filename)
+                # By cloudpickle, from 3.1.2 on, it would come without its file's name.
+                return marshal.loads, (marshal.dumps(item),)
             return super().reducer_override(item)
 
     return Pickler

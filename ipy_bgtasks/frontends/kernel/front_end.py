@@ -227,7 +227,7 @@ class KernelFrontEnd(FrontEnd):
 
     def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
+        from ipy_bgtasks.stacks import thread_frames
 
         assert run.began is not None
         below = code_that_runs_cells()
@@ -238,7 +238,7 @@ class KernelFrontEnd(FrontEnd):
             began=run.began,
             awaits=run.task is not None,
             interrupt=interrupt,
-            stack=lambda: thread_stack(run.thread, below),
+            frames=lambda: thread_frames(run.thread, below),
         )
         self._figures.give(job)
         streams.inherit(job)
