@@ -25,12 +25,12 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Complete, Packed, ending, pack
 from ipy_bgtasks.runners.remote import awaited, value_of
-from ipy_bgtasks.stacks import thread_stack
+from ipy_bgtasks.stacks import thread_frames
 from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-    from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.work import Work
@@ -267,11 +267,11 @@ class ExecutorRunner(Runner):
             dropping = threading.Thread(target=self._drop, args=[run], daemon=True)
             Context().run(dropping.start)
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the stack; it is known only for a thread of this process."""
         run = job.run
         if isinstance(run, _Run) and run.thread is not None:
-            return thread_stack(run.thread)
+            return thread_frames(run.thread)
         return []
 
     # In a thread of this process

@@ -19,11 +19,11 @@ from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.foreign import is_a, is_awaitable
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import has_task_factories
-from ipy_bgtasks.stacks import await_chain, hide
+from ipy_bgtasks.stacks import await_frames, hide
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
@@ -99,9 +99,9 @@ class LoopRunner(Runner):
         else:
             self.loop.call_soon_threadsafe(self._cancel, job, force)
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the whole await chain of the task."""
-        return await_chain(self.task_of(job), self.thread, self.loop)
+        return await_frames(self.task_of(job), self.thread, self.loop)
 
     @staticmethod
     def task_of(job: Record) -> asyncio.Task[Any] | None:

@@ -227,7 +227,7 @@ class KernelFrontEnd(FrontEnd):
 
     def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
+        from ipy_bgtasks.stacks import thread_frames
 
         assert run.began is not None
         below = code_that_runs_cells()
@@ -238,7 +238,7 @@ class KernelFrontEnd(FrontEnd):
             began=run.began,
             awaits=run.task is not None,
             interrupt=interrupt,
-            stack=lambda: thread_stack(run.thread, below),
+            frames=lambda: thread_frames(run.thread, below),
         )
         self._figures.give(job)
         streams.inherit(job)
@@ -621,6 +621,10 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
             thread.join(_LAST_WORDS)
 
     changes.wrap(kernel, "do_shutdown", do_shutdown)
+    if kernel.control_thread is not None:
+        # What its thread sends first is that it is busy, with the request to shut down. If no
+        # descriptor is left for sockets to the thread of iopub, the request is lost.
+        kernel.control_thread.io_loop.add_callback(kernel.iopub_thread.schedule, int)
     changes.wrap(shell, "ask_exit", ask_exit)
     at_exit(changes, let_it_answer)
 

@@ -189,7 +189,7 @@ class TerminalFrontEnd(FrontEnd):
 
     def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
+        from ipy_bgtasks.stacks import thread_frames
 
         below = code_that_runs_cells()
         job = self._core.launch_cell(
@@ -199,7 +199,7 @@ class TerminalFrontEnd(FrontEnd):
             began=cell.began,
             awaits=cell.awaits,
             interrupt=interrupt,
-            stack=lambda: thread_stack(cell.thread, below),
+            frames=lambda: thread_frames(cell.thread, below),
         )
         streams.inherit(job)
         if self._captures is not None:
