@@ -77,6 +77,8 @@ class Record:
     thread: int | None = field(default=None, init=False)
     #: With what it is kept, and discarded.
     unit: Unit = field(init=False)
+    #: The jobs that it waits for, until it may start.
+    after: tuple[Record, ...] = field(default=(), init=False)
     #: Runs it again when it fails, if that was asked for.
     attempts: Attempts | None = field(default=None, init=False)
     #: Seconds for which each attempt may run, if limited.
@@ -105,7 +107,7 @@ class Record:
     _paused: float | None = field(default=None, init=False)  # since when, and for how long before
     _idle: float = field(default=0.0, init=False)
     _ended: float | None = field(default=None, init=False)
-    _timed_out: float | None = field(default=None, init=False)
+    _stopped_by: Exception | None = field(default=None, init=False)
     _outcome: Outcome | None = field(default=None, init=False)
     _handle: ref[Job] | None = field(default=None, init=False)
 
@@ -193,7 +195,7 @@ class Record:
         from ipy_bgtasks.job.progress import Progress
 
         self._progress = Progress.of(value)
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
     @property
     def log(self) -> Log:
@@ -307,7 +309,7 @@ class Record:
             return False
         with Shielded():
             self.cancel_requested = True
-            self.host.changed(self)
+            self.notify(self.host.changed)
             runner.stop(self, force)
             for call in self.on_cancel:
                 call()
@@ -339,13 +341,13 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
-    def time_out(self, seconds: float) -> None:
-        """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
+    def stop_for(self, error: Exception) -> None:
+        """Ask the job to stop for a reason: it fails with *error*, such as `TimeoutError`."""
         if not self.done():
             if not self.cancel_requested:  # else an earlier request counts
-                self._timed_out = seconds
+                self._stopped_by = error
             self.cancel()
 
     # For runners: each is called on the thread where it happens
@@ -373,7 +375,7 @@ class Record:
             if self._began is None:
                 self._began = time.monotonic() if since is None else since
                 self.thread = threading.get_ident()
-        self.host.changed(self)
+        self.notify(self.host.changed)
         return True
 
     def move(self, runner: Runner) -> None:
@@ -392,14 +394,14 @@ class Record:
 
     def rest(self, runner: Runner) -> None:
         """Wait on *runner* for the next attempt: this one has failed."""
-        self.host.closing(self)
+        self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return
             self._began = self.thread = self.pid = self.run = self._progress = self._paused = None
             self._idle = 0.0
         self.move(runner)
-        self.host.changed(self)
+        self.notify(self.host.changed)
         if self.cancel_requested:  # meanwhile, of the place that it has left
             runner.stop(self, False)
 
@@ -437,10 +439,9 @@ class Record:
         self._end(Outcome(JobState.FAILED, None, error, trace_of(error)))
 
     def end_cancelled(self, reason: str = "") -> None:
-        """End as cancelled, or as failed with `TimeoutError` where time was up."""
-        if self._timed_out is not None:
-            error = TimeoutError(f"job {self.number} took longer than {self._timed_out:g} s")
-            return self.fail(error)
+        """End as cancelled, or as failed where it was stopped for a reason such as its time."""
+        if self._stopped_by is not None:
+            return self.fail(self._stopped_by)
         reason = reason or f"job {self.number} was cancelled"
         self._end(Outcome(JobState.CANCELLED, error=concurrent.futures.CancelledError(reason)))
 
@@ -450,7 +451,7 @@ class Record:
 
     def _end(self, outcome: Outcome, at: float | None = None) -> None:
         if self._began is not None and self._outcome is None:
-            self.host.closing(self)
+            self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return

@@ -15,7 +15,7 @@ import sys
 import threading
 from contextvars import copy_context
 from itertools import dropwhile
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.worker import redraw_displays, send_displays, show_open_figures
@@ -69,17 +69,26 @@ class RemoteJob:
         self._child.send("progress", self.number, shown)
 
 
-class Link(Protocol):
+class Link:
     """How a worker and whoever watches it speak to each other."""
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message: its kind, the job's number, and what there is to say."""
+        raise NotImplementedError
 
-    def questions(self) -> Iterator[object]:
-        """Yield whenever it is asked where the job's code is, until the other end is gone."""
+    def before_display(self) -> None:
+        """Prepare for a display to be sent."""
+
+    def after_display(self) -> None:
+        """Return when what is written from now on comes behind it."""
+
+    def questions(self) -> Iterator[Any]:
+        """Yield what it is asked, "stack" or "show" and a text, until the other end is gone."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close it, in a forked child: it must neither write there nor keep it open after us."""
+        raise NotImplementedError
 
 
 class Child:
@@ -100,6 +109,7 @@ class Child:
         self.changes = Installation()  # for good
         threads_of_jobs.track(self.changes)
         refuse_questions(self.changes)
+        send_displays(self.changes, self.display)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -111,7 +121,9 @@ class Child:
     def display(self, kind: str, *what: Any) -> None:
         """Send what the job whose code calls displays, behind the text it has written."""
         job = current.get() or self.job
+        self._link.before_display()
         self.send("display", job.number, kind, *what)
+        self._link.after_display()
 
     def run(self, data: bytes) -> Answer:
         """Run the work of `job`, in a context of its own, and return its answer."""
@@ -150,20 +162,32 @@ class Child:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for _ in self._link.questions():
-                self.send("stack", self.job.number, self._stack())
+            for question in self._link.questions():
+                if question[0] == "stack":
+                    frames = [(f.f_code, f.f_lineno) for f in self._frames()]
+                    sites = [(code.co_filename, line, code.co_name) for code, line in frames]
+                    self._reply(question, sites)
+                else:  # aside: more may be asked while that takes its time
+                    self._show(question)
         # Nobody is there who would hear of the end, nor need what the job has started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             kill_group(self.pid)
         os._exit(1)
 
-    def _stack(self) -> list[tuple[str, int | None, str]]:
-        if self._task is not None:
-            from ipy_bgtasks.stacks import await_chain
+    def _reply(self, question: Any, answer: Any) -> None:
+        self.send("answer", self.job.number, question, answer)
 
-            loop, task = self._task
-            chain = await_chain(task, self._main, loop)
-            return [(each.filename, each.lineno, each.name) for each in chain]
+    def _show(self, question: Any) -> None:
+        from ipy_bgtasks.inspection import aside, evaluate
+
+        aside(lambda: self._reply(question, evaluate(self._frames, question[1])), "bg-query")
+
+    def _frames(self) -> list[FrameType]:
+        if (now := self._task) is not None:
+            from ipy_bgtasks.stacks import await_frames
+
+            loop, task = now
+            return await_frames(task, self._main, loop)
         frames: list[FrameType] = []
         frame = sys._current_frames().get(self._main)
         while frame is not None and frame.f_globals.get("__name__") != __name__:
@@ -171,8 +195,7 @@ class Child:
             frame = frame.f_back
         if frame is None:
             return []  # between two jobs
-        users = dropwhile(_is_ours, reversed(frames))
-        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in users]
+        return list(dropwhile(_is_ours, reversed(frames)))
 
 
 class _Stream(io.TextIOBase):
@@ -229,7 +252,7 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-class _Sockets:
+class _Sockets(Link):
     """The link of a worker process."""
 
     def __init__(self, jobs: socket.socket, control: socket.socket) -> None:
@@ -243,7 +266,7 @@ class _Sockets:
         """Send a message to the session."""
         self._jobs.sendall(wire.packed(*message))
 
-    def questions(self) -> Iterator[object]:
+    def questions(self) -> Iterator[Any]:
         """Yield what the session asks."""
         for messages in wire.received(self._control):
             yield from messages
@@ -270,7 +293,6 @@ def main(where: str, live: str) -> None:
     link = _Sockets(*wire.ends_of_worker(where))
     child = Child(link)
     sys.stdout, sys.stderr = _Stream(child, "stdout"), _Stream(child, "stderr")
-    send_displays(child.changes, child.display)
     if live:
         redraw_displays(child.changes)
     around = list(sys.path), os.getcwd()

@@ -19,12 +19,12 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners.engines import engine_for, is_ray
 from ipy_bgtasks.runners.packing import Packed, ending, pack
 from ipy_bgtasks.runners.remote import awaited, value_of
-from ipy_bgtasks.stacks import thread_stack
+from ipy_bgtasks.stacks import thread_frames
 from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.engines import Engine
@@ -108,12 +108,16 @@ class ExecutorRunner(Runner):
             dropping = threading.Thread(target=self._drop, args=[run, force], daemon=True)
             Context().run(dropping.start)
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the stack; it is known only for a thread of this process."""
         run = job.run
         if isinstance(run, Submission) and run.thread is not None:
-            return thread_stack(run.thread)
+            return thread_frames(run.thread)
         return []
+
+    def waits(self, job: Record) -> str:
+        """Return what the engine says of it."""
+        return job.run.waits_for if isinstance(job.run, Submission) else ""
 
     # In a thread of this process
 

@@ -16,29 +16,25 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from contextvars import Context, copy_context
-from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
-from ipy_bgtasks.job.host import Run, Runner
+from ipy_bgtasks.job.host import RemoteRunner, Run
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
 from ipy_bgtasks.runners import programs, wire
 from ipy_bgtasks.runners.trees import all_of
+from ipy_bgtasks.usage import oom_kills, reaped, why_killed
 
 if TYPE_CHECKING:
     import socket
     import subprocess
     from collections.abc import Callable, Iterable
-    from contextvars import Context
-    from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
     from ipy_bgtasks.work import Work
 
 
-#: Seconds to wait for a worker to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
 #: Seconds after which the job of a worker that has not come up says so.
 _LATE = 10.0
 #: Bytes that an idle worker's socket takes at once.
@@ -58,10 +54,12 @@ class Worker:
         self.warm = False
         #: Set when nothing of it is left.
         self.closed = threading.Event()
+        #: How many processes had been killed for lack of memory, and, at its end, how much it had.
+        self.oom_kills, self.peak = oom_kills(), 0
         self._lock = threading.Lock()
         self._stopped = False
         self._reaped = False
-        self._stack: Future[list[tuple[str, int, str]]] | None = None
+        self._queries: dict[tuple[str, str], Future[Any]] = {}
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
         self._wire = wire.new_wire()
         self._connected = threading.Event()
@@ -131,18 +129,17 @@ class Worker:
             elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
-    def stack(self) -> list[FrameSummary]:
-        """Return where it is; empty if it does not answer at once."""
-        ends = self._wire.ends
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return its answer; None if there is none in *wait* seconds."""
+        ends, question = self._wire.ends, (what, text)
         try:
             with self._lock:
-                if (answer := self._stack) is None and ends is not None:
-                    ends[1].send(wire.packed("stack"))
-                    answer = self._stack = Future()
-            entries = [] if answer is None else answer.result(_STACK_WAIT)
+                if (answer := self._queries.get(question)) is None and ends is not None:
+                    ends[1].send(wire.packed(*question))
+                    answer = self._queries[question] = Future()
+            return None if answer is None else answer.result(wait)
         except (OSError, TimeoutError):
-            return []
-        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+            return None
 
     def _send(self, message: bytes) -> None:
         self._connected.wait()
@@ -184,7 +181,7 @@ class Worker:
     def _reap(self) -> None:
         exit_status(self.pid)  # wait without the lock, where possible
         with self._lock:
-            self._process.wait()
+            self.peak = reaped(self._process)
             self._reaped = True
 
     def _exitcode(self) -> int | None:
@@ -197,13 +194,13 @@ class Worker:
         return self._process.returncode if status is None else status
 
     def _receive(self, message: tuple[Any, ...]) -> None:
-        if message[0] != "stack":
+        if message[0] != "answer":
             self._runner.on_message(self, message)
             return
         with self._lock:
-            answer, self._stack = self._stack, None
+            answer = self._queries.pop(message[2], None)
         if answer is not None:
-            answer.set_result(message[2])
+            answer.set_result(message[3])
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
@@ -229,7 +226,7 @@ def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
 _ATTEMPTS = 3
 
 
-class ProcessRunner(Runner):
+class ProcessRunner(RemoteRunner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
@@ -293,12 +290,6 @@ class ProcessRunner(Runner):
             job.end_cancelled()
         elif worker is not None:
             worker.kill()
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack as the worker sends it; empty while C code keeps it from answering."""
-        run = job.run
-        worker = run.worker if isinstance(run, _Run) else None
-        return [] if worker is None or job.started is None else worker.stack()
 
     def discard(self, job: Record) -> None:
         """Forget a job that is not kept any longer, and whatever its threads still write."""
@@ -429,17 +420,18 @@ class ProcessRunner(Runner):
                 self._idle.remove(worker)
         run = worker.take_run()
         if run is not None:
-            self._lost(run, exitcode, worker.has_begun())
+            why = why_killed(worker.oom_kills, worker.peak)
+            self._lost(run, exitcode, worker.has_begun(), why)
         self._fill()
 
-    def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
+    def _lost(self, run: _Run, exitcode: int | None, begun: bool, why: str = "") -> None:
         """Fail a job whose worker is dead, or give it to another if it had not begun."""
         if run.job.cancel_requested or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif not begun and run.attempts < _ATTEMPTS:
             self._launch(run)
         else:
-            error = ProcessDied(how_it_died(exitcode, begun))
+            error = ProcessDied(how_it_died(exitcode, begun, why))
             self._end(run, lambda: run.job.fail(error))
 
     def _begin(self, job: Record, worker: Worker) -> None:
@@ -463,6 +455,11 @@ class _Run(Run):
         self.worker: Worker | None = None
         self.attempts = 0
 
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what the worker answers."""
+        worker = self.worker
+        return None if worker is None else worker.query(what, text, wait)
+
     @property
     def processes(self) -> Any:
         """The worker and all that it started."""
@@ -470,8 +467,8 @@ class _Run(Run):
         return None if worker is None else worker.processes
 
 
-def how_it_died(exitcode: int | None, begun: bool) -> str:
-    """Return how a worker died, in a sentence."""
+def how_it_died(exitcode: int | None, begun: bool, why: str = "") -> str:
+    """Return how a worker died, in a sentence; *why* is what is known of a SIGKILL."""
     when = "" if begun else " before it could begin"
     if exitcode is None:
         return f"the worker process ended{when}"
@@ -483,8 +480,9 @@ def how_it_died(exitcode: int | None, begun: bool) -> str:
         name = signal.Signals(-exitcode).name
     except ValueError:
         name = f"signal {-exitcode}"
-    hints = {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a crash in C code)"}
-    return f"the worker process was killed by {name}{hints.get(name, '')}{when}"
+    hints = {"SIGKILL": why, "SIGSEGV": "a crash in C code"}
+    hint = f" ({hints[name]})" if hints.get(name) else ""
+    return f"the worker process was killed by {name}{hint}{when}"
 
 
 def _progress(given: Any) -> Any:

@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from ipy_bgtasks.async_exceptions import (
     Sent,
@@ -40,12 +41,12 @@ from ipy_bgtasks.platforms import kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.stacks import await_chain, hide, thread_stack
+from ipy_bgtasks.stacks import await_frames, hide, thread_frames
 from ipy_bgtasks.text import message_of
 from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
-    from traceback import FrameSummary
+    from collections.abc import Callable
     from types import FrameType
 
     from ipy_bgtasks.job.record import Record
@@ -196,12 +197,12 @@ class ThreadRun(Run):
             return "waiting"
         return "cleaning" if is_handling_stop(target) else "caught"
 
-    def stack(self) -> list[FrameSummary]:
+    def frames(self) -> list[FrameType]:
         """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
-            return await_chain(task, target, loop)
-        return [] if target is None else thread_stack(target)
+            return await_frames(task, target, loop)
+        return [] if target is None else thread_frames(target)
 
     # Inside
 
@@ -473,6 +474,8 @@ class ThreadRunner(Runner):
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
         self._switch_interval = SwitchInterval()
+        #: Called before each job begins.
+        self.on_begin: Callable[[], object] = int
 
     def start(self, job: Record) -> None:
         """Hand the job to a thread and wait until its code begins; queue it if all are busy."""
@@ -499,10 +502,10 @@ class ThreadRunner(Runner):
         else:
             self.loop_runner.stop(job, force)  # it has just moved there
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
-        return run.stack() if isinstance(run, ThreadRun) else []
+        return run.frames() if isinstance(run, ThreadRun) else []
 
     def make_room(self, job: Record) -> None:
         """Start a queued *job* beyond the limit when one of our own threads is to wait for it."""
@@ -516,6 +519,10 @@ class ThreadRunner(Runner):
             worker = self._free_worker(sys.maxsize)
         assert worker is not None
         self._give(worker, run)
+
+    def latest_jobs(self) -> dict[int, Record | None]:
+        """Return the job that each thread runs or has run last, if that is still kept."""
+        return {worker.ident: worker.latest() for worker in list(self._workers) if worker.ident}
 
     def busy(self) -> list[threading.Thread]:
         """Return the threads that are in a job's code now."""
@@ -560,6 +567,7 @@ class ThreadRunner(Runner):
         return worker
 
     def _give(self, worker: _Worker, run: ThreadRun) -> None:
+        self.on_begin()
         begun = threading.Lock()
         begun.acquire()
         run.begun = begun
@@ -601,6 +609,7 @@ class _Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.leaving = False
         self.run_now: ThreadRun | None = None
+        self.latest: Callable[[], Record | None] = lambda: None
         self._pool = pool
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -618,7 +627,7 @@ class _Worker(threading.Thread):
             self._wake.acquire()
             run = self.run_now
             while run is not None:
-                self.run_now = run
+                self.run_now, self.latest = run, ref(run.job)
                 run.context.run(run.execute)
                 self.run_now = run = None
                 run = self._pool._next(self)

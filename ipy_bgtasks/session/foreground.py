@@ -12,6 +12,7 @@ import concurrent.futures
 import signal
 import sys
 import threading
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
@@ -21,7 +22,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import error_line, numbered
 from ipy_bgtasks.views.value import value_line
 from ipy_bgtasks.waits import held_since, library_at_work, locks_wanted
 
@@ -40,16 +41,21 @@ class Foreground:
     """Waits for jobs on one loop, which runs in the main thread.
 
     *reaches* tells whether an interrupt finds the calling thread; by default the main one.
+    *is_loading* tells whether the cell that runs has loaded the extension.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, reaches: Callable[[], bool] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reaches: Callable[[], bool] | None = None,
+        is_loading: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._reaches = reaches or _in_main_thread
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
         self._interrupted = False  # by a SIGINT that has not ended a wait yet
+        self._is_loading = is_loading
 
     def interruptible(self) -> bool:
         """Return whether the user can interrupt a wait that begins here and now.
@@ -104,6 +110,12 @@ class Foreground:
     def refuse_to_block(self) -> None:
         """Raise `BadInput` where a loop runs in this thread: it could not go on."""
         if asyncio._get_running_loop() is not None:
+            if self._is_loading():
+                raise BadInput(
+                    "%fg works from the next cell on: this one was compiled before it loaded the "
+                    "extension; give %load_ext ipy_bgtasks a cell of its own, or a script the "
+                    "option: ipython --ext ipy_bgtasks SCRIPT"
+                )
             raise BadInput(
                 "%fg cannot wait here, where it cannot be awaited (a plain function, another "
                 "magic, autoawait off): the event loop would stop; use it at the top level of a "
@@ -144,126 +156,115 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+@dataclass(slots=True, eq=False)
 class _Wait:
     """One wait: a future, what resolves it, and what must be undone then.
 
     With *every* its result is the list of all results; with *settled* exceptions stand in the
     place of results, and none is raised; with *first* it is the job that ends first. After
-    *timeout* seconds it raises; after *budget* seconds *on_budget* is called with the jobs that go
-    on, and the result is the job, or the jobs. *on_failure* is called with the number of those
-    that did not finish before that is raised.
+    *timeout* seconds it raises; after *budget* seconds *on_budget* is called with a line on those
+    that go on, and the result is the job, or the jobs. *on_failure* is called with the number of
+    those that did not finish, before that is raised.
     """
 
-    def __init__(
-        self,
-        foreground: Foreground,
-        loop: asyncio.AbstractEventLoop,
-        jobs: Sequence[Record],
-        *,
-        every: bool = False,
-        first: bool = False,
-        settled: bool = False,
-        timeout: float | None = None,
-        budget: float | None = None,
-        on_budget: Callable[[list[Record]], object] = id,
-        on_failure: Callable[[int], object] = id,
-    ) -> None:
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.thread = threading.get_ident()
-        self._foreground = foreground
-        self._loop = loop
-        self._jobs = jobs
-        self._every = every
-        self._first = first
-        self._settled = settled
-        self._timeout = timeout
-        self._budget = budget
-        self._on_budget = on_budget
-        self._on_failure = on_failure
-        self._timers: list[asyncio.TimerHandle] = []
-        self._unfollow: list[Callable[[], None]] = []
-        #: How many of the jobs have called back. That comes after the front end has shown their
-        #: ends, and until then their output must be followed.
-        self._ended = 0
+    foreground: Foreground
+    loop: asyncio.AbstractEventLoop
+    jobs: Sequence[Record]
+    _: KW_ONLY
+    every: bool = False
+    settled: bool = False
+    first: bool = False
+    timeout: float | None = None
+    budget: float | None = None
+    on_budget: Callable[[str], object] = id
+    on_failure: Callable[[int], object] = id
+    future: asyncio.Future[Any] = field(init=False)
+    thread: int = field(default_factory=threading.get_ident, init=False)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list, init=False)
+    unfollow: list[Callable[[], None]] = field(default_factory=list, init=False)
+    #: How many of the jobs have called back. That comes after the front end has shown their
+    #: ends, and until then their output must be followed.
+    ended: int = field(default=0, init=False)
 
     def begin(self, follow: Follow | None) -> None:
+        self.future = self.loop.create_future()
         self.future.add_done_callback(self._over)
-        if self._foreground.interruptible():
-            self._foreground.begun(self)  # before anybody sees that it waits
+        if self.foreground.interruptible():
+            self.foreground.begun(self)  # before anybody sees that it waits
         if caller() is not None:  # a job of a full group may wait for one that is queued there
-            for job in self._jobs:
+            for job in self.jobs:
                 make_room(job)
         if follow is not None:
-            self._unfollow = [follow(job) for job in self._jobs]
-        if self._timeout is not None:
-            self._timers.append(self._loop.call_later(self._timeout, self._time_out))
-        if self._budget is not None:
-            self._timers.append(self._loop.call_later(self._budget, self._spend))
-        for job in self._jobs:
+            self.unfollow = [follow(job) for job in self.jobs]
+        if self.timeout is not None:
+            self.timers.append(self.loop.call_later(self.timeout, self._time_out))
+        if self.budget is not None:
+            self.timers.append(self.loop.call_later(self.budget, self._spend))
+        for job in self.jobs:
             if job.done():
-                self._ended += 1
+                self.ended += 1
             else:
                 job.add_done_callback(self._job_ended)
         self._check()
 
     def interrupt_soon(self) -> None:
         """Detach, on the loop that waits. Any thread may call."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.interrupt)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.interrupt)
 
     def interrupt(self) -> bool:
         """Detach; return whether there was anything left to detach from."""
-        left = [job.number for job in self._jobs if not job.done()]
+        left = [job.number for job in self.jobs if not job.done()]
         if not left or self.future.done():
             return False
         self._raise(Detached(*left))
         return True
 
     def _spend(self) -> None:
-        left = [job for job in self._jobs if not job.done()]
+        left = [job for job in self.jobs if not job.done()]
         if self.future.done() or not left:
             return  # `_check` is on its way
         self._stop_following()
-        self._on_budget(left)
-        self._resolve([job.job for job in self._jobs])
+        self.on_budget(str(Detached(*(job.number for job in left))))
+        self._resolve([job.job for job in self.jobs])
 
     def _time_out(self) -> None:
-        left = [job.number for job in self._jobs if not job.done()]
+        left = [job.number for job in self.jobs if not job.done()]
         if not left:
             return  # `_check` is on its way
-        which = f"job {left[0]} goes" if len(left) == 1 else f"jobs {', '.join(map(str, left))} go"
-        self._raise(TimeoutError(f"not ended after {self._timeout:g} s; {which} on"))
+        which = numbered(left, "goes", "go")
+        self._raise(TimeoutError(f"not ended after {self.timeout:g} s; {which} on"))
 
     def _job_ended(self, _job: Record) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._one_ended)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._one_ended)
 
     def _one_ended(self) -> None:
-        self._ended += 1
+        self.ended += 1
         self._check()
 
     def _check(self) -> None:
         if self.future.done():
             return
-        if self._first and (ended := [job for job in self._jobs if job.done()]):
+        if self.first and (ended := [job for job in self.jobs if job.done()]):
             self._stop_following()
             self.future.set_result(ended[0].job)
-        if self.future.done() or self._ended < len(self._jobs):
+        if self.future.done() or self.ended < len(self.jobs):
             return
         self._stop_following()  # what was written last comes before the result
-        missed = [job for job in self._jobs if _state(job) is not JobState.FINISHED]
+        missed = [job for job in self.jobs if _state(job) is not JobState.FINISHED]
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
-        for job in self._jobs if self._settled or not missed else missed:
+        for job in self.jobs if self.settled or not missed else missed:
             job.end_shown = True
             job.fetched()
-        if self._settled:
-            self._resolve([_settled(job) for job in self._jobs])
+        if self.settled:
+            self._resolve([_settled(job) for job in self.jobs])
         elif missed:
-            self._on_failure(len(missed))
+            self.on_failure(len(missed))
             self._raise(self._failure_of(missed))
         else:
             try:
-                values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
+                values = [job.outcome.get() for job in self.jobs if job.outcome is not None]
             except BaseException as error:  # one cannot be loaded from where it is kept
                 self._raise(error)
             else:
@@ -276,10 +277,10 @@ class _Wait:
         if len(errors) == 1:
             return errors[0]
         how = "failed" if failed else "were cancelled"
-        return BaseExceptionGroup(f"{len(errors)} of {len(self._jobs)} jobs {how}", errors)
+        return BaseExceptionGroup(f"{len(errors)} of {len(self.jobs)} jobs {how}", errors)
 
     def _resolve(self, values: list[Any]) -> None:
-        self.future.set_result(values if self._every else values[0])
+        self.future.set_result(values if self.every else values[0])
 
     def _raise(self, error: BaseException) -> None:
         if self.future.done():
@@ -293,15 +294,15 @@ class _Wait:
 
     def _over(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
-        for timer in self._timers:
+        for timer in self.timers:
             timer.cancel()
-        for job in self._jobs:
+        for job in self.jobs:
             job.remove_done_callback(self._job_ended)
-        self._foreground.over(self)
+        self.foreground.over(self)
 
     def _stop_following(self) -> None:
-        while self._unfollow:
-            self._unfollow.pop()()
+        while self.unfollow:
+            self.unfollow.pop()()
 
 
 def _error(job: Record) -> BaseException | None:
@@ -347,13 +348,13 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: FrontEnd,
+        front_end: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,
         running: Callable[[], Iterable[Record]] = tuple,
     ) -> None:
-        self._screen = screen
+        self._front_end = front_end
         self._force = force
         self._cells = cells
         self._running = running
@@ -363,7 +364,7 @@ class Stopping:
         self._runs = {job: job.run for job in jobs}
         for job in jobs:
             if not job.done():
-                screen.reported(job)
+                front_end.mark_reported(job)
                 if not job.cancel(force):  # it has ended this moment
                     self._before[job] = job.state
 
@@ -434,7 +435,7 @@ class Stopping:
                 if run is not None and not run.reached:
                     return f"{who} {state} before it could be stopped"
                 return f"{who} was asked to stop and {state}{_end_of(job)}"
-        self._screen.reported(job, False)  # its end will be news
+        self._front_end.mark_reported(job, False)  # its end will be news
         return self._still(job)
 
     def _still(self, job: Record) -> str:

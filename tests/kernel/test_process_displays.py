@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def tasks():
                 progress.advance(task)
             progress.refresh()
     print("drawn")
+
+def fails(asks):
+    if asks:
+        breakpoint()
+    return 1 / 0
 
 def where():
     import builtins, rich.console
@@ -138,3 +144,52 @@ def test_code_between_cells_knows_that_it_runs_in_a_notebook(setup: Kernel) -> N
     setup.ok("threading.Timer(0.2, go.set).start()")
     setup.until(lambda: "finished" in str(launch.contents("update_display_data")) or None)
     assert setup.ok("job.result()").result == "(True, True)"
+
+
+@pytest.mark.parametrize("where", ["-t", "-l", "-p"])
+def test_the_end_of_a_job_comes_after_its_last_text(setup: Kernel, where: str) -> None:
+    """A program may stop reading there."""
+    setup.ok("def say(n):\n    for i in range(n): print('line', i)\nasync def a_say(n): say(n)")
+    for _ in range(5):
+        launch = setup.ok(f"%bg {where} {'a_' * (where == '-l')}say(50)")
+        setup.until(lambda: _ended(launch) or None)  # noqa: B023
+        before = launch.messages[: _ended(launch)]
+        text = [m["content"]["text"] for m in before if m["msg_type"] == "stream"]
+        assert "".join(text).splitlines() == [f"line {i}" for i in range(50)]
+
+
+def _ended(reply: Reply) -> int:
+    """The place of the card's update that says so among its messages; 0 if it has not come."""
+    card = reply.contents("display_data")[0]["transient"]
+    for place, message in enumerate(reply.messages):
+        is_end = message["msg_type"] == "update_display_data" and "finished" in str(message)
+        if is_end and message["content"]["transient"] == card:
+            return place
+    return 0
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_traceback_shows_the_users_lines_in_one_stage(setup: Kernel, asks: bool) -> None:
+    """The same as that of a thread; nothing of ours, wherever the error comes from."""
+    shown = []
+    for where in ("-t", "-p"):
+        launch = setup.ok(f"%bg {where} fails({asks})")
+        setup.until(lambda: launch.contents("error") or None)  # noqa: B023
+        shown.append(re.sub(r"\x1b\[[0-9;]*m|In\[\d+\]|job \d+", "", launch.traceback))
+    line = "    breakpoint()" if asks else "return 1 / 0"
+    assert line in shown[1]
+    assert "def fails(asks):" in shown[1]
+    assert "ipy_bgtasks" not in shown[1]
+    assert "Remote" not in shown[1]
+    assert shown[0].replace("fails(asks)\n", "fails()\n") == shown[1].replace(
+        "fails(asks)\n", "fails()\n"
+    )
+
+
+def test_breakpoint_in_the_foreground_stops_in_the_users_line(setup: Kernel) -> None:
+    """Once a job was launched, `breakpoint` is ours; no frame of ours is above the user's."""
+    setup.ok("%bg max(1, 2);")
+    setup.ok("import sys\nhook = sys.breakpointhook\ncallers = []")
+    setup.ok("hook._original = lambda: callers.append(sys._getframe(1).f_code.co_name)")
+    setup.ok("def stops(): breakpoint()\nstops()")
+    assert setup.ok("callers").result == "['stops']"

@@ -115,7 +115,7 @@ class BackgroundCells:
 
     def background_interrupted(self, run: CellRun) -> bool:
         """Send an interrupted cell to the background, if that is wanted. Any thread may call."""
-        return self.front_end.interrupt_backgrounds() and self._background(run, interrupted=True)
+        return self.front_end.interrupt_backgrounds and self._background(run, interrupted=True)
 
     def interrupted_here(self) -> bool:
         """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""
@@ -195,10 +195,18 @@ class BackgroundCells:
         run.depth -= 1
         if run.depth > 0:
             return
-        run.result = result
         stoppable.pop(run.thread, None)
+        if run.thread != threading.main_thread().ident and self.router.missed(run):
+            self._interrupt_at_end(result)
+        run.result = result
         if run.backgrounded:
             self._settle(run)
+
+    def _interrupt_at_end(self, result: Any) -> None:
+        """End the cell as an interrupt does, which came before its end, if nothing else has."""
+        if result.success:
+            result.error_in_exec = error = KeyboardInterrupt()
+            self._shell.showtraceback((KeyboardInterrupt, error, None))
 
     def on_over(self, run: CellRun) -> None:
         """Tidy up after a cell with which the kernel is done."""

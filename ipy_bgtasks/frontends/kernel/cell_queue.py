@@ -24,6 +24,7 @@ import zmq
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipy_bgtasks.async_exceptions import Sent
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.patching import Installation
 
@@ -100,8 +101,10 @@ class CellRun:
         #: … and whether it is over, for the kernel.
         self.over = False
         self.failed = False
-        #: Whether an interrupt has cancelled its task.
+        #: Whether an interrupt has cancelled its task …
         self.interrupted = False
+        #: … and what it has sent to the thread of a plain cell.
+        self.stop: Sent | None = None
         #: What IPython says became of it, when its code has ended.
         self.result: Any = None
         self._lock = threading.Lock()
@@ -317,8 +320,8 @@ class CellQueue:
         before, self._sent = self._sent, run.sent
         cells = self._cells
         there = [each.code for each in (*self.front, *self._waiting)]
-        alone = run.sent - before < _TOGETHER
-        if not there or alone or "%" not in run.code or not cells.front_end.jumps_queue():
+        together = run.sent - before < _TOGETHER
+        if not there or together or "%" not in run.code or not cells.front_end.settings.jump_queue:
             return False
         from ipy_bgtasks.work.ahead import may_run_ahead
 

@@ -33,13 +33,15 @@ from ipy_bgtasks.platforms import (
     can_take_signals,
     give_signal_back,
     interrupt_main_thread,
+    is_pending,
     take_signal,
 )
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
-from ipy_bgtasks.waits import signal_processes
+from ipy_bgtasks.waits import processes_waited_for, send_signal
 
 if TYPE_CHECKING:
+    from ipy_bgtasks.async_exceptions import Sent
     from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
     from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
     from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
@@ -111,7 +113,7 @@ class _StopButton:
         held, self._held = self._held, 0
         if signal.getsignal(signal.SIGINT) == self._handler:
             # Else an interrupt sends the cell to the background, and must not be raised in it.
-            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds():
+            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             if held:  # raised here it would be IPython's, which calls this
                 again = threading.Timer(_SOON, self._again, [self._request])
@@ -165,6 +167,8 @@ def _runs_code(frame: FrameType | None) -> bool:
 _ONE = 0.02
 #: Seconds between two tries to interrupt code that is in a library of the kernel's, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds between two looks for what a signal on its way writes.
+_SHORT = 0.001
 #: Seconds in which a second interrupt stops the cell that the first sent to the background.
 _TWICE = 2.0
 #: Seconds after which code that has not raised what it was sent is taken to be stuck.
@@ -182,6 +186,10 @@ class SigintRouter:
         #: The cell that an interrupt has sent to the background last, and when.
         self._backgrounded: tuple[CellRun, float] | None = None
         self._lock = threading.Lock()
+        #: Held from reading what a signal has written until its cell is interrupted.
+        self._taking = threading.Lock()
+        #: When something was read last.
+        self._last = 0.0
         #: Whether SIGINT is routed now.
         self.active = False
         self._reader: socket.socket | None = None
@@ -239,8 +247,41 @@ class SigintRouter:
             run.interrupted = True
             run.task.get_loop().call_soon_threadsafe(run.task.cancel)
         else:
-            pursuing = threading.Thread(target=self._pursue, args=[run], daemon=True)
+            from ipy_bgtasks.async_exceptions import Sent
+
+            run.stop = Sent(run.thread)
+            pursuing = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
             Context().run(pursuing.start)
+
+    def missed(self, run: CellRun) -> bool:
+        """Return whether an interrupt came before the end of a cell and was not raised in it.
+
+        The signal ends the cell's child processes, too: where the last line waits for one, it may
+        be over before our thread gets its turn. Call this in the cell's thread, once.
+        """
+        came, deadline = False, time.monotonic() + _PASSES
+        if self.active and not self._cells.front_end.interrupt_backgrounds:
+            arriving = is_pending(signal.SIGINT)
+            while True:
+                with self._taking:
+                    came = self._take()
+                if came or not arriving or time.monotonic() > deadline:
+                    break
+                time.sleep(_SHORT)
+        if (sent := run.stop) is not None:
+            came = came or sent.pending
+            sent.drop()
+        return came
+
+    def _take(self) -> bool:
+        """Read what is there; return whether that is a signal, and not the rest of one."""
+        assert self._reader is not None
+        before, now = self._last, time.monotonic()
+        with suppress(BlockingIOError):
+            self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+            self._last = now
+            return now - before > _ONE
+        return False
 
     def _register(self) -> None:
         assert self._writer is not None
@@ -248,12 +289,13 @@ class SigintRouter:
 
     def _interrupt_main(self) -> None:
         """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
-        signal_processes(threading.main_thread().ident or 0, signal.SIGINT)
+        processes = processes_waited_for(threading.main_thread().ident or 0)
         with self._lock:
             routed, self.active = self.active, False
             if routed:
                 give_signal_back(signal.SIGINT)
             interrupt_main_thread()
+            send_signal(processes, signal.SIGINT)  # later, or the cell might go on without them
             if routed:
                 time.sleep(_PASSES)
                 self.active = True
@@ -262,19 +304,20 @@ class SigintRouter:
     def _listen(self) -> None:
         assert self._reader is not None
         front_end = self._cells.front_end
-        while self._reader.recv(65536):
-            run = self._queue.newest  # before another one begins
-            # At once: the signal has reached the cell's child processes, too, and the cell should
-            # not go on as if they had ended by themselves.
-            at_once = run is not None and not run.over and run.began is not None
-            at_once = at_once and not front_end.interrupt_backgrounds()
-            if run is not None and at_once and not front_end.interrupt_wait(run.thread):
-                self.interrupt(run)
-            time.sleep(_ONE)
-            with suppress(BlockingIOError):
-                self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
+        while self._reader.recv(1, socket.MSG_PEEK):
+            with self._taking:
+                if not self._take():
+                    continue
+                run = self._queue.newest  # before another one begins
+                # At once: the signal has reached the cell's child processes, too, and the cell
+                # should not go on as if they had ended by themselves.
+                at_once = run is not None and not run.over and run.began is not None
+                at_once = at_once and not front_end.interrupt_backgrounds
+                if run is not None and at_once and not front_end.interrupt_wait(run.thread):
+                    self.interrupt(run)
             if at_once:
                 continue
+            time.sleep(_ONE)
             if run is None or run.over:
                 run = self._interrupted_twice()  # else no cell of the foreground's runs
                 if run is not None:
@@ -284,12 +327,11 @@ class SigintRouter:
             ):
                 self.interrupt(run)
 
-    def _pursue(self, run: CellRun) -> None:
+    def _pursue(self, run: CellRun, sent: Sent) -> None:
         """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
-        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
+        from ipy_bgtasks.async_exceptions import raise_in_user_code
 
-        start = code_that_runs_cells()
-        sent, since = Sent(run.thread), 0.0
+        start, since = code_that_runs_cells(), 0.0
         deadline = time.monotonic() + _PATIENCE
         while not run.over and sent.pending and time.monotonic() < deadline:
             if since:

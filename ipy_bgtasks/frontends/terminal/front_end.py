@@ -25,7 +25,6 @@ from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
 
 
@@ -54,34 +54,16 @@ _REDRAWS = re.compile(r"\r(?!\n)|\x1b\[\d*[AF]")
 
 
 class TerminalFrontEnd(FrontEnd):
-    """A terminal session, or a shell without any terminal: one place for all jobs.
+    """A terminal session, or a shell without any terminal: one place for all jobs."""
 
-    *notice* returns the line that says that a job has ended, *group_notice* that for a group, or an
-    empty text while one of its jobs goes on; *running* returns how many jobs an exit would stop, or
-    0 if there is nothing to ask.
-    """
-
-    def __init__(
-        self,
-        shell: Any,
-        loop: asyncio.AbstractEventLoop,
-        later: Callable[..., object],
-        *,
-        notice: Callable[[Record], str],
-        group_notice: Callable[[str], str],
-        running: Callable[[], int],
-        launch_cell: Callable[..., Record],
-    ) -> None:
-        super().__init__(shell, loop, later)
-        self._running = running
-        self._launch_cell = launch_cell
-        self._captures: streams.ByContext | None = None
+    def __init__(self, shell: Any, core: Core) -> None:
+        super().__init__(shell, core)
         self._terminal: TerminalLoop | None = None
         self._suspending: Suspending | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
-        self._notices = EndNotices(self._put, later, notice, group_notice)
+        self._notices = EndNotices(self._put, self._later, self._notice, self._notice_of_group)
         #: What a job has written since its last line that was shown.
         self._partial: dict[int, str] = {}
         #: The same of those that redraw their lines: bars are shown when they stand.
@@ -167,6 +149,13 @@ class TerminalFrontEnd(FrontEnd):
         """Whether there is, or will be, a prompt: not with ``-c`` or a script alone."""
         return self._prompts and getattr(self.shell.parent, "interact", True)
 
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Install what concerns jobs only, before there is the first."""
+        from ipy_bgtasks.frontends.commands import give_children_no_input
+
+        super().prepare_for_jobs(changes)
+        changes.step("input of children", give_children_no_input)
+
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
         from ipy_bgtasks.frontends.installing import before_clean_up
@@ -174,7 +163,7 @@ class TerminalFrontEnd(FrontEnd):
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
         if self._prompts:
-            changes.step("exit", _ExitQuestion(self, self._running, leaving.tell).install)
+            changes.step("exit", _ExitQuestion(self, self._count_to_stop, leaving.tell).install)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -200,17 +189,17 @@ class TerminalFrontEnd(FrontEnd):
 
     def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
+        from ipy_bgtasks.stacks import thread_frames
 
         below = code_that_runs_cells()
-        job = self._launch_cell(
+        job = self._core.launch_cell(
             cell.code,
             origin=_TERMINAL,
             thread=cell.thread,
             began=cell.began,
             awaits=cell.awaits,
             interrupt=interrupt,
-            stack=lambda: thread_stack(cell.thread, below),
+            frames=lambda: thread_frames(cell.thread, below),
         )
         streams.inherit(job)
         if self._captures is not None:
@@ -354,7 +343,7 @@ class TerminalFrontEnd(FrontEnd):
         """Print one line on stderr."""
         print(printable(line, sys.stderr), file=sys.stderr)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
         app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
         with self._lock:
@@ -391,7 +380,7 @@ class TerminalFrontEnd(FrontEnd):
         """Record a job's text, and show its complete lines."""
         job.log.write(name, text)
         self._notify_watcher(job)
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         with self._lock:
             if job.number in self._bars or _REDRAWS.search(text):
@@ -486,6 +475,24 @@ class TerminalFrontEnd(FrontEnd):
 
             failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
+
+    def _notice(self, job: Record) -> str:
+        from ipy_bgtasks.views.text import notice
+
+        registry = self._core.registry
+        return notice(job, registry.current, registry.previous)
+
+    def _notice_of_group(self, name: str) -> str:
+        """Return the line on a group; empty while one of its jobs goes on."""
+        from ipy_bgtasks.views.groups import group_line
+
+        groups = (each for each in self._core.registry.groups() if each.name == name)
+        group = next(groups, None)
+        return "" if group is None or not group.is_over else group_line(group)
+
+    def _count_to_stop(self) -> int:
+        """Return how many jobs an exit would stop; 0 if there is nothing to ask."""
+        return len(self._core.own_jobs()) if self.settings.confirm_exit else 0
 
     def forget_notice(self, job: Record) -> None:
         """Drop a notice of the job's end that waits for the prompt."""
@@ -620,7 +627,7 @@ class _ExitQuestion:
         shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            return self._front_end.say(_question(self._running(), embedded))
+            return self._front_end.print_line(_question(self._running(), embedded))
         original()
         if not shell.keep_running and not embedded:
             self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits

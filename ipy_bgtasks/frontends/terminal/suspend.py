@@ -312,7 +312,8 @@ class Suspending:
     def _take_stop(self, cell: Cell) -> None:
         """Take Ctrl-Z while *cell* runs in the foreground, if that is wanted."""
         with self._lock:
-            if not cell.over and cell.job is None and self._front_end.ctrl_z_backgrounds():
+            backgrounds = self._front_end.settings.ctrl_z == "background"
+            if not cell.over and cell.job is None and backgrounds:
                 self._signals.take("SIGTSTP")
 
     def _ends(self, result: Any) -> None:
@@ -374,7 +375,7 @@ class Suspending:
         if self._is_away() is None:
             ask()
         else:
-            self._front_end.say("exit in a background cell leaves nothing but the cell")
+            self._front_end.print_line("exit in a background cell leaves nothing but the cell")
             raise SystemExit
 
     def _explain(self, show: Callable[..., None], exc: Any = None, *args: Any, **kw: Any) -> None:
@@ -505,15 +506,16 @@ class Suspending:
 
     def _interrupt_main(self, cell: Cell) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
-        from ipy_bgtasks.waits import signal_processes
+        from ipy_bgtasks.waits import processes_waited_for, send_signal
 
-        signal_processes(cell.thread, signal.SIGINT)
+        processes = processes_waited_for(cell.thread)
         deadline = time.monotonic() + _PATIENCE
         while _is_ours(cell.thread) and time.monotonic() < deadline:
             time.sleep(_AGAIN / 5)  # a line of output would be lost
         with self._signals.passing("SIGINT"):
             if not cell.over:
                 interrupt_main_thread()
+                send_signal(processes, signal.SIGINT)
                 time.sleep(_PASSES)
 
     def _pursue(self, cell: Cell) -> None:
