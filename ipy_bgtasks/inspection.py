@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -37,6 +38,7 @@ Times: TypeAlias = "dict[tuple[Site, ...], float]"
 PATIENCE = 1.0
 NO_ANSWER = f"no answer within {PATIENCE:g} s: its code, the expression or a repr blocks"
 _VALUE = 500  # characters
+_TRIES = 5
 _DEEP = 100  # frames whose variables are looked at
 _OPTIMIZED = 1  # the flag of functions, whose variables are not a namespace
 #: Seconds between two samples of a stack.
@@ -80,19 +82,26 @@ def evaluate(frames: Callable[[], list[FrameType]], text: str) -> Seen:
     """
     tree = parsed_expression(text)
     if not has_threads():
-        return _evaluated(frames(), tree)
+        return _evaluated(frames, tree)
     try:
-        return aside(lambda: _evaluated(frames(), tree), "bg-show").result(PATIENCE)
+        return aside(lambda: _evaluated(frames, tree), "bg-show").result(PATIENCE)
     except TimeoutError:
         return NO_ANSWER, None
 
 
-def _evaluated(frames: list[FrameType], tree: ast.Expression) -> Seen:
-    users = [one for one in reversed(frames) if not is_library(one.f_code.co_filename)]
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    known = [(frame, _variables(frame)) for frame in (users or frames[::-1])[:_DEEP]]
-    if not known:
+def _evaluated(frames: Callable[[], list[FrameType]], tree: ast.Expression) -> Seen:
+    found: list[FrameType] = []
+    for _ in range(_TRIES):
+        with suppress(Exception):  # it may end while it is looked at
+            found = frames()[::-1]
+        if found:
+            break
+        time.sleep(0.001)  # its loop may be between two steps
+    else:
         return "nothing of its code can be seen right now", None
+    users = [one for one in found if not is_library(one.f_code.co_filename)]
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    known = [(frame, _variables(frame)) for frame in (users or found)[:_DEEP]]
     frame, variables = max(known, key=lambda each: len(names & each[1].keys()))
     site = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
     try:
