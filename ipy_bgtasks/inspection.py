@@ -12,7 +12,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ipy_bgtasks.errors import BadInput
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
     from types import FrameType
+
+    from ipy_bgtasks.job.record import Record
 
 T = TypeVar("T")
 
@@ -46,7 +48,7 @@ _STEP = 0.01
 
 
 def aside(call: Callable[[], T], name: str) -> Future[T]:
-    """Call it in a thread that is no job's, and keeps nobody from leaving."""
+    """Call it, in the caller's context, in a thread that is no job's and keeps nobody waiting."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # who waits for it does not cancel it
 
@@ -56,7 +58,9 @@ def aside(call: Callable[[], T], name: str) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    Context().run(threading.Thread(target=run, name=name, daemon=True).start)
+    context = copy_context()  # its print options, and where its output goes
+    thread = threading.Thread(target=context.run, args=(run,), name=name, daemon=True)
+    Context().run(thread.start)
     return future
 
 
@@ -126,18 +130,15 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return found
 
 
-def sample(
-    stack: Callable[[], list[FrameSummary]],
-    goes_on: Callable[[], bool],
-    seconds: float,
-    times: Times,
-) -> None:
-    """Add to *times* where the code is, for so many *seconds* at the most."""
+def sample(job: Record, seconds: float, times: Times, over: threading.Event) -> None:
+    """Add to *times* where the job is, for so many *seconds*, until it ends or *over* is set."""
     now = due = time.monotonic()
     end = now + seconds
-    while now < end and goes_on():
-        time.sleep(max(due - now, 0))
-        seen = tuple((each.filename, each.lineno or 0, each.name) for each in stack())
+    while now < end and not (job.done() or over.wait(max(due - now, 0))):
+        stack: list[FrameSummary] = []
+        with suppress(Exception):  # it may end while it is looked at
+            stack = job.stack()
+        seen = tuple((each.filename, each.lineno or 0, each.name) for each in stack)
         # C code may have kept this thread, or a worker, from looking: there the time went.
         before, now = now, time.monotonic()
         times[seen] = times.get(seen, 0.0) + now - before

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter, process_time
-from traceback import FrameSummary
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.inspection import aside, sample
-from ipy_bgtasks.views.rows import stack_now
+from ipy_bgtasks.inspection import sample
 
 from .contest import OURS, Contests, Round, Size, Unavailable, excess, ratio, turns
 from .shells import launch_of, loaded, plain_shell
+
+if TYPE_CHECKING:
+    from ipy_bgtasks.inspection import Times
 
 BENCH = Contests("places")
 
@@ -113,29 +114,22 @@ def profiled_process(size: Size) -> Iterator[Round]:
 
 
 def _profiled(call: str, size: Size) -> Iterator[Round]:
-    """Processor time, whatever else runs here: what 100 samples add, as a part of a second."""
+    """Processor time, whatever else runs here: what a second of sampling adds."""
     with _launching(f"{call}({size.count(3_000_000)})", _compute=_compute) as launch:
 
-        def run(samples: list[object] | None = None) -> float:
+        def run(times: Times | None = None) -> float:
             job = launch()
-            if samples is None:
-                return float(job.result())
-
-            def stack() -> list[FrameSummary]:
-                samples.append(None)
-                return stack_now(job)
-
-            taken = aside(lambda: sample(stack, lambda: not job.done(), 60, {}), "profile")
-            taken.result()
+            if times is not None:
+                sample(job, 60, times, threading.Event())
             return float(job.result())
 
         run()
         for _ in range(size.rounds(15)):
             gc.collect()
-            samples: list[object] = []
-            before, with_it, after = run(), run(samples), run()
+            times: Times = {}
+            before, with_it, after = run(), run(times), run()
             extra = with_it - (before + after) / 2
-            yield {OURS: 100 * extra / (len(samples) * 0.01), "not profiled": 0.0}
+            yield {OURS: 100 * extra / sum(times.values()), "not profiled": 0.0}
 
 
 def _compute(count: int, depth: int = 30) -> float:
