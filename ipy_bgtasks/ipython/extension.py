@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import keep_cell_numbers, runs_in_a_cell, transforms_a_cell
@@ -14,6 +15,7 @@ from ipy_bgtasks.frontends.installing import (
 )
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.platforms import hold_descriptors
 from ipy_bgtasks.session.control import Core, Session
 from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
 _LOADED = "_ipy_bgtasks_loaded"
+#: Descriptors that are held back for the end. Where all are in use a kernel cannot end: ipykernel
+#: opens sockets to itself then, in several threads, and files to import (7.4; also without us).
+_HELD = 10
 
 
 class Loaded:
@@ -39,6 +44,7 @@ class Loaded:
         self._changes = Installation()
         self._watching: Watching | None = None
         self._awaited = AwaitedMagics()
+        self._held: list[int] = []
         #: The number of the cell that loads this, if one does.
         self._loading = shell.execution_count if runs_in_a_cell() else None
 
@@ -73,6 +79,8 @@ class Loaded:
 
     def _load(self) -> None:
         shell, changes = self.shell, self._changes
+        self._held = hold_descriptors(_HELD)
+        changes.add(self._free_descriptors)
         core: Core | None = getattr(shell, _CORE, None)
         if core is None:
             core = Core(shell, loop_of(shell))
@@ -96,6 +104,10 @@ class Loaded:
         self._register(session)
         self._report()
         session.print_kept()
+
+    def _free_descriptors(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
@@ -184,7 +196,11 @@ class Loaded:
 
         core, settings, changes = session.core, session.settings, self._changes
         leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.report_leaving, core.front_end.shutdown]
+        leaving.on_begin += [
+            self._free_descriptors,
+            session.report_leaving,
+            core.front_end.shutdown,
+        ]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
         watch_process(changes, leaving)

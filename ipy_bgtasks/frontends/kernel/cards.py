@@ -470,5 +470,6 @@ class Cards:
         if self._changed:
             self._later(_INTERVAL, self._update)
         for card in due:
-            if card.count > 1 or not card.is_over:  # else that was sent at once
+            # The end of a single job is sent by `ended`, at once but after its last text.
+            if card.count > 1 or any(not job.done() for job in card.alive()):
                 self.places.put(card, card.bundle(live=self.heard))
