@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
 
-    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.frontends.running_cells import RunningCell
+    from ipy_bgtasks.frontends.tracebacks import Translate
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Characters of the log's tail that are shown again.
@@ -72,11 +76,21 @@ class FrontEnd(Host):
     cards: Cards
 
     def __init__(
-        self, shell: Any, loop: asyncio.AbstractEventLoop, later: Callable[..., object]
+        self,
+        shell: Any,
+        loop: asyncio.AbstractEventLoop,
+        later: Callable[..., object],
+        launch_cell: Callable[..., Record],
     ) -> None:
         self.shell = shell
         self._loop = loop
-        self._later = later
+        self.later = later
+        #: Makes a job of a cell that runs: see `Core.launch_cell`.
+        self.launch_cell = launch_cell
+        #: The replacements of the shell's display publisher.
+        self._captures: ByContext | None = None
+        #: What the shell shows in place of exceptions.
+        self.translators: list[Translate] = []
         self._lock = threading.RLock()
         #: Characters of output that are kept for a job launched from now on.
         self.log_limit = 1_000_000
@@ -84,7 +98,7 @@ class FrontEnd(Host):
         #: Tells whether jobs run that make this a session that is not idle.
         self.is_active: Callable[[], bool] = lambda: False
         #: Its cells, where one that runs can be sent to the background.
-        self.cells: BackgroundCells | None = None
+        self.cells: KernelCells | None = None
         #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Tells whether the first interrupt of a cell is to send it to the background.
@@ -93,6 +107,8 @@ class FrontEnd(Host):
         self.jumps_queue: Callable[[], bool] = lambda: True
         #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
         self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
+        #: Returns the seconds after which a cell goes to the background by itself; 0: never.
+        self.background_after: Callable[[], float] = float
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
         #: Called with each job that has ended, once that is shown.
@@ -142,6 +158,16 @@ class FrontEnd(Host):
 
     def last_backgrounded(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
+        raise NotImplementedError
+
+    def inherit(self, job: Record) -> None:
+        """Give *job*, a cell that was the foreground until now, what the foreground has open."""
+        streams.inherit(job)
+        if self._captures is not None:
+            self._captures.inherit(job)
+
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Show *line*, which says where a cell is stuck: an interrupt does not reach it."""
         raise NotImplementedError
 
     # Places
@@ -377,7 +403,7 @@ class FrontEnd(Host):
         return end
 
     def _drain_soon(self, log: Log) -> None:
-        self._later(_SOON, log.drain)
+        self.later(_SOON, log.drain)
 
     def _is_followed(self, job: Record, place: Any) -> bool:
         if not self._followed:  # each job that ends asks, and mostly nobody follows any

@@ -78,6 +78,7 @@ class Loaded:
         changes.append(shell.configurables, settings)
         front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
         front_end.jumps_queue = lambda: settings.jump_queue
+        front_end.background_after = lambda: settings.background_after
         front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
         session = self.session = Session(self, core, settings)
         front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()

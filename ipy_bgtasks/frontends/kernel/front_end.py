@@ -20,7 +20,6 @@ from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.figures import Figures
@@ -37,13 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.cards import Card
-    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
-    from ipy_bgtasks.frontends.tracebacks import Translate
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
-    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -69,13 +66,9 @@ class KernelFrontEnd(FrontEnd):
         *,
         launch_cell: Callable[..., Record],
     ) -> None:
-        super().__init__(shell, loop, later)
-        self._launch_cell = launch_cell
+        super().__init__(shell, loop, later, launch_cell)
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
-        self._captures: ByContext | None = None
-        #: What the shell shows in place of exceptions.
-        self.translators: list[Translate] = []
         self._streams: dict[str, Any] = {}
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self.pin)
@@ -120,7 +113,7 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            self._texts = Texts(self._streams, self.write_below, self._later)
+            self._texts = Texts(self._streams, self.write_below, self.later)
         for name, stream in self._streams.items():
             route_in_place(changes, stream, name, self)
         route_displays(changes, self._publisher, self)
@@ -136,12 +129,12 @@ class KernelFrontEnd(FrontEnd):
         self._captures = isolate_publisher(changes, self.shell, self._publisher)
 
     def _background_cells(self, changes: Installation) -> None:
-        from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+        from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
 
-        cells = BackgroundCells(self)
+        cells = KernelCells(self)
         cells.install(changes)
         changes.attribute(self, "cells", cells)
-        changes.append(self.translators, cells.explain_other_loop)
+        changes.append(self.translators, cells.explain)
 
     def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
         """Let the script of the page bring the cards to life."""
@@ -185,7 +178,7 @@ class KernelFrontEnd(FrontEnd):
         self._shows_life = self.is_active() and not self._shut_down
         if self._shows_life:
             self._send_card({}, {}, "ipy_bgtasks", update=True)
-            self._later(_SIGN_OF_LIFE, self._show_life)
+            self.later(_SIGN_OF_LIFE, self._show_life)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the kernel's own shutdown."""
@@ -195,7 +188,7 @@ class KernelFrontEnd(FrontEnd):
 
     def routes_interrupts(self) -> bool:
         """Return whether interrupts are meant for a cell that may run in another thread."""
-        return self.cells is not None and self.cells.router.active
+        return self.cells is not None and self.cells.routes
 
     def route_interrupt(self) -> bool:
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
@@ -226,26 +219,10 @@ class KernelFrontEnd(FrontEnd):
             )
         return job
 
-    def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
-        """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
-
-        assert run.began is not None
-        below = code_that_runs_cells()
-        job = self._launch_cell(
-            run.code,
-            origin=run.header,
-            thread=run.thread,
-            began=run.began,
-            awaits=run.task is not None,
-            interrupt=interrupt,
-            stack=lambda: thread_stack(run.thread, below),
-        )
+    def inherit(self, job: Record) -> None:
+        """Give *job* the foreground's figures, too."""
         self._figures.give(job)
-        streams.inherit(job)
-        if self._captures is not None:
-            self._captures.inherit(job)
-        return job
+        super().inherit(job)
 
     def drop_leftover_tee(self) -> None:
         """Remove from the streams what IPython's capturing of a cell has left there.
@@ -265,18 +242,10 @@ class KernelFrontEnd(FrontEnd):
         line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
         self._send_display(job.origin, {"text/plain": line})
 
-    def show_stuck(self, run: CellRun) -> None:
-        """Say, under the cell, where it is stuck: an interrupt does not reach it."""
-        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
-
-        frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
-        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
-        self.write_below(
-            run.header,
-            "stderr",
-            f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
-            "it to the background\n",
-        )
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Show *line* under the cell."""
+        line += ". `%bg` alone, in the next cell, sends it to the background\n"
+        self.write_below(run.origin, "stderr", line)
 
     # Places
 
@@ -336,7 +305,7 @@ class KernelFrontEnd(FrontEnd):
         self.cards.changed(job)
         if not self._shows_life:
             self._shows_life = True
-            self._later(_SIGN_OF_LIFE, self._show_life)
+            self.later(_SIGN_OF_LIFE, self._show_life)
 
     def closing(self, job: Record) -> None:
         """Show the figures that the job left open, under its own cell."""
@@ -365,7 +334,7 @@ class KernelFrontEnd(FrontEnd):
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
-            Values(self.shell, self._show_value, self._later).show(job, self.log_limit)
+            Values(self.shell, self._show_value, self.later).show(job, self.log_limit)
         if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
             return
         assert outcome.error is not None

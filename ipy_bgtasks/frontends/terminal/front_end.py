@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
-    from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
+    from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.fold import Screen
     from ipy_bgtasks.log.output import Piece
@@ -72,12 +72,10 @@ class TerminalFrontEnd(FrontEnd):
         running: Callable[[], int],
         launch_cell: Callable[..., Record],
     ) -> None:
-        super().__init__(shell, loop, later)
+        super().__init__(shell, loop, later, launch_cell)
         self._running = running
-        self._launch_cell = launch_cell
-        self._captures: streams.ByContext | None = None
         self._terminal: TerminalLoop | None = None
-        self._suspending: Suspending | None = None
+        self._suspending: TerminalCells | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
@@ -110,7 +108,7 @@ class TerminalFrontEnd(FrontEnd):
         self._route(changes)
         changes.step("captures", self._isolate_captures)
         changes.step("partial lines", self._hold_lines_until_value)
-        changes.step("tracebacks", translate_errors, shell)
+        changes.step("tracebacks", translate_errors, shell, self.translators)
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
@@ -121,11 +119,11 @@ class TerminalFrontEnd(FrontEnd):
         self._captures = isolate_publisher(changes, self.shell, self.shell.display_pub)
 
     def _background_cells(self, changes: Installation, terminal: TerminalLoop) -> None:
-        from ipy_bgtasks.frontends.terminal.suspend import Suspending
+        from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
 
-        suspending = self._suspending or Suspending(self, terminal)
-        suspending.install(changes, terminal)
-        self._suspending = suspending
+        cells = self._suspending or TerminalCells(self, terminal)
+        cells.install(changes, terminal)
+        self._suspending = cells
 
     def _route(self, changes: Installation) -> None:
         """Route both streams through this front end."""
@@ -198,41 +196,16 @@ class TerminalFrontEnd(FrontEnd):
         """Return whether an interrupt of the foreground reaches the calling thread."""
         return super().reaches() if self._suspending is None else self._suspending.reaches()
 
-    def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
-        """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_stack
-
-        below = code_that_runs_cells()
-        job = self._launch_cell(
-            cell.code,
-            origin=_TERMINAL,
-            thread=cell.thread,
-            began=cell.began,
-            awaits=cell.awaits,
-            interrupt=interrupt,
-            stack=lambda: thread_stack(cell.thread, below),
-        )
-        streams.inherit(job)
-        if self._captures is not None:
-            self._captures.inherit(job)
-        return job
-
     def show_backgrounded(self, job: Record) -> None:
         """Say so at once, below the ^Z or whatever else the cursor's line begins with."""
         with self._lock:
             self._end_begun_line()
             self._put(f"\n[{job.number}]+ goes on in the background: {job.name}\n")
 
-    def show_stuck(self, cell: Cell) -> None:
-        """Say that no exception reaches a cell where it is."""
-        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
-
-        frame = innermost(thread_stack(cell.thread, code_that_runs_cells()))
-        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
-        line = f"still in{where}; it stops when that returns"
-        if cell.job is None:
-            line += "; Ctrl-Z sends it to the background"
-        print(line, file=sys.stderr)
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Print *line*."""
+        more = "; Ctrl-Z sends it to the background" if run.job is None else ""
+        print(f"{line}{more}", file=sys.stderr)
 
     def record(self, job: Record, name: str, text: str) -> bool:
         """Take what a cell in the background writes as that of any job."""
@@ -321,7 +294,7 @@ class TerminalFrontEnd(FrontEnd):
             if self._begun:
                 if not self._waiting:
                     waiting = self._waiting
-                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
+                    self.later(_BEGUN, lambda: self._end_begun_line(waiting))
                 self._waiting.append(text)
                 return
             if self._footer is not None:
@@ -383,7 +356,7 @@ class TerminalFrontEnd(FrontEnd):
     def _ring(self, text: str, patient: bool = True) -> None:
         with self._lock:
             if patient and self._begun:  # perhaps in the middle of a sequence of its own
-                self._later(_BEGUN, self._ring, text, False)
+                self.later(_BEGUN, self._ring, text, False)
             else:
                 self._write(text)
 
@@ -420,7 +393,7 @@ class TerminalFrontEnd(FrontEnd):
             self._put_stood(job, bars, bars.text)
         elif not bars.watched and bars.at_end and "\n" in bars.text:
             bars.watched = True
-            self._later(_REDRAWN, self._settle, job, bars, bars.text)
+            self.later(_REDRAWN, self._settle, job, bars, bars.text)
 
     def _settle(self, job: Record, bars: Screen, earlier: str) -> None:
         with self._lock:
@@ -541,7 +514,7 @@ class TerminalFrontEnd(FrontEnd):
             if (seen := row(job)).fraction is not None:
                 self._bar = f"[{seen.number}] {seen.last}"
                 self.footer(self._bar)
-            self._later(_BAR_EVERY, look)
+            self.later(_BAR_EVERY, look)
 
         def end() -> None:
             over.set()
@@ -549,7 +522,7 @@ class TerminalFrontEnd(FrontEnd):
                 self._bar = None
                 self.footer(None)
 
-        self._later(_BAR_EVERY, look)
+        self.later(_BAR_EVERY, look)
         return end
 
     def _footer_is_anothers(self) -> bool:
