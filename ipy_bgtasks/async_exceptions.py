@@ -139,7 +139,9 @@ def raise_in_user_code(
     unmoved = map(is_, now, (frame,))
     set_async_exc, c_ulong, py_object = _python_api()
     target, what = c_ulong(thread), py_object(sent.exception)
-    return any(map(set_async_exc, compress((target,), unmoved), (what,)))
+    # Nor is what was dropped meanwhile.
+    targets = compress(compress((target,), sent._pending), unmoved)
+    return any(map(set_async_exc, targets, (what,)))
 
 
 class _Settled(BaseException):

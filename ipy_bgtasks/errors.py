@@ -20,6 +20,8 @@ are never wrapped in one of these.
 
 from __future__ import annotations
 
+from ipy_bgtasks.text import numbered
+
 
 class BgTasksError(Exception):
     """Base of the errors that this package raises itself."""
@@ -83,22 +85,18 @@ class Detached(KeyboardInterrupt):
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = numbers
-        super().__init__(goes_on(numbers))
+        line = "what was waited for goes on in the background"
+        if len(numbers) == 1:
+            n = numbers[0]
+            line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
+        elif numbers:
+            who = numbered(numbers, "goes", "go")
+            line = f"{who} on: %fg all returns to them, %cancel all stops them"
+        super().__init__(line)
 
     def _render_traceback_(self) -> list[str]:
         """Return one line instead of a traceback, in every IPython front end."""
         return [f"Detached: {self}"]
-
-
-def goes_on(numbers: tuple[int, ...]) -> str:
-    """Return the line that says which jobs go on, and how to return to them."""
-    if len(numbers) == 1:
-        n = numbers[0]
-        return f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
-    if not numbers:
-        return "what was waited for goes on in the background"
-    listed = ", ".join(map(str, numbers))
-    return f"jobs {listed} go on: %fg all returns to them, %cancel all stops them"
 
 
 # Users see, and import, these by the package's name.

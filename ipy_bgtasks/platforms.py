@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -152,6 +152,19 @@ def interrupt_main_thread() -> None:
         _thread.interrupt_main()
 
 
+def is_pending(number: int) -> bool:
+    """Return whether a signal has been sent to this process that no thread has handled yet.
+
+    Only Linux tells: `signal.sigpending` knows of blocked ones alone.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return bool(int(lines["ShdPnd"], 16) >> (number - 1) & 1)
+    except (OSError, KeyError):
+        return False
+
+
 @contextmanager
 def signals_blocked(numbers: Collection[int]) -> Iterator[None]:
     """Block the signals inside the block; a process started there inherits the mask."""
@@ -201,16 +214,17 @@ def encoded(text: str) -> Any:
     return os.fsencode(text) if os.supports_bytes_environ else text
 
 
-def processor_time(thread: int) -> float:
-    """Return the seconds of processor time of a thread; 0.0 where the system does not tell."""
+def processor_times(threads: Collection[int]) -> dict[int, float]:
+    """Return the seconds of processor time of those *threads* that run, where the system tells."""
     clock_of = getattr(_time, "pthread_getcpuclockid", None)
-    # The C library crashes when it is asked for a thread that has ended.
-    if clock_of is None or all(each.ident != thread for each in threading.enumerate()):
-        return 0.0
-    try:
-        return float(_time.clock_gettime(clock_of(thread)))
-    except OSError:
-        return 0.0
+    times: dict[int, float] = {}
+    if clock_of is not None:
+        # The C library crashes when it is asked for a thread that has ended.
+        running = {each.ident for each in threading.enumerate()}
+        for thread in filter(running.__contains__, threads):
+            with suppress(OSError):
+                times[thread] = _time.clock_gettime(clock_of(thread))
+    return times
 
 
 def is_paused(pid: int) -> bool | None:

@@ -322,6 +322,12 @@ def real(name: str) -> Any:
     return _ENTRIES[name].base
 
 
+def capturing(name: str) -> Any:
+    """Return what the foreground has put in the place of a stream; None if nothing."""
+    value = _ENTRIES[name].foreground
+    return None if value is UNSET or value is DELETED else value
+
+
 def make_real(name: str, stream: Any) -> None:
     """Make *stream* the real one for all code from now on."""
     _ENTRIES[name].make_real(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,7 @@ _COMMAND = re.compile(
     re.DOTALL,
 )
 #: What stands for our own signs where there is only ASCII.
-_PLAIN = str.maketrans("…×·→━█▏▎▍▌▋▊▉", "~x->=# ---===")
+_PLAIN = str.maketrans("…×·→━█▏▎▍▌▋▊▉○●‖◐✓✕–", "~x->=# ---===o*|~vx-")  # noqa: RUF001
 _FEW = 6  # items shown of a list or a dict
 _DEEP = 3  # levels of collections in collections
 _MANY = 1000  # items; a collection of another type with more is not asked for its repr
@@ -94,6 +94,12 @@ def short_repr(value: object, limit: int = 60) -> str:
     except BaseException as exc:  # whatever it is, it is the value's and not the reader's
         shown = f"<{type_name(value)} object, its repr failed: {type_name(exc)}>"
     return one_line(shown, limit)
+
+
+def numbered(numbers: Sequence[object], one: str, several: str) -> str:
+    """Return what jobs do: ``job 3 goes`` or ``jobs 3, 4 go``."""
+    verb = one if len(numbers) == 1 else several
+    return f"job{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))} {verb}"
 
 
 def error_line(error: BaseException, limit: int = 200) -> str:

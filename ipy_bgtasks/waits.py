@@ -45,7 +45,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from inspect import getattr_static
@@ -172,10 +172,15 @@ def can_be_ended(thread: int, frame: FrameType) -> bool:
     return _of_python(frame, thread) is not None or any(_waited_for(frame, thread))
 
 
-def signal_processes(thread: int, number: int) -> None:
-    """Send a signal to the processes that *thread* waits for."""
+def processes_waited_for(thread: int) -> list[int]:
+    """Return the processes that *thread* waits for."""
     frame = sys._current_frames().get(thread)
-    for pid in () if frame is None else _waited_for(frame, thread)[0]:
+    return [] if frame is None else _waited_for(frame, thread)[0]
+
+
+def send_signal(processes: Iterable[int], number: int) -> None:
+    """Send a signal to those of *processes* that still run."""
+    for pid in processes:
         with suppress(OSError):
             os.kill(pid, number)
 

@@ -12,13 +12,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from traceback import FrameSummary
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.session.settings import BgTasks
+    from ipy_bgtasks.stacks import Cells
     from ipy_bgtasks.streams_by_context import ByContext
 
 
@@ -66,49 +69,29 @@ class FrontEnd(Host):
     """A front end in which jobs show their output, each in its own place.
 
     The place in which a job was launched is opaque to all other code (`Job.origin`). Unless
-    stated otherwise, any thread may call any method. ``later(seconds, function)`` calls a
-    function after some time.
+    stated otherwise, any thread may call any method.
     """
+
+    #: Those of the newest loading.
+    settings: BgTasks
 
     #: Whether displays can be updated later; if not, there is `footer`.
     live = False
     #: The cards of jobs, where displays are HTML.
     cards: Cards
 
-    def __init__(
-        self,
-        shell: Any,
-        loop: asyncio.AbstractEventLoop,
-        later: Callable[..., object],
-        launch_cell: Callable[..., Record],
-    ) -> None:
+    def __init__(self, shell: Any, core: Core) -> None:
         self.shell = shell
-        self._loop = loop
-        self.later = later
-        #: Makes a job of a cell that runs: see `Core.launch_cell`.
-        self.launch_cell = launch_cell
-        #: The replacements of the shell's display publisher.
-        self._captures: ByContext | None = None
-        #: What the shell shows in place of exceptions.
-        self.translators: list[Translate] = []
+        self._core = core
+        self._loop = core.loop
+        #: ``self._later(seconds, function)`` calls a function after some time.
+        self._later = core.service.later
         self._lock = threading.RLock()
-        #: Characters of output that are kept for a job launched from now on.
-        self.log_limit = 1_000_000
         self.labels = Labels()
-        #: Tells whether jobs run that make this a session that is not idle.
-        self.is_active: Callable[[], bool] = lambda: False
         #: Its cells, where one that runs can be sent to the background.
         self.cells: KernelCells | None = None
         #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
-        #: Tells whether the first interrupt of a cell is to send it to the background.
-        self.interrupt_backgrounds: Callable[[], bool] = lambda: False
-        #: Tells whether a cell that is one of our magics alone runs ahead of those that wait.
-        self.jumps_queue: Callable[[], bool] = lambda: True
-        #: Tells whether Ctrl-Z in a terminal sends the cell that runs to the background.
-        self.ctrl_z_backgrounds: Callable[[], bool] = lambda: True
-        #: Returns the seconds after which a cell goes to the background by itself; 0: never.
-        self.background_after: Callable[[], float] = float
         #: Called with a job each time something about it changes.
         self.watcher: Callable[[Record], object] | None = None
         #: Called with each job that has ended, once that is shown.
@@ -117,7 +100,18 @@ class FrontEnd(Host):
         self._places_of: Counter[int] = Counter()  # in how many places a job is followed
         self._reported: set[int] = set()
         self._shut_down = False
+        #: Confines replacements of the shell's publisher to their context.
+        self._captures: ByContext | None = None
+        #: What the shell shows in place of exceptions.
+        self.translators: list[Translate] = []
+        #: The publisher of the `%%capture` in which each job was launched, while that lasts.
+        self._captured: dict[int, Any] = {}
         self._muted: tuple[int, int] | None = None
+
+    @property
+    def interrupt_backgrounds(self) -> bool:
+        """Whether the first interrupt of a cell is to send it to the background."""
+        return bool(self.settings.interrupt == "background")
 
     @property
     def interactive(self) -> bool:
@@ -133,17 +127,21 @@ class FrontEnd(Host):
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
         from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
+        from ipy_bgtasks.frontends.commands import print_pages_of_jobs
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)
         changes.step("tqdm", isolate_bars)
         changes.step("questions", refuse_questions, kernel_of(self.shell))
+        changes.step("pagers", print_pages_of_jobs, self.shell)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the session's own shutdown."""
         raise NotImplementedError
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let a script in the page bring displayed jobs to life; returns what ends that.
 
         *open_page* sends it there, once, and returns what shows a view of it; None if it cannot.
@@ -160,11 +158,21 @@ class FrontEnd(Host):
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
         raise NotImplementedError
 
-    def inherit(self, job: Record) -> None:
-        """Give *job*, a cell that was the foreground until now, what the foreground has open."""
+    def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with what the foreground has open."""
+        job = self._core.launch_cell(
+            run.code,
+            origin=run.origin,
+            thread=run.thread,
+            began=run.began,
+            awaits=run.awaits,
+            interrupt=interrupt,
+            stack=run.stack,
+        )
         streams.inherit(job)
         if self._captures is not None:
             self._captures.inherit(job)
+        return job
 
     def show_stuck(self, run: RunningCell, line: str) -> None:
         """Show *line*, which says where a cell is stuck: an interrupt does not reach it."""
@@ -189,7 +197,7 @@ class FrontEnd(Host):
 
     # What is shown in the caller's place
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print one line."""
         print(printable(line))
 
@@ -228,13 +236,41 @@ class FrontEnd(Host):
     def alert(self, notice: Notice) -> None:
         """Call for the user's attention, at once; nothing where the front end itself cannot."""
 
+    # What is captured
+
+    def capturing(self) -> Any:
+        """Return the publisher by which `%%capture` captures the foreground; None if none does."""
+        publisher = streams.UNSET if self._captures is None else self._captures.foreground
+        return None if publisher in (streams.UNSET, streams.DELETED) else publisher
+
+    def note_capture(self, job: Record) -> None:
+        """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
+        if (publisher := self.capturing()) is not None and caller() is None:
+            self._captured[job.number] = publisher
+
+    def captured(self, job: Record) -> Any:
+        """Return the publisher that captures what the job displays now; None if none does."""
+        if not self._captured or (publisher := self._captured.get(job.number)) is None:
+            return None
+        if publisher is self.capturing():
+            return publisher
+        self._captured.pop(job.number, None)
+        return None
+
+    def capture_text(self, job: Record, name: str, text: str) -> bool:
+        """Write a job's text to where the cell that has launched it is captured, if it is."""
+        if self.captured(job) is None or (stream := streams.capturing(name)) is None:
+            return False
+        stream.write(text)
+        return True
+
     # What is shown in the job's place
 
     def new_log(self, job: Record) -> Log:
         """Make a log with the current limit."""
         from ipy_bgtasks.log.output import Log
 
-        return Log(self.log_limit)
+        return Log(self.settings.log_limit)
 
     def launching(self, job: Record) -> None:
         """Display a job that is about to start, before its first line."""
@@ -273,7 +309,7 @@ class FrontEnd(Host):
             self.labels.enter(job, self.place_of(job), among=grouped)
         self._notify_watcher(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Print one line about a job in its own place, at once."""
         raise NotImplementedError
 
@@ -285,6 +321,7 @@ class FrontEnd(Host):
         try:
             self._show_end(job)
         finally:
+            self._captured.pop(job.number, None)
             self.labels.leave(job, self.place_of(job))
             self._notify_watcher(job)
             if self.on_end is not None:
@@ -307,7 +344,7 @@ class FrontEnd(Host):
 
     # Ends that are reported in another way, and not twice
 
-    def reported(self, job: Record, yes: bool = True) -> None:
+    def mark_reported(self, job: Record, yes: bool = True) -> None:
         """Note that the job's end is reported otherwise, and needs no notice (or does again)."""
         with self._lock:
             (self._reported.add if yes else self._reported.discard)(job.number)
@@ -403,7 +440,7 @@ class FrontEnd(Host):
         return end
 
     def _drain_soon(self, log: Log) -> None:
-        self.later(_SOON, log.drain)
+        self._later(_SOON, log.drain)
 
     def _is_followed(self, job: Record, place: Any) -> bool:
         if not self._followed:  # each job that ends asks, and mostly nobody follows any

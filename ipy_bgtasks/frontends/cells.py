@@ -113,6 +113,11 @@ def _outside(frame: FrameType | None) -> FrameType | None:
     return None
 
 
+def runs_in_a_cell() -> bool:
+    """Return whether the caller is called by the code of a cell."""
+    return _within(sys._getframe(1))
+
+
 def _within(frame: FrameType | None) -> bool:
     """Return whether the call comes from the code of a cell or a magic."""
     while frame is not None:

@@ -1,7 +1,8 @@
 """`!command`, `%sx`, `%%bash` and the like inside a job: they run as `%bg !command` does.
 
 IPython runs them in its own process group, with its terminal as their input, and still does so in
-the foreground.
+the foreground. What a job would show in a pager, which takes the terminal or a place beside the
+notebook, is printed.
 """
 
 from __future__ import annotations
@@ -219,3 +220,57 @@ def _note_exit(shell: Any, cmd: str, code: int) -> None:
     shell.user_ns["_exit_code"] = code
     if code and getattr(shell, "system_raise_on_error", False):
         raise subprocess.CalledProcessError(code, cmd)
+
+
+def print_pages_of_jobs(changes: Installation, shell: Any) -> None:
+    """Print what jobs show in a pager, as `%prun`, ``f?`` and `help` do."""
+    from IPython.core.error import TryNext
+
+    def show_in_pager(_shell: Any, data: Any, start: int = 0, screen_lines: int = 0) -> None:
+        if current.get() is None:
+            raise TryNext
+        text = data.get("text/plain", "") if isinstance(data, dict) else data
+        print("\n".join(str(text).rstrip().split("\n")[start:]))
+
+    shell.set_hook("show_in_pager", show_in_pager, 0)
+    chain = shell.hooks.show_in_pager.chain
+    entry = next(each for each in chain if getattr(each[1], "__func__", None) is show_in_pager)
+    changes.add(lambda: chain.remove(entry) if entry in chain else None)
+    changes.when_imported(
+        "pydoc", lambda pydoc: changes.attribute(pydoc.Helper, "_output", _HelpOutput())
+    )
+
+
+def give_children_no_input(changes: Installation) -> None:
+    """Start what jobs start without input where that would be the terminal's, shared with them.
+
+    A child that reads there takes keys from the prompt, and a program that asks waits for ever.
+    """
+    handles = subprocess.Popen._get_handles  # type: ignore[attr-defined]
+    system = os.system
+
+    def get_handles(process: Any, stdin: Any, *others: Any) -> Any:
+        if stdin is None and current.get() is not None:
+            stdin = subprocess.DEVNULL
+        return handles(process, stdin, *others)
+
+    def system_of_caller(command: Any) -> int:
+        if current.get() is None:
+            return system(command)
+        code = subprocess.call(command, shell=True)
+        return -code if code < 0 else code << 8
+
+    changes.attribute(subprocess.Popen, "_get_handles", get_handles)
+    changes.attribute(os, "system", system_of_caller)
+
+
+class _HelpOutput:
+    """Where `help` writes: in jobs to their stdout, else as before, which is mostly to a pager."""
+
+    def __get__(self, helper: Any, _: Any = None) -> Any:
+        if helper is None:
+            return self
+        return vars(helper).get("_output") if current.get() is None else sys.stdout
+
+    def __set__(self, helper: Any, value: Any) -> None:
+        vars(helper)["_output"] = value

@@ -234,6 +234,20 @@ TOUCHES = {
         "code of jobs finds get_ipython also between cells",
         "rich and others take a job that runs between cells for one in a terminal",
     ),
+    "pagers": Touch(
+        "IPython",
+        "shell.hooks.show_in_pager.chain; pydoc.Helper._output",
+        _IPYTHON,
+        "what a job shows in a pager, as %prun, f? and help do, is printed in its place",
+        "a job's pager opens over the prompt, or with the next cell",
+    ),
+    "input of children": Touch(
+        "Python",
+        "subprocess.Popen._get_handles, os.system",
+        _PYTHON,
+        "in a terminal, what a job's code starts takes no keys from the prompt",
+        "in a terminal, what a job's code starts reads the keys meant for the prompt",
+    ),
     "completion": Touch(
         "IPython",
         "Completer.custom_matchers, context_matcher, SimpleCompletion; before 8.6 "

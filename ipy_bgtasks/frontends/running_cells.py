@@ -33,15 +33,17 @@ from ipy_bgtasks.platforms import (
     can_take_signals,
     give_signal_back,
     interrupt_main_thread,
+    is_pending,
     take_signal,
 )
 from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
-from ipy_bgtasks.waits import signal_processes, stoppable
+from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from traceback import FrameSummary
 
+    from ipy_bgtasks.async_exceptions import Sent
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
 
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 _SIGNAL = b"Stack (most"
 #: Seconds between two tries to interrupt code that is in a library, and all.
 _AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds between two looks for what a signal on its way writes.
+_SOON = 0.001
 #: Seconds that a signal has to get to its thread before the next one is taken again.
 PASSES = 0.05
 #: Seconds after which code that has not raised what it was sent is taken to be stuck.
@@ -84,13 +88,12 @@ class RunningCell:
         self.awaits = False
         #: Whether its thread has a number and a value of its own, apart from the shell's.
         self.apart = False
-        #: Whether it is over, for its front end.
-        self.over = False
         #: What IPython says became of it, when its code has ended.
         self.result: Any = None
         #: Its job, once it was sent to the background.
         self.job: Record | None = None
-        #: Interrupts it, as long as it has not raised what it was sent.
+        #: What an interrupt has sent to its thread.
+        self.stop: Sent | None = None
         self.pursuer: threading.Thread | None = None
 
     def interrupt_await(self) -> bool:
@@ -111,8 +114,14 @@ class BackgroundCells(Generic[C]):
     *actions* are called on a thread of their own for the signals that are taken.
     """
 
-    def __init__(self, front_end: FrontEnd, actions: dict[str, Callable[[], object]]) -> None:
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        later: Callable[..., object],
+        actions: dict[str, Callable[[], object]],
+    ) -> None:
         self.front_end = front_end
+        self._later = later
         self._shell = front_end.shell
         self._lock = threading.RLock()
         self.signals = Signals(actions)
@@ -162,18 +171,18 @@ class BackgroundCells(Generic[C]):
             stoppable[run.thread] = None  # no signal ends its sleep
         self.signals.renew()  # the main thread may have set a handler since
         run.began = time.monotonic()
-        if after := self.front_end.background_after():
-            self.front_end.later(after, self._overdue, run, after)
+        if after := self.front_end.settings.background_after:
+            self._later(after, self._overdue, run, after)
 
     def _overdue(self, run: C, after: float) -> None:
         """Send a cell to the background that takes longer than it may in the foreground.
 
         One that waits for an answer, or that does not run alone, has as long again.
         """
-        if run.over or run.job is not None or run.result is not None:
+        if run.result is not None or run.job is not None:
             return
         if self.asks(run) or not self.send_away(run):
-            self.front_end.later(after, self._overdue, run, after)
+            self._later(after, self._overdue, run, after)
 
     def asks(self, run: C) -> bool:
         """Return whether a cell waits for the user, who would not find it in the background."""
@@ -191,17 +200,7 @@ class BackgroundCells(Generic[C]):
         if not run.apart:
             self.set_apart(run)
         self._away.add(run)
-        front_end = self.front_end
-        job = front_end.launch_cell(
-            run.code,
-            origin=run.origin,
-            thread=run.thread,
-            began=run.began,
-            awaits=run.awaits,
-            interrupt=partial(self.interrupt, run),
-            stack=run.stack,
-        )
-        front_end.inherit(job)
+        job = self.front_end.launch_cell(run, partial(self.interrupt, run))
         cells_away[run.thread] = job
         with self._lock:
             run.job = job
@@ -210,12 +209,27 @@ class BackgroundCells(Generic[C]):
         return job
 
     def end(self, run: C, result: Any) -> None:
-        """Note that the code of a cell has ended; its job ends with it."""
+        """Note that the code of a cell has ended, on its thread; its job ends with it."""
+        if run.thread != MAIN and self._missed(run) and result.success:
+            result.error_in_exec = error = KeyboardInterrupt()
+            self._shell.showtraceback((KeyboardInterrupt, error, None))
         with self._lock:
             run.result, job = result, run.job
             stoppable.pop(run.thread, None)
         if job is not None:
             self._settle(run, job)
+
+    def _missed(self, run: C) -> bool:
+        """Return whether an interrupt came before the end of a cell and was not raised in it.
+
+        The signal ends the cell's child processes, too: where the last line waits for one, it may
+        be over before our thread gets its turn.
+        """
+        came = self.is_front(run) and self.signals.arrives("SIGINT")
+        if (sent := run.stop) is not None:
+            came = came or sent.pending
+            sent.drop()
+        return came
 
     def _settle(self, run: C, job: Record) -> None:
         result = run.result
@@ -263,28 +277,35 @@ class BackgroundCells(Generic[C]):
         if run.thread == MAIN and hasattr(signal, "pthread_kill"):
             self._interrupt_main(run)
         elif run.pursuer is None or not run.pursuer.is_alive():
-            run.pursuer = threading.Thread(target=self._pursue, args=[run], daemon=True)
+            from ipy_bgtasks.async_exceptions import Sent
+
+            run.stop = Sent(run.thread)
+            run.pursuer = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
             Context().run(run.pursuer.start)
+
+    def is_front(self, run: C) -> bool:
+        """Return whether an interrupt is meant for a cell, and to be raised in it."""
+        raise NotImplementedError
 
     def _interrupt_main(self, run: C) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
-        signal_processes(run.thread, signal.SIGINT)
+        processes = processes_waited_for(run.thread)
         deadline = time.monotonic() + _PATIENCE
         while _shows(run.thread) and time.monotonic() < deadline:
             time.sleep(_AGAIN / 5)
         with self.signals.passing("SIGINT"):
-            if not run.over:
+            if run.result is None:
                 interrupt_main_thread()
+                send_signal(processes, signal.SIGINT)  # later, or the cell might go on without
                 time.sleep(PASSES)
 
-    def _pursue(self, run: C) -> None:
+    def _pursue(self, run: C, sent: Sent) -> None:
         """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
-        from ipy_bgtasks.async_exceptions import Sent, raise_in_user_code
+        from ipy_bgtasks.async_exceptions import raise_in_user_code
 
-        start = code_that_runs_cells()
-        sent, since = Sent(run.thread), 0.0
+        start, since = code_that_runs_cells(), 0.0
         deadline = time.monotonic() + _PATIENCE
-        while not run.over and sent.pending and time.monotonic() < deadline:
+        while run.result is None and sent.pending and time.monotonic() < deadline:
             if since:
                 sent.waits.end()
                 if time.monotonic() - since > _STUCK:
@@ -295,6 +316,7 @@ class BackgroundCells(Generic[C]):
                     return
             elif run.began is not None:
                 if run.interrupt_await():
+                    sent.drop()
                     return
                 if start is not None and raise_in_user_code(run.thread, sent, start):
                     since = time.monotonic()
@@ -325,6 +347,8 @@ class Signals:
         self._lock = threading.RLock()
         self._taken: set[str] = set()
         self._sockets: dict[str, tuple[socket.socket, socket.socket]] = {}
+        #: Held from reading what a signal has written until its action is over.
+        self._acting = threading.Lock()
 
     def takes(self, name: str) -> bool:
         """Return whether the signal is taken."""
@@ -337,8 +361,8 @@ class Signals:
                 return
             if not self._sockets:
                 self._sockets = {each: socket.socketpair() for each in self._actions}
-                for _, writer in self._sockets.values():
-                    writer.setblocking(False)
+                for each in sum(self._sockets.values(), ()):
+                    each.setblocking(False)
                 thread = threading.Thread(target=self._listen, name="bg-signals", daemon=True)
                 Context().run(thread.start)
             self._taken.add(name)
@@ -357,6 +381,31 @@ class Signals:
             if "SIGINT" in self._taken:
                 self.give_back("SIGINT")
                 self.take("SIGINT")
+
+    def arrives(self, name: str) -> bool:
+        """Return whether a signal has come, if it is taken, and no action was called for it yet.
+
+        None is called then.
+        """
+        deadline = time.monotonic() + PASSES
+        arriving = self.takes(name) and is_pending(getattr(signal, name))
+        while self.takes(name):
+            with self._acting:
+                if _read(self._sockets[name][0]):
+                    return True
+            if not arriving or time.monotonic() > deadline:
+                break
+            time.sleep(_SOON)
+        return False
+
+    def settle(self, name: str) -> None:
+        """Give the thread that acts a moment for a signal that was sent before this call."""
+        deadline = time.monotonic() + PASSES
+        while self.takes(name) and time.monotonic() < deadline:
+            unread = select.select([self._sockets[name][0]], [], [], 0)[0]
+            if not (unread or self._acting.locked() or is_pending(getattr(signal, name))):
+                break
+            time.sleep(_SOON)
 
     def forward(self, _frame: object = None) -> bool:
         """Act as a `SigintHandler` for a signal that reached the main thread all the same."""
@@ -380,9 +429,16 @@ class Signals:
         names = {reader: name for name, (reader, _) in self._sockets.items()}
         while True:
             for reader in select.select(list(names), [], [])[0]:
-                if _SIGNAL not in reader.recv(65536):
-                    continue  # the rest of a stack
-                try:
-                    self._actions[names[reader]]()
-                except Exception:
-                    sys.excepthook(*sys.exc_info())
+                with self._acting:
+                    try:
+                        if _read(reader):
+                            self._actions[names[reader]]()
+                    except Exception:
+                        sys.excepthook(*sys.exc_info())
+
+
+def _read(reader: socket.socket) -> bool:
+    """Read what is there; return whether a signal is, and not just the rest of a stack."""
+    with suppress(BlockingIOError):
+        return _SIGNAL in reader.recv(65536)
+    return False

@@ -40,23 +40,25 @@ def bg(
     if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
         away = session.sent_away()
         if options.notify:
-            session.notices.ask([away])
+            session.notices.request([away])
         return away.job
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
-    elif (job := _paused(session, code, local)) is not None:
+    elif code.isidentifier() and (job := _paused(session, code, local)) is not None:
         return job.job
     quiet = code.rstrip().endswith(";")
-    card = None if quiet else session.screen.launching
+    card = None if quiet else session.front_end.launching
     try:
         job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
     except (BadInput, SyntaxError):
+        if cell is None and (job := _paused(session, code, local)) is not None:
+            return job.job
         if cell is None and (hint := opt.misplaced(code, options)):
             raise BadInput(hint) from None
         raise
     if quiet:
-        session.screen.mute(job)
+        session.front_end.mute(job)
     return job.job
 
 
@@ -107,7 +109,7 @@ def fg(
         else:
             jobs, every = found
             if options.notify and (left := [job for job in jobs if not job.done()]):
-                session.notices.ask(left, f"{len(left):,} jobs" * (len(left) > 1))
+                session.notices.request(left, f"{len(left):,} jobs" * (len(left) > 1))
     return session.attach(jobs, options, spec=rest if every else None)
 
 
@@ -135,7 +137,7 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
         return None
     groups = [session.registry.group(word) for word in words if specs.is_group(word)]
     if chosen == [] and by_state:
-        session.screen.say(f"no job is {' or '.join(words)}")
+        session.print_line(f"no job is {' or '.join(words)}")
     elif chosen is not None and len(chosen) == 1 and not (groups or by_state):
         session.show_job(chosen[0])
     else:
@@ -179,10 +181,10 @@ def _named(
     registry, known = session.registry, variables(session, local)
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
-        _say_what_is_missing(session, registry.take_lost())
+        _print_missing(session, registry.take_lost())
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
-        _say_what_is_missing(session, registry.group(text).lost)
+        _print_missing(session, registry.group(text).lost)
         return registry.find_all(text), True
     if specs.is_spec(text, known):
         return [registry.find(text, known)], False
@@ -197,10 +199,10 @@ def _named(
     return None
 
 
-def _say_what_is_missing(session: Session, count: int) -> None:
+def _print_missing(session: Session, count: int) -> None:
     if count:
         results = "1 older result is" if count == 1 else f"{count:,} older results are"
-        session.screen.say(
+        session.print_line(
             f"{results} missing: only so many ended jobs are kept (BgTasks.max_finished; of one "
             f"cell or group {MOST:,}); a job in a variable keeps its own"
         )

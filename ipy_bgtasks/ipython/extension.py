@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.cells import keep_cell_numbers, transforms_a_cell
+from ipy_bgtasks.frontends.cells import keep_cell_numbers, runs_in_a_cell, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
     keep_get_ipython,
@@ -21,7 +21,6 @@ from ipy_bgtasks.session.settings import BgTasks
 if TYPE_CHECKING:
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.handle import Job
-    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.session.runners import Runners
@@ -40,6 +39,8 @@ class Loaded:
         self._changes = Installation()
         self._watching: Watching | None = None
         self._awaited = AwaitedMagics()
+        #: The number of the cell that loads this, if one does.
+        self._loading = shell.execution_count if runs_in_a_cell() else None
 
     def load(self) -> None:
         """Install everything; a failure on the way undoes what was done."""
@@ -48,6 +49,10 @@ class Loaded:
         except BaseException:
             self.unload()
             raise
+
+    def is_loading(self) -> bool:
+        """Return whether the cell that runs is the one that has loaded this."""
+        return bool(self._loading == self.shell.execution_count)
 
     def unload(self) -> None:
         """Undo everything, in reverse order."""
@@ -76,14 +81,10 @@ class Loaded:
         front_end = core.front_end
         settings = _settings_of(shell)
         changes.append(shell.configurables, settings)
-        front_end.interrupt_backgrounds = lambda: settings.interrupt == "background"
-        front_end.jumps_queue = lambda: settings.jump_queue
-        front_end.background_after = lambda: settings.background_after
-        front_end.ctrl_z_backgrounds = lambda: settings.ctrl_z == "background"
+        front_end.settings = settings
         session = self.session = Session(self, core, settings)
-        front_end.is_active = lambda: settings.counts_as_active and session.has_own_jobs()
         changes.add(self._close_views)
-        changes.add(front_end.use_page(lambda: self.live_views().open_page()))
+        changes.add(front_end.use_page(lambda: self.live_views().open_page(), core.sources.cell))
         front_end.install(changes)
         session.open()
         changes.add(session.close)
@@ -94,7 +95,7 @@ class Loaded:
         changes.step("display", self._display_jobs, front_end)
         self._register(session)
         self._report()
-        session.say_what_is_kept()
+        session.print_kept()
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
@@ -122,7 +123,7 @@ class Loaded:
         """Say in one line which steps were left out, those that were told already apart."""
         assert self.session is not None
         if line := missing_line(self._changes):
-            self.session.screen.print_aside(line)
+            self.session.front_end.print_aside(line)
 
     def _rewrite(self, changes: Installation) -> None:
         changes.append(self.shell.input_transformers_post, self._await_magics)
@@ -263,35 +264,7 @@ def _front_end_of(shell: Any, core: Core) -> FrontEnd:
     if kernel_of(shell) is not None:
         from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
 
-        return KernelFrontEnd(shell, core.loop, core.service.later, launch_cell=core.launch_cell)
+        return KernelFrontEnd(shell, core)
     from ipy_bgtasks.frontends.terminal.front_end import TerminalFrontEnd
 
-    def notice(job: Record) -> str:
-        from ipy_bgtasks.views.text import notice
-
-        return notice(job, core.registry.current, core.registry.previous)
-
-    def group_notice(name: str) -> str:
-        group = next((g for g in core.registry.groups() if g.name == name and g.is_over), None)
-        if group is None:
-            return ""
-        from ipy_bgtasks.views.groups import group_line
-
-        return group_line(group)
-
-    def running() -> int:
-        from ipy_bgtasks.registry.specs import goes_on
-
-        session = session_of(shell)
-        asks = session is not None and session.settings.confirm_exit
-        return sum(not goes_on(job) for job in core.registry.alive()) if asks else 0
-
-    return TerminalFrontEnd(
-        shell,
-        core.loop,
-        core.service.later,
-        notice=notice,
-        group_notice=group_notice,
-        running=running,
-        launch_cell=core.launch_cell,
-    )
+    return TerminalFrontEnd(shell, core)

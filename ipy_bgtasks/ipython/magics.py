@@ -76,6 +76,8 @@ class JobMagics(Magics):
           -n, --name NAME the job's name; default: the code
           -q, --quiet     record output, do not show it
           --timeout S     stop it after S seconds: it ends failed, with TimeoutError
+          --memory SIZE   (-p, --keep, !COMMAND) stop it when its processes use more, as 4G: it
+                          ends failed, with MemoryError
           --after JOB,…   start when those have finished
           --log FILE      append output to FILE as well, as it comes
           -g, --group NAME[:N]

@@ -50,6 +50,14 @@ def seconds(text: str, option: str = "--timeout") -> float:
     return value
 
 
+def size(text: str) -> int:
+    """Return an amount of memory in bytes: ``500M``, ``4G``, ``1.5GB``; raises `BadInput`."""
+    found = re.fullmatch(r"(\d*\.?\d+)\s*([kMGT])B?", text, re.IGNORECASE)
+    if found is None or not (value := float(found[1])):
+        raise BadInput(f"--memory takes an amount, such as 500M or 4G, not {text!r}")
+    return int(value * 1000 ** ("KMGT".index(found[2].upper()) + 1))
+
+
 def count(text: str) -> int:
     """Return *text* as a number of times; raises `BadInput` unless it is 0 or more."""
     if not (text.isascii() and text.isdecimal()):
@@ -73,6 +81,7 @@ _LAUNCH = (
     Option("name", "n", "NAME"),
     Option("quiet", "q"),
     Option("timeout", None, "S", seconds),
+    Option("memory", None, "SIZE", size),
     Option("after", None, "JOB,…", after),
     Option("log", None, "FILE"),
     Option("group", "g", "NAME[:N]", GroupName.read),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, BgTasksError
+from ipy_bgtasks.ipython.options import size
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.session.launching import LaunchOptions, find_jobs, place_of, start
@@ -35,6 +36,7 @@ def launch(
     limit: int | None = None,
     halt: bool = False,
     timeout: float | None = None,
+    memory: str | None = None,
     after: Job | str | Iterable[Job | str] = (),
     log: str | os.PathLike[str] | None = None,
     retries: int = 0,
@@ -46,12 +48,11 @@ def launch(
     """Call ``fn(*args, **kwargs)`` in the background, as `%bg` does, and return its `Job`.
 
     The options are those of `%bg`: *group* and *limit* are ``-g GROUP:LIMIT``, *on* is an executor,
-    *timeout* counts in seconds. A coroutine or another awaitable may stand for *fn*. An argument
-    that is called as an option is goes into a `functools.partial`. Raises `BgTasksError` where
-    the extension is not loaded, `BadInput` for what cannot be launched. Any thread may call.
+    *timeout* counts in seconds, *memory* is as ``"4G"``. A coroutine or another awaitable may stand
+    for *fn*. An argument that is called as an option is goes into a `functools.partial`. Raises
+    `BgTasksError` where nothing is loaded, `BadInput` for what cannot run. Any thread may call.
     """
     session = _session()
-    _ = session.registry  # the first job replaces `input` and the like
     work = _work(fn, args, kwargs)
     if timeout is not None and not 0 < timeout < math.inf:
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
@@ -65,6 +66,7 @@ def launch(
         name=name,
         quiet=quiet,
         timeout=timeout,
+        memory=None if memory is None else size(memory),
         log=None if log is None else str(log),
         group=_group(group, limit),
         halt=halt,
@@ -76,10 +78,10 @@ def launch(
         where = session.core.runners.executors.runner_for(on, short_repr(on))
     else:
         where = place_of(session, options, None, is_command=False)
-    each = [after] if isinstance(after, Job | str) else after
-    specs = [str(it.number) if isinstance(it, Job) else it for it in each]
+    others = [after] if isinstance(after, Job | str) else after
+    specs = [str(each.number) if isinstance(each, Job) else each for each in others]
+    card = None if quiet else session.front_end.launching
     jobs = find_jobs(session, specs)
-    card = None if quiet else session.screen.launching
     return start(session, work, options, where=where, after=jobs, prepare=card).job
 
 
@@ -91,6 +93,7 @@ def _session() -> Any:
     session = session_of(get_ipython())  # type: ignore[no-untyped-call, unused-ignore]
     if session is None:
         raise BgTasksError("launch() needs a session: `%load_ext ipy_bgtasks` in IPython first")
+    _ = session.registry  # the first job replaces `input` and the like
     return session
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,11 +42,7 @@ class Host:
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Take a MIME bundle that the job displayed elsewhere; called as `write` is."""
-        shown_as = transient.get("display_id")
-        if update:
-            job.log.display(data, metadata, update_of=shown_as)
-        else:
-            job.log.display(data, metadata, display_id=shown_as)
+        job.log.publish(data, metadata, transient, update)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Take the job's wish, from elsewhere, to clear what it has shown."""
@@ -59,6 +56,10 @@ class Host:
         last = job.log.tail(1)
         begun = bool(last) and not last[-1].text.endswith("\n")
         job.log.write("stderr", "\n" * begun + line + "\n")
+
+    def context(self) -> Context:
+        """Return a context with the session's print options, in which a value is shown."""
+        return copy_context()
 
     def closing(self, job: Record) -> None:
         """Take note that the job's code has ended, just before the job; called in its context."""
@@ -87,7 +88,7 @@ class HostSwitch(Host):
 
     _EVENTS = (
         *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "retrying", "closing", "ended"),
+        *("changed", "context", "retrying", "closing", "ended"),
     )
 
     def __init__(self) -> None:
@@ -177,6 +178,10 @@ class Runner:
 
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
+
+    def waits(self) -> str:
+        """Return what keeps the jobs of this runner from starting, in words."""
+        return ""
 
     def pause(self, job: Record, paused: bool) -> None:
         """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""

@@ -77,6 +77,8 @@ class Record:
     thread: int | None = field(default=None, init=False)
     #: With what it is kept, and discarded.
     unit: Unit = field(init=False)
+    #: The jobs that it waits for, until it may start.
+    after: tuple[Record, ...] = field(default=(), init=False)
     #: Runs it again when it fails, if that was asked for.
     attempts: Attempts | None = field(default=None, init=False)
     #: Seconds for which each attempt may run, if limited.
@@ -105,7 +107,7 @@ class Record:
     _paused: float | None = field(default=None, init=False)  # since when, and for how long before
     _idle: float = field(default=0.0, init=False)
     _ended: float | None = field(default=None, init=False)
-    _timed_out: float | None = field(default=None, init=False)
+    _stopped_by: Exception | None = field(default=None, init=False)
     _outcome: Outcome | None = field(default=None, init=False)
     _handle: ref[Job] | None = field(default=None, init=False)
 
@@ -341,11 +343,11 @@ class Record:
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
         self.host.changed(self)
 
-    def time_out(self, seconds: float) -> None:
-        """Ask the job to stop because its time is up: it fails with `TimeoutError`."""
+    def stop_for(self, error: Exception) -> None:
+        """Ask the job to stop for a reason: it fails with *error*, such as `TimeoutError`."""
         if not self.done():
             if not self.cancel_requested:  # else an earlier request counts
-                self._timed_out = seconds
+                self._stopped_by = error
             self.cancel()
 
     # For runners: each is called on the thread where it happens
@@ -437,10 +439,9 @@ class Record:
         self._end(Outcome(JobState.FAILED, None, error, trace_of(error)))
 
     def end_cancelled(self, reason: str = "") -> None:
-        """End as cancelled, or as failed with `TimeoutError` where time was up."""
-        if self._timed_out is not None:
-            error = TimeoutError(f"job {self.number} took longer than {self._timed_out:g} s")
-            return self.fail(error)
+        """End as cancelled, or as failed where it was stopped for a reason such as its time."""
+        if self._stopped_by is not None:
+            return self.fail(self._stopped_by)
         reason = reason or f"job {self.number} was cancelled"
         self._end(Outcome(JobState.CANCELLED, error=concurrent.futures.CancelledError(reason)))
 

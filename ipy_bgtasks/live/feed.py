@@ -41,13 +41,13 @@ class Feed:
     def __init__(
         self,
         registry: Registry,
-        screen: FrontEnd,
+        front_end: FrontEnd,
         later: Callable[[float, Callable[[], None]], object],
         cells: KernelCells | None = None,
     ) -> None:
         self._registry = registry
         self._cells = cells
-        self._screen = screen
+        self._front_end = front_end
         self._later = later
         self._lock = threading.Lock()
         self._listeners: list[Callable[[News], None]] = []
@@ -77,14 +77,14 @@ class Feed:
     def _connect(self) -> None:
         registry = self._registry
         registry.on_discard.append(self._note_gone)
-        self._screen.watcher = self._note
+        self._front_end.watcher = self._note
         if self._cells is not None:
             self._cells.watcher = self._note_cell
 
     def _disconnect(self) -> None:
         registry = self._registry
         registry.on_discard.remove(self._note_gone)
-        self._screen.watcher = None
+        self._front_end.watcher = None
         if self._cells is not None:
             self._cells.watcher = None
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
 from ipy_bgtasks.registry.specs import JobId
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import short_repr
 from ipy_bgtasks.views.groups import group_tally
 
@@ -45,6 +46,9 @@ _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that n
 class _Sight:
     """What one page shows."""
 
+    #: How often the page has said so before: the first time may be heard last, on a busy main shell
+    #: when the next went to a subshell, and must not count then.
+    turn: int = 0
     #: Whether a panel is among it, which shows all jobs.
     panel: bool = False
     #: The jobs that have cards, and those of which anything is in sight.
@@ -71,6 +75,7 @@ class Pages:
         actions: Watching,
         send: Callable[[dict[str, Any]], None],
         cell: Callable[[], dict[str, Any] | None] = lambda: None,
+        cells: Cells = no_cells,
     ) -> None:
         self._registry = registry
         self._feed = feed
@@ -78,6 +83,7 @@ class Pages:
         self._actions = actions
         self._send = send
         self._cell = cell
+        self._cells = cells
         self._lock = threading.RLock()
         self._clients: dict[str, _Sight] = {}
         self._all = _Sight()  # what any of them shows
@@ -111,8 +117,8 @@ class Pages:
             match content:
                 case {"kind": "hello"}:
                     self._cards.page_answers()
-                case {"kind": "see", "client": str(client), "panel": bool(panel)} if (
-                    0 < len(client) <= 64 and (sight := self._sight(content, panel)) is not None
+                case {"kind": "see", "client": str(client)} if (
+                    0 < len(client) <= 64 and (sight := _sight(content)) is not None
                 ):
                     self._see(client, sight)
                 case {"kind": "bye", "client": str(client)}:
@@ -159,26 +165,16 @@ class Pages:
                 return False
         return True
 
-    def _sight(self, content: dict[str, Any], panel: bool) -> _Sight | None:
-        lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
-        for names in lists:
-            if not isinstance(names, list) or len(names) > _MANY:
-                return None
-            if not all(isinstance(name, str) for name in names):
-                return None
-        jobs, look = (
-            frozenset(n for name in names or () if (n := _number(name)) is not None)
-            for names in lists[:2]
-        )
-        return _Sight(panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
-
     def _job(self, name: object) -> Record | None:
         number = _number(name)
         return None if number is None else self._registry.get(number)
 
     def _see(self, client: str, sight: _Sight) -> None:
         missed = client in self._clients and self._credit <= 0
-        before = self._clients.pop(client, _Sight())
+        before = self._clients.get(client, _Sight())
+        if sight.turn < before.turn:
+            return
+        self._clients.pop(client, None)  # to the end: the oldest is forgotten
         self._clients[client] = sight
         while len(self._clients) > _CLIENTS:
             self._leave(next(iter(self._clients)))
@@ -200,6 +196,7 @@ class Pages:
         """Note what all pages show together, and listen if that is anything."""
         seen = self._clients.values()
         self._all = _Sight(
+            0,
             any(each.panel for each in seen),
             frozenset().union(*(each.jobs for each in seen)),
             frozenset().union(*(each.look for each in seen)),
@@ -233,7 +230,7 @@ class Pages:
             return
         _, readers = self._logs.pop(job.number, (None, set()))
         # Also for those who see it already: one message for all.
-        self._logs[job.number] = (Tail(job), readers | {client})
+        self._logs[job.number] = (Tail(job, self._cells), readers | {client})
         while len(self._logs) > _LOGS:
             del self._logs[next(iter(self._logs))]
         self._look()
@@ -266,7 +263,7 @@ class Pages:
             self._tell(jobs[start : start + _AT_ONCE])
         for number, (_, readers) in list(self._logs.items()):
             if job := self._registry.get(number):
-                self._logs[number] = (Tail(job), readers)
+                self._logs[number] = (Tail(job, self._cells), readers)
                 self._tell([], logs=[number])
 
     def _take(self, news: News) -> None:
@@ -279,6 +276,7 @@ class Pages:
                 self._logs.pop(number, None)
             logs = [job.number for job in news.jobs if job.number in self._logs]
             jobs = [job for job in news.jobs if self._registry.get(job.number) is job]
+            jobs += self._moved_up({job.group for job in jobs} - {None})
             for start in range(0, max(len(jobs), 1), _AT_ONCE):
                 last = start + _AT_ONCE >= len(jobs)
                 self._tell(
@@ -286,6 +284,11 @@ class Pages:
                     gone=gone if last else (),
                     logs=logs if last else (),
                 )
+
+    def _moved_up(self, groups: set[str | None]) -> list[Record]:
+        """Return those in sight that wait in a group of which others start: their place is new."""
+        seen = [job for n in self._all.look if groups and (job := self._registry.get(n))]
+        return [job for job in seen if job.group in groups and job.started is None]
 
     def _tell(
         self,
@@ -359,6 +362,24 @@ class Pages:
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
+
+
+def _sight(content: dict[str, Any]) -> _Sight | None:
+    """Read what a page says that it shows; None if that makes no sense."""
+    turn, panel = content.get("turn"), content.get("panel")
+    lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
+    for names in lists:
+        if not isinstance(names, list) or len(names) > _MANY:
+            return None
+        if not all(isinstance(name, str) for name in names):
+            return None
+    if type(turn) is not int or not isinstance(panel, bool):
+        return None
+    jobs, look = (
+        frozenset(n for name in names or () if (n := _number(name)) is not None)
+        for names in lists[:2]
+    )
+    return _Sight(turn, panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
 
 
 def _number(name: object) -> int | JobId | None:

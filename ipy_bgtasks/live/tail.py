@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, visible
 from ipy_bgtasks.views.detail import traceback_text
 from ipy_bgtasks.views.rows import row
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 _WHOLE = 1 << 62
 _PROBE = 400  # characters by which the end of what was shown is found again
 _LISTED = 300  # rows of an open list
-_NAMED = 100  # of those that failed
+_NAMED = 12  # of those that failed with one error
 _QUEUED = 20  # cells that wait
 #: Those who run or failed come first, for whom a reader looks.
 _ORDER = ("failed", "running", "cancelling", "paused", "queued", "finished", "cancelled")
@@ -58,19 +60,20 @@ def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
 def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
     """Return the card of several jobs as data; *listed* with the numbers for its list, in order."""
     tally = card.tally()
-    failed = sorted(card.failed, key=lambda each: each.number)[:_NAMED]
+    named: Counter[str] = Counter()
     facts: dict[str, Any] = {
         "title": tally.title,
         "counts": {state: count for state, count in tally.counts.items() if count},
         "ended": tally.is_over,
         "fraction": tally.fraction,
         "left": tally.left,
-        "failed": [
-            {"n": str(f.number), "name": f.name, "kind": f.kind, "message": f.message}
-            | ({"trace": f.trace} if f.trace else {})
-            for f in failed
-        ],
+        "kinds": dict(tally.kinds.most_common()),
+        "failed": [],
     }
+    for each in sorted(card.failed, key=lambda failure: failure.number):
+        named[each.kind] += 1
+        if each.trace or named[each.kind] <= _NAMED:
+            facts["failed"].append({**each._asdict(), "number": str(each.number)})
     if listed:
         over = {each.number for each in card.failed}
         states = {job.number: str(job.state) for job in card.alive()}
@@ -103,13 +106,14 @@ def lines_since(job: Record, since: float) -> int:
 class Tail:
     """The log of one job, and its traceback, as somebody sees it who is told the changes only."""
 
-    def __init__(self, job: Record) -> None:
+    def __init__(self, job: Record, cells: Cells = no_cells) -> None:
         self._job = job
+        self._cells = cells
         self._shown: str | None = None
 
     def news(self) -> dict[str, Any] | None:
         """Return what to append, or to show instead of all there was; None if nothing is new."""
-        segments = _segments(self._job)
+        segments = _segments(self._job, self._cells)
         text = "".join(part for _, part in segments)
         shown, self._shown = self._shown, text
         if text == shown:
@@ -132,7 +136,7 @@ def _overlap(shown: str, text: str) -> int:
     return known if at > 0 and shown.endswith(text[:known]) else 0
 
 
-def _segments(job: Record) -> Segments:
+def _segments(job: Record, cells: Cells) -> Segments:
     entries = job.log.tail(_WHOLE) if job.has_output else []
     if entries and (dropped := job.log.dropped):
         entries.insert(0, Entry("stdout", 0.0, dropped_mark(dropped)))
@@ -145,7 +149,7 @@ def _segments(job: Record) -> Segments:
     ]
     if job.outcome is not None and job.outcome.state == "failed":
         break_ = "\n" * bool(segments and not segments[-1][1].endswith("\n"))
-        segments.append(("traceback", break_ + traceback_text(job.outcome) + "\n"))
+        segments.append(("traceback", break_ + traceback_text(job.outcome, cells) + "\n"))
     return segments
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.pages import Pages
-    from ipy_bgtasks.live.widget import PageWidget
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.session.control import Session
 
@@ -35,25 +34,29 @@ class Watching:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._registry = session.registry
-        self._screen = session.screen
+        self._front_end = session.front_end
         self._service = session.core.service
         front_end = session.core.front_end
         self._cells = None if front_end is None else front_end.cells
-        self.feed = Feed(self._registry, self._screen, self._service.later, self._cells)
+        self.feed = Feed(self._registry, self._front_end, self._service.later, self._cells)
         self._tables: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._page: tuple[Pages, PageWidget] | None = None
+        self._page: tuple[Pages, Any] | None = None
 
     # The script of the page
 
     def open_page(self) -> dict[str, Any] | None:
-        """Send the script to the pages, once; returns what shows a view of it.
+        """Send the script to the pages, once; returns what shows a view of it, which is empty.
 
         None where there are no widgets.
         """
-        page = self._opened()
-        return None if page is None else page[1].view
+        if (page := self._opened()) is None:
+            return None
+        from ipy_bgtasks.frontends.kernel.widgets import VIEW
+
+        model = {"version_major": 2, "version_minor": 0, "model_id": page[1].model_id}
+        return {VIEW: model}
 
     def prepare(self) -> None:
         """Have it there when there is a notice: a page takes a moment to load it."""
@@ -64,10 +67,10 @@ class Watching:
         if (page := self._opened()) is not None:
             page[0].tell(notice, job)
 
-    def _opened(self) -> tuple[Pages, PageWidget] | None:
+    def _opened(self) -> tuple[Pages, Any] | None:
         with self._lock:
             if self._page is None and not self._closed and self.has_page:
-                self._page = self._make_page(self._screen.cards)
+                self._page = self._make_page(self._front_end.cards)
             return self._page
 
     @property
@@ -75,11 +78,11 @@ class Watching:
         """Whether there are widgets here, and so a script."""
         return find_spec("anywidget") is not None
 
-    def _make_page(self, cards: Cards) -> tuple[Pages, PageWidget]:
+    def _make_page(self, cards: Cards) -> tuple[Pages, Any]:
         from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
+        from ipy_bgtasks.live.page import page_widget
         from ipy_bgtasks.live.pages import Pages
         from ipy_bgtasks.live.tail import cell_row
-        from ipy_bgtasks.live.widget import PageWidget
 
         def cell() -> dict[str, Any] | None:
             now = None if self._cells is None else self._cells.now()
@@ -87,8 +90,13 @@ class Watching:
                 return None
             return cell_row(now, self._cells.waiting())
 
-        widget = PageWidget(key=cards.key)
-        pages = Pages(self._registry, self.feed, cards, self, widget.tell, cell)
+        def send(message: dict[str, Any]) -> None:
+            widget.send(message)
+            let_page_choose_shell(widget)
+
+        widget = page_widget(cards.key)
+        cells = self._session.core.sources.cell
+        pages = Pages(self._registry, self.feed, cards, self, send, cell, cells)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
         let_page_choose_shell(widget)
         if self._cells is not None:
@@ -107,16 +115,16 @@ class Watching:
         def jobs() -> list[Record]:
             return self._session.visible(every) if chosen is None else chosen
 
-        if not self._screen.live and not jobs():
-            self._screen.say("no jobs")
+        if not self._front_end.live and not jobs():
+            self._front_end.print_line("no jobs")
             return _nothing() if awaited else None
-        if self._screen.live:
+        if self._front_end.live:
             self.show(chosen, jobs)
             return _nothing() if awaited else None
         return self._session.wait(
             self.follow(jobs),
             awaited,
-            instead=lambda: self._screen.show(table(self._registry, jobs())),
+            instead=lambda: self._front_end.show(table(self._registry, jobs())),
         )
 
     def close(self) -> None:
@@ -143,7 +151,7 @@ class Watching:
         Where lines cannot be replaced, print it once.
         """
         if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
-            self._screen.show(table(self._registry, visible()))
+            self._front_end.show(table(self._registry, visible()))
             return
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
@@ -156,7 +164,7 @@ class Watching:
             while True:
                 changed.clear()
                 jobs = visible()
-                self._screen.footer(self._terminal_table(jobs))
+                self._front_end.footer(self._terminal_table(jobs))
                 ticks = any(job.started is not None and not job.done() for job in jobs)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1 if ticks else None):
@@ -165,7 +173,7 @@ class Watching:
             pass
         finally:
             unlisten()
-            self._screen.footer(None)
+            self._front_end.footer(None)
 
     def _terminal_table(self, jobs: list[Record]) -> str:
         lines = table(self._registry, jobs)["text/plain"].split("\n")
@@ -182,7 +190,7 @@ class Watching:
         notebook that is saved or exported has them.
         """
         only = "" if chosen is None else " ".join(str(job.number) for job in chosen)
-        cards = self._screen.cards
+        cards = self._front_end.cards
 
         def now() -> dict[str, str]:
             key = cards.key if self.has_page else ""
@@ -193,7 +201,7 @@ class Watching:
             return [(job.number, job.state) for job in visible()]
 
         shown, known = now(), states()
-        update = self._screen.show_live(shown)
+        update = self._front_end.show_live(shown)
 
         def news(_: object) -> None:
             nonlocal shown, known
@@ -237,13 +245,13 @@ class Watching:
     def notify(self, job: Record, wanted: bool) -> None:
         """Ask for a notice of the job's end, or take that back."""
         if wanted:
-            self._session.notices.ask([job])
+            self._session.notices.request([job])
         else:
-            self._session.notices.take_back(job)
+            self._session.notices.withdraw(job)
 
     def is_asked(self, job: Record) -> bool:
         """Return whether there will be a notice of the job's end."""
-        asked = self._session.core.asked
+        asked = self._session.core.requests
         return asked is not None and job in asked
 
     def take_out(self, place: int, say: Callable[[str], None]) -> None:

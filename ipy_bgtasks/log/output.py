@@ -137,6 +137,14 @@ class Log:
             recording.clear(wait=False)
             recording.dropped = gone
 
+    def publish(self, data: Mapping[str, Any], metadata: Any, transient: Any, update: bool) -> None:
+        """Record a rich output as IPython's publisher is given it."""
+        known = (transient or {}).get("display_id")
+        if update:
+            self.display(data, metadata, update_of=known)
+        else:
+            self.display(data, metadata, display_id=known)
+
     def clear(self, *, wait: bool = False) -> None:
         """Discard what is recorded; with `wait`, when the next output comes."""
         self._add(Piece("clear", time(), wait=wait))

@@ -208,15 +208,13 @@ class Registry(Collection[Record]):
             there = self._cells.get(cell) if group is None else self._groups.get(group.name)
             if there is not None:
                 unit = there
-                self._retention.reopen(unit)
             elif group is not None:
                 unit = self._groups[group.name] = Group(group.name, self)
             else:
                 unit = Unit(cell)
                 if cell is not None:
                     self._cells[cell] = unit
-            unit.add(job)
-            job.unit = unit
+            self._retention.add(job, unit)
             overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
             self._jobs[number] = job
             self._recent[number] = None
@@ -286,7 +284,8 @@ class Registry(Collection[Record]):
             again = partial(self._time_out, job, seconds, idle)
             self.set_timer(job, idle - counted, again)
         else:
-            job.time_out(seconds)
+            n = job.number
+            job.stop_for(TimeoutError(f"job {n} took longer than {seconds:g} s"))
 
     def _call_off(self, job: Record) -> None:
         if (call_off := self._timers.pop(job.number, None)) is not None:

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ipy_bgtasks.context import current
@@ -38,6 +39,9 @@ class Line(Protocol):
 
     def make_room(self, queued: Queued) -> None:
         """Start the job now if the calling job, which waits for it, keeps it from starting."""
+
+    def place(self, queued: Queued) -> str:
+        """Return where in it the job is, in words."""
 
 
 class Queued(Runner):
@@ -85,9 +89,14 @@ class Queued(Runner):
         """Start it if a job that waits for it has the slot that it needs."""
         self.line.make_room(self)
 
+    def waits(self) -> str:
+        """Return where in its line it is."""
+        return self.line.place(self)
+
 
 #: Seconds of idleness after which a group's elapsed time begins anew with its next job.
 _IDLE = 2.0
+_COUNTED = 100  # of those that wait in a group, to tell the place of one
 
 
 class GroupName(NamedTuple):
@@ -248,6 +257,14 @@ class Group(Unit):
         with Shielded():
             self._let_go(queued)
 
+    def place(self, queued: Queued) -> str:
+        """Return how many are before it; nobody counts very far."""
+        with self._lock:
+            first = list(islice(self._queue, _COUNTED))
+        if queued.job.number not in first:
+            return f"in @{self.name}"
+        return f"{_ordinal(first.index(queued.job.number) + 1)} of @{self.name}"
+
     def fill(self) -> None:
         """Start queued jobs while slots are free.
 
@@ -287,6 +304,11 @@ class Group(Unit):
         if queued.job.done():  # before it got its slot, perhaps
             with self._lock:
                 self._slots.discard(queued.job.number)
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def _never_started(job: Record, because: Record) -> str:
@@ -330,6 +352,10 @@ class Retries:
     def make_room(self, queued: Queued) -> None:
         """Do nothing: only time must pass."""
 
+    def place(self, queued: Queued) -> str:
+        """Return nothing: which attempt follows is told of each job."""
+        return ""
+
     def _rest(self, queued: Queued, failed: int, line: str) -> None:
         job = queued.job
         seconds = pause_after(failed)
@@ -368,6 +394,7 @@ class Dependents:
     def wait(self, job: Record, runner: Runner, others: Sequence[Record]) -> None:
         """Start *job* when the others have finished; cancel it if one of them does not."""
         waiting = _Waiting(job, runner, len(others) + 1, copy_context())
+        job.after = tuple(others)
         for other in others:
             with self._lock:
                 if not other.done():
@@ -404,6 +431,8 @@ class Dependents:
         with self._lock:
             waiting.left -= 1
             ready = waiting.left == 0
+        if ready:
+            job.after = ()
         if ready and not job.done():
             # Where it was launched, not in the context of the job that happened to end last.
             waiting.context.run(self._registry.start, waiting.runner, job)

@@ -90,8 +90,13 @@ class Retention:
         """Return the ended jobs, in the order in which they ended."""
         return list(self._jobs.values())
 
-    def reopen(self, unit: Unit) -> None:
-        """Note that a job was added to a unit that may have been over."""
+    def add(self, job: Record, unit: Unit) -> None:
+        """Add a job that begins to a unit, which may have been over."""
+        unit.add(job)
+        job.unit = unit
+        self._forget(unit)
+
+    def _forget(self, unit: Unit) -> None:
         self._units.pop(unit, None)
         self._fetched.pop(unit, None)
 
@@ -130,7 +135,7 @@ class Retention:
         self._characters -= self._logs.pop(job.number, 0)
         job.unit.remove(job)
         if job.unit.is_empty:
-            self.reopen(job.unit)
+            self._forget(job.unit)
         else:
             self._look_again(job.unit)
 

@@ -15,7 +15,7 @@ import sys
 import threading
 from contextvars import copy_context
 from itertools import dropwhile
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.frontends.worker import redraw_displays, send_displays, show_open_figures
@@ -69,17 +69,26 @@ class RemoteJob:
         self._child.send("progress", self.number, shown)
 
 
-class Link(Protocol):
+class Link:
     """How a worker and whoever watches it speak to each other."""
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message: its kind, the job's number, and what there is to say."""
+        raise NotImplementedError
+
+    def before_display(self) -> None:
+        """Prepare for a display to be sent."""
+
+    def after_display(self) -> None:
+        """Return when what is written from now on comes behind it."""
 
     def questions(self) -> Iterator[object]:
         """Yield whenever it is asked where the job's code is, until the other end is gone."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close it, in a forked child: it must neither write there nor keep it open after us."""
+        raise NotImplementedError
 
 
 class Child:
@@ -100,6 +109,7 @@ class Child:
         self.changes = Installation()  # for good
         threads_of_jobs.track(self.changes)
         refuse_questions(self.changes)
+        send_displays(self.changes, self.display)
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
@@ -111,7 +121,9 @@ class Child:
     def display(self, kind: str, *what: Any) -> None:
         """Send what the job whose code calls displays, behind the text it has written."""
         job = current.get() or self.job
+        self._link.before_display()
         self.send("display", job.number, kind, *what)
+        self._link.after_display()
 
     def run(self, data: bytes) -> Answer:
         """Run the work of `job`, in a context of its own, and return its answer."""
@@ -229,7 +241,7 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-class _Sockets:
+class _Sockets(Link):
     """The link of a worker process."""
 
     def __init__(self, jobs: socket.socket, control: socket.socket) -> None:
@@ -270,7 +282,6 @@ def main(where: str, live: str) -> None:
     link = _Sockets(*wire.ends_of_worker(where))
     child = Child(link)
     sys.stdout, sys.stderr = _Stream(child, "stdout"), _Stream(child, "stderr")
-    send_displays(child.changes, child.display)
     if live:
         redraw_displays(child.changes)
     around = list(sys.path), os.getcwd()

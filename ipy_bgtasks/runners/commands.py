@@ -20,9 +20,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import opened_process, unblock
+from ipy_bgtasks.platforms import kill_signal, opened_process, unblock
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.trees import all_of
+from ipy_bgtasks.usage import oom_kills, reaped, why_killed
 
 if TYPE_CHECKING:
     import subprocess
@@ -162,6 +163,9 @@ def _end(job: Record, run: _Run) -> None:
     elif code:
         from subprocess import CalledProcessError
 
+        if code == -kill_signal():
+            why = why_killed(run.oom_kills, run.peak)
+            run.write("stderr", f"[killed by SIGKILL: {why}]\n")
         job.fail(CalledProcessError(code, run.process.args))
     else:
         job.finish(0)
@@ -181,6 +185,8 @@ class _Run(Run):
         write: Callable[[str, str], object],
         done: Callable[[_Run], object],
     ) -> None:
+        #: How many processes had been killed for lack of memory, and, at its end, how much it had.
+        self.oom_kills, self.peak = oom_kills(), 0
         self.process = runner.supervisor.launch(command)
         #: Whether it was asked to stop.
         self.stopping = False
@@ -188,7 +194,7 @@ class _Run(Run):
         self.over = threading.Event()
         self._runner = runner
         self._loop = runner.service.loop
-        self._write = write
+        self.write = write
         self._done = done
         self._all = all_of(self.process.pid)
         self._pipes: list[TextPipe] = []
@@ -242,12 +248,12 @@ class _Run(Run):
 
     def _pass_on(self, name: str, text: str) -> None:
         with suppress(Exception):  # a failing display must not stop the command
-            self._write(name, text)
+            self.write(name, text)
 
     # The end: of the command, of its output, and, if it was asked to stop, of all it started
 
     def _ended(self) -> None:
-        self.process.wait()
+        self.peak = reaped(self.process)
         self._exited = True
         self._runner.has_ended(self.process.pid)
         if self.stopping:

@@ -24,6 +24,7 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
 from ipy_bgtasks.runners import programs, wire
 from ipy_bgtasks.runners.trees import all_of
+from ipy_bgtasks.usage import oom_kills, reaped, why_killed
 
 if TYPE_CHECKING:
     import socket
@@ -58,6 +59,8 @@ class Worker:
         self.warm = False
         #: Set when nothing of it is left.
         self.closed = threading.Event()
+        #: How many processes had been killed for lack of memory, and, at its end, how much it had.
+        self.oom_kills, self.peak = oom_kills(), 0
         self._lock = threading.Lock()
         self._stopped = False
         self._reaped = False
@@ -184,7 +187,7 @@ class Worker:
     def _reap(self) -> None:
         exit_status(self.pid)  # wait without the lock, where possible
         with self._lock:
-            self._process.wait()
+            self.peak = reaped(self._process)
             self._reaped = True
 
     def _exitcode(self) -> int | None:
@@ -429,17 +432,18 @@ class ProcessRunner(Runner):
                 self._idle.remove(worker)
         run = worker.take_run()
         if run is not None:
-            self._lost(run, exitcode, worker.has_begun())
+            why = why_killed(worker.oom_kills, worker.peak)
+            self._lost(run, exitcode, worker.has_begun(), why)
         self._fill()
 
-    def _lost(self, run: _Run, exitcode: int | None, begun: bool) -> None:
+    def _lost(self, run: _Run, exitcode: int | None, begun: bool, why: str = "") -> None:
         """Fail a job whose worker is dead, or give it to another if it had not begun."""
         if run.job.cancel_requested or self._shut_down:
             self._end(run, run.job.end_cancelled)
         elif not begun and run.attempts < _ATTEMPTS:
             self._launch(run)
         else:
-            error = ProcessDied(how_it_died(exitcode, begun))
+            error = ProcessDied(how_it_died(exitcode, begun, why))
             self._end(run, lambda: run.job.fail(error))
 
     def _begin(self, job: Record, worker: Worker) -> None:
@@ -470,8 +474,8 @@ class _Run(Run):
         return None if worker is None else worker.processes
 
 
-def how_it_died(exitcode: int | None, begun: bool) -> str:
-    """Return how a worker died, in a sentence."""
+def how_it_died(exitcode: int | None, begun: bool, why: str = "") -> str:
+    """Return how a worker died, in a sentence; *why* is what is known of a SIGKILL."""
     when = "" if begun else " before it could begin"
     if exitcode is None:
         return f"the worker process ended{when}"
@@ -483,8 +487,9 @@ def how_it_died(exitcode: int | None, begun: bool) -> str:
         name = signal.Signals(-exitcode).name
     except ValueError:
         name = f"signal {-exitcode}"
-    hints = {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a crash in C code)"}
-    return f"the worker process was killed by {name}{hints.get(name, '')}{when}"
+    hints = {"SIGKILL": why, "SIGSEGV": "a crash in C code"}
+    hint = f" ({hints[name]})" if hints.get(name) else ""
+    return f"the worker process was killed by {name}{hint}{when}"
 
 
 def _progress(given: Any) -> Any:

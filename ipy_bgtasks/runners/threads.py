@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from ipy_bgtasks.async_exceptions import (
     Sent,
@@ -45,6 +46,7 @@ from ipy_bgtasks.text import message_of
 from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from traceback import FrameSummary
     from types import FrameType
 
@@ -473,6 +475,8 @@ class ThreadRunner(Runner):
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
         self._switch_interval = SwitchInterval()
+        #: Called before each job begins.
+        self.on_begin: Callable[[], object] = int
 
     def start(self, job: Record) -> None:
         """Hand the job to a thread and wait until its code begins; queue it if all are busy."""
@@ -517,6 +521,10 @@ class ThreadRunner(Runner):
         assert worker is not None
         self._give(worker, run)
 
+    def latest_jobs(self) -> dict[int, Record | None]:
+        """Return the job that each thread runs or has run last, if that is still kept."""
+        return {worker.ident: worker.latest() for worker in list(self._workers) if worker.ident}
+
     def busy(self) -> list[threading.Thread]:
         """Return the threads that are in a job's code now."""
         return [worker for worker in list(self._workers) if worker.run_now is not None]
@@ -560,6 +568,7 @@ class ThreadRunner(Runner):
         return worker
 
     def _give(self, worker: _Worker, run: ThreadRun) -> None:
+        self.on_begin()
         begun = threading.Lock()
         begun.acquire()
         run.begun = begun
@@ -601,6 +610,7 @@ class _Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.leaving = False
         self.run_now: ThreadRun | None = None
+        self.latest: Callable[[], Record | None] = lambda: None
         self._pool = pool
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -618,7 +628,7 @@ class _Worker(threading.Thread):
             self._wake.acquire()
             run = self.run_now
             while run is not None:
-                self.run_now = run
+                self.run_now, self.latest = run, ref(run.job)
                 run.context.run(run.execute)
                 self.run_now = run = None
                 run = self._pool._next(self)

@@ -1,7 +1,7 @@
 """The job control of one shell: what the magics call.
 
 `Core` is what the shell keeps when the extension is unloaded, its jobs above all; a `Session` lasts
-from loading to unloading, and shows the jobs on the screen.
+from loading to unloading, and shows the jobs in the front end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ipy_bgtasks.frontends.cells import Sources
 from ipy_bgtasks.platforms import has_kept_jobs
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen
+from ipy_bgtasks.text import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
     from ipy_bgtasks.session.foreground import Foreground, Stopping
-    from ipy_bgtasks.session.notices import Asked, Notices
+    from ipy_bgtasks.session.notices import Notices, Requests
     from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.views.rows import Row
@@ -55,7 +56,7 @@ class Core:
         self.service = ServiceLoop(substitute=loop)
         self.sources = Sources(shell)
         #: The notices that were asked for, once one was.
-        self.asked: Asked | None = None
+        self.requests: Requests | None = None
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._runners: Runners | None = None
@@ -94,6 +95,14 @@ class Core:
                 if session is not None:
                     session.connect(self._runners)
 
+    def own_jobs(self) -> list[Record]:
+        """Return the jobs that run, or wait, and would end with the session."""
+        if self._runners is None:
+            return []
+        from ipy_bgtasks.registry.specs import goes_on
+
+        return [job for job in self.registry.alive() if not goes_on(job)]
+
     def launch_cell(self, code: str, *, origin: object, **how: Any) -> Record:
         """Make a job of a cell that runs already; *how* are the arguments of `CellRunner`."""
         from ipy_bgtasks.runners.cell import CellRunner
@@ -116,7 +125,8 @@ class Session:
         self.shell = loaded.shell
         self.core = core
         self.settings = settings
-        self.screen = core.front_end
+        self.front_end = core.front_end
+        self.print_line = core.front_end.print_line
         self._foreground: Foreground | None = None
         self._claims: dict[int, Callable[[], None]] = {}
 
@@ -135,9 +145,9 @@ class Session:
     @cached_property
     def notices(self) -> Notices:
         """What tells the user that jobs have ended; imported when that is first asked for."""
-        from ipy_bgtasks.session.notices import Asked, Notices
+        from ipy_bgtasks.session.notices import Notices, Requests
 
-        self.core.asked = self.core.asked or Asked()
+        self.core.requests = self.core.requests or Requests()
         return Notices(self)
 
     # Kept jobs
@@ -153,39 +163,29 @@ class Session:
         if JobId.read(spec) is not None:
             self.look_for_kept()
 
-    def say_what_is_kept(self) -> None:
+    def print_kept(self) -> None:
         """Say how many jobs other sessions have kept, in one line, if there are any."""
         if has_kept_jobs():
             from ipy_bgtasks.runners.kept.directory import startup_summary
 
             known = {job.number for job in self.registry} if self.core.has_runners else set()
             if line := startup_summary(known):
-                self.screen.print_aside(line)
-
-    def has_own_jobs(self) -> bool:
-        """Return whether jobs run that would end with the session."""
-        from ipy_bgtasks.registry.specs import goes_on
-
-        core = self.core
-        return core.has_runners and any(not goes_on(job) for job in core.registry.alive())
+                self.front_end.print_aside(line)
 
     def report_leaving(self) -> None:
         """Print which jobs go on when the session ends, and which end with it if nobody asked."""
         from ipy_bgtasks.registry.specs import goes_on
 
-        registry, screen = self.registry, self.screen
+        registry, front_end = self.registry, self.front_end
         own = [job for job in registry if job.number not in registry.adopted]
-        ended = (
-            [] if screen.interactive else [job for job in own if not (job.done() or goes_on(job))]
-        )
-        if ended:
+        if (ended := self.core.own_jobs()) and not front_end.interactive:
             which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
             named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
             named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
-            screen.print_aside(f"{which} ended with the session: {', '.join(named)}")
+            front_end.print_aside(f"{which} ended with the session: {', '.join(named)}")
         if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
             verb = "job goes" if len(left) == 1 else "jobs go"
-            screen.print_aside(f"kept {verb} on: {', '.join(left)}")
+            front_end.print_aside(f"kept {verb} on: {', '.join(left)}")
 
     # From loading to unloading
 
@@ -205,23 +205,22 @@ class Session:
 
     def _apply(self, _change: object = None) -> None:
         settings = self.settings
-        self.screen.log_limit = settings.log_limit
-        self.screen.labels.on = settings.labels
+        self.front_end.labels.on = settings.labels
         if self.core.has_runners:
             self.core.runners.apply(settings)
-        if settings.notify_after or settings.on_end or self.core.asked is not None:
+        if settings.notify_after or settings.on_end or self.core.requests is not None:
             self.notices.listen()
 
     def connect(self, runners: Runners) -> None:
-        """Show the jobs on the screen; called once, when there are runners."""
+        """Show the jobs in the front end; called once, when there are runners."""
         from ipy_bgtasks.session.foreground import Foreground
 
         front_end, registry = self.core.front_end, runners.registry
-        self._foreground = Foreground(self.core.loop, front_end.reaches)
+        self._foreground = Foreground(self.core.loop, front_end.reaches, self.loaded.is_loading)
         front_end.interrupt_wait = self._foreground.interrupt
-        runners.watch(self.screen.tell)
+        runners.watch(self.front_end.print_at)
         runners.apply(self.settings)
-        registry.host.exchange(self.screen)
+        registry.host.exchange(self.front_end)
         registry.on_find = self._look_for
         self.loaded.prepare_for_jobs(runners)
 
@@ -247,27 +246,23 @@ class Session:
         """
         job = self.core.front_end.last_backgrounded()
         if self._blocks_loop(job) and any(j.where == "loop" for j in self.registry.alive()):
-            self.screen.say("coroutine jobs stand still while that cell computes")
+            self.print_line("coroutine jobs stand still while that cell computes")
         return job
 
     def _blocks_loop(self, job: Record) -> bool:
         return job.runner is not None and job.runner.blocks(threading.main_thread().ident)
 
-    def _say_who_stands_still(self, jobs: Sequence[Record]) -> None:
+    def _print_blocker(self, jobs: Sequence[Record]) -> None:
         """Say so if *jobs* cannot go on until a cell that was sent away has ended."""
-        still = [str(job.number) for job in jobs if job.where == "loop" and not job.done()]
-        if not still:
-            return
+        still = [job.number for job in jobs if job.where == "loop" and not job.done()]
         blocker = next((job for job in self.registry.alive() if self._blocks_loop(job)), None)
-        if blocker is not None:
-            which = (
-                f"job {still[0]} stands" if len(still) == 1 else f"jobs {', '.join(still)} stand"
-            )
-            self.screen.say(f"{which} still until job {blocker.number} ({blocker.name}) ends")
+        if still and blocker is not None:
+            who = numbered(still, "stands", "stand")
+            self.print_line(f"{who} still until job {blocker.number} ({blocker.name}) ends")
 
     def claim(self, job: Record) -> None:
         """Have the foreground report the job's end, even if that comes before `attach`."""
-        self._claims[job.number] = self.screen.claim(job)
+        self._claims[job.number] = self.front_end.claim(job)
 
     def attach(self, jobs: Sequence[Record], options: Options, *, spec: str | None) -> Any:
         """Wait for jobs in the foreground: an awaitable in a rewritten cell, else the value.
@@ -276,14 +271,14 @@ class Session:
         """
         for job in jobs:
             self.registry.touch(job)
-            self.screen.forget_notice(job)
+            self.front_end.forget_notice(job)
             if job.pid is not None and self.is_paused(job):
                 self.go_on(job)
 
         def follow(job: Record) -> Callable[[], None]:
-            return self.screen.follow(job, everything=options.all, among=len(jobs) > 1)
+            return self.front_end.follow(job, everything=options.all, among=len(jobs) > 1)
 
-        self._say_who_stands_still(jobs)
+        self._print_blocker(jobs)
 
         def wait() -> asyncio.Future[Any]:
             return self.foreground.attach(
@@ -294,7 +289,7 @@ class Session:
                 settled=options.settled,
                 timeout=options.timeout,
                 budget=options.budget,
-                on_budget=self._say_who_goes_on,
+                on_budget=self.print_line,
                 on_failure=lambda failed: self._print_how_to_get_the_rest(failed, len(jobs), spec),
             )
 
@@ -302,9 +297,9 @@ class Session:
             if not options.awaited:
                 return self.foreground.block(wait)
             if (job := caller()) is not None:
-                self.screen.say(f"job {job.number} waits here: %cancel {job.number} ends the wait")
+                self.print_line(f"job {job.number} waits here: %cancel {job.number} ends the wait")
             elif not self.foreground.interruptible():
-                self.screen.say("this wait cannot be interrupted: it is in a subshell")
+                self.print_line("this wait cannot be interrupted: it is in a subshell")
             return wait()
         finally:  # it has begun, and sees all that follows
             for job in jobs:
@@ -316,12 +311,7 @@ class Session:
             rest = "%fg all returns the results of the others"
             if spec != "all":
                 rest = f"%fg --settled {spec} returns all, with exceptions in the place of results"
-            self.screen.say(f"{failed:,} of {count:,} jobs did not finish: {rest}")
-
-    def _say_who_goes_on(self, jobs: list[Record]) -> None:
-        from ipy_bgtasks.errors import goes_on
-
-        self.screen.say(goes_on(tuple(job.number for job in jobs)))
+            self.print_line(f"{failed:,} of {count:,} jobs did not finish: {rest}")
 
     # Stopping, pruning, showing
 
@@ -330,7 +320,7 @@ class Session:
         from ipy_bgtasks.session.foreground import Stopping
 
         cells, running = self.core.sources.cell, self.registry.alive
-        return Stopping(jobs, self.screen, force=force, cells=cells, running=running)
+        return Stopping(jobs, self.front_end, force=force, cells=cells, running=running)
 
     def pause(self, jobs: Sequence[Record], groups: Sequence[Group]) -> None:
         """Stop the processes of jobs where they are, and start no more of *groups*.
@@ -350,13 +340,13 @@ class Session:
             except BadInput as error:
                 if job.number not in members:
                     raise
-                self.screen.say(str(error))
+                self.print_line(str(error))
             else:
                 n = job.number
-                self.screen.say(f"job {n} ({job.name}) is paused: %bg {n} or %fg {n} go on with it")
+                self.print_line(f"job {n} ({job.name}) is paused: %bg {n} or %fg {n} go on with it")
         for group in groups:
             name = group.name
-            self.screen.say(f"no more jobs of @{name} start until %bg @{name}")
+            self.print_line(f"no more jobs of @{name} start until %bg @{name}")
 
     def is_paused(self, job: Record) -> bool:
         """Return whether the job was paused, by `%cancel --pause` or by somebody else."""
@@ -368,12 +358,12 @@ class Session:
     def go_on(self, job: Record) -> None:
         """Let a paused job go on, and say so."""
         job.pause(False)
-        self.screen.say(f"job {job.number} ({job.name}) goes on")
+        self.print_line(f"job {job.number} ({job.name}) goes on")
 
     def report(self, stopping: Stopping, *, awaited: bool) -> Any:
         """Wait a moment where that is possible, then report the state of the jobs."""
 
-        async def wait_and_say() -> None:
+        async def wait_and_report() -> None:
             try:
                 await stopping.wait(self.settings.cancel_wait)
             except (KeyboardInterrupt, asyncio.CancelledError):
@@ -381,9 +371,9 @@ class Session:
                     raise
                 raise stopping.detached() from None  # by the user, who sees what was done
             finally:
-                self._say(stopping)
+                self._print_report(stopping)
 
-        return self.wait(wait_and_say(), awaited, instead=lambda: self._say(stopping))
+        return self.wait(wait_and_report(), awaited, instead=lambda: self._print_report(stopping))
 
     def prune(self, chosen: list[Record] | None = None) -> None:
         """Discard the jobs that have ended, or those of *chosen*; `BadInput` if one has not."""
@@ -396,13 +386,13 @@ class Session:
             for job in chosen:
                 self.registry.discard(job)
             count = len(chosen)
-        self.screen.say(f"forgot {count} job{'s' * (count != 1)}")
+        self.print_line(f"forgot {count} job{'s' * (count != 1)}")
 
     def show_job(self, job: Record) -> None:
         """Display a single job in full."""
         from ipy_bgtasks.views.show import detail
 
-        self.screen.show(detail(job, cells=self.core.sources.cell))
+        self.front_end.show(detail(job, cells=self.core.sources.cell))
 
     def show_jobs(
         self,
@@ -422,7 +412,7 @@ class Session:
             names = {job.group for job in jobs}
             groups = [group for group in self.registry.groups() if group.name in names]
         running, waiting = self._cell_rows() if chosen is None else ([], [])
-        self.screen.show(
+        self.front_end.show(
             table(
                 self.registry,
                 jobs,
@@ -439,7 +429,7 @@ class Session:
         """Return a row for each cell that runs, without the one that calls, and that waits."""
         from ipy_bgtasks.views.rows import running_cell, waiting_cell
 
-        if (cells := self.screen.cells) is None:
+        if (cells := self.front_end.cells) is None:
             return [], []
         waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
         number, now = self.core.sources.cell, time.time()
@@ -457,7 +447,7 @@ class Session:
         from ipy_bgtasks.errors import BadInput
         from ipy_bgtasks.work.reading import label_of_cell
 
-        cells = self.screen.cells
+        cells = self.front_end.cells
         if cells is None:
             raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
         there = {each.place for each in cells.waiting()}
@@ -465,9 +455,9 @@ class Session:
             known = ", ".join(f"q{each}" for each in sorted(there)) or "none"
             raise BadInput(f"no cell q{missing[0]} waits: there is {known}")
         for cell in cells.take_out(places):
-            self.screen.say(f"q{cell.place} ({label_of_cell(cell.code)}) will not run")
+            self.print_line(f"q{cell.place} ({label_of_cell(cell.code)}) will not run")
         if not there:
-            self.screen.say("no cell waits")
+            self.print_line("no cell waits")
 
     def show_data(self, chosen: list[Record] | None, *, every: bool, since: int) -> None:
         """Print one line of JSON: of *chosen* jobs with their output from *since* on."""
@@ -528,9 +518,9 @@ class Session:
             return None
         return self.foreground.run(coro)
 
-    def _say(self, stopping: Stopping) -> None:
+    def _print_report(self, stopping: Stopping) -> None:
         lines = stopping.report() or [self._nothing_to_stop()]
-        self.screen.say("\n".join(lines))
+        self.print_line("\n".join(lines))
 
     def _nothing_to_stop(self) -> str:
         registry = self.registry

@@ -21,7 +21,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import error_line, numbered
 from ipy_bgtasks.views.value import value_line
 from ipy_bgtasks.waits import held_since, library_at_work, locks_wanted
 
@@ -40,16 +40,21 @@ class Foreground:
     """Waits for jobs on one loop, which runs in the main thread.
 
     *reaches* tells whether an interrupt finds the calling thread; by default the main one.
+    *is_loading* tells whether the cell that runs has loaded the extension.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, reaches: Callable[[], bool] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reaches: Callable[[], bool] | None = None,
+        is_loading: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._reaches = reaches or _in_main_thread
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
         self._interrupted = False  # by a SIGINT that has not ended a wait yet
+        self._is_loading = is_loading
 
     def interruptible(self) -> bool:
         """Return whether the user can interrupt a wait that begins here and now.
@@ -104,6 +109,11 @@ class Foreground:
     def refuse_to_block(self) -> None:
         """Raise `BadInput` where a loop runs in this thread: it could not go on."""
         if asyncio._get_running_loop() is not None:
+            if self._is_loading():
+                raise BadInput(
+                    "%fg works from the next cell on: this cell was compiled before it loaded the "
+                    "extension; give %load_ext ipy_bgtasks a cell of its own"
+                )
             raise BadInput(
                 "%fg cannot wait here, where it cannot be awaited (a plain function, another "
                 "magic, autoawait off): the event loop would stop; use it at the top level of a "
@@ -149,9 +159,9 @@ class _Wait:
 
     With *every* its result is the list of all results; with *settled* exceptions stand in the
     place of results, and none is raised; with *first* it is the job that ends first. After
-    *timeout* seconds it raises; after *budget* seconds *on_budget* is called with the jobs that go
-    on, and the result is the job, or the jobs. *on_failure* is called with the number of those
-    that did not finish before that is raised.
+    *timeout* seconds it raises; after *budget* seconds *on_budget* is called with a line on those
+    that go on, and the result is the job, or the jobs. *on_failure* is called with the number of
+    those that did not finish, before that is raised.
     """
 
     def __init__(
@@ -165,7 +175,7 @@ class _Wait:
         settled: bool = False,
         timeout: float | None = None,
         budget: float | None = None,
-        on_budget: Callable[[list[Record]], object] = id,
+        on_budget: Callable[[str], object] = id,
         on_failure: Callable[[int], object] = id,
     ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
@@ -224,14 +234,14 @@ class _Wait:
         if self.future.done() or not left:
             return  # `_check` is on its way
         self._stop_following()
-        self._on_budget(left)
+        self._on_budget(str(Detached(*(job.number for job in left))))
         self._resolve([job.job for job in self._jobs])
 
     def _time_out(self) -> None:
         left = [job.number for job in self._jobs if not job.done()]
         if not left:
             return  # `_check` is on its way
-        which = f"job {left[0]} goes" if len(left) == 1 else f"jobs {', '.join(map(str, left))} go"
+        which = numbered(left, "goes", "go")
         self._raise(TimeoutError(f"not ended after {self._timeout:g} s; {which} on"))
 
     def _job_ended(self, _job: Record) -> None:
@@ -347,13 +357,13 @@ class Stopping:
     def __init__(
         self,
         jobs: Sequence[Record],
-        screen: FrontEnd,
+        front_end: FrontEnd,
         *,
         force: bool = False,
         cells: Cells = no_cells,
         running: Callable[[], Iterable[Record]] = tuple,
     ) -> None:
-        self._screen = screen
+        self._front_end = front_end
         self._force = force
         self._cells = cells
         self._running = running
@@ -363,7 +373,7 @@ class Stopping:
         self._runs = {job: job.run for job in jobs}
         for job in jobs:
             if not job.done():
-                screen.reported(job)
+                front_end.mark_reported(job)
                 if not job.cancel(force):  # it has ended this moment
                     self._before[job] = job.state
 
@@ -434,7 +444,7 @@ class Stopping:
                 if run is not None and not run.reached:
                     return f"{who} {state} before it could be stopped"
                 return f"{who} was asked to stop and {state}{_end_of(job)}"
-        self._screen.reported(job, False)  # its end will be news
+        self._front_end.mark_reported(job, False)  # its end will be news
         return self._still(job)
 
     def _still(self, job: Record) -> str:

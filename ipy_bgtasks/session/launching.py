@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ipy_bgtasks.context import caller
+from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.cells import expanded
 from ipy_bgtasks.frontends.installing import BETWEEN
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.log.output import FileSink
-from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
+from ipy_bgtasks.platforms import has_processes, has_sessions
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.text import error_line
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.queueing import GroupName
+    from ipy_bgtasks.runners.kept.runner import KeptRunner
     from ipy_bgtasks.session.control import Session
     from ipy_bgtasks.work import Work
 
@@ -50,6 +51,8 @@ class LaunchOptions:
     quiet: bool = False
     #: Seconds after which the job, or each attempt, is stopped.
     timeout: float | None = None
+    #: Bytes of memory that its processes may use; more ends the job.
+    memory: int | None = None
     #: The specs of the jobs that must finish first.
     after: Sequence[str] = ()
     #: The file to which output is appended as well.
@@ -108,7 +111,9 @@ def start(
 ) -> Record:
     """Launch *work* from the caller's cell; *where* and *after* are what the options name."""
     group = _group(options)
-    work = _accepted(work, where, copy=not after)  # with *after* it is copied when it starts
+    work = _accepted(
+        session, work, where, copy=not after
+    )  # with *after* it is copied when it starts
     sink = FileSink(options.log) if options.log else None
     kept = session.core.runners.kept if options.keep else None
     if kept is not None and sink is not None:
@@ -117,21 +122,13 @@ def start(
         session.core.sources.hold(work.source)
 
     def prepare_job(job: Record) -> None:
-        if kept is not None:
-            log = None if sink is None else sink.path
-            alone = options.notify and options.group is None
-            kept.prepare(job, timeout=options.timeout, log=log, tells=alone)
-        elif sink is not None:
-            job.log.attach_file(sink)
-            sink.on_error = lambda: session.screen.tell(job, f"job {job.number}: {sink.problem()}")
-            job.add_done_callback(lambda _: sink.close())
-        if options.notify:  # of a group there is one notice
-            session.notices.ask([job], f"group {job.group}" if job.group else "")
+        _attach(session, job, options, kept, sink)
         if prepare is not None:
             prepare(job)
 
     number = None if kept is None else kept.reserve()
-    origin = session.screen.here()
+    origin = session.front_end.here()
+    key = session.front_end.key(origin)
     try:
         return session.registry.launch(
             work,
@@ -141,7 +138,7 @@ def start(
             after=after,
             origin=origin,
             # A job that launches others may go on doing so for days.
-            cell=None if caller() else (session.screen.key(origin), session.shell.execution_count),
+            cell=(key, session.shell.execution_count) if current.get() is None else None,
             quiet=options.quiet,
             group=group,
             retries=options.retries,
@@ -152,6 +149,36 @@ def start(
         if kept is not None and number is not None:
             kept.release(number)
         raise
+
+
+def _attach(
+    session: Session,
+    job: Record,
+    options: LaunchOptions,
+    kept: KeptRunner | None,
+    sink: FileSink | None,
+) -> None:
+    """Give a job that is about to be launched its log file, its limits and its notice."""
+    if kept is not None:
+        kept.prepare(
+            job,
+            timeout=options.timeout,
+            memory=options.memory,
+            log=None if sink is None else sink.path,
+            tells=options.notify and options.group is None,
+        )
+    else:
+        if options.memory is not None:
+            session.core.runners.limits.watch(job, options.memory)
+        if sink is not None:
+            job.log.attach_file(sink)
+            sink.on_error = lambda: session.front_end.print_at(
+                job, f"job {job.number}: {sink.problem()}"
+            )
+            job.add_done_callback(lambda _: sink.close())
+    session.front_end.note_capture(job)
+    if options.notify:  # of a group there is one notice
+        session.notices.request([job], f"group {job.group}" if job.group else "")
 
 
 def _group(options: LaunchOptions) -> GroupName | None:
@@ -230,6 +257,8 @@ def place_of(
     Raises `BadInput` for what does not go together.
     """
     asked = "on" if options.on is not None else options.place
+    if options.memory is not None and not (is_command or options.keep or asked == "process"):
+        raise BadInput("--memory limits processes: it goes with -p, --keep or a !command")
     if is_command and asked is not None:
         raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
     if options.keep:
@@ -271,7 +300,7 @@ def _marked(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _accepted(work: Work, where: str | Runner | None, *, copy: bool) -> Work:
+def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy: bool) -> Work:
     """Return the work as it is sent there; raises `BadInput` if it cannot run there."""
     place = where.where if isinstance(where, Runner) else where
     if place in ("shell", "process") and not has_processes():
@@ -284,7 +313,9 @@ def _accepted(work: Work, where: str | Runner | None, *, copy: bool) -> Work:
         from ipy_bgtasks.runners.trees import refuse_without_psutil
 
         refuse_without_psutil()
-    if (place == "thread" or (place is None and not work.is_async)) and not has_threads():
+    if (
+        place == "thread" or (place is None and not work.is_async)
+    ) and "thread" not in session.registry.runners:
         raise BadInput(
             "a call needs a thread, and a browser has none: give a coroutine, a cell that "
             "awaits, or -l to call it on the event loop"

@@ -35,7 +35,7 @@ class _Set:
     left: set[int] = field(default_factory=set)
 
 
-class Asked:
+class Requests:
     """The notices that are still to come; they outlive an unloading. Any thread may call."""
 
     def __init__(self) -> None:
@@ -89,11 +89,11 @@ class Notices:
     """
 
     def __init__(self, session: Session) -> None:
-        assert session.core.asked is not None
+        assert session.core.requests is not None
         self._session = session
         self._settings = session.settings
-        self._screen = session.screen
-        self._asked = session.core.asked
+        self._front_end = session.front_end
+        self._requests = session.core.requests
         self._live_views = session.loaded.live_views
         self._lock = threading.Lock()
         self._waiting: list[tuple[Record, Notice]] = []
@@ -107,8 +107,8 @@ class Notices:
             if self._listens or self._closed:
                 return
             self._listens = True
-        self._screen.on_end = self.ended
-        if self._screen.live:  # a page takes a moment to be ready
+        self._front_end.on_end = self.ended
+        if self._front_end.live:  # a page takes a moment to be ready
             self._session.core.service.later(0, lambda: self._live_views().prepare())
 
     def check(self) -> None:
@@ -117,7 +117,7 @@ class Notices:
 
         def look() -> None:
             if (line := invalid_addresses(self._settings.notify)) and not self._closed:
-                self._screen.say(f"ipy_bgtasks: {line}")
+                self._front_end.print_line(f"ipy_bgtasks: {line}")
 
         with suppress(RuntimeError):  # no threads here: the first notice says so
             Context().run(threading.Thread(target=look, name="bg-notify", daemon=True).start)
@@ -125,26 +125,26 @@ class Notices:
     def close(self) -> None:
         """Send no more notices; those that are being sent are left to themselves."""
         self._closed = True
-        self._screen.on_end = None
+        self._front_end.on_end = None
 
     # Asking
 
-    def ask(self, jobs: Iterable[Record], name: str = "") -> None:
+    def request(self, jobs: Iterable[Record], name: str = "") -> None:
         """Ask for a notice of each of *jobs*; of those that have ended there is none.
 
         With *name*, as in ``group crawl``, there is one notice when all have ended, those that
         are asked for under the same name until then included.
         """
-        self._asked.add(jobs, name)
+        self._requests.add(jobs, name)
         self.listen()
 
-    def take_back(self, job: Record) -> None:
+    def withdraw(self, job: Record) -> None:
         """Cancel the notice of that job."""
-        self._asked.remove(job)
+        self._requests.remove(job)
 
-    def is_asked(self, job: Record) -> bool:
+    def is_requested(self, job: Record) -> bool:
         """Return whether there will be a notice of that job, by itself or with others."""
-        return job in self._asked
+        return job in self._requests
 
     # Telling
 
@@ -155,12 +155,12 @@ class Notices:
         if self._closed:
             return
         try:
-            due = self._asked.ended(job)
+            due = self._requests.ended(job)
         except KeyError:
             after = self._settings.notify_after
             due = _Set("", [job]) if 0 < after < job.elapsed else None
         if due is not None:
-            self._session.core.service.later(0, self._tell, due.name, due.jobs)
+            self._session.core.service.later(0, self._send_each_way, due.name, due.jobs)
 
     def _call(self, job: Record) -> None:
         """Call the user's own function with the job; what it raises is one line."""
@@ -168,14 +168,14 @@ class Notices:
         try:
             function(path)(job.job)
         except BaseException as error:  # an exit would end the loop, or a thread of the pool
-            self._screen.tell(job, f"BgTasks.on_end, {path}: {error_line(error)}")
+            self._front_end.print_at(job, f"BgTasks.on_end, {path}: {error_line(error)}")
 
-    def _tell(self, name: str, jobs: list[Record]) -> None:
+    def _send_each_way(self, name: str, jobs: list[Record]) -> None:
         """Compose a notice and send it every way there is, even if one of them fails."""
         first = jobs[0]
         notice = _notice(name, jobs)
-        ways: list[Callable[[], object]] = [lambda: self._screen.alert(notice)]
-        if self._screen.live:
+        ways: list[Callable[[], object]] = [lambda: self._front_end.alert(notice)]
+        if self._front_end.live:
             ways.append(lambda: self._live_views().tell(notice, first))
         if self._settings.notify and not _is_sent_by_watcher(first):
             ways.append(lambda: self._post(first, notice))
@@ -196,7 +196,9 @@ class Notices:
             Context().run(thread.start)
         except RuntimeError:  # where there are no threads
             self._posting = False
-            self._screen.tell(job, f"job {job.number}: notice not delivered: it needs a thread")
+            self._front_end.print_at(
+                job, f"job {job.number}: notice not delivered: it needs a thread"
+            )
 
     def _post_all(self) -> None:
         """Send what waits, as one message, and then what has come meanwhile."""
@@ -212,8 +214,8 @@ class Notices:
             if not failed or self._closed:
                 continue
             for job, _ in waiting:
-                with suppress(Exception):  # a screen that is gone
-                    self._screen.tell(job, f"job {job.number}: {failed}")
+                with suppress(Exception):  # a front end that is gone
+                    self._front_end.print_at(job, f"job {job.number}: {failed}")
 
 
 def _is_sent_by_watcher(job: Record) -> bool:

@@ -11,12 +11,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
+from ipy_bgtasks.platforms import has_threads
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands import ShellRunner
-from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
+from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
+from ipy_bgtasks.runners.watchdog import Watchdog
+from ipy_bgtasks.usage import MemoryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +49,11 @@ class Runners:
             },
             core.service,
         )
+        if not has_threads():
+            del self.registry.runners["thread"]
         self.registry.on_discard += [core.sources.release, self.processes.discard]
         self.registry.on_discard.append(core.front_end.discarded)
+        self.limits = MemoryLimits(core.service.later)
         self._core = core
         self._settings: BgTasks | None = None
         self._watchdog: Watchdog | None = None
@@ -80,15 +86,15 @@ class Runners:
         )
 
     def watch(self, tell: Callable[[Record, str], object]) -> None:
-        """Report the jobs that block the loop through *tell*, until `stop_watching`."""
-        self._watchdog = Watchdog(
-            self.loop, self._core.service, tell, cells=self._core.sources.cell
-        )
-        self.loop.on_active = self._watchdog.wake
+        """Report the jobs for which others have to wait through *tell*, until `stop_watching`."""
+        core = self._core
+        dog = Watchdog(self.loop, self.threads, core.service, tell, cells=core.sources.cell)
+        self._watchdog = dog
+        self.loop.on_active = self.threads.on_begin = dog.wake
 
     def stop_watching(self) -> None:
-        """Report no jobs that block the loop."""
-        self.loop.on_active = None
+        """Report no such jobs any more."""
+        self.loop.on_active = self.threads.on_begin = int
         if self._watchdog is not None:
             self._watchdog.limit = 0
 
@@ -103,7 +109,7 @@ class Runners:
             self._apply_to_kept(self.kept)
         if self._watchdog is not None:
             self._watchdog.limit = settings.watchdog
-            if self.loop.active:
+            if self.loop.active or self.threads.busy():
                 self._watchdog.wake()
 
     def _apply_to_kept(self, runner: KeptRunner) -> None:

@@ -93,7 +93,10 @@ class BgTasks(Configurable):
         "suspend IPython, as it does at the prompt.",
     ).tag(config=True)
     watchdog = Float(
-        1.0, min=0, help="Seconds for which a job may block the loop before a report; 0: never."
+        1.0,
+        min=0,
+        help="Seconds for which a job may block the loop, or the interpreter, before a report; "
+        "0: never.",
     ).tag(config=True)
     counts_as_active = Bool(
         True,

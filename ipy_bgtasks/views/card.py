@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line
 from ipy_bgtasks.views.html import CODE, html_bar, html_glyph
-from ipy_bgtasks.views.rows import attempt_text, end_of, progress_text
+from ipy_bgtasks.views.rows import after_text, attempt_text, end_of, progress_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,7 +102,7 @@ def _facts(job: Record, live: bool, again: bool) -> list[Fact]:
         facts += [("quiet", " ".join([_clock(ended), *([f"after {took}"] if took else [])]))]
         facts += [(kind, text)] if kind in ("result", "error", "reason") and text else []
         return [("glyph", state), ("quiet", state), name, *facts]
-    waits = attempt_text(job)
+    waits = attempt_text(job) or after_text(job)
     if job.started is None:
         # Without a state: a console that shows no updates goes on showing this.
         return [("glyph", "queued"), name, ("quiet", waits), *facts]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import message_of, one_line, strip_ansi
+from ipy_bgtasks.usage import usage_of
 from ipy_bgtasks.views.rows import line_now
 from ipy_bgtasks.views.value import value_line
 
@@ -69,10 +70,13 @@ def describe(
         "started": job.started,
         "elapsed": round(job.elapsed, 3),
         "progress": _progress(job),
+        "memory": None,
         "at": (line_now(job, cells) or None) if outcome is None else None,
         "error": _error(outcome),
         "result": None,
     }
+    if job.pid is not None and (used := usage_of({job.pid}).get(job.pid)):
+        found["memory"] = used.memory
     if outcome is not None and not failed and outcome.value is not None:
         found["result"] = value_line(job, _VALUE)
     if full:

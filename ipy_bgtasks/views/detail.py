@@ -12,7 +12,7 @@ from ipy_bgtasks.job.outcome import LazyError
 from ipy_bgtasks.stacks import Cells, innermost, no_cells
 from ipy_bgtasks.text import error_line, message_of, one_line, short_repr, visible
 from ipy_bgtasks.views.html import STYLE, html_bar, html_state, html_text
-from ipy_bgtasks.views.rows import frame_line, row, stack_now
+from ipy_bgtasks.views.rows import frame_line, row, stack_now, uses_now
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.outcome import Outcome
@@ -97,7 +97,11 @@ def _facts(job: Record, cells: Cells) -> Iterator[tuple[str, str]]:
     if code.strip() != job.name.strip():
         yield "code", code if len(code) <= _CODE else code[:_CODE] + "…"
     yield "state", seen.state
+    if seen.state == "queued" and seen.kind == "wait":
+        yield "waits", seen.last
     yield "where", seen.where
+    if use := uses_now([job]).get(job.pid):
+        yield "uses", use
     if seen.where in _ELSEWHERE and not job.has_output:
         yield "output", f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
     if job.has_output and (problem := job.log.file_error):

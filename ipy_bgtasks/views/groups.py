@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
+from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
 from ipy_bgtasks.views.card import card_html, card_text
 from ipy_bgtasks.views.detail import traceback_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAME = 80  # characters
 _MESSAGE = 200
-_FAILED = 5  # of those that failed
+_FAILED = 5  # kinds of failures, and of one kind, that are named
 
 
 @dataclass(slots=True)
@@ -34,11 +35,20 @@ class Tally:
     #: How many of them are done, those that run by their fraction; of those that do something.
     done: float = 0.0
     elapsed: float = 0.0
+    #: How many have failed with which error, by the name of its class.
+    kinds: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, alive: Iterable[Record], over: Mapping[str, int], elapsed: float = 0.0) -> Tally:
-        """Count the jobs that go on, and those of which only the states are known."""
+    def of(
+        cls,
+        alive: Iterable[Record],
+        over: Mapping[str, int],
+        elapsed: float = 0.0,
+        kinds: Mapping[str, int] | None = None,
+    ) -> Tally:
+        """Count some jobs, and those of which only the states and errors are known."""
         counts = Counter({str(state): count for state, count in over.items()})
+        errors = Counter(kinds or {})
         done = float(counts["finished"] + counts["failed"])
         for job in alive:
             state = str(job.state)
@@ -48,7 +58,9 @@ class Tally:
                 done += (progress.fraction or 0.0) if progress is not None else 0.0
             elif state in ("finished", "failed"):
                 done += 1
-        return cls(counts, done, elapsed)
+            if state == "failed":
+                errors[kind_of(job)] += 1
+        return cls(counts, done, elapsed, errors)
 
     @property
     def total(self) -> int:
@@ -128,7 +140,8 @@ def group_line(group: Group) -> str:
 
 def group_html(group: Group) -> str:
     """Return that line as HTML."""
-    failed = [_failure(job) for job in group.jobs() if job.state is JobState.FAILED]
+    jobs = (job for job in group.jobs() if job.state is JobState.FAILED)
+    failed = [failure_of(job, traced=False) for job in jobs]
     title = f"{one_line(group.name, _NAME)}: {group_tally(group).title}"
     return card_html("", title, _facts(group_tally(group), failed))
 
@@ -138,11 +151,11 @@ def many_card(
 ) -> dict[str, str]:
     """Return one card for all jobs of a cell, with the tracebacks of the first that failed.
 
-    *discarded* is how many of them are kept no more.
+    *discarded* is how many of them were forgotten.
     """
     facts = _facts(tally, failed)
     if discarded:
-        facts.append(("quiet", f"{discarded:,} kept no more"))
+        facts.append(("quiet", f"{discarded:,} forgotten"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'
@@ -158,27 +171,27 @@ def many_card(
     }
 
 
-def failure_of(job: Record, *, traced: bool) -> Failure:
+def failure_of(job: Record, *, traced: bool, cells: Cells = no_cells) -> Failure:
     """Return what is told of a job that has failed; its traceback only if *traced*."""
     outcome = job.outcome
     assert outcome is not None
     assert outcome.error is not None
-    kind = one_line(type(outcome.error).__name__, _NAME)
     message = one_line(message_of(outcome.error), _MESSAGE)
-    trace = traceback_text(outcome) if traced else ""
-    return Failure(job.number, one_line(job.name, _NAME), kind, message, trace)
+    trace = traceback_text(outcome, cells) if traced else ""
+    return Failure(job.number, one_line(job.name, _NAME), kind_of(job), message, trace)
 
 
-def _failure(job: Record) -> Failure:
-    return failure_of(job, traced=False)
+def kind_of(job: Record) -> str:
+    """Return the name of the class of a job's error."""
+    return one_line(type(job.outcome and job.outcome.error).__name__, _NAME)
 
 
 def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
     facts = [("count", f"{tally.counts[s]:,} {s}") for s in map(str, JobState) if tally.counts[s]]
     if not tally.is_over:
         facts += [("bar", str(tally.fraction)), ("quiet", tally.left)]
-    names = ", ".join(f"[{each.number}] {each.name}" for each in failed[:_FAILED])
-    more = tally.counts["failed"] - min(len(failed), _FAILED)
-    if names:
-        facts.append(("quiet", f"failed: {names}" + (f" and {more:,} more" if more > 0 else "")))
+    for kind, count in tally.kinds.most_common(_FAILED):
+        names = [f"[{each.number}] {each.name}" for each in failed if each.kind == kind][:_FAILED]
+        more = f" and {count - len(names):,} more" if count > len(names) else ""
+        facts.append(("quiet", f"{count:,} × {kind}: {', '.join(names)}{more}"))
     return facts

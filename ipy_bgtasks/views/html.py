@@ -35,7 +35,8 @@ STYLE = """<style>
 .ipybg.ipybg td code, .ipybg pre { font-family: var(--jp-code-font-family, monospace);
   color: inherit; background: transparent; padding: 0; margin: 0; white-space: pre-wrap;
   overflow-wrap: anywhere; }
-.ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
+.ipybg tr { background: transparent !important; }
+.ipybg.ipybg.ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
   border-left: 2px solid var(--jp-border-color2, #8888); }
 .ipybg .state { white-space: nowrap; }
 </style>"""

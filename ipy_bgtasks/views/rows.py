@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from traceback import FrameSummary
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line
+from ipy_bgtasks.usage import usage_of
 from ipy_bgtasks.views.value import value_line
 from ipy_bgtasks.work.reading import label_of_cell
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _SOONEST = 2.0  # seconds after the start
 _LEAST = 0.01  # of all that is to do
+_GLANCE = 0.1  # seconds, of which processor time is measured
+_NAME = 30  # characters of a job that another waits for
+_NAMED = 3  # of these jobs
 _LAST = 200  # characters of output or of a result that a row carries
 
 
@@ -69,13 +74,37 @@ def rows(
 ) -> list[Row]:
     """Return a row for each job; `current` and `previous` are two of them or None.
 
-    With `where_now` a running job's row says which line of the user's code it is in; `cells`
-    tells which cell a file name stands for.
+    With `where_now` a running job's row says which line of the user's code it is in, and what its
+    processes use; `cells` tells which cell a file name stands for.
     """
-    return [
-        row(job, "+" if job is current else "-" if job is previous else " ", where_now, cells)
-        for job in jobs
-    ]
+    jobs = list(jobs)
+    uses = uses_now(jobs) if where_now else {}
+    found = []
+    for job in jobs:
+        mark = "+" if job is current else "-" if job is previous else " "
+        seen = row(job, mark, where_now, cells)
+        if (use := uses.get(job.pid)) is not None:
+            seen = replace(seen, at=f"{seen.at} · {use}" if seen.at else use)
+        found.append(seen)
+    return found
+
+
+def uses_now(jobs: Iterable[Record]) -> dict[int | None, str]:
+    """Return what the processes of jobs use, by their numbers: ``98% CPU, 3.1 GB``.
+
+    Looks twice, a moment apart, if there are any.
+    """
+    leaders = {job.pid for job in jobs if job.pid is not None}
+    before, began = usage_of(leaders), time.monotonic()
+    if not before:
+        return {}
+    time.sleep(_GLANCE)
+    after, took = usage_of(leaders), time.monotonic() - began
+    return {
+        leader: f"{max(now.cpu - before[leader].cpu, 0) / took:.0%} CPU, {now}"
+        for leader, now in after.items()
+        if leader in before
+    }
 
 
 def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no_cells) -> Row:
@@ -96,6 +125,8 @@ def row(job: Record, mark: str = " ", where_now: bool = False, cells: Cells = no
             # Until its next line comes, the last one is on the attempt that failed.
             parts = (attempt, last) if not last.startswith("attempt ") else (last,)
             kind, last = "wait", ": ".join(part for part in parts if part)
+        elif state == "queued" and (why := after_text(job) or waits_text(job)):
+            kind, last = "wait", why
     pid = job.pid
     if state == JobState.PAUSED:
         kind, last = "wait", f"%bg {job.number} lets it go on"
@@ -170,6 +201,19 @@ def attempt_text(job: Record) -> str:
     """Return ``attempt 2 of 4``; empty in the first one, and where there is only one."""
     attempts = job.attempts
     return str(attempts) if attempts is not None and attempts.has_failed else ""
+
+
+def after_text(job: Record) -> str:
+    """Return which jobs it waits for: ``after 2 (train)``; empty if for none."""
+    names = [f"{o.number} ({one_line(o.name, _NAME)})" for o in job.after if not o.done()]
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"after {', '.join(names[:_NAMED])}{more}" if names else ""
+
+
+def waits_text(job: Record) -> str:
+    """Return what else keeps a job from starting: ``3rd of @fits``."""
+    runner = job.runner
+    return "" if runner is None or job.started is not None else runner.waits()
 
 
 def progress_text(job: Record, progress: Progress) -> str:

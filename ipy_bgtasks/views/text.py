@@ -9,7 +9,7 @@ from wcwidth import width as width_of
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.text import bar, cut_end, cut_middle, elapsed_text, one_line
-from ipy_bgtasks.views.rows import Row, exit_status, summary
+from ipy_bgtasks.views.rows import GLYPHS, Row, exit_status, summary
 from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def text_table(rows: Sequence[Row], width: int = 80) -> str:
 def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
     head = (
         f"[{row.number}]{one_line(row.mark, 1) or ' '}",
-        one_line(row.state, 20),
+        f"{GLYPHS.get(row.state, '○')} {one_line(row.state, 20)}",
         one_line(row.where, 20),
     )
     return head, one_line(row.name, 500), one_line(row.elapsed, 20), _last(row)
@@ -60,7 +60,7 @@ def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
 
 def _last(row: Row) -> str:
     if row.fraction is None:
-        return one_line(row.last, 500)
+        return "→ " * (row.kind == "result") + one_line(row.last, 500)
     return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
 
 

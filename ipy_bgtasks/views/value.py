@@ -106,16 +106,16 @@ def is_plain(value: object, depth: int = 2) -> bool:
 
 
 def run_as(job: Record, call: Callable[[], object], name: str) -> threading.Thread | None:
-    """Run *call* in a daemon thread, in the job's context; None where there are no threads.
+    """Run *call* in a daemon thread; None where there are no threads.
 
-    What it prints is the job's.
+    What it prints is the job's; print options, as of NumPy and decimal, are those of the session.
     """
 
     def run() -> None:
         job.enter()
         call()
 
-    thread = threading.Thread(target=Context().run, args=(run,), name=name, daemon=True)
+    thread = threading.Thread(target=job.host.context().run, args=(run,), name=name, daemon=True)
     try:
         Context().run(thread.start)
     except RuntimeError:

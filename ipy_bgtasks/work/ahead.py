@@ -11,8 +11,10 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from ipy_bgtasks.work.names import touched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +45,8 @@ def may_run_ahead(code: str, before: Iterable[str], variables: Mapping[str, Any]
         return False  # `%bg` alone is about the cell that runs
     if not launches and not _SPECS.fullmatch(text):
         return False  # %fg CODE wants its turn in the foreground
+    if re.search(r"(?:^|\s)!(?!=)", text):  # a command: only what is replaced in it is Python
+        text = " ".join(re.findall(r"[{$][^}\s]*", text))
     used = _names(f"{ours['target'] or ''} {text}", variables)
     texts = list(before)
     mentioned = set().union(*(_names(each, variables) for each in texts))
@@ -60,13 +64,9 @@ def _names(text: str, variables: Mapping[str, Any]) -> set[str]:
         found.add(name)
         value = variables.get(name)
         if type(value) is FunctionType and value.__globals__ is variables:
-            waiting += _loaded(value.__code__)
+            loads, binds = touched(value.__code__)
+            waiting += [*loads, *binds]
     return found
-
-
-def _loaded(code: CodeType) -> list[str]:
-    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    return [*code.co_names, *(name for each in inner for name in _loaded(each))]
 
 
 def _depends(name: str, texts: list[str], variables: Mapping[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from .shells import EXTENSION, ask, kernel
 
 if TYPE_CHECKING:
     from tests.kernel.kernels import Kernel
+    from tests.kernel.pages import Page
 
 BENCH = Contests("kernel")
 
@@ -38,9 +39,17 @@ def spin():
         sum(range(100))
 stopped = threading.Event()
 """
+_REPORTER = """
+import asyncio
+from ipy_bgtasks import current_job
+async def job():
+    for n in range(10000):
+        current_job().progress = n / 10000
+        await asyncio.sleep(0.1)
+"""
 
 
-@BENCH.add("a cell `%bg f()`, request to idle", {"Thread": ratio(1.1), "ipython-bg": ratio()})
+@BENCH.add("a cell `%bg f()`, request to idle", {"Thread": ratio(1.25), "ipython-bg": ratio()})
 def cell(size: Size) -> Iterator[Round]:
     """Card included."""
     with kernel() as k:
@@ -192,10 +201,7 @@ def _crowd(size: Size) -> Iterator[dict[str, list[float]]]:
                 if name == OURS:
                     open_panel()
                 k.ok("await asyncio.sleep(1.5)")
-                used = psutil.Process(k.pid).cpu_times()
-                k.ok("await asyncio.sleep(5)")
-                now = psutil.Process(k.pid).cpu_times()
-                one[name].append((now.user + now.system - used.user - used.system) / 5)
+                one[name].append(_cpu_of_a_second(k))
                 for _ in range(100):
                     began = perf_counter()
                     k.ok("1+1")
@@ -204,16 +210,17 @@ def _crowd(size: Size) -> Iterator[dict[str, list[float]]]:
             yield one
 
 
-def _panel_of(k: Kernel) -> Callable[[], None]:
+def _panel_of(k: Kernel) -> Callable[[], Page]:
     """What opens the panel and waits until it shows a job."""
     k.ok("import importlib.util")
     if k.ok("importlib.util.find_spec('anywidget') is None").result == "True":
         raise Unavailable("the panel needs anywidget")
     from tests.kernel.pages import open_panel
 
-    def open_and_wait() -> None:
+    def open_and_wait() -> Page:
         page = open_panel(k)
         page.until(lambda: page.rows)
+        return page
 
     return open_and_wait
 
@@ -221,26 +228,46 @@ def _panel_of(k: Kernel) -> Callable[[], None]:
 @BENCH.add("200 jobs that report progress: CPU of a second", {"no cards": excess(0.05)})
 def progress(size: Size) -> Iterator[Round]:
     """Each has a card; ten reports a second."""
-    job = (
-        "import asyncio\nfrom ipy_bgtasks import current_job\n"
-        "async def job():\n    for n in range(10000):\n"
-        "        current_job().progress = n / 10000\n        await asyncio.sleep(0.1)\n"
-    )
     with kernel() as k:
-        k.ok(f"{_LOAD}\n{job}")
+        k.ok(f"{_LOAD}\n{_REPORTER}")
         for number in range(size.rounds(5)):
             one = {}
             for name in in_turn([OURS, "no cards"], number):
                 for _ in range(200):
                     k.ok("%bg job()" + ";" * (name != OURS))
-                used = psutil.Process(k.pid).cpu_times()
-                began = perf_counter()
-                k.ok("await asyncio.sleep(5)")
-                now = psutil.Process(k.pid).cpu_times()
-                spent = now.user + now.system - used.user - used.system
-                one[name] = spent / (perf_counter() - began)
+                one[name] = _cpu_of_a_second(k)
                 k.ok("%cancel all", 60)
             yield one
+
+
+@BENCH.add(
+    "1,000 jobs that report progress, with the panel open: CPU of a second",
+    {"no panel": excess(0.05)},
+)
+def panel_of_many(size: Size) -> Iterator[Round]:
+    """Ten reports a second of each; a page has forty rows in sight."""
+    with kernel() as k:
+        open_panel = _panel_of(k)
+        k.ok(f"{_LOAD}\n{_REPORTER}\nfor n in range(1000):\n    %bg -q job();")
+        page = open_panel()
+        for number in range(size.rounds(5)):
+            one = {}
+            for name in in_turn([OURS, "no panel"], number):
+                if name == OURS:
+                    page.see(panel=True, look=[str(n) for n in range(1, 41)])
+                else:
+                    page.send("bye")
+                k.ok("await asyncio.sleep(1)")
+                one[name] = _cpu_of_a_second(k)
+            yield one
+
+
+def _cpu_of_a_second(k: Kernel) -> float:
+    """The seconds of CPU that a kernel uses in a second."""
+    used, began = psutil.Process(k.pid).cpu_times(), perf_counter()
+    k.ok("await asyncio.sleep(5)")
+    now = psutil.Process(k.pid).cpu_times()
+    return (now.user + now.system - used.user - used.system) / (perf_counter() - began)
 
 
 def _cells(k: Kernel, code: str, count: int, before: str = "", after: str = "") -> float:

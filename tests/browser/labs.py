@@ -11,11 +11,13 @@ No test sleeps: every wait is for something in the page, and fails after `TIMEOU
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,10 +25,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from playwright.sync_api import Locator, Page, expect
 
 import ipy_bgtasks
@@ -46,7 +50,8 @@ def chromium() -> str | None:
 class Lab:
     """A Jupyter server with JupyterLab and Notebook, with directories of its own under *home*."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *more: str) -> None:
+        self.runtime = home / "runtime"
         self.root = home / "notebooks"
         self.root.mkdir()
         config = home / "config"
@@ -69,10 +74,11 @@ class Lab:
             "IPYTHONDIR": str(home / "ipython"),
             "JUPYTER_CONFIG_DIR": str(config),
             "JUPYTER_DATA_DIR": str(home / "data"),
-            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTER_RUNTIME_DIR": str(self.runtime),
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
             "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONPATH": str(Path(ipy_bgtasks.__file__).parents[1]),
         }
         options = [
@@ -83,6 +89,7 @@ class Lab:
             "--ServerApp.port_retries=0",
             f"--IdentityProvider.token={_TOKEN}",
             f"--ServerApp.root_dir={self.root}",
+            *more,
         ]
         self.log = home / "server.txt"
         with self.log.open("wb") as log:
@@ -116,6 +123,29 @@ class Lab:
         """A notebook as it is saved."""
         return nbformat.read(self.root / name, as_version=4)
 
+    def kernels(self) -> set[str]:
+        """The identifiers of all that run."""
+        return {kernel["id"] for kernel in self._ask("/api/kernels")}
+
+    def start_kernel(self, code: str) -> str:
+        """Start one without a page, and run *code* in it; returns its identifier."""
+        name: str = self._ask("/api/kernels", "POST")["id"]
+
+        async def run() -> None:
+            client = AsyncKernelClient()
+            client.load_connection_file(str(self.runtime / f"kernel-{name}.json"))
+            client.start_channels()
+            try:
+                await client.wait_for_ready(timeout=60)
+                reply = await client.execute_interactive(code, timeout=60)
+            finally:
+                client.stop_channels()
+            assert reply["content"]["status"] == "ok", reply["content"]
+
+        with ThreadPoolExecutor(1) as other:  # Playwright runs a loop in this thread
+            other.submit(lambda: asyncio.run(run())).result()
+        return name
+
     def shut_down(self) -> None:
         """End all kernels."""
         deadline = time.monotonic() + 30
@@ -147,9 +177,10 @@ class Lab:
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            # Once, on a busy machine, its main thread hung in a join at its exit, all kernels gone.
-            self._process.kill()
+            # Rarely, on a busy machine, its main thread hangs in a join at its exit: show in which.
+            self._process.send_signal(signal.SIGABRT)
             self._process.wait()
+            print(self.log.read_text()[-8000:])
 
 
 class Notebook:

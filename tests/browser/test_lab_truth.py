@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from labs import TIMEOUT, Lab, Notebook, OpenNotebook
@@ -138,11 +140,27 @@ def test_a_cell_that_is_cut_and_pasted_keeps_its_card(open_notebook: OpenNoteboo
     notebook.shows(2, "cancelled")
 
 
-def test_a_card_within_a_widget_is_alive(open_notebook: OpenNotebook) -> None:
-    """Launched in `with out:`, or by a button's callback; its log holds the traceback."""
-    within = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    %bg fail()\nout"
-    notebook = open_notebook([SETUP, within])
+WITHIN = {
+    "with": "out = ipywidgets.Output()\nwith out:\n    %bg fail()\nout",
+    "capture": (
+        "out = ipywidgets.Output()\n@out.capture()\ndef launch():\n    %bg fail()\nlaunch()\nout"
+    ),
+    "interact": "@ipywidgets.interact(x=(0, 3))\ndef launch(x=1):\n    %bg fail()\n",
+    "callback": (
+        "out, go = ipywidgets.Output(), ipywidgets.Button(description='Go')\n"
+        "def launch(_):\n    with out:\n        %bg fail()\n"
+        "go.on_click(launch)\ndisplay(go, out)"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WITHIN)
+def test_a_card_within_a_widget_is_alive(open_notebook: OpenNotebook, how: str) -> None:
+    """Its end is seen, and its log holds the traceback."""
+    notebook = open_notebook([SETUP, f"import ipywidgets\n{WITHIN[how]}"])
     notebook.run(0, 1)
+    if how == "callback":
+        notebook.output(1).get_by_role("button", name="Go").click(timeout=TIMEOUT)
     notebook.shows(1, "running")
     notebook.execute("gate.set()")
     notebook.shows(1, re.compile("failed.*ValueError: as it should", re.S))
@@ -173,6 +191,50 @@ def test_no_key_leaks_out_of_a_card(open_notebook: OpenNotebook) -> None:
     notebook.page.keyboard.press("Enter")
     notebook.shows(1, "cancelled")
     expect(output.get_by_role("button", name="Log of job 1")).to_be_focused(timeout=TIMEOUT)
+
+
+HOSTILE = "<img src=x onerror='window.hacked=1'><b>bold</b>\x1b[31mred\u202edrawkcab\x07 &amp;"
+
+
+def test_what_comes_from_a_job_is_text_in_its_card(open_notebook: OpenNotebook) -> None:
+    """Name, progress, result, error, log and traceback; alive, and as it was saved."""
+    code = (
+        f"evil = {HOSTILE!r}\nimport ipy_bgtasks\n"
+        "class Evil:\n    def __repr__(self): return evil\n"
+        "Bad = type(evil[:14], (Exception,), {})\n"
+        "async def say(end):\n    print(evil)\n"
+        "    for i in ipy_bgtasks.track(range(2)): await asyncio.sleep(0)\n"
+        "    await gate.wait()\n    if end: raise Bad(evil)\n    return Evil()\n"
+        "def launch(end): return ipy_bgtasks.launch(say, end, name=evil)\n"
+    )
+    cells = ["launch(0)", "launch(1)", "for i in range(3): launch(i)", "%jobs -w", "%jobs 2"]
+    notebook = open_notebook([SETUP, code, *cells])
+    notebook.run(0, 1, 2, 3, 4, 5)
+
+    def is_text(*at: int) -> None:
+        for cell in at:
+            notebook.shows(cell, "<img src=x")
+            assert notebook.output(cell).locator("img, b:has-text('bold'), script").count() == 0
+            ours = "".join(notebook.output(cell).locator("[data-bgt], .ipybg").all_inner_texts())
+            assert "<img src=x" in ours
+            assert not set("\x1b\x07\u202e") & set(ours)
+        assert notebook.page.evaluate("window.hacked === undefined")
+
+    button = notebook.output(2).get_by_role("button", name="Log of job 1")
+    button.click(timeout=TIMEOUT)
+    is_text(2, 3, 5)
+    notebook.execute("gate.set()")
+    notebook.shows(2, "finished")
+    notebook.shows(3, "failed")
+    notebook.shows(4, re.compile("2 × .*<img"))
+    notebook.output(3).get_by_role("button", name="Log of job 2").click(timeout=TIMEOUT)
+    notebook.run(6)
+    is_text(2, 3, 4, 5, 6)
+    notebook.page.wait_for_timeout(6000)  # a sweep is brought up to date rarely in what is saved
+    notebook.save()
+    notebook.do("kernelmenu:shutdown")
+    notebook.page.goto(notebook.url)
+    is_text(2, 3, 4, 5, 6)
 
 
 def test_a_saved_notebook_exports_what_it_showed(open_notebook: OpenNotebook, lab: Lab) -> None:
@@ -206,3 +268,26 @@ def test_nothing_is_cut_off_in_a_narrow_page(open_notebook: OpenNotebook) -> Non
             each.closest('.bgt').getBoundingClientRect().right + 1).length"""
     for at in (1, 2):
         assert notebook.output(at).evaluate(stick_out) == 0
+
+
+def test_a_server_leaves_a_kernel_alone_whose_job_is_quiet(tmp_path: Path) -> None:
+    """It ends those that are idle, as this one is when its job has ended."""
+    culling = ("cull_idle_timeout=6", "cull_interval=1", "cull_connected=True")
+    lab = Lab(tmp_path, *(f"--MappingKernelManager.{option}" for option in culling))
+    try:
+        often = "import ipy_bgtasks.frontends.kernel.front_end as f; f._SIGN_OF_LIFE = 1\n"
+        quiet = f"{often}%load_ext ipy_bgtasks\nimport threading, time\n"
+        kept = lab.start_kernel(f"{quiet}job = %bg time.sleep(1000)")
+        off = lab.start_kernel(
+            f"{quiet}%config BgTasks.counts_as_active = False\njob = %bg time.sleep(1000)"
+        )
+        plain = lab.start_kernel("import threading; threading.Timer(1000, print).start()")
+        ended = lab.start_kernel(f"{quiet}job = %bg time.sleep(8)")
+        assert lab.kernels() >= {kept, ended}
+        deadline = time.monotonic() + 60
+        while lab.kernels() & {off, plain, ended}:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)  # a server does not tell
+        assert lab.kernels() == {kept}
+    finally:
+        lab.close()

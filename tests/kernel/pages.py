@@ -30,7 +30,7 @@ class Page:
         self.notices: list[dict[str, Any]] = []
         self.log = ""
         self.cell: dict[str, Any] | None = None
-        self._taken = 0
+        self._taken = self._turn = 0
         self.model_id: str = kernel.until(lambda: scripts(kernel) and scripts(kernel)[-1])
         self.send("hello")
 
@@ -44,7 +44,9 @@ class Page:
 
     def see(self, *, panel: bool = False, **names: list[str]) -> None:
         """Say what the page shows."""
-        self.send("see", panel=panel, **{"jobs": [], "look": [], "many": [], "lists": [], **names})
+        self._turn += 1
+        shown = {"jobs": [], "look": [], "many": [], "lists": [], **names}
+        self.send("see", turn=self._turn, panel=panel, **shown)
 
     def until(self, predicate: Any) -> None:
         """Take in what the kernel sends until something is so."""

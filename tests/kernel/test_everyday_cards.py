@@ -146,6 +146,22 @@ def test_what_is_no_progress_is_the_jobs_own_error(kernel: Kernel) -> None:
     kernel.ok("go.set()")
 
 
+@pytest.mark.parametrize("where", ["-t", "-l", "-p"])
+def test_a_value_is_shown_with_the_print_options_of_the_session(kernel: Kernel, where: str) -> None:
+    """Those of NumPy are a context variable; the job may have others."""
+    kernel.ok(
+        "import numpy as np\n"
+        "def work():\n"
+        "    np.set_printoptions(precision=6)\n"
+        "    return np.array([1.23456789])\n"
+        "async def a_work(): return work()\n"
+    )
+    kernel.ok("np.set_printoptions(precision=2)")
+    cell = kernel.ok(f"job = %bg {where} {'a_' * (where == '-l')}work()")
+    shown = kernel.until(lambda: below(cell))
+    assert shown[0]["text/plain"] == kernel.ok("%fg job").result == "array([1.23])"
+
+
 VALUES = """
 import asyncio
 import pandas as pd
@@ -351,7 +367,7 @@ def test_a_loop_shows_one_card(kernel: Kernel) -> None:
     kernel.ok("gate.set()")
     kernel.until(lambda: "9 finished" in card_of(cell))
     assert "1 failed" in card_of(cell)
-    assert "failed: [4] work(3)" in card_of(cell)
+    assert "1 × ValueError: [4] work(3)" in card_of(cell)
     assert len(cell.contents("display_data")) == 1
 
 

@@ -324,3 +324,15 @@ def test_lines_of_several_jobs_under_one_cell_say_whose_they_are(kernel: Kernel)
     assert sorted(cell.stdout.split("\n")[:-1]) == sorted(
         f"{name} {i}" for name in ("cat", "dog") for i in range(3)
     )
+
+
+def test_what_a_job_shows_in_a_pager_is_printed_in_its_place(kernel: Kernel) -> None:
+    """Else it came with the reply of whichever cell ran next."""
+    kernel.ok("import ipy_bgtasks")
+    cell = kernel.ok("%%bg\n%prun sum([1, 2])\nlen?\nhelp(abs)")
+    kernel.until(lambda: "absolute value" in cell.stdout or None)
+    for text in ("function calls", "number of items in a container"):
+        assert text in cell.stdout
+        assert text in kernel.ok("print(ipy_bgtasks.jobs()[1].log.text)").stdout
+    assert not kernel.ok("1").content["payload"]
+    assert kernel.ok("len?").content["payload"]

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keeping_ends import end_kept_jobs
@@ -63,7 +64,7 @@ def test_a_job_survives_the_kill_of_its_kernel(
     second = make_kernel(env=state)
     assert "1 kept job: 1 running (%jobs)" in second.load().stdout
     table = second.ok("%jobs").displays[0]["text/plain"]
-    assert re.search(r"\[k1\]\+ +running +kept \d+ +train\(", table)
+    assert re.search(r"\[k1\]\+ +● running +kept \d+ +train\(", table)
     following = second.start("model = %fg k1")
     second.until(lambda: "epoch 1\n" in following.reply.stdout)
     gate.write_text("")
@@ -109,3 +110,50 @@ def test_a_failure_shows_its_traceback_under_its_cell(
     kernel.until(lambda: "ZeroDivisionError: oh" in reply.traceback)
     assert "in fails" in reply.traceback
     assert kernel.run("%fg k1").ename == "ZeroDivisionError"
+
+
+def test_what_a_kept_job_displays_is_recorded_and_comes_with_fg(
+    make_kernel: MakeKernel, state: dict[str, str]
+) -> None:
+    """In order with its text, here and in the next session."""
+    first = make_kernel(env=state)
+    first.load()
+    first.ok(DISPLAYS)
+    launch = first.ok("job = %bg --keep show()")
+    first.ok("%fg job")
+    first.until(lambda: "after" in launch.stdout or None)
+    assert _shown(launch.messages) == ["before", "table", "<b>2</b>", "picture", "after"]
+    second = make_kernel(env=state)
+    second.load()
+    reply = second.ok("%fg k1")
+    assert _shown(reply.messages) == ["before", "table", "<b>2</b>", "picture", "after"]
+
+
+DISPLAYS = """\
+def show():
+    import pandas
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML
+    print("before")
+    display(pandas.DataFrame({"a": [1]}))
+    handle = display(HTML("<b>1</b>"), display_id=True)
+    handle.update(HTML("<b>2</b>"))
+    plt.plot([1, 2])
+    plt.show()
+    print("after")
+"""
+
+
+def _shown(messages: list[Any]) -> list[str]:
+    found: dict[str, str] = {}
+    for message in messages:
+        content, kind = message["content"], message["msg_type"]
+        if kind == "stream":
+            found[content["text"].strip()] = content["text"].strip()
+        elif kind in ("display_data", "update_display_data") and "data-bgt" not in str(content):
+            data = content["data"]
+            page = data.get("text/html", "")
+            text = "table" if "<table" in page else page
+            name = content["transient"].get("display_id") or str(len(found))
+            found[name] = "picture" if "image/png" in data else text
+    return list(found.values())

@@ -138,7 +138,9 @@ def test_all_magics_work_in_a_subshell_while_the_main_shell_is_busy(
     kernel.until(lambda: busy.reply.stdout)
 
     listed = kernel.ok("%jobs", subshell=sub).displays[0]["text/plain"]
-    assert [line.split()[1] for line in listed.splitlines()] == ["running"] * 3
+    assert [line.partition("● ")[2].split()[0] for line in listed.splitlines()] == [
+        "running"
+    ] * 4  # the cell, too
     said = kernel.ok("%cancel spinner", subshell=sub).stdout
     assert said == "job 1 (spins()) cancelled\n"
     assert kernel.ok("job = %bg max(1, 2)\njob.result(20)", subshell=sub).result == "2"
@@ -157,3 +159,12 @@ def test_all_magics_work_in_a_subshell_while_the_main_shell_is_busy(
     assert busy.wait().status == "ok"
     assert kernel.ok("await late").result == "(True, 7)"
     assert kernel.ok("str(coro.state)").result == "'cancelled'"
+
+
+def test_fg_in_the_cell_that_loads_says_why_it_cannot_wait(make_kernel: MakeKernel) -> None:
+    """That cell was compiled before; all else works in it, and `%fg` from the next one on."""
+    kernel = make_kernel()
+    reply = kernel.start("%load_ext ipy_bgtasks\njob = %bg max(1, 2)\n%fg job").wait()
+    assert "%fg works from the next cell on" in reply.stderr
+    assert kernel.ok("%fg job").result == "2"
+    assert "top level" in kernel.start("def f():\n    %fg job\nf()").wait().stderr

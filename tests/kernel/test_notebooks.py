@@ -107,7 +107,7 @@ def test_the_tour(tmp_path: Path) -> None:
     assert run.text("fg").endswith("epoch 100: loss 0.133\nthe loss is 0.133\n")
     assert "about 3.14" in run.text("process")
     assert "40 jobs  40 finished" in run.shown("sweep")
-    assert run.text("sweep-fg").count("attempt 2 of 3") == 2
+    assert run.text("sweep-fg").count("attempt 1 of 3 failed: ") == 2
     assert "0.450" in run.shown("sweep-fg")
     assert any("image/png" in o.get("data", {}) for o in run.outputs("sweep-fg"))
     assert "linking\ndone" in run.text("shell-fg")

@@ -272,6 +272,29 @@ def test_capturing_takes_nothing_from_others(kernel: Kernel) -> None:
     assert quiet.stdout == ""
 
 
+def test_a_captured_cell_captures_its_jobs_as_long_as_it_runs(kernel: Kernel) -> None:
+    """Their card, text and displays; what comes later is shown under the cell."""
+    kernel.ok(
+        "import asyncio, sys, threading\nshown, go = threading.Event(), threading.Event()\n"
+        "from IPython.display import HTML\n"
+        "def talks():\n"
+        "    print('early'); print('warning', file=sys.stderr); display(HTML('<b>early</b>'))\n"
+        "    shown.set(); go.wait(30)\n"
+        "    print('late'); display(HTML('<b>late</b>'))\n"
+    )
+    cell = kernel.ok("%%capture kept\n%bg talks()\nshown.wait(30)")
+    assert (cell.stdout, cell.displays) == ("", [])
+    seen = "kept.stdout, kept.stderr, [o.data['text/plain'][:12] for o in kept.outputs[:1]]"
+    assert kernel.ok(seen).result == r"('early\n', 'warning\n', ['[1]  talks()'])"
+    assert kernel.ok("kept.outputs[1].data['text/html']").result == "'<b>early</b>'"
+    kernel.ok("go.set()\n%fg 1")
+    kernel.until(lambda: any(d.get("text/html") == "<b>late</b>" for d in cell.displays))
+    assert cell.stdout == "late\n"
+    assert kernel.ok("kept.stdout").result == r"'early\n'"
+    again = kernel.ok("kept()")
+    assert "talks()" in again.displays[0]["text/plain"]
+
+
 def test_fg_shows_what_comes_while_it_waits(kernel: Kernel) -> None:
     """Under its own cell, at once, and not only when the job has ended."""
     kernel.ok(

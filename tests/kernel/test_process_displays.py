@@ -138,3 +138,25 @@ def test_code_between_cells_knows_that_it_runs_in_a_notebook(setup: Kernel) -> N
     setup.ok("threading.Timer(0.2, go.set).start()")
     setup.until(lambda: "finished" in str(launch.contents("update_display_data")) or None)
     assert setup.ok("job.result()").result == "(True, True)"
+
+
+@pytest.mark.parametrize("where", ["-t", "-l", "-p"])
+def test_the_end_of_a_job_comes_after_its_last_text(setup: Kernel, where: str) -> None:
+    """A program may stop reading there."""
+    setup.ok("def say(n):\n    for i in range(n): print('line', i)\nasync def a_say(n): say(n)")
+    for _ in range(5):
+        launch = setup.ok(f"%bg {where} {'a_' * (where == '-l')}say(50)")
+        setup.until(lambda: _ended(launch) or None)  # noqa: B023
+        before = launch.messages[: _ended(launch)]
+        text = [m["content"]["text"] for m in before if m["msg_type"] == "stream"]
+        assert "".join(text).splitlines() == [f"line {i}" for i in range(50)]
+
+
+def _ended(reply: Reply) -> int:
+    """The place of the card's update that says so among its messages; 0 if it has not come."""
+    card = reply.contents("display_data")[0]["transient"]
+    for place, message in enumerate(reply.messages):
+        is_end = message["msg_type"] == "update_display_data" and "finished" in str(message)
+        if is_end and message["content"]["transient"] == card:
+            return place
+    return 0

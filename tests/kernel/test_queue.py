@@ -82,9 +82,9 @@ def test_the_story(k: Kernel, typed: Typed) -> None:
     assert shown[0].startswith("[*]")
     assert "print('begins')" in shown[0]
     assert shown[0].endswith("line 2: go.wait()")
-    assert [line.split()[:3] for line in shown[1:]] == [
-        ["[q1]", "queued", "cell"],
-        ["[q2]", "queued", "cell"],
+    assert [line.split()[:4] for line in shown[1:]] == [
+        ["[q1]", "○", "queued", "cell"],
+        ["[q2]", "○", "queued", "cell"],
     ]
     out = typed("%cancel q2").wait()
     assert (out.status, out.stdout) == ("ok", "q2 (order.append('upload')) will not run\n")
@@ -159,8 +159,8 @@ def test_what_comes_after_a_wait_comes_after_it(k: Kernel, typed: Typed) -> None
     first.wait()
     between.wait()
     shown = table(typed("%jobs")).splitlines()
-    assert shown[0].startswith("[*]    running  cell    r = %fg job")
-    assert shown[-1] == "[q2]   queued   cell    order.append(r)"
+    assert shown[0].startswith("[*]    ● running  cell    r = %fg job")
+    assert shown[-1] == "[q2]   ○ queued   cell    order.append(r)"
     assert not uses.reply.content
     assert not waits.reply.content
     k.run("later.set()", subshell=k.subshell())
@@ -250,7 +250,7 @@ def test_it_can_be_turned_off(k: Kernel, typed: Typed) -> None:
     asked = typed("%jobs")
     shown = k.run("%jobs", subshell=k.subshell()).displays[0]["text/plain"]
     assert "[*]" in shown
-    assert "[q1]   queued   cell  %jobs" in shown
+    assert "[q1]   ○ queued   cell  %jobs" in shown
     assert not asked.reply.content
     release(typed)
     first.wait()

@@ -22,7 +22,7 @@ def test_one_card_counts_a_sweep_and_names_who_failed(kernel: Kernel) -> None:
     cell = kernel.ok("for i in range(500):\n    %bg -q -g crawl:10 work(i)")
     kernel.until(lambda: "490 queued  10 running" in cell.displays[-1]["text/plain"])
     kernel.ok("gate.set()")
-    end = "500 jobs  499 finished  1 failed  failed: [8] work(7)"
+    end = "500 jobs  499 finished  1 failed  1 × ValueError: [8] work(7)"
     kernel.until(lambda: cell.displays[-1]["text/plain"] == end)
     assert len(cell.displays) < 20
     assert "[8] work(7): ValueError: 7" in cell.displays[-1]["text/html"]
@@ -62,11 +62,12 @@ def test_its_list_opens(kernel: Kernel) -> None:
 
 
 def test_of_a_sweep_that_fails_the_first_tracebacks_are_shown(kernel: Kernel) -> None:
-    """The card holds them and names the others; a program, which misses its news, is sent some."""
-    kernel.ok("async def bad(i): raise ValueError(f'no {i}')")
+    """The card has some of each error; a program, which misses its news, is sent the first."""
+    kernel.ok("async def bad(i): raise (KeyError if i == 15 else ValueError)(f'no {i}')")
     cell = kernel.ok("for i in range(20):\n    %bg bad(i)")
-    kernel.until(lambda: cell.displays[-1]["text/plain"].startswith("20 jobs  20 failed  failed:"))
-    assert cell.displays[-1]["text/html"].count("Traceback (most recent call last)") == 5
+    kernel.until(lambda: cell.displays[-1]["text/plain"].startswith("20 jobs  20 failed  19 × "))
+    assert cell.displays[-1]["text/html"].count("Traceback (most recent call last)") == 4
+    assert "1 × KeyError: [16] bad(15)" in cell.displays[-1]["text/plain"]
     assert len([m for m in cell.messages if m["msg_type"] == "error"]) == 3
 
 

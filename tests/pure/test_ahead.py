@@ -12,6 +12,7 @@ from ipy_bgtasks.work.ahead import may_run_ahead
 SOURCE = """
 def train(): return data
 def other(n=0): return n
+def sleeps(): return math.sin(1)
 class Model:
     def fit(self): pass
 def evaluate(): return model
@@ -47,12 +48,14 @@ def variables() -> dict[str, Any]:
         "job = %bg other(2)",
         "%bg -q -n x --timeout 60 other(math.pi)",
         "%bg !make -j4",
+        "%bg !python train.py y",
+        "%bg sleeps()",
         "%%bg\nx = other(1)\nprint(x)",
     ],
 )
 def test_one_magic_alone_that_concerns_none_of_them(code: str, variables: dict[str, Any]) -> None:
     """It runs at once, whatever else computes."""
-    assert may_run_ahead(code, ["train()", "y = Model()\nmath.sin(other())"], variables)
+    assert may_run_ahead(code, ["train()\nsleeps()", "y = Model()\nmath.sin(other())"], variables)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,7 @@ def test_all_else_keeps_its_place(code: str, variables: dict[str, Any]) -> None:
         ("%bg !make {n}", "n = 3"),
         ("%%bg\nfresh = 1", "fresh = 2"),
         ("%bg int(data)", "int(data)"),
+        ("%bg other(job != 3)", "job = 3"),
     ],
 )
 def test_what_depends_on_a_cell_before_keeps_its_place(

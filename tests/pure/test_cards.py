@@ -9,6 +9,7 @@ from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.stacks import no_cells
 
 VIEW = {"application/vnd.jupyter.widget-view+json": {}}
 
@@ -56,7 +57,7 @@ class Screen:
 def test_a_page_that_answers_is_left_the_rest() -> None:
     """No view is shown, and one script serves any number of cards."""
     screen = Screen()
-    screen.cards.use(screen.open_page)
+    screen.cards.use(screen.open_page, no_cells)
     for n in range(50):
         screen.launch(n + 1, screen.request(f"m{n}", f"cell {n}"))
     screen.clock.advance(0.3)
@@ -70,7 +71,7 @@ def test_where_nobody_answers_a_view_is_tried() -> None:
     """Under each card from then on, if it helps; taken away, if not; never for a program."""
     helped, lost, program = Screen(), Screen(), Screen()
     for screen, cell in ((helped, "a"), (lost, "a"), (program, None)):
-        screen.cards.use(screen.open_page)
+        screen.cards.use(screen.open_page, no_cells)
         screen.launch(1, screen.request("first", cell))
         screen.clock.advance(0.3)
         screen.clock.advance(2.5)
@@ -132,4 +133,4 @@ def test_a_card_of_many_says_how_many_of_them_are_kept_no_more() -> None:
     screen.cards.discarded(alone)
     screen.clock.advance(10)
     (shown,) = {bundle["text/plain"] for _, bundle, _, _ in screen.sent[before:]}
-    assert "3 finished  1 kept no more" in shown
+    assert "3 finished  1 forgotten" in shown

@@ -20,6 +20,7 @@ from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.views.collection import group_of
+from ipy_bgtasks.views.rows import row
 
 BOUND = 10.0
 
@@ -57,6 +58,21 @@ def states(*jobs: Record) -> list[str]:
 def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...] | None) -> None:
     """As `-g` takes it."""
     assert GroupName.read(text)[:2] == (read or (text, None))
+
+
+def test_a_job_that_waits_says_for_what(
+    launch: Callable[..., Record], registry: Registry, place: FakeRunner
+) -> None:
+    """For which jobs, then at which place of its group."""
+    first, second, third = (launch("g:1") for _ in range(3))
+    later = registry.launch(work(), name="later", after=[second, third])
+    assert [row(job).last for job in (second, third)] == ["1st of @g", "2nd of @g"]
+    assert row(later).last == "after 2 (f()), 3 (f())"
+    place.finish(first)
+    assert [row(job).last for job in (second, third)] == ["", "1st of @g"]
+    place.finish(second)
+    place.finish(third)
+    assert (row(later).state, row(later).last) == ("running", "")
 
 
 @pytest.mark.parametrize(

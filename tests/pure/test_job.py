@@ -113,7 +113,7 @@ def test_an_ended_job_cannot_be_cancelled_nor_end_again(fake: FakeRunner) -> Non
     assert not job.cancel()
     job.fail(ValueError())
     job.end_cancelled()
-    job.time_out(1)
+    job.stop_for(TimeoutError("job 1 took longer than 1 s"))
     assert not job.begin()
     assert job.result() == 1
     assert fake.stopped == []
@@ -132,7 +132,7 @@ def test_a_job_whose_time_is_up_fails_with_timeout_error(fake: FakeRunner) -> No
     """Until its code has ended it is cancelling."""
     job = Record(7, work(), fake)
     fake.start(job)
-    job.time_out(2.5)
+    job.stop_for(TimeoutError("job 7 took longer than 2.5 s"))
     assert job.state is JobState.CANCELLING
     fake.obey(job)
     assert job.state is JobState.FAILED
@@ -147,7 +147,7 @@ def test_a_job_that_was_being_cancelled_ends_cancelled_though_its_time_is_up(
     job = Record(1, work(), fake)
     fake.start(job)
     job.cancel()
-    job.time_out(1)
+    job.stop_for(TimeoutError("job 1 took longer than 1 s"))
     fake.obey(job)
     assert job.state is JobState.CANCELLED
 

@@ -45,6 +45,7 @@ class House:
         self.registry.host.exchange(self.screen)
         self.sent: list[dict[str, Any]] = []
         self.done: list[tuple[object, ...]] = []
+        self.turn = 0
         feed = Feed(self.registry, self.screen, self.clock.later)  # type: ignore[arg-type]
         self.cards = Cards(lambda *_, **__: None, lambda _seconds, _fn: None)
         self.pages = Pages(self.registry, feed, self.cards, self, self.sent.append)  # type: ignore[arg-type]
@@ -85,8 +86,9 @@ class House:
 
     def see(self, panel: bool = False, **fields: list[str]) -> list[dict[str, Any]]:
         """The page says what it shows; returns what was sent because of it."""
+        self.turn += 1
         shown: dict[str, list[str]] = {"jobs": [], "look": [], "many": [], "lists": [], **fields}
-        return self.receive("see", panel=panel, **shown)
+        return self.receive("see", turn=self.turn, panel=panel, **shown)
 
     def later(self, seconds: float = 1) -> list[dict[str, Any]]:
         """Time passes; returns what was sent."""
@@ -250,7 +252,7 @@ def test_the_buttons_act(house: House) -> None:
     ]
 
 
-NOTHING: dict[str, Any] = {"jobs": [], "look": [], "many": [], "lists": []}
+NOTHING: dict[str, Any] = {"turn": 1, "jobs": [], "look": [], "many": [], "lists": []}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +280,7 @@ NOTHING: dict[str, Any] = {"jobs": [], "look": [], "many": [], "lists": []}
         {"kind": "see", "client": "x" * 1000, "panel": True, **NOTHING},
         {"kind": "see", "client": 3, "panel": True, **NOTHING},
         {"kind": "see", "client": "page", "panel": 1, **NOTHING},
+        {"kind": "see", "client": "page", "panel": True, **NOTHING, "turn": "last"},
         {"kind": "see", "client": "page", "panel": True, **NOTHING, "look": "123"},
         {"kind": "see", "client": "page", "panel": True, **NOTHING, "look": ["1", 2]},
         {"kind": "see", "client": "page", "panel": True, **NOTHING, "many": [None]},
@@ -343,6 +346,16 @@ def test_a_second_page_is_told_what_the_first_knows() -> None:
         house.pages.receive({**sight, "jobs": []})
 
 
+def test_what_a_page_said_before_and_is_heard_late_does_not_count() -> None:
+    """A busy main shell hears the first message after a subshell has heard the second."""
+    house = House()
+    job = house.launch()
+    assert house.receive("see", turn=2, panel=False, jobs=["1"], look=[], many=[], lists=[])
+    assert not house.receive("see", turn=1, panel=False, jobs=[], look=[], many=[], lists=[])
+    house.runner.finish(job)
+    assert [row["state"] for message in house.later() for row in message["rows"]] == ["finished"]
+
+
 def test_the_card_of_several_is_told_in_counts_and_its_list_in_rows(house: House) -> None:
     """Those that failed first; nothing more once all have ended."""
     where = {"msg_id": "cell"}
@@ -357,7 +370,7 @@ def test_the_card_of_several_is_told_in_counts_and_its_list_in_rows(house: House
     (message,) = house.see(many=["m1"], lists=["m1"])
     facts = message["many"]["m1"]
     assert facts["list"] == ["2", "1", "3"]
-    assert [(f["n"], f["kind"], f["message"]) for f in facts["failed"]] == [
+    assert [(f["number"], f["kind"], f["message"]) for f in facts["failed"]] == [
         ("2", "ValueError", "no")
     ]
     assert [row["n"] for row in message["rows"]] == ["1", "2", "3"]

@@ -106,7 +106,7 @@ def test_cancel_ends_it_at_once_between_two_attempts(
     """And says nothing of a job that never started."""
 
     class Screen:
-        def reported(self, job: Record, yes: bool = True) -> None:
+        def mark_reported(self, job: Record, yes: bool = True) -> None:
             """Nothing is shown here."""
 
     job = registry.launch(work(), retries=3)

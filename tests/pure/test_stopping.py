@@ -27,7 +27,7 @@ class Screen:
     def __init__(self) -> None:
         self.known: dict[int, bool] = {}
 
-    def reported(self, job: Record, yes: bool = True) -> None:
+    def mark_reported(self, job: Record, yes: bool = True) -> None:
         """Somebody tells the user of its end."""
         self.known[job.number] = yes
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import wcwidth
 
+from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.views.detail import detail_html, detail_text
@@ -42,14 +43,20 @@ class FakeJob:
     outcome: Ended | None = None
     code: str = "f(x)"
     has_output: bool = True
+    host: Host = SILENT
     bars: None = None
     attempts: None = None
     group: None = None
     value_text: str | None = None
+    after: tuple[()] = ()
+    runner: None = None
     frames: list[FrameSummary] = field(default_factory=list)
 
     def enter(self) -> None:
         """Run in its context: it has none."""
+
+    def look_for_pause(self) -> None:
+        """It is never paused."""
 
     def stack(self) -> list[FrameSummary]:
         """Where it is."""
@@ -141,9 +148,9 @@ def test_a_table_is_aligned() -> None:
         80,
     )
     assert table.splitlines() == [
-        "[3]    running   loop    日本           1.2s  hi",
-        "[12]   finished  thread  train(model)  3m05s  7",
-        "[13]   queued    loop    g",
+        "[3]    ● running   loop    日本           1.2s  hi",
+        "[12]   ✓ finished  thread  train(model)  3m05s  → 7",
+        "[13]   ○ queued    loop    g",
     ]
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.views.value import is_plain, kind_line, value_line
 
 
 def job_of(value: object) -> Any:
     """A job that has finished with *value*."""
     outcome = SimpleNamespace(value=value)
-    return SimpleNamespace(number=1, outcome=outcome, value_text=None, enter=lambda: None)
+    return SimpleNamespace(number=1, outcome=outcome, value_text=None, enter=int, host=Host())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from ipy_bgtasks.context import job_of
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.loop import LoopRunner, Watchdog, contain_exits
+from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
+from ipy_bgtasks.runners.threads import ThreadRunner
+from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0
@@ -34,9 +36,10 @@ class Watched:
         self.thread.start()
         service = ServiceLoop()
         self.runner = LoopRunner(self.loop, self.thread.ident)
-        self.registry = Registry({"loop": self.runner}, service)
-        self.dog = Watchdog(self.runner, service, self.tell, limit=LIMIT)
-        self.runner.on_active = self.dog.wake
+        threads = ThreadRunner(self.runner, service=service)
+        self.registry = Registry({"loop": self.runner, "thread": threads}, service)
+        self.dog = Watchdog(self.runner, threads, service, self.tell, limit=LIMIT)
+        self.runner.on_active = threads.on_begin = self.dog.wake
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -120,8 +123,8 @@ def test_the_foregrounds_own_blocking_is_blamed_on_nobody(watched: Watched) -> N
     checks: list[float] = []
     check = watched.dog._check
 
-    def count(now: float) -> None:
-        check(now)
+    def count(now: float, stalled: float) -> None:
+        check(now, stalled)
         checks.append(now)
         if len(checks) > 20:
             looked.set()
@@ -177,7 +180,7 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends a while after the last one, and begins with the next."""
-    monkeypatch.setattr("ipy_bgtasks.runners.loop._IDLE_LOOKS", 1)
+    monkeypatch.setattr("ipy_bgtasks.runners.watchdog._IDLE_LOOKS", 1)
     watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
     deadline = time.monotonic() + BOUND
     while watched.dog._looking:
@@ -187,6 +190,42 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     while not waits.started:
         time.sleep(0.005)
     assert watched.dog._looking
+
+
+@pytest.mark.parametrize("more", [False, True], ids=["at its end", "in its middle"])
+def test_a_thread_that_holds_the_interpreter_is_named(watched: Watched, more: bool) -> None:
+    """Once, and afterwards: meanwhile nobody could. One C call is one step for the interpreter."""
+    gate = threading.Event()
+
+    def holds() -> None:
+        for _ in range(2):
+            sum(range(7 * 10**7))
+        if more:
+            gate.wait(BOUND)
+
+    job = watched.registry.launch(work(holds))
+    who, line = watched.notices.get(timeout=BOUND)
+    assert who is job
+    assert re.match(r"job 1 \(f\(\)\) held the interpreter for \d+\.\d s", line)
+    assert line.endswith(": all else had to wait. %bg -p would avoid that")
+    number = holds.__code__.co_firstlineno + 2
+    assert f" in sum (test_watchdog.py:{number}): " in line or job.done()
+    gate.set()
+    job.result(BOUND)
+    assert watched.notices.empty()
+
+
+def test_a_thread_that_computes_in_python_is_not_blamed(watched: Watched) -> None:
+    """Others take turns with it."""
+    watched.dog.limit = 0.5
+    deadline = time.monotonic() + 3 * watched.dog.limit
+
+    def busy() -> None:
+        while time.monotonic() < deadline:
+            pass
+
+    watched.registry.launch(work(busy)).result(BOUND)
+    assert watched.notices.empty()
 
 
 async def test_a_task_of_no_job_has_none() -> None:

@@ -192,8 +192,8 @@ async def test_the_next_session_finds_what_a_killed_one_has_kept(
     assert "2 kept jobs: 1 running, 1 finished (%jobs)" in capsys.readouterr().out
     await cells("%jobs")
     table = capsys.readouterr().out
-    assert "[k1]+  running   kept" in table
-    assert "[k2]-  finished  kept" in table
+    assert "[k1]+  ● running   kept" in table
+    assert "[k2]-  ✓ finished  kept" in table
     gate.write_text("")
     assert await cells("%fg k1") == [1, 2]
     assert "epoch 1\nepoch 2\n" in capsys.readouterr().out

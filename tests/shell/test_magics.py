@@ -624,8 +624,8 @@ async def test_jobs_shows_a_table_and_returns_nothing(
     capsys.readouterr()
     assert await cells("x = %jobs\ny = 1") is None
     shown = capsys.readouterr().out
-    assert re.search(r"^\[1\]- +running.*loop.*load", shown, re.MULTILINE)
-    assert re.search(r"^\[2\]\+ +finished.*loop.*gives\(1\)", shown, re.MULTILINE)
+    assert re.search(r"^\[1\]- +● running.*loop.*load", shown, re.MULTILINE)
+    assert re.search(r"^\[2\]\+ +✓ finished.*loop.*gives\(1\)", shown, re.MULTILINE)
     assert await cells("%jobs 1") is None
     assert "load" in capsys.readouterr().out
     await cells("gate.set()")
@@ -697,7 +697,7 @@ async def test_a_state_lists_its_jobs(cells: Any, capsys: pytest.CaptureFixture[
     await cells("%bg waits()\n%bg gives(1)\n%fg")
     capsys.readouterr()
     await cells("%jobs running")
-    assert re.fullmatch(r"\[1\]-? +running +loop +waits\(\).*\n", capsys.readouterr().out)
+    assert re.fullmatch(r"\[1\]-? +● running +loop +waits\(\).*\n", capsys.readouterr().out)
     await cells("%jobs failed cancelled")
     assert capsys.readouterr().out == "no job is failed or cancelled\n"
 

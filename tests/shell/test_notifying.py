@@ -39,7 +39,7 @@ class Told:
         self.notices: SimpleQueue[Notice] = SimpleQueue()
         session = session_of(shell)
         assert session is not None
-        session.screen.alert = self.notices.put  # type: ignore[method-assign]
+        session.front_end.alert = self.notices.put  # type: ignore[method-assign]
         self.session = session
 
     async def run(self, code: str) -> Any:
@@ -97,7 +97,7 @@ async def test_fg_asks_for_one_notice_when_all_have_ended(told: Told) -> None:
     """Of those that had not ended when it was asked."""
     await told.run("%bg asyncio.sleep(0)\n%bg waits(1)\n%bg -q waits(KeyError('x'), other)")
     wait = asyncio.create_task(told.run("try:\n    %fg --notify 2 3\nexcept KeyError: pass"))
-    while told.session.core.asked is None:
+    while told.session.core.requests is None:
         await asyncio.sleep(0)
     told.shell.user_ns["gate"].set()
     await told.session.registry.find("2")
@@ -134,8 +134,8 @@ async def test_jobs_with_a_name_in_common_are_told_as_one(told: Told) -> None:
     """However many join in before the last has ended; each belongs to one name only."""
     await told.run("for i in range(3):\n    %bg --notify waits(i)")
     notices, registry = told.session.notices, told.session.registry
-    notices.ask([registry.find("1"), registry.find("2")], "group crawl")
-    notices.ask([registry.find("3")], "group crawl")
+    notices.request([registry.find("1"), registry.find("2")], "group crawl")
+    notices.request([registry.find("3")], "group crawl")
     await told.run("gate.set()\n%fg all")
     assert (await told.next()).title == "group crawl: 3 finished"
     assert told.nothing_more()
@@ -160,9 +160,9 @@ async def test_what_was_asked_for_can_be_taken_back(told: Told) -> None:
     """As the bell of a card does, pressed a second time."""
     await told.run("%bg --notify waits()\n%bg --notify waits()")
     notices, job = told.session.notices, told.session.registry.find("1")
-    assert notices.is_asked(job)
-    notices.take_back(job)
-    assert not notices.is_asked(job)
+    assert notices.is_requested(job)
+    notices.withdraw(job)
+    assert not notices.is_requested(job)
     await told.run("gate.set()\n%fg all")
     assert (await told.next()).title.startswith("job 2 ")
     assert told.nothing_more()
@@ -230,7 +230,7 @@ async def test_what_is_not_delivered_is_one_line_for_its_job(
     """Once, whatever the number of addresses."""
     pytest.importorskip("apprise")
     lines: SimpleQueue[str] = SimpleQueue()
-    monkeypatch.setattr(told.session.screen, "tell", lambda _job, line: lines.put(line))
+    monkeypatch.setattr(told.session.front_end, "print_at", lambda _job, line: lines.put(line))
     with receiver(status=500) as server:
         told.session.settings.notify = [server.url, server.url + "/2"]
         await told.run("%fg --notify asyncio.sleep(0)")
@@ -269,7 +269,7 @@ async def test_what_it_raises_is_one_line(
 ) -> None:
     """And hurts no job."""
     lines: list[str] = []
-    monkeypatch.setattr(told.session.screen, "tell", lambda _job, line: lines.append(line))
+    monkeypatch.setattr(told.session.front_end, "print_at", lambda _job, line: lines.append(line))
     await told.run("%config BgTasks.on_end = 'mine.breaks'")
     assert await told.run("%fg asyncio.sleep(0, 7)") == 7
     assert lines == ["BgTasks.on_end, mine.breaks: ZeroDivisionError: division by zero"]
@@ -300,5 +300,5 @@ async def test_a_terminal_that_is_none_is_sent_nothing(
     """As this one, whose output is captured."""
     session = session_of(loaded)
     assert session is not None
-    session.screen.alert(Notice("job 1 finished: f()", "1.0s", "finished"))
+    session.front_end.alert(Notice("job 1 finished: f()", "1.0s", "finished"))
     assert "\a" not in "".join(capsys.readouterr())

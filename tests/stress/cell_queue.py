@@ -97,6 +97,7 @@ class Stress:
             beside.append(self._beside(f"%cancel {which}"))
         if end == "interrupt":
             self.counts["interrupts"] += 1
+            k.run("", subshell=self.inside)  # those that wait are there, too, when it comes
             k.interrupt()
         else:
             k.run("go.set()", subshell=self.inside)

@@ -180,6 +180,7 @@ def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path, encoding: 
     assert "Error" not in done.stdout + done.stderr
     assert "57% #####=" in done.stdout
     assert "~" in done.stdout
+    assert re.search(r"\[1\]\+ +\* running  thread", done.stdout)
     assert done.returncode == 0
 
 

@@ -54,7 +54,7 @@ def test_the_story(t: Terminal) -> None:
     assert t.number == before + 1
     assert "False" in t.run(MAIN)
     assert "woke" in t.run("await asyncio.sleep(0.01, 'wo' 'ke')")
-    assert f"[{job}]+  running  cell  long()" in t.run("%jobs")
+    assert f"[{job}]+  ● running  cell  long()" in t.run("%jobs")
     t.start("go.set()")
     t.expect("goes on\n")
     t.expect(rf"\[{job}\]\+ finished  long\(\)  [\d.]+s  42")
@@ -98,7 +98,7 @@ def test_ctrl_c_hits_the_cell_in_front_alone(t: Terminal) -> None:
     t.expect("second\nbegins")
     t.send(CTRL_C)
     assert "KeyboardInterrupt" in t.prompt()
-    assert f"[{job}]+  running" in t.run("%jobs")
+    assert f"[{job}]+  ● running" in t.run("%jobs")
     assert f"job {job} (spin()) cancelled" in t.run(f"%cancel {job}")
     assert "True" in t.run(MAIN)
     assert t.text.count("Traceback") == 1
@@ -147,7 +147,7 @@ def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
     t.send(CTRL_C)
     t.expect("KeyboardInterrupt")
     t.prompt()
-    assert f"[{job}]+  running" in t.run("%jobs")
+    assert f"[{job}]+  ● running" in t.run("%jobs")
     t.run("gate.set()")
     t.expect("'woke'")
 

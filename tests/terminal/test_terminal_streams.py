@@ -68,15 +68,17 @@ def test_loaded_by_a_cell_nothing_of_that_cell_stays(terminal: Terminal) -> None
 
 
 def test_a_redirection_in_a_job_leaves_the_prompt_and_cells_alone(loaded: Terminal) -> None:
-    """And one in a cell leaves the job alone; what a job displays is not the cell's to capture."""
+    """And one in a cell leaves the job alone, whose displays are not that cell's to capture."""
     loaded.run("job = %bg quiet()")
     assert "here: True" in loaded.run("seen.wait(30); print('here:', True)")
     loaded.run(
-        "from IPython.utils.capture import capture_output\nshows = lambda: display('fr' 'om a job')"
+        "from IPython.utils.capture import capture_output\ngo = threading.Event()\n"
+        "def shows():\n    go.wait(30); display('fr' 'om a job')\n"
+        "shower = %bg shows()"
     )
     shown = loaded.run(
         "with capture_output() as mine:\n    print('mi' 'ne'); display('mi' 'ne')\n"
-        "    shower = get_ipython().run_line_magic('bg', 'shows()'); shower.result(30)"
+        "    go.set(); shower.result(30)"
     )
     assert "from a job" in shown + loaded.run("0")
     assert "mine\n" not in loaded.text
@@ -100,3 +102,15 @@ def test_lines_of_several_jobs_say_whose_they_are(loaded: Terminal) -> None:
     assert "[2] bee says\n" in loaded.text
     assert "\ncat says\n" in loaded.text
     assert "log: ant" in loaded.run("print('log:', one.log.text)")
+
+
+def test_a_captured_cell_captures_its_jobs_as_long_as_it_runs(loaded: Terminal) -> None:
+    """What comes later is shown."""
+    loaded.run(
+        "def talks():\n"
+        "    print('ear' 'ly'); seen.set(); gate.wait(30); print('la' 'te'); print('en' 'd')"
+    )
+    shown = loaded.run("%%capture kept\njob = %bg talks()\nseen.wait(30)")
+    assert "early" not in shown
+    assert "kept: 'early\\n'" in loaded.run("print('kept:', repr(kept.stdout))")
+    assert "late\n" in loaded.run("gate.set()\n%fg job")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.job.record import Record
 
+#: Seconds that most cells take.
+_QUICK = 0.02
 #: Seconds in which a second interrupt stops the cell that the first sent to the background.
 _TWICE = 2.0
 
@@ -30,8 +32,8 @@ class KernelCells(BackgroundCells[CellRun]):
 
     front_end: KernelFrontEnd
 
-    def __init__(self, front_end: KernelFrontEnd) -> None:
-        super().__init__(front_end, {"SIGINT": self._on_interrupt})
+    def __init__(self, front_end: KernelFrontEnd, later: Callable[..., object]) -> None:
+        super().__init__(front_end, later, {"SIGINT": self._on_interrupt})
         self.kernel = front_end.shell.kernel
         self._queue = CellQueue(self)
         #: What is to be done when the last of them has ended, after unloading.
@@ -118,11 +120,13 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def _background_interrupted(self, run: CellRun) -> bool:
         """Send an interrupted cell to the background, if that is wanted. Any thread may call."""
-        return self.front_end.interrupt_backgrounds() and self.send_away(run, interrupted=True)
+        return self.front_end.interrupt_backgrounds and self.send_away(run, interrupted=True)
 
     def _on_interrupt(self) -> None:
         """Take an interrupt while it may be meant for another thread than the main one."""
         run = self._queue.newest
+        if run is not None and run.began is None:
+            time.sleep(_QUICK)  # it may have come after the signal, and be over in a moment
         if run is None or run.over:
             sent, self._interrupted = self._interrupted, None
             if sent and not sent[0].over and time.monotonic() - sent[1] < _TWICE:
@@ -131,6 +135,10 @@ class KernelCells(BackgroundCells[CellRun]):
             self.front_end.interrupt_wait(run.thread) or self._background_interrupted(run)
         ):
             self.interrupt(run)
+
+    def is_front(self, run: CellRun) -> bool:
+        """Return whether an interrupt is meant for a cell, and to be raised in it."""
+        return run is self._queue.newest and not self.front_end.interrupt_backgrounds
 
     def interrupted_here(self) -> bool:
         """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""

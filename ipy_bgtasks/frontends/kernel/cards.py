@@ -15,6 +15,8 @@ import uuid
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipy_bgtasks.stacks import Cells, no_cells
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 _PLACES = 200  # whose cards are known; the newest
 _CARDS = 50  # in one place that are shown again when it is cleared; the newest
 _FAILURES = 300  # of one card that are kept as text
-_TRACES = 5  # of these with their tracebacks
+_TRACES = 3  # with one error that are kept with their tracebacks
+_KINDS = 5  # errors of which there are such
 _SHOWN = 3  # tracebacks beside a card that names all that failed
 _INTERVAL = 0.5  # seconds between two updates of one card
 _RARELY = 5.0  # where a page shows what happens between them
@@ -76,6 +79,7 @@ class Card:
         #: When it was first shown, in seconds since the epoch.
         self.began = time.time()
         self.failed: list[Failure] = []
+        self._kinds: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._running: dict[int, Record] = {job.number: job}
         self._all = {job.number: None}
@@ -125,20 +129,24 @@ class Card:
             self._all[job.number] = None
             self.state = ""
 
-    def settle(self, job: Record) -> None:
+    def settle(self, job: Record, cells: Cells = no_cells) -> None:
         """Note how a job has ended, and drop it."""
         failed = None
-        if job.state == "failed" and len(self.failed) < _FAILURES:
-            from ipy_bgtasks.views.groups import failure_of
+        if job.state == "failed":
+            from ipy_bgtasks.views.groups import failure_of, kind_of
 
-            failed = failure_of(job, traced=len(self.failed) < _TRACES)
+            known = self._kinds[kind_of(job)]
+            traced = 0 < known < _TRACES or (not known and len(self._kinds) < _KINDS)
+            failed = failure_of(job, traced=traced, cells=cells)
         if self.count == 1:
             self.shown = self._bundle_of(job, live=False)
             self.state = str(job.state)
         with self._lock:
             if self._running.pop(job.number, None) is not None:
                 self._over[str(job.state)] += 1
-                self.failed += [] if failed is None else [failed]
+                if failed is not None:
+                    self._kinds[failed.kind] += 1
+                    self.failed += [failed] if len(self.failed) < _FAILURES else []
 
     def tally(self) -> Tally:
         """Count its jobs."""
@@ -146,7 +154,8 @@ class Card:
 
         with self._lock:
             alive, over = list(self._running.values()), Counter(self._over)
-        return Tally.of(alive, over, time.time() - self.began)
+            kinds = Counter(self._kinds)
+        return Tally.of(alive, over, time.time() - self.began, kinds)
 
     def bundle(self, *, live: bool) -> dict[str, str]:
         """Return its current content, as a MIME bundle; *live* if a page shows the rest."""
@@ -294,15 +303,19 @@ class Cards:
         #: … and whether one answers only where a view of the script stands beside the card.
         self._needs_views = False
         self._opened = False
+        self._cells: Cells = no_cells
         self._cards: dict[int, list[Card]] = {}  # of each job that has not ended
         #: Those of several jobs, by what they are called in the page; the newest.
         self.many: OrderedDict[str, Card] = OrderedDict()
         self._changed: dict[Card, None] = {}
         self._due = float("inf")  # when these are brought up to date, on the monotonic clock
 
-    def use(self, open_page: Callable[[], dict[str, Any] | None]) -> None:
-        """Open the page with the first card, or now if there are some already."""
-        self._open_page = open_page
+    def use(self, open_page: Callable[[], dict[str, Any] | None], cells: Cells) -> None:
+        """Open the page with the first card, or now if there are some already.
+
+        *cells* tells which cell a file name in a traceback stands for.
+        """
+        self._open_page, self._cells = open_page, cells
         if self._cards:
             self._opened = True
             self._later(0, self._open)
@@ -363,7 +376,7 @@ class Cards:
         elif self._needs_views:
             self._show_view(card)
         if job.done():
-            card.settle(job)
+            card.settle(job, self._cells)
             return
         with self._lock:
             cards = self._cards.setdefault(job.number, [])
@@ -436,7 +449,7 @@ class Cards:
         with self._lock:
             cards = self._cards.pop(job.number, [])
         for card in cards:
-            card.settle(job)
+            card.settle(job, self._cells)
             if card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
                 self.places.put(card, card.bundle(live=False))
             else:

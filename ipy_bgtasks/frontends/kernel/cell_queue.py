@@ -94,6 +94,7 @@ class CellRun(RunningCell):
         #: Whether it goes on in the background, and counts as over for the front end, while `over`
         #: is for the kernel.
         self.backgrounded = False
+        self.over = False
         self.failed = False
         #: Whether an interrupt has cancelled its task.
         self.interrupted = False
@@ -286,6 +287,7 @@ class CellQueue:
         await self._arrived(frames)
 
     async def _queue(self, run: CellRun) -> None:
+        self._cells.signals.settle("SIGINT")  # one that came earlier is not meant for this cell
         self._arrivals += 1
         run.arrival = self._arrivals
         run.beside = self._may_run_ahead(run)
@@ -309,7 +311,7 @@ class CellQueue:
         cells = self._cells
         there = [each.code for each in (*self.front, *self._waiting)]
         alone = run.sent - before < _TOGETHER
-        if not there or alone or "%" not in run.code or not cells.front_end.jumps_queue():
+        if not there or alone or "%" not in run.code or not cells.front_end.settings.jump_queue:
             return False
         from ipy_bgtasks.work.ahead import may_run_ahead
 

@@ -13,11 +13,12 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import streams_by_context as streams
-from ipy_bgtasks.context import current
+from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
@@ -32,7 +33,6 @@ from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, sendable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.cards import Card
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
+    from ipy_bgtasks.stacks import Cells
 
 
 #: Seconds between two signs of life while jobs run; who looks for idle kernels does so rarely.
@@ -58,15 +60,8 @@ class KernelFrontEnd(FrontEnd):
 
     live = True
 
-    def __init__(
-        self,
-        shell: Any,
-        loop: asyncio.AbstractEventLoop,
-        later: Callable[..., object],
-        *,
-        launch_cell: Callable[..., Record],
-    ) -> None:
-        super().__init__(shell, loop, later, launch_cell)
+    def __init__(self, shell: Any, core: Core) -> None:
+        super().__init__(shell, core)
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
         self._streams: dict[str, Any] = {}
@@ -78,14 +73,16 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self.cards = Cards(self._send_card, later)
+        self.cards = Cards(self._send_card, self._later)
         #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
-        self._replays = Texts({}, self.write_below, later)
+        self._replays = Texts({}, self.write_below, self._later)
         self._replaying = 0
         self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
         self._shows_life = False
+        #: The context of the cell that ran last: print options are variables there.
+        self._context = copy_context()
         #: The keys of cells that a job has cleared, and whose cards are to be shown again.
         self._cleared: set[Any] = set()
 
@@ -113,7 +110,7 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            self._texts = Texts(self._streams, self.write_below, self.later)
+            self._texts = Texts(self._streams, self.write_below, self._later)
         for name, stream in self._streams.items():
             route_in_place(changes, stream, name, self)
         route_displays(changes, self._publisher, self)
@@ -131,14 +128,16 @@ class KernelFrontEnd(FrontEnd):
     def _background_cells(self, changes: Installation) -> None:
         from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
 
-        cells = KernelCells(self)
+        cells = KernelCells(self, self._later)
         cells.install(changes)
         changes.attribute(self, "cells", cells)
         changes.append(self.translators, cells.explain)
 
-    def use_page(self, open_page: Callable[[], dict[str, Any] | None]) -> Callable[[], None]:
+    def use_page(
+        self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
+    ) -> Callable[[], None]:
         """Let the script of the page bring the cards to life."""
-        self.cards.use(open_page)
+        self.cards.use(open_page, cells)
         return self.cards.close
 
     def _watch_cells(self, changes: Installation) -> None:
@@ -150,11 +149,13 @@ class KernelFrontEnd(FrontEnd):
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
             if kind != "execute_request" or not _on_main_thread():
                 return
+            self._context = copy_context()
             if cards := self.cards.places.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
+                self._context = copy_context()
                 self.cards.places.request_ends()
 
         for event, call in (("pre_execute", begins), ("post_execute", ends)):
@@ -175,10 +176,11 @@ class KernelFrontEnd(FrontEnd):
 
         It takes any message for activity. This one is an update of a display that nobody shows.
         """
-        self._shows_life = self.is_active() and not self._shut_down
+        active = self.settings.counts_as_active and bool(self._core.own_jobs())
+        self._shows_life = active and not self._shut_down
         if self._shows_life:
             self._send_card({}, {}, "ipy_bgtasks", update=True)
-            self.later(_SIGN_OF_LIFE, self._show_life)
+            self._later(_SIGN_OF_LIFE, self._show_life)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the kernel's own shutdown."""
@@ -219,10 +221,11 @@ class KernelFrontEnd(FrontEnd):
             )
         return job
 
-    def inherit(self, job: Record) -> None:
-        """Give *job* the foreground's figures, too."""
+    def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with its figures, too."""
+        job = super().launch_cell(run, interrupt)
         self._figures.give(job)
-        super().inherit(job)
+        return job
 
     def drop_leftover_tee(self) -> None:
         """Remove from the streams what IPython's capturing of a cell has left there.
@@ -259,6 +262,10 @@ class KernelFrontEnd(FrontEnd):
 
     def key(self, place: Any) -> Any:
         return place.get("msg_id") if isinstance(place, dict) else None
+
+    def context(self) -> Context:
+        """Return a copy of the context in which the last cell has run."""
+        return self._context.copy()
 
     def entering(self, job: Record) -> None:
         """Bind the calling context to the job's cell, where this ipykernel supports it."""
@@ -305,13 +312,13 @@ class KernelFrontEnd(FrontEnd):
         self.cards.changed(job)
         if not self._shows_life:
             self._shows_life = True
-            self.later(_SIGN_OF_LIFE, self._show_life)
+            self._later(_SIGN_OF_LIFE, self._show_life)
 
     def closing(self, job: Record) -> None:
         """Show the figures that the job left open, under its own cell."""
         self._figures.show_left_open(job)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
@@ -322,11 +329,13 @@ class KernelFrontEnd(FrontEnd):
     def _show_end(self, job: Record) -> None:
         """Show a failed job's traceback under its cell, unless that cell raises it itself."""
         self.flush(job)
-        self._written.pop(job.number, None)
+        written = self._written.pop(job.number, 0)
         self._moved.discard(job.number)
         self._bars.forget(job)
         self._clear_now(job)
         alone, named = self.cards.is_alone(job), self.cards.names_failure(job)
+        if alone and written:
+            self._flush()  # or who stops reading at the end of the job misses its last lines
         self.cards.ended(job)
         outcome = job.outcome
         assert outcome is not None
@@ -334,7 +343,7 @@ class KernelFrontEnd(FrontEnd):
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             from ipy_bgtasks.frontends.kernel.values import Values
 
-            Values(self.shell, self._show_value, self.later).show(job, self.log_limit)
+            Values(self.shell, self._show_value, self._later).show(job, self.settings.log_limit)
         if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
             return
         assert outcome.error is not None
@@ -351,7 +360,7 @@ class KernelFrontEnd(FrontEnd):
         }
         self._flush()
         if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
-            self.tell(job, "\n".join(content["traceback"]))
+            self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
 
@@ -386,7 +395,7 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if "\r" in text:
             self.cards.changed(job)  # most likely a progress bar
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         if self._cleared:
             self._clear_now(job)
@@ -440,6 +449,9 @@ class KernelFrontEnd(FrontEnd):
         self._notify_watcher(job)
         if job.quiet:
             return
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata, transient=transient, update=update)
+            return
         self._lines.release(job)
         self._flush()
         if self._cleared and not update:
@@ -481,7 +493,9 @@ class KernelFrontEnd(FrontEnd):
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
         self._flush()
-        if not self._is_followed(job, self.place_of(job)):
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
             self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
@@ -523,7 +537,12 @@ class KernelFrontEnd(FrontEnd):
     def _send_card(
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
-        content = {"data": bundle, "metadata": {}, "transient": {"display_id": display_id}}
+        transient = {"display_id": display_id}
+        here = threading.current_thread() is threading.main_thread() and caller() is None
+        if here and not update and (publisher := self.capturing()) is not None:
+            publisher.publish(bundle, {}, transient=transient)
+            return
+        content = {"data": bundle, "metadata": {}, "transient": transient}
         self._send(parent, "update_display_data" if update else "display_data", content)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:

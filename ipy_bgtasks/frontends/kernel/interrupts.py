@@ -92,7 +92,7 @@ class _StopButton:
         held, self._held = self._held, 0
         if signal.getsignal(signal.SIGINT) == self._handler:
             # Else an interrupt sends the cell to the background, and must not be raised in it.
-            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds():
+            if self._front_end.cells is None or not self._front_end.interrupt_backgrounds:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             if held:  # raised here it would be IPython's, which calls this
                 again = threading.Timer(_SOON, self._again, [self._request])

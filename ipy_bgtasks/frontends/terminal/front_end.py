@@ -24,7 +24,6 @@ from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from ipy_bgtasks.frontends.running_cells import RunningCell
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.patching import Installation
+    from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
 
 
@@ -54,32 +54,16 @@ _REDRAWS = re.compile(r"\r(?!\n)|\x1b\[\d*[AF]")
 
 
 class TerminalFrontEnd(FrontEnd):
-    """A terminal session, or a shell without any terminal: one place for all jobs.
+    """A terminal session, or a shell without any terminal: one place for all jobs."""
 
-    *notice* returns the line that says that a job has ended, *group_notice* that for a group, or an
-    empty text while one of its jobs goes on; *running* returns how many jobs an exit would stop, or
-    0 if there is nothing to ask.
-    """
-
-    def __init__(
-        self,
-        shell: Any,
-        loop: asyncio.AbstractEventLoop,
-        later: Callable[..., object],
-        *,
-        notice: Callable[[Record], str],
-        group_notice: Callable[[str], str],
-        running: Callable[[], int],
-        launch_cell: Callable[..., Record],
-    ) -> None:
-        super().__init__(shell, loop, later, launch_cell)
-        self._running = running
+    def __init__(self, shell: Any, core: Core) -> None:
+        super().__init__(shell, core)
         self._terminal: TerminalLoop | None = None
         self._suspending: TerminalCells | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
-        self._notices = EndNotices(self._put, later, notice, group_notice)
+        self._notices = EndNotices(self._put, self._later, self._notice, self._notice_of_group)
         #: What a job has written since its last line that was shown.
         self._partial: dict[int, str] = {}
         #: The same of those that redraw their lines: bars are shown when they stand.
@@ -121,7 +105,7 @@ class TerminalFrontEnd(FrontEnd):
     def _background_cells(self, changes: Installation, terminal: TerminalLoop) -> None:
         from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
 
-        cells = self._suspending or TerminalCells(self, terminal)
+        cells = self._suspending or TerminalCells(self, self._later, terminal)
         cells.install(changes, terminal)
         self._suspending = cells
 
@@ -165,6 +149,13 @@ class TerminalFrontEnd(FrontEnd):
         """Whether there is, or will be, a prompt: not with ``-c`` or a script alone."""
         return self._prompts and getattr(self.shell.parent, "interact", True)
 
+    def prepare_for_jobs(self, changes: Installation) -> None:
+        """Install what concerns jobs only, before there is the first."""
+        from ipy_bgtasks.frontends.commands import give_children_no_input
+
+        super().prepare_for_jobs(changes)
+        changes.step("input of children", give_children_no_input)
+
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before IPython's own shutdown, and ask before that."""
         from ipy_bgtasks.frontends.installing import before_clean_up
@@ -172,7 +163,7 @@ class TerminalFrontEnd(FrontEnd):
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
         if self._prompts:
-            changes.step("exit", _ExitQuestion(self, self._running, leaving.tell).install)
+            changes.step("exit", _ExitQuestion(self, self._count_to_stop, leaving.tell).install)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -205,7 +196,7 @@ class TerminalFrontEnd(FrontEnd):
     def show_stuck(self, run: RunningCell, line: str) -> None:
         """Print *line*."""
         more = "; Ctrl-Z sends it to the background" if run.job is None else ""
-        print(f"{line}{more}", file=sys.stderr)
+        self.print_aside(f"{line}{more}")
 
     def record(self, job: Record, name: str, text: str) -> bool:
         """Take what a cell in the background writes as that of any job."""
@@ -294,7 +285,7 @@ class TerminalFrontEnd(FrontEnd):
             if self._begun:
                 if not self._waiting:
                     waiting = self._waiting
-                    self.later(_BEGUN, lambda: self._end_begun_line(waiting))
+                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
                 self._waiting.append(text)
                 return
             if self._footer is not None:
@@ -327,7 +318,7 @@ class TerminalFrontEnd(FrontEnd):
         """Print one line on stderr."""
         print(printable(line, sys.stderr), file=sys.stderr)
 
-    def tell(self, job: Record, line: str) -> None:
+    def print_at(self, job: Record, line: str) -> None:
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
         app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
         with self._lock:
@@ -356,7 +347,7 @@ class TerminalFrontEnd(FrontEnd):
     def _ring(self, text: str, patient: bool = True) -> None:
         with self._lock:
             if patient and self._begun:  # perhaps in the middle of a sequence of its own
-                self.later(_BEGUN, self._ring, text, False)
+                self._later(_BEGUN, self._ring, text, False)
             else:
                 self._write(text)
 
@@ -364,7 +355,7 @@ class TerminalFrontEnd(FrontEnd):
         """Record a job's text, and show its complete lines."""
         job.log.write(name, text)
         self._notify_watcher(job)
-        if job.quiet:
+        if job.quiet or self.capture_text(job, name, text):
             return
         with self._lock:
             if job.number in self._bars or _REDRAWS.search(text):
@@ -393,7 +384,7 @@ class TerminalFrontEnd(FrontEnd):
             self._put_stood(job, bars, bars.text)
         elif not bars.watched and bars.at_end and "\n" in bars.text:
             bars.watched = True
-            self.later(_REDRAWN, self._settle, job, bars, bars.text)
+            self._later(_REDRAWN, self._settle, job, bars, bars.text)
 
     def _settle(self, job: Record, bars: Screen, earlier: str) -> None:
         with self._lock:
@@ -460,6 +451,24 @@ class TerminalFrontEnd(FrontEnd):
             failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
+    def _notice(self, job: Record) -> str:
+        from ipy_bgtasks.views.text import notice
+
+        registry = self._core.registry
+        return notice(job, registry.current, registry.previous)
+
+    def _notice_of_group(self, name: str) -> str:
+        """Return the line on a group; empty while one of its jobs goes on."""
+        from ipy_bgtasks.views.groups import group_line
+
+        groups = (each for each in self._core.registry.groups() if each.name == name)
+        group = next(groups, None)
+        return "" if group is None or not group.is_over else group_line(group)
+
+    def _count_to_stop(self) -> int:
+        """Return how many jobs an exit would stop; 0 if there is nothing to ask."""
+        return len(self._core.own_jobs()) if self.settings.confirm_exit else 0
+
     def forget_notice(self, job: Record) -> None:
         """Drop a notice of the job's end that waits for the prompt."""
         self._notices.forget(job)
@@ -514,7 +523,7 @@ class TerminalFrontEnd(FrontEnd):
             if (seen := row(job)).fraction is not None:
                 self._bar = f"[{seen.number}] {seen.last}"
                 self.footer(self._bar)
-            self.later(_BAR_EVERY, look)
+            self._later(_BAR_EVERY, look)
 
         def end() -> None:
             over.set()
@@ -522,7 +531,7 @@ class TerminalFrontEnd(FrontEnd):
                 self._bar = None
                 self.footer(None)
 
-        self.later(_BAR_EVERY, look)
+        self._later(_BAR_EVERY, look)
         return end
 
     def _footer_is_anothers(self) -> bool:
@@ -593,7 +602,7 @@ class _ExitQuestion:
         shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
         if self._running() and not (self._asked or self._asked_before_cell):
             self._asked = True
-            return self._front_end.say(_question(self._running(), embedded))
+            return self._front_end.print_line(_question(self._running(), embedded))
         original()
         if not shell.keep_running and not embedded:
             self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits

@@ -104,8 +104,10 @@ class TerminalCells(BackgroundCells[Cell]):
 
     front_end: TerminalFrontEnd
 
-    def __init__(self, front_end: TerminalFrontEnd, terminal: TerminalLoop) -> None:
-        super().__init__(front_end, {"SIGTSTP": self._on_stop, "SIGINT": self._on_interrupt})
+    def __init__(
+        self, front_end: TerminalFrontEnd, later: Callable[..., object], terminal: TerminalLoop
+    ) -> None:
+        super().__init__(front_end, later, {"SIGTSTP": self._on_stop, "SIGINT": self._on_interrupt})
         self._terminal = terminal
         #: The thread that reads from the terminal and runs what is typed; 0 for none yet.
         self._turn = MAIN
@@ -169,7 +171,7 @@ class TerminalCells(BackgroundCells[Cell]):
         """Return whether the main thread waits for a text; if its cell has just ended, it will."""
         deadline = time.monotonic() + _GRACE
         while self._handed is None and time.monotonic() < deadline:
-            if (cell := self._cells.get(MAIN)) is not None and not cell.over:
+            if (cell := self._cells.get(MAIN)) is not None and cell.result is None:
                 break
             time.sleep(_AGAIN)
         return self._handed is not None and not self._handed.done()
@@ -270,7 +272,7 @@ class TerminalCells(BackgroundCells[Cell]):
 
     def _here(self) -> Cell | None:
         cell = self._cells.get(threading.get_ident())
-        return None if cell is None or cell.over else cell
+        return None if cell is None or cell.result is not None else cell
 
     def _here_away(self) -> Cell | None:
         cell = self._cells.get(threading.get_ident())
@@ -291,7 +293,8 @@ class TerminalCells(BackgroundCells[Cell]):
     def _take_stop(self, cell: Cell) -> None:
         """Take Ctrl-Z while *cell* runs in the foreground, if that is wanted."""
         with self._lock:
-            if not cell.over and cell.job is None and self.front_end.ctrl_z_backgrounds():
+            wanted = self.front_end.settings.ctrl_z == "background"
+            if wanted and cell.result is None and cell.job is None:
                 self.signals.take("SIGTSTP")
 
     def _on_end(self, result: Any) -> None:
@@ -299,11 +302,10 @@ class TerminalCells(BackgroundCells[Cell]):
             return
         cell.depth -= 1
         if cell.depth == 0:
+            self.end(cell, result)
             with self._lock:
-                cell.over = True
                 if cell.job is None:
                     self.signals.give_back("SIGTSTP")
-            self.end(cell, result)
             self._cells.pop(cell.thread, None)
 
     def _settle(self, run: Cell, job: Record) -> None:
@@ -326,7 +328,7 @@ class TerminalCells(BackgroundCells[Cell]):
         if self._here_away() is None:
             ask()
         else:
-            self.front_end.say("exit in a background cell leaves nothing but the cell")
+            self.front_end.print_line("exit in a background cell leaves nothing but the cell")
             raise SystemExit
 
     def _unless_away(self, show: Callable[..., None], *args: Any) -> None:
@@ -356,7 +358,13 @@ class TerminalCells(BackgroundCells[Cell]):
 
     def _foreground(self) -> Cell | None:
         cell = self._cells.get(self._turn)
-        return None if cell is None or cell.over or cell.began is None or cell.job else cell
+        if cell is None or cell.began is None or cell.result is not None or cell.job is not None:
+            return None
+        return cell
+
+    def is_front(self, run: Cell) -> bool:
+        """Return whether Ctrl-C is meant for a cell."""
+        return run is self._cells.get(self._turn)
 
     def _on_stop(self) -> None:
         """Take Ctrl-Z: send the foreground's cell to the background, or stop as ever."""
@@ -398,7 +406,7 @@ class TerminalCells(BackgroundCells[Cell]):
         if self.front_end.interrupt_wait(run.thread):
             return True
         with self._lock:
-            if run.over or run.job is not None or not self.prepare():
+            if run.result is not None or run.job is not None or not self.prepare():
                 return False
             self.signals.give_back("SIGTSTP")
             self.front_end.show_backgrounded(self.make_job(run))

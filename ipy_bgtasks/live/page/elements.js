@@ -74,6 +74,7 @@ class State {
     this.el.className = `state ${state}`;
     setText(this.glyph, GLYPHS[state] ?? "○");
     setText(this.word, state);
+    this.el.title = state; // where there is no room for the word
   }
 }
 

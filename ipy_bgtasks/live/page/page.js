@@ -25,13 +25,17 @@ class Link {
     this.over = "";
     this.skew = 0; // seconds the kernel's clock is ahead of ours
     this.received = 0;
+    this.turn = 0; // how often the kernel was told what stands here: it may hear that out of order
     this.sight = new IntersectionObserver((entries) => this.looked(entries));
     this.watching = new MutationObserver((changes) => this.found(changes));
     this.clock = setInterval(() => this.tick(), 1000);
     this.onMessage = (message) => this.receive(message);
     // It came alive before this script: the next change is its end. Newer anywidgets hide which.
     this.onLive = () => model.comm_live || this.lose();
-    this.onHide = () => this.remember();
+    this.onHide = () => {
+      this.remember();
+      this.send("bye");
+    };
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onLive);
     window.addEventListener("pagehide", this.onHide);
@@ -199,7 +203,7 @@ class Link {
         lists: lists.sort(),
       };
       const text = JSON.stringify(sight);
-      if (text !== this.told) this.send("see", sight);
+      if (text !== this.told) this.send("see", { ...sight, turn: ++this.turn });
       this.told = text;
       this.forget();
     }, 60);

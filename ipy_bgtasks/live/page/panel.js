@@ -35,7 +35,7 @@ class Panel extends View {
   }
 
   table() {
-    const heads = ["#", "Job", "Where", "Progress or result", "Time", "Actions"].map((text) => make("span", { role: "columnheader" }, text));
+    const heads = ["#", "Job", "Where", "Progress", "Time", "Actions"].map((text) => make("span", { role: "columnheader" }, text));
     const head = make("div", { role: "row", class: "row heads" }, ...heads);
     this.front = make("div", { role: "rowgroup" });
     this.body = make("div", { role: "rowgroup" });
@@ -80,6 +80,7 @@ class Panel extends View {
     this.root.classList.toggle("lost", !link.alive);
     this.showCell(link.alive && (this.filter === "all" || this.filter === "active") ? link.cell : null);
     const entries = this.folded(chosen);
+    this.root.style.setProperty("--digits", String(rows.reduce((most, { n }) => Math.max(most, n.length), 2)));
     this.arrange(entries.slice(0, this.limit), changed);
     this.grid.setAttribute("aria-rowcount", String(entries.length + 1));
     this.grid.hidden = !entries.length && !this.front.dataset.cell;
@@ -155,6 +156,14 @@ class Panel extends View {
     line.fold.setAttribute("aria-expanded", String(open));
     relabel(line.fold, `${open ? "Fold" : "Open"} group ${group}`);
     line.stop.hidden = !goesOn || !this.link.alive;
+    line.jobs = jobs;
+    this.groupTime(line);
+  }
+
+  // From the first launch to the last end.
+  groupTime({ time, jobs }) {
+    const until = jobs.some((row) => row.ended === null) ? (this.link.alive ? this.link.now() : this.link.goneAt) : Math.max(...jobs.map((row) => row.ended));
+    setText(time, elapsed(until - Math.min(...jobs.map((row) => row.launched)), false));
   }
 
   // The cell in the foreground is a row above the jobs; its button makes it one of them. Those that
@@ -176,6 +185,7 @@ class Panel extends View {
     line.state.show("running");
     setText(line.place, "cell");
     setText(line.last, "in the foreground");
+    line.bar.show(null);
     this.front.append(line.el, ...cell.queue.map((each) => this.waiting(each)));
     this.frontTime = line.time;
     this.tickCell();
@@ -193,6 +203,7 @@ class Panel extends View {
     line.state.show("queued");
     setText(line.place, "cell");
     setText(line.last, "waits for its turn");
+    line.bar.show(null);
     return line.el;
   }
 
@@ -279,6 +290,7 @@ class Panel extends View {
       const line = this.lines.get(n);
       if (line?.row && !ENDED.has(line.row.state)) this.time(line);
     }
+    for (const line of this.lines.values()) if (line.jobs?.some((row) => row.ended === null)) this.groupTime(line);
     this.timeline.draw(rows);
   }
 

@@ -1,7 +1,6 @@
 // The one card of all jobs that a cell has launched: counts, how far they are, who failed, a list.
 
 const MOST = 300; // rows of the list; the kernel names no more
-const CHIPS = 12; // of one kind of failure
 const ORDER = ["queued", "running", "paused", "cancelling", "finished", "failed", "cancelled"];
 
 class SweepCard extends View {
@@ -72,27 +71,27 @@ class SweepCard extends View {
   }
 
   // The failures by what went wrong; who they were, and what each said, is one press away.
-  drawFailures({ failed, counts }) {
-    const key = failed.map((each) => each.n).join();
+  drawFailures({ failed, kinds, counts }) {
+    const key = JSON.stringify([kinds, failed.map((each) => each.number)]);
     if (key === this.drawn) return;
     this.drawn = key;
-    const kinds = new Map();
-    for (const each of failed) kinds.set(each.kind, [...(kinds.get(each.kind) ?? []), each]);
-    const groups = [...kinds].map(([kind, all]) => {
-      const chips = all.slice(0, CHIPS).map(({ n, name, message }) =>
+    const groups = Object.entries(kinds).map(([kind, count]) => {
+      const chips = failed.filter((each) => each.kind === kind).map(({ number: n, name, message }) =>
         button(`[${n}] ${name}`, () => this.openLog(n, name), { class: "chip", title: message, "aria-label": `Log of job ${n}, ${name}: ${message}` }),
       );
-      if (all.length > CHIPS) chips.push(make("span", { class: "quiet" }, `and ${all.length - CHIPS} more`));
-      return make("div", {}, make("b", {}, `${all.length} × ${kind}`), " ", ...chips);
+      const rest = count - chips.length;
+      if (rest > 0) chips.push(make("span", { class: "quiet" }, `and ${rest.toLocaleString("en")} more`));
+      return make("div", {}, make("b", {}, `${count.toLocaleString("en")} × ${kind}`), " ", ...chips);
     });
     this.chips.replaceChildren(...groups);
     const known = new Set([...this.traces.children].map((el) => el.dataset.n));
-    for (const { n, name, kind, message, trace } of failed) {
+    for (const { number: n, name, kind, message, trace } of failed) {
       if (!trace || known.has(n)) continue;
       const text = make("pre", { tabindex: "0", "data-lm-suppress-shortcuts": "true" }, trace);
       const title = make("summary", { "data-lm-suppress-shortcuts": "true" }, `[${n}] ${name}: ${kind}${message ? `: ${message}` : ""}`);
       this.traces.append(make("details", { "data-n": n }, title, text));
     }
+    this.traces.append(...[...this.traces.children].sort((a, b) => a.dataset.n - b.dataset.n)); // those that are open stay so
     this.traces.querySelector("p")?.remove();
     const rest = (counts.failed ?? 0) - this.traces.children.length;
     if (rest > 0) this.traces.append(make("p", { class: "quiet" }, `${rest} more: their logs end with the traceback`));

@@ -43,9 +43,10 @@ class Timeline {
     const now = link.alive ? link.now() : link.goneAt;
     const spans = this.spans(rows);
     const lanes = []; // of each what was put there last
+    const roomy = spans.length <= NAMED; // each has one of its own
     for (const span of spans) {
       const end = span.goesOn ? now : span.last;
-      let lane = lanes.findIndex((taken) => taken >= end);
+      let lane = roomy ? -1 : lanes.findIndex((taken) => taken >= end);
       if (lane < 0) lane = lanes.length;
       span.lane = lane;
       if (lane < LANES) lanes[lane] = span.first - (now - span.first) * 0.006;
@@ -54,8 +55,7 @@ class Timeline {
     const first = Math.min(...shown.map((span) => span.first));
     const last = Math.max(...shown.map((span) => (span.goesOn ? now : span.last)), first + 0.05);
     const high = lanes.length > NAMED ? 5 : 15;
-    const alone = lanes.length <= NAMED && lanes.length === shown.length;
-    this.names.replaceChildren(...(alone ? shown.map(({ name }) => make("span", { dir: "auto", title: name }, name)) : []));
+    this.names.replaceChildren(...(roomy ? shown.map(({ name }) => make("span", { dir: "auto", title: name }, name)) : []));
     this.strip.style.height = `${lanes.length * (high + 2)}px`; // JupyterLab gives each SVG one of its own
     this.strip.setAttribute("viewBox", `0 0 ${last - first} ${lanes.length * (high + 2)}`);
     const bars = shown.flatMap((span) => this.bars(span, first, now, high, (last - first) / 400));
@@ -71,7 +71,8 @@ class Timeline {
     const y = span.lane * (high + 2) + 1;
     const alone = span.rows.length === 1;
     const dense = Math.max(0.25, 1 / Math.sqrt(span.rows.length));
-    return span.rows.flatMap((row) => {
+    const rows = [...span.rows].sort((a, b) => (a.state === "failed") - (b.state === "failed"));
+    return rows.flatMap((row) => {
       const begun = row.started ?? row.ended ?? now;
       const end = row.ended ?? now;
       const found = [];
@@ -80,7 +81,12 @@ class Timeline {
       if (row.started !== null) {
         const word = this.link.alive || ENDED.has(row.state) ? row.state : "lost";
         const place = { x: begun - first, y, width: Math.max(end - begun, least), height: high };
-        found.push(svg("rect", { ...place, class: word, "data-n": alone ? row.n : span.id, opacity: alone || row.state === "failed" ? 1 : dense }));
+        const mark = !alone && row.state === "failed"; // in a band, where it failed
+        if (mark) {
+          found.push(svg("rect", { ...place, "data-n": span.id, opacity: dense }));
+          Object.assign(place, { x: Math.max(end - first - 2 * least, 0), width: 2 * least });
+        }
+        found.push(svg("rect", { ...place, class: word, "data-n": alone ? row.n : span.id, opacity: alone || mark ? 1 : dense }));
       }
       return found;
     });

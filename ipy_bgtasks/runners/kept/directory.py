@@ -182,10 +182,15 @@ class JobDirectory:
                 return CalledProcessError(int(state["code"]), command)
             case "timeout":
                 return TimeoutError(f"job {self.number} took longer than {state['seconds']:g} s")
+            case "memory":
+                from ipy_bgtasks.usage import too_much
+
+                return too_much(self.number, int(state["used"]), int(state["limit"]))
             case "died":
                 from ipy_bgtasks.runners.processes import how_it_died
 
-                return ProcessDied(how_it_died(int(state["code"]), True))
+                why = str(state.get("sigkill", ""))
+                return ProcessDied(how_it_died(int(state["code"]), True, why))
             case "start":
                 if hasattr(builtins, name) and error.get("errno") is not None:
                     return OSError(error["errno"], error["strerror"], error["filename"])

@@ -6,6 +6,7 @@ And what other sessions have launched there, brought into this session's registr
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -186,10 +187,12 @@ class Following(Run):
             self._missed = self._output.missed
         for at, stream, text in pieces:
             with contextlib.suppress(Exception):  # the display's trouble is not the job's
-                if self._context is not None:
-                    self._context.run(self.job.write, stream, text)
+                if self._context is None:
+                    _record(self.job.log, at, stream, text)
+                elif stream == "display":
+                    self._context.run(self.job.show, *json.loads(text))
                 else:
-                    self.job.log.write(stream, text, at)
+                    self._context.run(self.job.write, stream, text)
         return bool(pieces)
 
     def _read_progress(self) -> None:
@@ -270,7 +273,13 @@ class KeptRunner(Runner):
             os.close(waiting[1])
 
     def prepare(
-        self, job: Record, *, timeout: float | None, log: str | None, tells: bool = False
+        self,
+        job: Record,
+        *,
+        timeout: float | None,
+        memory: int | None = None,
+        log: str | None,
+        tells: bool = False,
     ) -> None:
         """Write down what the job is; from now on other sessions see it as queued.
 
@@ -286,6 +295,7 @@ class KeptRunner(Runner):
             code=job.code,
             launched=now,
             timeout=timeout,
+            memory=memory,
             grace=self.grace,
             log_limit=self.log_limit,
             log=None if log is None else os.path.abspath(log),
@@ -517,10 +527,22 @@ class _Archive(Host):
         reader = OutputReader.of_the_end(self._directory.path, REPLAYED)
         while pieces := reader.read():
             for at, stream, text in pieces:
-                log.write(stream, text, at)
+                _record(log, at, stream, text)
         if reader.missed:
             log.missing(reader.missed)
         return log
+
+
+def _record(log: Log, at: float, stream: str, text: str) -> None:
+    """Record what a job has written or displayed earlier."""
+    if stream != "display":
+        log.write(stream, text, at)
+        return
+    kind, *shown = json.loads(text)
+    if kind == "publish":
+        log.publish(*shown)
+    else:
+        log.clear(wait=shown[0])
 
 
 def _elsewhere() -> None:

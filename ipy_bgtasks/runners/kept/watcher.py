@@ -20,6 +20,7 @@ from typing import Any
 
 from ipy_bgtasks.runners import programs, sessions
 from ipy_bgtasks.runners.kept import files, notify
+from ipy_bgtasks.usage import oom_kills, reaped, usage_of, why_killed
 
 # A type checker for Windows knows none of these names.
 _os: Any = os
@@ -164,6 +165,8 @@ class Watcher:
         self._is_left = False
         self._why = ""
         self._deadline = float(job.get("deadline") or "inf")
+        self._memory_due = 0.0 if job.get("memory") else float("inf")
+        self._oom_kills, self._peak = oom_kills(), 0
         self._exited: float | None = None
         self._stack_asked = ""
         self._rest: dict[str, bytes] = {}
@@ -244,14 +247,16 @@ class Watcher:
     def _turn(self) -> None:
         """Wait for something to happen, or until something is due."""
         now = time.time()
-        pause = min(self._deadline - now, self._progress_due - now, _CHECK)
+        due = min(self._deadline, self._progress_due, self._memory_due)
+        pause = min(due - now, _CHECK)
         if self._ending is not None or self._exited is not None:
             pause = min(pause, _PAUSE)
         poll = _select.poll()
         for fd in self._pipes:
             poll.register(fd, _select.POLLIN)
         for fd, _ in poll.poll(max(pause, 0) * 1000 + 1):
-            self._read(fd, self._pipes[fd])
+            if fd in self._pipes:
+                self._read(fd, self._pipes[fd])
 
     def _read(self, fd: int, name: str) -> None:
         try:
@@ -285,9 +290,27 @@ class Watcher:
             except OSError:
                 self._copy = None
 
-    def _answered(self, kind: str, _number: str, content: Any) -> None:
+    def _display(self, shown: list[Any]) -> None:
+        """Record what the job displays, behind what it has written: a pipe holds one block."""
+        poll = _select.poll()
+        for fd, name in self._pipes.items():
+            if name in self._decoders:
+                poll.register(fd, _select.POLLIN)
+        for fd, _ in poll.poll(0):
+            self._read(fd, self._pipes[fd])
+        self._output.write(time.time(), "display", json.dumps(shown))
+        self._control_write(b"shown\n")
+
+    def _control_write(self, line: bytes) -> None:
+        if self._control is not None:
+            with suppress(OSError):
+                os.write(self._control, line)
+
+    def _answered(self, kind: str, _number: str, content: Any, *more: Any) -> None:
         """Take what the job's Python process sends."""
         match kind:
+            case "display":
+                self._display([content, *more])
             case "progress":
                 self._progress = content
                 if self._progress_due == float("inf"):
@@ -317,9 +340,7 @@ class Watcher:
                 self._write_state()
             case ["stack", number]:
                 self._stack_asked = number
-                if self._control is not None:
-                    with suppress(OSError):
-                        os.write(self._control, b"stack\n")
+                self._control_write(b"stack\n")
 
     def _stop(self, why: str, grace: float) -> None:
         assert self._process is not None
@@ -338,8 +359,11 @@ class Watcher:
         assert self._process is not None
         now = time.time()
         self._guard.renew()
-        if self._exited is None and self._process.poll() is not None:
+        if self._exited is None and self._has_exited():
             self._exited = now
+        if now >= self._memory_due and self._exited is None:
+            self._memory_due = now + 1
+            self._check_memory()
         if now >= self._deadline and "paused" not in self._state:
             self._deadline = float("inf")
             self._stop("timeout", float(self._job["grace"]))
@@ -351,6 +375,22 @@ class Watcher:
         if not os.path.isdir(self._directory):
             self._stop("removed", 0.0)
         self._is_left = self._ending is not None and self._ending.step()
+
+    def _has_exited(self) -> bool:
+        assert self._process is not None
+        exited = _os.waitid(_os.P_PID, self._process.pid, _os.WEXITED | _os.WNOWAIT | _os.WNOHANG)
+        if exited is not None:
+            self._peak = reaped(self._process)
+        return exited is not None
+
+    def _check_memory(self) -> None:
+        """Stop it if it uses more memory than it may."""
+        assert self._process is not None
+        pid, limit = self._process.pid, self._job["memory"]
+        used = usage_of([pid]).get(pid)
+        if used is not None and used.memory > limit:
+            self._state["used"] = used.memory
+            self._stop("memory", float(self._job["grace"]))
 
     def _is_over(self) -> bool:
         if self._exited is None or self._is_left:
@@ -366,11 +406,17 @@ class Watcher:
         for name, decoder in self._decoders.items():
             self._write(name, decoder.decode(b"", final=True))
         code = self._process.returncode
+        if code == -_signal.SIGKILL and not self._why:
+            why = self._state["sigkill"] = why_killed(self._oom_kills, self._peak)
+            if self._job["kind"] != "python":
+                self._output.write(time.time(), "stderr", f"[killed by SIGKILL: {why}]\n")
         if self._answer is not None:
             bad = self._answer["kind"] in ("error", "unsendable")
             self._end(self._answer, "failed" if bad else "finished")
         elif self._why == "timeout":
             self._end({"kind": "timeout", "seconds": self._job["timeout"]}, "failed")
+        elif self._why == "memory":
+            self._end({"kind": "memory", "limit": self._job["memory"]}, "failed")
         elif self._why:
             self._end({"kind": "cancelled"}, "cancelled")
         elif self._job["kind"] == "python":

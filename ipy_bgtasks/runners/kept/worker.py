@@ -10,11 +10,12 @@ import json
 import os
 import pickle
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.registry.specs import JobId
-from ipy_bgtasks.runners.child import Child, RemoteJob
+from ipy_bgtasks.runners.child import Child, Link, RemoteJob
 from ipy_bgtasks.runners.kept import files
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.runners.remote import Answer
 
+#: Seconds to wait until a display is recorded.
+_RECORDED = 1.0
 #: Characters of a value's or an error's line.
 _LINE = 500
 #: Bytes of a value that is read again for its line.
@@ -29,29 +32,50 @@ _GLANCE = 10_000_000
 _NONE = pickle.dumps(None)
 
 
-class _Pipes:
+class _Pipes(Link):
     """The link of a kept worker: lines, from and to its watcher."""
 
     def __init__(self, asks: int, answers: int) -> None:
         self._asks = asks
         self._answers = answers
+        self._recorded = threading.Event()
         for fd in (asks, answers):
             os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send a message as JSON."""
-        files.write_all(self._answers, (json.dumps(message) + "\n").encode())
+        line = json.dumps(message, default=_encoded) + "\n"
+        files.write_all(self._answers, line.encode())
+
+    def before_display(self) -> None:
+        """Prepare to wait until it is recorded."""
+        self._recorded.clear()
+
+    def after_display(self) -> None:
+        """Wait until it is recorded: what is written next goes another way, by the streams."""
+        self._recorded.wait(_RECORDED)
 
     def questions(self) -> Iterator[object]:
-        """Yield for each line."""
+        """Yield for each line that is one."""
         while data := os.read(self._asks, 4096):
-            yield from data.splitlines()
+            for line in data.splitlines():
+                if line == b"shown":
+                    self._recorded.set()
+                else:
+                    yield line
 
     def close(self) -> None:
         """Close both pipes."""
         for fd in (self._asks, self._answers):
             with suppress(OSError):
                 os.close(fd)
+
+
+def _encoded(value: Any) -> str:
+    """Return the bytes of a picture as messages of Jupyter have them."""
+    from base64 import b64encode
+
+    return b64encode(value).decode()
 
 
 def _store(directory: str, answer: Answer) -> dict[str, Any]:

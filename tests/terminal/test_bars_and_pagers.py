@@ -73,3 +73,20 @@ def test_lines_beside_a_bar_are_shown_while_it_goes_on(t: Terminal) -> None:
     t.run("go.set()\n%fg job")
     t.wait(lambda: "line 299\n" in t.text)
     assert t.text.count("line 150\n") == 1
+
+
+def test_help_in_a_job_opens_no_pager(t: Terminal) -> None:
+    """It would take the keys from the prompt."""
+    t.run("import pydoc; pydoc.pager = lambda *_: print('a pa' 'ger')")
+    t.run("%bg help(abs)")
+    t.wait(lambda: "absolute value" in t.text)
+    t.run("help(abs)")
+    assert t.text.count("a pager") == 1
+
+
+@pytest.mark.parametrize("start", ["subprocess.run(['cat'])", "os.system('cat')"])
+def test_children_of_a_job_take_no_keys(t: Terminal, start: str) -> None:
+    """They find the end of their input at once."""
+    t.run("import os, subprocess")
+    t.run(f"job = %bg {start}")
+    assert "over: True" in t.run("job.result(20); print('ov' 'er:', job.done())")
