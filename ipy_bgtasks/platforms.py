@@ -55,6 +55,21 @@ def passes_descriptors() -> bool:
     return hasattr(os, "fork")
 
 
+def hold_descriptors(count: int) -> list[int]:
+    """Open *count* descriptors, to be closed when others are needed; none if few are left."""
+    if not hasattr(os, "sysconf"):  # no such limit here
+        return []
+    held: list[int] = []
+    with suppress(OSError, ValueError):
+        while len(held) < count:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        if not 0 <= os.sysconf("SC_OPEN_MAX") < held[-1] + 4 * count:
+            return held
+    for each in held:
+        os.close(each)
+    return []
+
+
 def state_directory() -> str | None:
     """Return where kept jobs are, as the platform has it for programs' state; None: nowhere."""
     if not (has_sessions() and has_processes()):

@@ -133,6 +133,11 @@ _LONG = 60  # characters of an expression that is named
 
 
 def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummary]:
+    """Return what `thread_frames` does, as summaries."""
+    return summaries(thread_frames(thread, below))
+
+
+def thread_frames(thread: int, below: CodeType | None = None) -> list[FrameType]:
     """Return the stack of the thread with identifier *thread*, from the user's first frame on.
 
     With *below*, only the frames below the last call of that code.
@@ -142,10 +147,10 @@ def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummar
         if frames[i].f_code is below:
             frames = frames[i + 1 :]
             break
-    return _summaries(_users(frames))
+    return _users(frames)
 
 
-def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameSummary]:
+def await_frames(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> list[FrameType]:
     """Return the awaits of *task* of *loop*, which runs in *thread*, down to the innermost.
 
     The task's own `get_stack` gives the outermost frame only. Where a task waits for several
@@ -153,7 +158,7 @@ def await_chain(task: object, thread: int, loop: asyncio.AbstractEventLoop) -> l
     """
     if not isinstance(task, asyncio.Task) or task.done():
         return []
-    return _summaries(_users(list(_frames(task, thread, loop))))
+    return _users(list(_frames(task, thread, loop)))
 
 
 def running_stack(
@@ -162,7 +167,7 @@ def running_stack(
     """Return the stack of *task* if it is the one that *loop* runs right now; empty otherwise."""
     if task is None or not _is_current(task, loop):
         return []
-    return _summaries(_users(_step_of(task, thread)))
+    return summaries(_users(_step_of(task, thread)))
 
 
 def _frames(
@@ -308,7 +313,8 @@ def _package(frame: FrameType) -> str:
     return _module(frame).partition(".")[0]
 
 
-def _summaries(frames: Iterable[FrameType]) -> list[FrameSummary]:
+def summaries(frames: Iterable[FrameType]) -> list[FrameSummary]:
+    """Return frames as they are named: see `summary_of`."""
     return [summary_of(frame) for frame in frames]
 
 

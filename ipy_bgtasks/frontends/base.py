@@ -167,7 +167,7 @@ class FrontEnd(Host):
             began=run.began,
             awaits=run.awaits,
             interrupt=interrupt,
-            stack=run.stack,
+            frames=run.frames,
         )
         streams.inherit(job)
         if self._captures is not None:

@@ -356,7 +356,7 @@ TOUCHES = {
     ),
     "shutdown": Touch(
         "ipykernel",
-        "kernel.do_shutdown, kernel.control_thread; shell.ask_exit",
+        "kernel.do_shutdown, control_thread.io_loop, iopub_thread.schedule; shell.ask_exit",
         _IPYKERNEL,
         "jobs may clean up before the kernel ends",
         "jobs are not told when the kernel shuts down",

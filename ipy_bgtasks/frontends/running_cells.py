@@ -36,12 +36,13 @@ from ipy_bgtasks.platforms import (
     is_pending,
     take_signal,
 )
-from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
+from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
 from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.async_exceptions import Sent
     from ipy_bgtasks.frontends.base import FrontEnd
@@ -100,9 +101,13 @@ class RunningCell:
         """Interrupt it at its await, or where it asks; return whether it is there."""
         raise NotImplementedError
 
-    def stack(self) -> list[FrameSummary]:
+    def frames(self) -> list[FrameType]:
         """Return where its code is. Any thread may call."""
-        return thread_stack(self.thread, code_that_runs_cells())
+        return thread_frames(self.thread, code_that_runs_cells())
+
+    def stack(self) -> list[FrameSummary]:
+        """Return the same as summaries."""
+        return summaries(self.frames())
 
 
 C = TypeVar("C", bound=RunningCell)
@@ -210,7 +215,7 @@ class BackgroundCells(Generic[C]):
 
     def end(self, run: C, result: Any) -> None:
         """Note that the code of a cell has ended, on its thread; its job ends with it."""
-        if run.thread != MAIN and self._missed(run) and result.success:
+        if run.thread != MAIN and self.missed(run) and result.success:
             result.error_in_exec = error = KeyboardInterrupt()
             self._shell.showtraceback((KeyboardInterrupt, error, None))
         with self._lock:
@@ -219,7 +224,7 @@ class BackgroundCells(Generic[C]):
         if job is not None:
             self._settle(run, job)
 
-    def _missed(self, run: C) -> bool:
+    def missed(self, run: C) -> bool:
         """Return whether an interrupt came before the end of a cell and was not raised in it.
 
         The signal ends the cell's child processes, too: where the last line waits for one, it may

@@ -116,15 +116,11 @@ def fg(
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
     """Show the table, a few jobs, or the live view."""
     options, words = opt.read_all(line, opt.JOBS, "%jobs")
+    if options.show or options.profile:
+        return session.look_inside(find_jobs(session, words or ["+"], local), options)
     if words == ["all"]:
         words, options.all = [], True
-    known = variables(session, local)
-    chosen: list[Record] | None = None
-    by_state = {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words)
-    if words and by_state:
-        chosen = [job for job in session.visible(every=True) if str(job.state) in words]
-    elif words:
-        chosen = find_jobs(session, words, local)
+    chosen, by_state = _chosen(session, words, local)
     if options.prune:
         session.prune(chosen)
         if chosen is not None:
@@ -143,6 +139,18 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
     else:
         session.show_jobs(chosen, groups, every=options.all, verbose=options.verbose)
     return None
+
+
+def _chosen(
+    session: Session, words: list[str], local: Mapping[str, Any] | None
+) -> tuple[list[Record] | None, bool]:
+    """Return the jobs that *words* name, None for no words, and whether they name states."""
+    if not words:
+        return None, False
+    known = variables(session, local)
+    if {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words):
+        return [job for job in session.visible(every=True) if str(job.state) in words], True
+    return find_jobs(session, words, local), False
 
 
 def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
 
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
-_TABLES = {
-    "%%bg": opt.BG,
-    "bg": opt.BG,
-    "%%fg": opt.FG_CELL,
-    "fg": opt.FG,
-    "jobs": opt.JOBS,
-    "cancel": opt.CANCEL,
-}
+_TABLES = {"bg": opt.BG, "fg": opt.FG, "jobs": opt.JOBS, "cancel": opt.CANCEL}
 
 
 def candidates(
@@ -50,7 +43,7 @@ def candidates(
         return [
             (name[len(word) - len(token) :], "group") for name in names if name.startswith(word)
         ]
-    if before == ["--on"]:
+    if before in (["--on"], ["--show"]):
         return []  # an expression: IPython knows better
     found = _options(percents, magic, word) if word.startswith("-") else []
     if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
@@ -61,16 +54,14 @@ def candidates(
 
 
 def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
-    table = (
-        _TABLES["%%" + magic] if percents == "%%" and f"%%{magic}" in _TABLES else _TABLES[magic]
-    )
+    table = opt.FG_CELL if (percents, magic) == ("%%", "fg") else _TABLES[magic]
     return [
         (text, f"option {option.takes or ''}".strip())
         for option in table
         if option is not opt.AWAITED
         for text in option.words
         if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
-    ] or [(o.words[-1], "option") for o in table if o is not opt.AWAITED and word == "-"]
+    ]
 
 
 def _files(word: str) -> list[str]:

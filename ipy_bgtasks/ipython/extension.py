@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.cells import keep_cell_numbers, runs_in_a_cell, transforms_a_cell
@@ -14,6 +15,7 @@ from ipy_bgtasks.frontends.installing import (
 )
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.platforms import hold_descriptors
 from ipy_bgtasks.session.control import Core, Session
 from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
 from ipy_bgtasks.session.settings import BgTasks
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
 _LOADED = "_ipy_bgtasks_loaded"
+#: Descriptors that are held back for the end. Where all are in use a kernel cannot end: ipykernel
+#: opens sockets to itself then, in several threads, and files to import (7.4; also without us).
+_HELD = 10
 
 
 class Loaded:
@@ -39,6 +44,7 @@ class Loaded:
         self._changes = Installation()
         self._watching: Watching | None = None
         self._awaited = AwaitedMagics()
+        self._held: list[int] = []
         #: The number of the cell that loads this, if one does.
         self._loading = shell.execution_count if runs_in_a_cell() else None
 
@@ -73,6 +79,8 @@ class Loaded:
 
     def _load(self) -> None:
         shell, changes = self.shell, self._changes
+        self._held = hold_descriptors(_HELD)
+        changes.add(self._free_descriptors)
         core: Core | None = getattr(shell, _CORE, None)
         if core is None:
             core = Core(shell, loop_of(shell))
@@ -96,6 +104,10 @@ class Loaded:
         self._register(session)
         self._report()
         session.print_kept()
+
+    def _free_descriptors(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""
@@ -184,46 +196,34 @@ class Loaded:
 
         core, settings, changes = session.core, session.settings, self._changes
         leaving = Leaving(registry, core.loop, lambda: settings.exit_grace)
-        leaving.on_begin += [session.report_leaving, core.front_end.shutdown]
+        leaving.on_begin += [
+            self._free_descriptors,
+            session.report_leaving,
+            core.front_end.shutdown,
+        ]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
         watch_process(changes, leaving)
         core.front_end.watch_exits(changes, leaving)
 
     def _register(self, session: Session) -> None:
-        shell, manager = self.shell, self.shell.magics_manager
-
+        """Register the magics, and name those of the same names that they hide."""
+        shell, manager, changes = self.shell, self.shell.magics_manager, self._changes
         ours = JobMagics(shell, session)
         shell.configurables.remove(ours)  # it has registered itself there
-        self._changes.append(shell.configurables, ours)
-        names = [(kind, name) for kind in ("line", "cell") for name in ours.magics[kind]]
-        before = {(kind, name): manager.magics[kind].get(name) for kind, name in names}
-        if taken := [where for where in names if before[where] is not None]:
-            print(f"ipy_bgtasks: {_hidden(taken)}")
-        registered = type(ours).__name__ in manager.registry
-        shell.register_magics(ours)
-        now = {(kind, name): manager.magics[kind][name] for kind, name in names}
-
-        def undo() -> None:
-            for (kind, name), fn in before.items():
-                if manager.magics[kind].get(name) is not now[kind, name]:
-                    continue  # replaced since
-                if fn is not None:
-                    manager.magics[kind][name] = fn
-                else:
-                    del manager.magics[kind][name]
-            if not registered:
-                manager.registry.pop(type(ours).__name__, None)
-
-        self._changes.add(undo)
-
-
-def _hidden(names: list[tuple[str, str]]) -> str:
-    shown = [("%" if kind == "line" else "%%") + name for kind, name in names]
-    if len(shown) == 1:
-        return f"{shown[0]} hides a magic of that name; %unload_ext ipy_bgtasks brings it back"
-    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{listed} hide magics of those names; %unload_ext ipy_bgtasks brings them back"
+        changes.append(shell.configurables, ours)
+        changes.entry(manager.registry, type(ours).__name__, ours)
+        hidden = []
+        for kind, percent in (("line", "%"), ("cell", "%%")):
+            for name, magic in ours.magics[kind].items():
+                if name in manager.magics[kind]:
+                    hidden.append(percent + name)
+                changes.entry(manager.magics[kind], name, magic)
+        if hidden:
+            print(
+                f"ipy_bgtasks: hides other magics of the same names: {', '.join(hidden)}; "
+                "%unload_ext ipy_bgtasks brings them back"
+            )
 
 
 def load(shell: Any) -> None:

@@ -160,6 +160,7 @@ class JobMagics(Magics):
         """List the jobs that have not ended and the ten that ended last.
 
         %jobs [JOB…|STATE…|all] [-a] [-v] [-w] [--json [--since N]] [--prune]
+        %jobs [JOB] --show EXPR | --profile S
 
           JOB…            only these; a single one is shown in full, @NAME as a group
           -a, --all       all that are kept
@@ -169,6 +170,10 @@ class JobMagics(Magics):
           --json          one line of JSON for programs; of chosen jobs with output and traceback
           --since N       (--json) only the output from position N on, which is `to` of the last
           --prune         forget the jobs that have ended, or only those that are named
+          --show EXPR     the value of an expression in the job's code, where that is right now:
+                          %jobs 3 --show "epoch, loss"
+          --profile S     look where the job is 100 times a second, for S seconds or until an
+                          interrupt, and show where its time goes, by line
         """
         from ipy_bgtasks.ipython import calls
 

@@ -112,6 +112,8 @@ JOBS = (
     Option("watch", "w"),
     Option("json"),
     Option("since", None, "N", count),
+    Option("show", None, "EXPR"),
+    Option("profile", None, "S", partial(seconds, option="--profile")),
     Option("prune"),
     AWAITED,
 )
@@ -130,6 +132,8 @@ class Options(LaunchOptions):
     watch: bool = False
     json: bool = False
     since: int = 0
+    show: str | None = None
+    profile: float | None = None
     budget: float | None = None
     prune: bool = False
     force: bool = False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from contextvars import Context, copy_context
+from functools import partial
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from traceback import FrameSummary
+    from types import FrameType
 
+    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
@@ -119,6 +122,9 @@ class Run:
         """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
         return None
 
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what its process answers, see `runners.child`; None if not in *wait* seconds."""
+
     @property
     def note(self) -> str:
         """What was done to stop it, in the user's words; empty if there is nothing to say."""
@@ -164,9 +170,21 @@ class Runner:
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
         raise NotImplementedError
 
+    def frames(self, job: Record) -> list[FrameType]:
+        """Return the frames of its code if they are in this process, the innermost last."""
+        return []
+
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return where the job is right now, the innermost entry last; empty if unknown."""
-        return []
+        from ipy_bgtasks.stacks import summaries
+
+        return summaries(self.frames(job))
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Return what `inspection.evaluate` does, in the frames of the job's code."""
+        from ipy_bgtasks.inspection import evaluate
+
+        return evaluate(partial(self.frames, job), expression)
 
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""
@@ -179,8 +197,8 @@ class Runner:
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
 
-    def waits(self) -> str:
-        """Return what keeps the jobs of this runner from starting, in words."""
+    def waits(self, job: Record) -> str:
+        """Return what keeps the job from starting, in words."""
         return ""
 
     def pause(self, job: Record, paused: bool) -> None:
@@ -210,3 +228,27 @@ class Runner:
 
         Called once. The process ends soon afterwards, whatever is still running here then.
         """
+
+
+#: Seconds to wait for a process to say where it is: it may be stuck in C code.
+_STACK_WAIT = 0.2
+
+
+class RemoteRunner(Runner):
+    """A place in other processes, which answer the queries of a job's run."""
+
+    __slots__ = ()
+
+    def stack(self, job: Record) -> list[FrameSummary]:
+        """Return the stack as the process sends it; empty if that does not answer."""
+        sites = self._query(job, "stack", "", _STACK_WAIT) or ()
+        return [FrameSummary(*site, lookup_line=False) for site in sites]
+
+    def evaluate(self, job: Record, expression: str) -> Seen:
+        """Have the process evaluate it."""
+        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
+
+        return self._query(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
+
+    def _query(self, job: Record, *query: Any) -> Any:
+        return None if job.run is None or job.started is None else job.run.query(*query)

@@ -195,7 +195,7 @@ class Record:
         from ipy_bgtasks.job.progress import Progress
 
         self._progress = Progress.of(value)
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
     @property
     def log(self) -> Log:
@@ -309,7 +309,7 @@ class Record:
             return False
         with Shielded():
             self.cancel_requested = True
-            self.host.changed(self)
+            self.notify(self.host.changed)
             runner.stop(self, force)
             for call in self.on_cancel:
                 call()
@@ -341,7 +341,7 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
-        self.host.changed(self)
+        self.notify(self.host.changed)
 
     def stop_for(self, error: Exception) -> None:
         """Ask the job to stop for a reason: it fails with *error*, such as `TimeoutError`."""
@@ -375,7 +375,7 @@ class Record:
             if self._began is None:
                 self._began = time.monotonic() if since is None else since
                 self.thread = threading.get_ident()
-        self.host.changed(self)
+        self.notify(self.host.changed)
         return True
 
     def move(self, runner: Runner) -> None:
@@ -394,14 +394,14 @@ class Record:
 
     def rest(self, runner: Runner) -> None:
         """Wait on *runner* for the next attempt: this one has failed."""
-        self.host.closing(self)
+        self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return
             self._began = self.thread = self.pid = self.run = self._progress = self._paused = None
             self._idle = 0.0
         self.move(runner)
-        self.host.changed(self)
+        self.notify(self.host.changed)
         if self.cancel_requested:  # meanwhile, of the place that it has left
             runner.stop(self, False)
 
@@ -451,7 +451,7 @@ class Record:
 
     def _end(self, outcome: Outcome, at: float | None = None) -> None:
         if self._began is not None and self._outcome is None:
-            self.host.closing(self)
+            self.notify(self.host.closing)
         with self._lock:
             if self._outcome is not None:
                 return

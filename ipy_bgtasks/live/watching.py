@@ -246,13 +246,13 @@ class Watching:
         """Ask for a notice of the job's end, or take that back."""
         if wanted:
             self._session.notices.request([job])
-        else:
-            self._session.notices.withdraw(job)
+        elif (requests := self._session.core.requests) is not None:
+            requests.remove(job)
 
     def is_asked(self, job: Record) -> bool:
         """Return whether there will be a notice of the job's end."""
-        asked = self._session.core.requests
-        return asked is not None and job in asked
+        requests = self._session.core.requests
+        return requests is not None and job in requests
 
     def take_out(self, place: int, say: Callable[[str], None]) -> None:
         """Take a cell that waits out of the queue."""

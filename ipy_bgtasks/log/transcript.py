@@ -33,7 +33,7 @@ class Entry:
     metadata: dict[str, Any] | None = None
 
 
-class _Kept:
+class _OpenEntry:
     """An entry that may still change."""
 
     __slots__ = ("bundle", "display_id", "metadata", "size", "stream", "text", "time")
@@ -58,7 +58,7 @@ class Recording:
         self.limit = limit
         self.size = 0  # characters kept; a display counts with its whole bundle
         self.dropped = 0  # characters dropped so far
-        self._retained: deque[_Kept] = deque()
+        self._retained: deque[_OpenEntry] = deque()
         self._folds: dict[str, Fold] = {}
         self._clear_before_next = False
         # Small if the limit is, so that trimming whole entries does not overshoot by much.
@@ -91,7 +91,7 @@ class Recording:
         self._begin()
         same = [k for k in self._retained if k.display_id == display_id] if update else []
         if not same:
-            same = [_Kept("display", time, "")]
+            same = [_OpenEntry("display", time, "")]
             self._retained.append(same[0])
         size = _weight(bundle, self.limit)
         text = _plain(bundle)
@@ -206,7 +206,7 @@ class Recording:
             last.text += text
             last.size += len(text)
         else:
-            self._retained.append(_Kept(stream, time, text))
+            self._retained.append(_OpenEntry(stream, time, text))
         self._trim()
 
     def _take_back(self, stream: str, count: int) -> float | None:
@@ -274,7 +274,7 @@ def dropped_mark(count: int) -> str:
     return f"[… {count:,} characters dropped …]\n"
 
 
-def _as_text(kept: _Kept) -> str:
+def _as_text(kept: _OpenEntry) -> str:
     # A display is a block of its own even if its text has no line feed.
     block = kept.bundle is not None and kept.text and not kept.text.endswith("\n")
     return f"{kept.text}\n" if block else kept.text

@@ -188,7 +188,7 @@ class Registry(Collection[Record]):
             else:
                 self.start(runner, job)
             if job.started is None:  # else that was reported
-                self.host.changed(job)
+                job.notify(self.host.changed)
             return job
 
     def adopt(self, job: Record) -> None:

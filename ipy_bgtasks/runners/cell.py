@@ -12,7 +12,7 @@ from ipy_bgtasks.job.host import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
 
@@ -21,7 +21,7 @@ class CellRunner(Runner):
     """The runner of one cell that has run in *thread* since *began*, a monotonic time.
 
     *awaits* is whether it lets other tasks of that thread's loop go on. *interrupt* does what
-    the stop button would have done, *stack* returns where the code is; any thread may call both.
+    the stop button would have done, *frames* returns where the code is; any thread may call both.
     """
 
     where = "cell"
@@ -33,13 +33,13 @@ class CellRunner(Runner):
         began: float,
         awaits: bool,
         interrupt: Callable[[], object],
-        stack: Callable[[], list[FrameSummary]],
+        frames: Callable[[], list[FrameType]],
     ) -> None:
         self._thread = thread
         self._began = began
         self._awaits = awaits
         self._interrupt = interrupt
-        self._stack = stack
+        self._frames = frames
 
     def blocks(self, thread: int | None) -> bool:
         """Return whether the cell blocks everything else in *thread* until it ends."""
@@ -54,9 +54,9 @@ class CellRunner(Runner):
         """Interrupt it; *force* makes no difference."""
         self._interrupt()
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the stack of its thread."""
-        return self._stack()
+        return self._frames()
 
     def needs_this_thread(self) -> bool:
         """Return whether it is this very thread that runs it."""

@@ -82,8 +82,8 @@ class Link:
     def after_display(self) -> None:
         """Return when what is written from now on comes behind it."""
 
-    def questions(self) -> Iterator[object]:
-        """Yield whenever it is asked where the job's code is, until the other end is gone."""
+    def questions(self) -> Iterator[Any]:
+        """Yield what it is asked, "stack" or "show" and a text, until the other end is gone."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -162,20 +162,32 @@ class Child:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
-            for _ in self._link.questions():
-                self.send("stack", self.job.number, self._stack())
+            for question in self._link.questions():
+                if question[0] == "stack":
+                    frames = [(f.f_code, f.f_lineno) for f in self._frames()]
+                    sites = [(code.co_filename, line, code.co_name) for code, line in frames]
+                    self._reply(question, sites)
+                else:  # aside: more may be asked while that takes its time
+                    self._show(question)
         # Nobody is there who would hear of the end, nor need what the job has started.
         if hasattr(os, "getpgrp") and os.getpgrp() == self.pid:
             kill_group(self.pid)
         os._exit(1)
 
-    def _stack(self) -> list[tuple[str, int | None, str]]:
-        if self._task is not None:
-            from ipy_bgtasks.stacks import await_chain
+    def _reply(self, question: Any, answer: Any) -> None:
+        self.send("answer", self.job.number, question, answer)
 
-            loop, task = self._task
-            chain = await_chain(task, self._main, loop)
-            return [(each.filename, each.lineno, each.name) for each in chain]
+    def _show(self, question: Any) -> None:
+        from ipy_bgtasks.inspection import aside, evaluate
+
+        aside(lambda: self._reply(question, evaluate(self._frames, question[1])), "bg-query")
+
+    def _frames(self) -> list[FrameType]:
+        if (now := self._task) is not None:
+            from ipy_bgtasks.stacks import await_frames
+
+            loop, task = now
+            return await_frames(task, self._main, loop)
         frames: list[FrameType] = []
         frame = sys._current_frames().get(self._main)
         while frame is not None and frame.f_globals.get("__name__") != __name__:
@@ -183,8 +195,7 @@ class Child:
             frame = frame.f_back
         if frame is None:
             return []  # between two jobs
-        users = dropwhile(_is_ours, reversed(frames))
-        return [(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in users]
+        return list(dropwhile(_is_ours, reversed(frames)))
 
 
 class _Stream(io.TextIOBase):
@@ -255,7 +266,7 @@ class _Sockets(Link):
         """Send a message to the session."""
         self._jobs.sendall(wire.packed(*message))
 
-    def questions(self) -> Iterator[object]:
+    def questions(self) -> Iterator[Any]:
         """Yield what the session asks."""
         for messages in wire.received(self._control):
             yield from messages

@@ -16,11 +16,10 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from contextvars import Context, copy_context
-from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
-from ipy_bgtasks.job.host import Run, Runner
+from ipy_bgtasks.job.host import RemoteRunner, Run
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
 from ipy_bgtasks.runners import programs, wire
 from ipy_bgtasks.runners.trees import all_of
@@ -30,16 +29,12 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     from collections.abc import Callable, Iterable
-    from contextvars import Context
-    from traceback import FrameSummary
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.runners.supervisor import Supervisor
     from ipy_bgtasks.work import Work
 
 
-#: Seconds to wait for a worker to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
 #: Seconds after which the job of a worker that has not come up says so.
 _LATE = 10.0
 #: Bytes that an idle worker's socket takes at once.
@@ -64,7 +59,7 @@ class Worker:
         self._lock = threading.Lock()
         self._stopped = False
         self._reaped = False
-        self._stack: Future[list[tuple[str, int, str]]] | None = None
+        self._queries: dict[tuple[str, str], Future[Any]] = {}
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
         self._wire = wire.new_wire()
         self._connected = threading.Event()
@@ -134,18 +129,17 @@ class Worker:
             elif not self._reaped:  # else its number may be somebody else's by now
                 kill_group(self.pid)
 
-    def stack(self) -> list[FrameSummary]:
-        """Return where it is; empty if it does not answer at once."""
-        ends = self._wire.ends
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return its answer; None if there is none in *wait* seconds."""
+        ends, question = self._wire.ends, (what, text)
         try:
             with self._lock:
-                if (answer := self._stack) is None and ends is not None:
-                    ends[1].send(wire.packed("stack"))
-                    answer = self._stack = Future()
-            entries = [] if answer is None else answer.result(_STACK_WAIT)
+                if (answer := self._queries.get(question)) is None and ends is not None:
+                    ends[1].send(wire.packed(*question))
+                    answer = self._queries[question] = Future()
+            return None if answer is None else answer.result(wait)
         except (OSError, TimeoutError):
-            return []
-        return [FrameSummary(*entry, lookup_line=False) for entry in entries]
+            return None
 
     def _send(self, message: bytes) -> None:
         self._connected.wait()
@@ -200,13 +194,13 @@ class Worker:
         return self._process.returncode if status is None else status
 
     def _receive(self, message: tuple[Any, ...]) -> None:
-        if message[0] != "stack":
+        if message[0] != "answer":
             self._runner.on_message(self, message)
             return
         with self._lock:
-            answer, self._stack = self._stack, None
+            answer = self._queries.pop(message[2], None)
         if answer is not None:
-            answer.set_result(message[2])
+            answer.set_result(message[3])
 
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
@@ -232,7 +226,7 @@ def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
 _ATTEMPTS = 3
 
 
-class ProcessRunner(Runner):
+class ProcessRunner(RemoteRunner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.
@@ -296,12 +290,6 @@ class ProcessRunner(Runner):
             job.end_cancelled()
         elif worker is not None:
             worker.kill()
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack as the worker sends it; empty while C code keeps it from answering."""
-        run = job.run
-        worker = run.worker if isinstance(run, _Run) else None
-        return [] if worker is None or job.started is None else worker.stack()
 
     def discard(self, job: Record) -> None:
         """Forget a job that is not kept any longer, and whatever its threads still write."""
@@ -466,6 +454,11 @@ class _Run(Run):
         self.context = context
         self.worker: Worker | None = None
         self.attempts = 0
+
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what the worker answers."""
+        worker = self.worker
+        return None if worker is None else worker.query(what, text, wait)
 
     @property
     def processes(self) -> Any:

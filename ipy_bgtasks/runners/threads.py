@@ -41,13 +41,12 @@ from ipy_bgtasks.platforms import kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.stacks import await_chain, hide, thread_stack
+from ipy_bgtasks.stacks import await_frames, hide, thread_frames
 from ipy_bgtasks.text import message_of
 from ipy_bgtasks.waits import can_be_ended, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
     from types import FrameType
 
     from ipy_bgtasks.job.record import Record
@@ -198,12 +197,12 @@ class ThreadRun(Run):
             return "waiting"
         return "cleaning" if is_handling_stop(target) else "caught"
 
-    def stack(self) -> list[FrameSummary]:
+    def frames(self) -> list[FrameType]:
         """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
-            return await_chain(task, target, loop)
-        return [] if target is None else thread_stack(target)
+            return await_frames(task, target, loop)
+        return [] if target is None else thread_frames(target)
 
     # Inside
 
@@ -503,10 +502,10 @@ class ThreadRunner(Runner):
         else:
             self.loop_runner.stop(job, force)  # it has just moved there
 
-    def stack(self, job: Record) -> list[FrameSummary]:
+    def frames(self, job: Record) -> list[FrameType]:
         """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
-        return run.stack() if isinstance(run, ThreadRun) else []
+        return run.frames() if isinstance(run, ThreadRun) else []
 
     def make_room(self, job: Record) -> None:
         """Start a queued *job* beyond the limit when one of our own threads is to wait for it."""

@@ -10,7 +10,8 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
@@ -394,6 +395,55 @@ class Session:
 
         self.front_end.show(detail(job, cells=self.core.sources.cell))
 
+    def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
+        """Print what an expression is in the code of each job, or show where its time goes."""
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.inspection import parsed_expression
+        from ipy_bgtasks.views.rows import frame_line
+
+        if options.profile:
+            if len(jobs) != 1:
+                raise BadInput(f"--profile takes one job, not {len(jobs)}: %jobs 3 --profile 5")
+            if why := _hidden(jobs[0]):
+                raise BadInput(f"job {jobs[0].number} {why}")
+            return self._profile(jobs[0], options.profile, options.awaited)
+        parsed_expression(expression := str(options.show))
+        for job in jobs:
+            value, site = _hidden(job), None
+            if not value and job.runner is not None:
+                value, site = job.runner.evaluate(job, expression)
+            at = None if site is None else FrameSummary(*site, lookup_line=False)
+            line = frame_line(at, self.core.sources.cell)
+            self.front_end.print_line(f"[{job.number}] {value}{line and f'  ({line})'}")
+        return asyncio.sleep(0) if options.awaited else None
+
+    def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
+        """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
+        from ipy_bgtasks.errors import BadInput
+        from ipy_bgtasks.inspection import Times, aside, sample
+        from ipy_bgtasks.views.inside import profile
+
+        times: Times = {}
+        over = threading.Event()
+
+        async def wait_and_show() -> None:
+            sampling = aside(partial(sample, job, seconds, times, over), "bg-profile")
+            try:
+                await asyncio.wrap_future(sampling)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if caller() is not None:
+                    raise
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()  # by the user, who wants to see what there is
+            finally:
+                over.set()
+            self.front_end.show(profile(job, dict(times), self.core.sources.cell))
+
+        def refuse() -> None:
+            raise BadInput("--profile cannot wait here: use it at the top level of a cell")
+
+        return self.wait(wait_and_show(), awaited, instead=refuse)
+
     def show_jobs(
         self,
         chosen: list[Record] | None,
@@ -531,3 +581,17 @@ class Session:
         return (
             f"no job of this session to stop; left alone: {listed} (%cancel {others[0]} stops it)"
         )
+
+
+def _hidden(job: Record) -> str:
+    """Return why nobody can look into the job's code; empty if that is possible."""
+    from ipy_bgtasks.job.outcome import JobState
+
+    job.look_for_pause()
+    if job.done():
+        return f"has ended: {job.state}"
+    if job.started is None:
+        return "has not started"
+    if job.where == "shell" or (job.where == "kept" and job.code.startswith("!")):
+        return "is a command: only Python code can be looked into"
+    return "is paused" if job.state is JobState.PAUSED else ""

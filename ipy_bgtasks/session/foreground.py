@@ -12,6 +12,7 @@ import concurrent.futures
 import signal
 import sys
 import threading
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
@@ -111,8 +112,9 @@ class Foreground:
         if asyncio._get_running_loop() is not None:
             if self._is_loading():
                 raise BadInput(
-                    "%fg works from the next cell on: this cell was compiled before it loaded the "
-                    "extension; give %load_ext ipy_bgtasks a cell of its own"
+                    "%fg works from the next cell on: this one was compiled before it loaded the "
+                    "extension; give %load_ext ipy_bgtasks a cell of its own, or a script the "
+                    "option: ipython --ext ipy_bgtasks SCRIPT"
                 )
             raise BadInput(
                 "%fg cannot wait here, where it cannot be awaited (a plain function, another "
@@ -154,6 +156,7 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+@dataclass(slots=True, eq=False)
 class _Wait:
     """One wait: a future, what resolves it, and what must be undone then.
 
@@ -164,116 +167,104 @@ class _Wait:
     those that did not finish, before that is raised.
     """
 
-    def __init__(
-        self,
-        foreground: Foreground,
-        loop: asyncio.AbstractEventLoop,
-        jobs: Sequence[Record],
-        *,
-        every: bool = False,
-        first: bool = False,
-        settled: bool = False,
-        timeout: float | None = None,
-        budget: float | None = None,
-        on_budget: Callable[[str], object] = id,
-        on_failure: Callable[[int], object] = id,
-    ) -> None:
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.thread = threading.get_ident()
-        self._foreground = foreground
-        self._loop = loop
-        self._jobs = jobs
-        self._every = every
-        self._first = first
-        self._settled = settled
-        self._timeout = timeout
-        self._budget = budget
-        self._on_budget = on_budget
-        self._on_failure = on_failure
-        self._timers: list[asyncio.TimerHandle] = []
-        self._unfollow: list[Callable[[], None]] = []
-        #: How many of the jobs have called back. That comes after the front end has shown their
-        #: ends, and until then their output must be followed.
-        self._ended = 0
+    foreground: Foreground
+    loop: asyncio.AbstractEventLoop
+    jobs: Sequence[Record]
+    _: KW_ONLY
+    every: bool = False
+    settled: bool = False
+    first: bool = False
+    timeout: float | None = None
+    budget: float | None = None
+    on_budget: Callable[[str], object] = id
+    on_failure: Callable[[int], object] = id
+    future: asyncio.Future[Any] = field(init=False)
+    thread: int = field(default_factory=threading.get_ident, init=False)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list, init=False)
+    unfollow: list[Callable[[], None]] = field(default_factory=list, init=False)
+    #: How many of the jobs have called back. That comes after the front end has shown their
+    #: ends, and until then their output must be followed.
+    ended: int = field(default=0, init=False)
 
     def begin(self, follow: Follow | None) -> None:
+        self.future = self.loop.create_future()
         self.future.add_done_callback(self._over)
-        if self._foreground.interruptible():
-            self._foreground.begun(self)  # before anybody sees that it waits
+        if self.foreground.interruptible():
+            self.foreground.begun(self)  # before anybody sees that it waits
         if caller() is not None:  # a job of a full group may wait for one that is queued there
-            for job in self._jobs:
+            for job in self.jobs:
                 make_room(job)
         if follow is not None:
-            self._unfollow = [follow(job) for job in self._jobs]
-        if self._timeout is not None:
-            self._timers.append(self._loop.call_later(self._timeout, self._time_out))
-        if self._budget is not None:
-            self._timers.append(self._loop.call_later(self._budget, self._spend))
-        for job in self._jobs:
+            self.unfollow = [follow(job) for job in self.jobs]
+        if self.timeout is not None:
+            self.timers.append(self.loop.call_later(self.timeout, self._time_out))
+        if self.budget is not None:
+            self.timers.append(self.loop.call_later(self.budget, self._spend))
+        for job in self.jobs:
             if job.done():
-                self._ended += 1
+                self.ended += 1
             else:
                 job.add_done_callback(self._job_ended)
         self._check()
 
     def interrupt_soon(self) -> None:
         """Detach, on the loop that waits. Any thread may call."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.interrupt)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.interrupt)
 
     def interrupt(self) -> bool:
         """Detach; return whether there was anything left to detach from."""
-        left = [job.number for job in self._jobs if not job.done()]
+        left = [job.number for job in self.jobs if not job.done()]
         if not left or self.future.done():
             return False
         self._raise(Detached(*left))
         return True
 
     def _spend(self) -> None:
-        left = [job for job in self._jobs if not job.done()]
+        left = [job for job in self.jobs if not job.done()]
         if self.future.done() or not left:
             return  # `_check` is on its way
         self._stop_following()
-        self._on_budget(str(Detached(*(job.number for job in left))))
-        self._resolve([job.job for job in self._jobs])
+        self.on_budget(str(Detached(*(job.number for job in left))))
+        self._resolve([job.job for job in self.jobs])
 
     def _time_out(self) -> None:
-        left = [job.number for job in self._jobs if not job.done()]
+        left = [job.number for job in self.jobs if not job.done()]
         if not left:
             return  # `_check` is on its way
         which = numbered(left, "goes", "go")
-        self._raise(TimeoutError(f"not ended after {self._timeout:g} s; {which} on"))
+        self._raise(TimeoutError(f"not ended after {self.timeout:g} s; {which} on"))
 
     def _job_ended(self, _job: Record) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._one_ended)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._one_ended)
 
     def _one_ended(self) -> None:
-        self._ended += 1
+        self.ended += 1
         self._check()
 
     def _check(self) -> None:
         if self.future.done():
             return
-        if self._first and (ended := [job for job in self._jobs if job.done()]):
+        if self.first and (ended := [job for job in self.jobs if job.done()]):
             self._stop_following()
             self.future.set_result(ended[0].job)
-        if self.future.done() or self._ended < len(self._jobs):
+        if self.future.done() or self.ended < len(self.jobs):
             return
         self._stop_following()  # what was written last comes before the result
-        missed = [job for job in self._jobs if _state(job) is not JobState.FINISHED]
+        missed = [job for job in self.jobs if _state(job) is not JobState.FINISHED]
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
-        for job in self._jobs if self._settled or not missed else missed:
+        for job in self.jobs if self.settled or not missed else missed:
             job.end_shown = True
             job.fetched()
-        if self._settled:
-            self._resolve([_settled(job) for job in self._jobs])
+        if self.settled:
+            self._resolve([_settled(job) for job in self.jobs])
         elif missed:
-            self._on_failure(len(missed))
+            self.on_failure(len(missed))
             self._raise(self._failure_of(missed))
         else:
             try:
-                values = [job.outcome.get() for job in self._jobs if job.outcome is not None]
+                values = [job.outcome.get() for job in self.jobs if job.outcome is not None]
             except BaseException as error:  # one cannot be loaded from where it is kept
                 self._raise(error)
             else:
@@ -286,10 +277,10 @@ class _Wait:
         if len(errors) == 1:
             return errors[0]
         how = "failed" if failed else "were cancelled"
-        return BaseExceptionGroup(f"{len(errors)} of {len(self._jobs)} jobs {how}", errors)
+        return BaseExceptionGroup(f"{len(errors)} of {len(self.jobs)} jobs {how}", errors)
 
     def _resolve(self, values: list[Any]) -> None:
-        self.future.set_result(values if self._every else values[0])
+        self.future.set_result(values if self.every else values[0])
 
     def _raise(self, error: BaseException) -> None:
         if self.future.done():
@@ -303,15 +294,15 @@ class _Wait:
 
     def _over(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
-        for timer in self._timers:
+        for timer in self.timers:
             timer.cancel()
-        for job in self._jobs:
+        for job in self.jobs:
             job.remove_done_callback(self._job_ended)
-        self._foreground.over(self)
+        self.foreground.over(self)
 
     def _stop_following(self) -> None:
-        while self._unfollow:
-            self._unfollow.pop()()
+        while self.unfollow:
+            self.unfollow.pop()()
 
 
 def _error(job: Record) -> BaseException | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections import ChainMap
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ from ipy_bgtasks.log.output import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
+from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
@@ -126,29 +128,31 @@ def start(
         if prepare is not None:
             prepare(job)
 
-    number = None if kept is None else kept.reserve()
     origin = session.front_end.here()
     key = session.front_end.key(origin)
-    try:
-        return session.registry.launch(
-            work,
-            where=where,
-            name=options.name,
-            timeout=None if options.keep else options.timeout,  # its watcher keeps it
-            after=after,
-            origin=origin,
-            # A job that launches others may go on doing so for days.
-            cell=(key, session.shell.execution_count) if current.get() is None else None,
-            quiet=options.quiet,
-            group=group,
-            retries=options.retries,
-            prepare=prepare_job,
-            number=number,
-        )
-    except BaseException:
-        if kept is not None and number is not None:
-            kept.release(number)
-        raise
+    # An interrupt must not come between a kept job's directory and its start.
+    with nullcontext() if kept is None else Shielded():
+        number = None if kept is None else kept.reserve()
+        try:
+            return session.registry.launch(
+                work,
+                where=where,
+                name=options.name,
+                timeout=None if options.keep else options.timeout,  # its watcher keeps it
+                after=after,
+                origin=origin,
+                # A job that launches others may go on doing so for days.
+                cell=(key, session.shell.execution_count) if current.get() is None else None,
+                quiet=options.quiet,
+                group=group,
+                retries=options.retries,
+                prepare=prepare_job,
+                number=number,
+            )
+        except BaseException:
+            if kept is not None and number is not None:
+                kept.release(number)
+            raise
 
 
 def _attach(

@@ -138,15 +138,7 @@ class Notices:
         self._requests.add(jobs, name)
         self.listen()
 
-    def withdraw(self, job: Record) -> None:
-        """Cancel the notice of that job."""
-        self._requests.remove(job)
-
-    def is_requested(self, job: Record) -> bool:
-        """Return whether there will be a notice of that job, by itself or with others."""
-        return job in self._requests
-
-    # Telling
+    # Sending
 
     def ended(self, job: Record) -> None:
         """Send the notices that are due with the job's end; called on the thread that ended it."""

@@ -148,14 +148,15 @@ def _waits(call: ast.Call) -> bool:
             func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
             args=[ast.Constant(value=name), ast.Constant(value=line), *_],
         ) if name in _WAITING.get(attr, ()):
-            # A table is shown at once; only the live one waits.
+            # A table is shown at once; only the live one and a profile wait.
             return name != "jobs" or _watches(str(line))
     return False
 
 
 def _watches(line: str) -> bool:
     return any(
-        word == "--watch" or (word.startswith("-") and word[1:2] != "-" and "w" in word)
+        word.startswith(("--watch", "--profile"))
+        or (word.startswith("-") and word[1:2] != "-" and "w" in word)
         for word in line.split()
     )
 

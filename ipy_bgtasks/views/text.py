@@ -31,8 +31,8 @@ def text_table(rows: Sequence[Row], width: int = 80) -> str:
     if not rows:
         return NO_JOBS
     cells = [_cells(row) for row in rows]
-    heads = _aligned([head for head, _, _, _ in cells])
-    times = _aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
+    heads = aligned([head for head, _, _, _ in cells])
+    times = aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
     name_width, last_width = _share(
         width - width_of(heads[0]) - width_of(times[0]) - 2 * len(_GAP),
         max(width_of(name) for _, name, _, _ in cells),
@@ -64,7 +64,8 @@ def _last(row: Row) -> str:
     return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
 
 
-def _aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
+def aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
+    """Return one text for each line of a table, its cells as wide as the widest of the column."""
     widths = [max(map(width_of, column)) for column in zip(*table, strict=True)]
     return [
         _GAP.join(_padded(cell, size, right=right) for cell, size in zip(line, widths, strict=True))

@@ -120,6 +120,18 @@ def test_a_hundred_jobs_hold_nobody_up(jobs: Kernel, tmp_path: Path, way: str) -
     assert silent(jobs)
 
 
+def test_it_ends_where_no_descriptor_is_left(jobs: Kernel) -> None:
+    """A kernel alone may not: at its end it opens sockets and files."""
+    jobs.ok("%bg time.sleep(1000);\n%bg stubborn();")
+    jobs.ok(
+        "import resource\nmost = len(os.listdir('/proc/self/fd')) - 1 + 14\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))"
+    )
+    jobs.run("for i in range(20): get_ipython().run_line_magic('bg', '!sleep 1000;')")
+    jobs.run("for i in range(4): get_ipython().run_line_magic('bg', '-p time.sleep(1000);')")
+    assert jobs.shutdown() < 2 * BOUND
+
+
 def test_what_jobs_left_behind_ends_as_well(jobs: Kernel, tmp_path: Path) -> None:
     """Tasks of jobs that have ended, and those of a job that does not end, are cancelled."""
     jobs.ok("%config BgTasks.exit_grace = 3")  # half a second may pass unseen on a busy machine

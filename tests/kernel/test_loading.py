@@ -82,10 +82,7 @@ def test_another_extensions_magics_are_given_back(make_kernel: MakeKernel) -> No
     kernel = make_kernel()
     kernel.ok("get_ipython().register_magic_function(lambda line: 'theirs', magic_name='jobs')")
     said = kernel.load().stdout
-    assert (
-        said
-        == "ipy_bgtasks: %jobs hides a magic of that name; %unload_ext ipy_bgtasks brings it back\n"
-    )
+    assert said.startswith("ipy_bgtasks: hides other magics of the same names: %jobs; %unload_ext")
     assert kernel.ok("%unload_ext ipy_bgtasks\n%jobs").result == "'theirs'"
 
 

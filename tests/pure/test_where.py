@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from ipy_bgtasks.stacks import (
-    await_chain,
+    await_frames,
     doing,
     innermost,
     is_library,
     place,
     running_stack,
+    summaries,
     thread_stack,
 )
 
@@ -138,7 +139,7 @@ async def test_the_chain_leads_to_the_innermost_line(start: Start) -> None:
     gate = asyncio.Event()
     task = asyncio.create_task(start(gate))
     await settled()
-    stack = await_chain(task, threading.get_ident(), asyncio.get_running_loop())
+    stack = summaries(await_frames(task, threading.get_ident(), asyncio.get_running_loop()))
     assert stack[0].name == start.__name__
     frame = innermost(stack)
     assert frame is not None
@@ -154,7 +155,9 @@ async def test_a_running_task_shows_the_line_it_is_in() -> None:
     answers: list[list[FrameSummary]] = []
 
     def ask() -> None:
-        asking = threading.Thread(target=lambda: answers.append(await_chain(parent, me, loop)))
+        asking = threading.Thread(
+            target=lambda: answers.append(summaries(await_frames(parent, me, loop)))
+        )
         asking.start()
         asking.join()
 
@@ -175,8 +178,8 @@ async def test_a_task_that_has_ended_is_nowhere() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
     loop = asyncio.get_running_loop()
-    assert await_chain(task, threading.get_ident(), loop) == []
-    assert await_chain(None, threading.get_ident(), loop) == []
+    assert summaries(await_frames(task, threading.get_ident(), loop)) == []
+    assert summaries(await_frames(None, threading.get_ident(), loop)) == []
 
 
 def test_a_thread_shows_its_stack_while_it_is_blocked_in_c() -> None:

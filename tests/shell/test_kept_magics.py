@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def other_session(*cells: str) -> str:
         [sys.executable, "-c", OTHER, *texts], capture_output=True, text=True, timeout=BOUND
     )
     assert done.returncode == (-9 if DIES in cells else 0), done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -189,7 +191,7 @@ async def test_the_next_session_finds_what_a_killed_one_has_kept(
         DIES,
     )
     await cells("")
-    assert "2 kept jobs: 1 running, 1 finished (%jobs)" in capsys.readouterr().out
+    assert "2 kept jobs: 1 running, 1 finished (%jobs)" in capsys.readouterr().err
     await cells("%jobs")
     table = capsys.readouterr().out
     assert "[k1]+  ● running   kept" in table
@@ -244,7 +246,7 @@ async def test_a_queued_job_of_a_dead_session_never_starts(cells: Any, home: Pat
     """One that another session still holds is queued there as here."""
     first = await cells("%bg --keep !sleep 1000")
     await cells("%bg --keep -n second --after + !echo never")
-    assert "queued" in other_session("%jobs").splitlines()[2]
+    assert "queued" in other_session("%jobs").splitlines()[1]
     first.cancel()
     until(lambda: state_of(home, "k2"))
     assert state_of(home, "k2")["state"] == "cancelled"
@@ -529,3 +531,30 @@ async def test_values_that_cannot_be_looked_at_do_not_kill_the_worker(cells: Any
     (await cells("%bg --keep Slip()")).exception(BOUND)
     assert "k2" in jobs()
     assert jobs()["k2"] in jobs()
+
+
+async def test_an_interrupt_leaves_nothing_half_launched(
+    cells: Any, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job has its number, is said, and runs; the interrupt comes after that."""
+    await cells("import time\n%bg --keep -q print(1)")
+    make = os.mkdir
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        make(*args, **options)
+        monkeypatch.setattr(os, "mkdir", make)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    capsys.readouterr()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        await cells("%bg --keep time.sleep(1000)")
+    signal.signal(signal.SIGINT, before)
+    assert "time.sleep(1000)" in capsys.readouterr().out
+    job = jobs()["k2"]
+    assert not job.done()
+    assert sorted(path.name for path in home.iterdir() if path.is_dir()) == ["k1", "k2"]
+    job.cancel(force=True)
+    with pytest.raises(CancelledError):
+        job.result(BOUND)

@@ -280,7 +280,7 @@ def test_magics_of_another_extension_are_given_back(
     manager.load_extension(EXTENSION)
     said = capsys.readouterr().out
     assert said == (
-        "ipy_bgtasks: %bg and %%fg hide magics of those names; "
+        "ipy_bgtasks: hides other magics of the same names: %bg, %%fg; "
         "%unload_ext ipy_bgtasks brings them back\n"
     )
     job = shell.run_line_magic("bg", "print()")
@@ -342,7 +342,7 @@ def test_a_failure_on_the_way_leaves_nothing(
     def fail(*_: Any) -> None:
         raise RuntimeError("no magics today")
 
-    monkeypatch.setattr(shell, "register_magics", fail)
+    monkeypatch.setattr("ipy_bgtasks.ipython.extension.JobMagics", fail)
     with pytest.raises(RuntimeError, match="no magics today"):
         manager.load_extension(EXTENSION)
     monkeypatch.undo()

@@ -595,7 +595,7 @@ def completed(shell: InteractiveShell, line: str) -> list[str]:
             },
         ),
         ("%cancel --f", {"%cancel --force"}),
-        ("%jobs --pr", {"%jobs --prune"}),
+        ("%jobs --pr", {"%jobs --prune", "%jobs --profile"}),
         ("%%fg --na", {"%%fg --name"}),
     ],
 )

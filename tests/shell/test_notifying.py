@@ -159,10 +159,11 @@ async def test_a_group_is_told_when_all_of_it_has_ended(told: Told) -> None:
 async def test_what_was_asked_for_can_be_taken_back(told: Told) -> None:
     """As the bell of a card does, pressed a second time."""
     await told.run("%bg --notify waits()\n%bg --notify waits()")
-    notices, job = told.session.notices, told.session.registry.find("1")
-    assert notices.is_requested(job)
-    notices.withdraw(job)
-    assert not notices.is_requested(job)
+    requests, job = told.session.core.requests, told.session.registry.find("1")
+    assert requests is not None
+    assert job in requests
+    requests.remove(job)
+    assert job not in requests
     await told.run("gate.set()\n%fg all")
     assert (await told.next()).title.startswith("job 2 ")
     assert told.nothing_more()

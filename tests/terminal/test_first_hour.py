@@ -191,3 +191,15 @@ def test_the_notice_of_a_cell_shows_its_last_value(loaded: Terminal) -> None:
     loaded.sync()
     assert re.search(r"\[1\][+-]? finished  x = 21 x \* 2  0\.\ds  42\n", loaded.text)
     assert re.search(r"\[2\][+-]? finished  y = max\(3, 4\)  0\.\ds\n", loaded.text)
+
+
+def test_a_script_that_loads_and_awaits_is_told_of_the_option(tmp_path: Path) -> None:
+    """It is compiled as one cell, before it loads anything; with the option it runs."""
+    script = tmp_path / "script.ipy"
+    body = "import asyncio\njob = %bg asyncio.sleep(0, 'slept')\nawait job\nx = %fg job\nprint(x)"
+    script.write_text(f"%load_ext ipy_bgtasks\n{body}")
+    assert "ipython --ext ipy_bgtasks SCRIPT" in _ipython(str(script), home=tmp_path).stderr
+    script.write_text(body)
+    done = _ipython("--ext", "ipy_bgtasks", str(script), home=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.endswith("slept\n")

@@ -140,10 +140,13 @@ class KernelCells(BackgroundCells[CellRun]):
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
         return run is self._queue.newest and not self.front_end.interrupt_backgrounds
 
-    def interrupted_here(self) -> bool:
-        """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""
+    def interrupted_here(self, cancelled: bool) -> bool:
+        """Return whether the calling thread's cell, which has failed, was interrupted.
+
+        It awaited and was *cancelled* by that, or failed because the signal has ended its child.
+        """
         run = self._run_here()
-        return run is not None and run.interrupted
+        return run is not None and (run.interrupted if cancelled else self.missed(run))
 
     def take_last(self) -> Record | None:
         """Return the job of the cell that was just sent to the background, to the first caller."""

@@ -170,7 +170,7 @@ class Card:
         return many_card(self.tally(), failed, self.name, self.key, self._discarded)
 
     def _bundle_of(self, job: Record, *, live: bool) -> dict[str, str]:
-        from ipy_bgtasks.views.card import card
+        from ipy_bgtasks.views.detail import card
 
         return card(job, self.key, live=live, again=self.again)
 
@@ -470,5 +470,6 @@ class Cards:
         if self._changed:
             self._later(_INTERVAL, self._update)
         for card in due:
-            if card.count > 1 or not card.is_over:  # else that was sent at once
+            # The end of a single job is sent by `ended`, at once but after its last text.
+            if card.count > 1 or any(not job.done() for job in card.alive()):
                 self.places.put(card, card.bundle(live=self.heard))

@@ -594,6 +594,10 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
             thread.join(_LAST_WORDS)
 
     changes.wrap(kernel, "do_shutdown", do_shutdown)
+    if kernel.control_thread is not None:
+        # What its thread sends first is that it is busy, with the request to shut down. If no
+        # descriptor is left for sockets to the thread of iopub, the request is lost.
+        kernel.control_thread.io_loop.add_callback(kernel.iopub_thread.schedule, int)
     changes.wrap(shell, "ask_exit", ask_exit)
     at_exit(changes, let_it_answer)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A type checker for Windows does not know what is needed here; there it is never called.
 _os: Any = os
 
-JOB, STATE, PROGRESS, STACK = "job.json", "state.json", "progress.json", "stack.json"
+JOB, STATE, PROGRESS, ANSWER = "job.json", "state.json", "progress.json", "answer.json"
 #: The code of a Python job as it is sent, its value or exception, and its traceback as text.
 WORK, VALUE, TRACE = "work.pickle", "value.pickle", "traceback.txt"
 #: Whom to notify of the end; it holds secrets, and is removed when it is used.

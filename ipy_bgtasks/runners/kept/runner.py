@@ -14,11 +14,10 @@ import time
 from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
-from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend
-from ipy_bgtasks.job.host import Host, Run, Runner
+from ipy_bgtasks.job.host import Host, RemoteRunner, Run
 from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
 _FIRST, _YOUNG, _QUIET = 0.01, 0.025, 0.25
 #: Seconds for which a job is young.
 _YOUTH = 2.0
-#: Seconds to wait for a job to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
 #: Bytes of earlier output that are read for a job of another session …
 REPLAYED = 4_000_000
 #: … and the seconds for which that may hold up who sees it for the first time.
@@ -115,18 +112,18 @@ class Following(Run):
             self._context.run(self.job.enter)
         self._look()
 
-    def stack(self) -> list[FrameSummary]:
-        """Return where it is. Any thread may call."""
-        wanted = os.urandom(4).hex()
-        if not self.directory.request(f"stack {wanted}"):
-            return []
-        deadline = time.monotonic() + _STACK_WAIT
+    def query(self, what: str, text: str, wait: float) -> Any:
+        """Return what its process answers. Any thread may call."""
+        question = [what, text, os.urandom(4).hex()]
+        if not self.directory.request(f"query {json.dumps(question)}"):
+            return None
+        deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
-            answer = files.read_json(self.directory.path, files.STACK) or {}
-            if answer.get("id") == wanted:
-                return [FrameSummary(*each, lookup_line=False) for each in answer["stack"]]
+            told = files.read_json(self.directory.path, files.ANSWER) or {}
+            if told.get("question") == question:
+                return told["answer"]
             time.sleep(0.005)
-        return []
+        return None
 
     def _look(self) -> None:
         """Take in what is new, and look again later unless the job has ended."""
@@ -229,7 +226,7 @@ _WATCHER = (
 )
 
 
-class KeptRunner(Runner):
+class KeptRunner(RemoteRunner):
     """Runs work in processes that go on when this one is gone, however it went."""
 
     where = "kept"
@@ -368,11 +365,6 @@ class KeptRunner(Runner):
         """Ask the watcher to stop its processes where they are, or to let them go on."""
         if isinstance(job.run, Following):
             job.run.request("pause" if paused else "go on")
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack; empty for a command, or if its process does not answer."""
-        run = job.run
-        return run.stack() if isinstance(run, Following) else []
 
     def needs_this_thread(self) -> bool:
         """Return whether it is the service loop's, which ends these jobs."""

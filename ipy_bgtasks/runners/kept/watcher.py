@@ -168,7 +168,6 @@ class Watcher:
         self._memory_due = 0.0 if job.get("memory") else float("inf")
         self._oom_kills, self._peak = oom_kills(), 0
         self._exited: float | None = None
-        self._stack_asked = ""
         self._rest: dict[str, bytes] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: int | None = None
@@ -315,9 +314,9 @@ class Watcher:
                 self._progress = content
                 if self._progress_due == float("inf"):
                     self._progress_due = time.time() + _PROGRESS
-            case "stack":
-                stack = {"id": self._stack_asked, "stack": content}
-                files.replace_json(self._directory, files.STACK, stack, sync=False)
+            case "answer":  # to the question that is the content
+                told = {"question": content, "answer": more[0]}
+                files.replace_json(self._directory, files.ANSWER, told, sync=False)
             case "end":
                 self._answer = content
 
@@ -338,9 +337,8 @@ class Watcher:
                 now = time.time()
                 self._deadline += now - self._state.pop("paused", now)
                 self._write_state()
-            case ["stack", number]:
-                self._stack_asked = number
-                self._control_write(b"stack\n")
+            case ["query", *_]:
+                self._control_write(line.removeprefix(b"query ") + b"\n")
 
     def _stop(self, why: str, grace: float) -> None:
         assert self._process is not None

@@ -55,14 +55,14 @@ class _Pipes(Link):
         """Wait until it is recorded: what is written next goes another way, by the streams."""
         self._recorded.wait(_RECORDED)
 
-    def questions(self) -> Iterator[object]:
-        """Yield for each line that is one."""
-        while data := os.read(self._asks, 4096):
-            for line in data.splitlines():
-                if line == b"shown":
+    def questions(self) -> Iterator[Any]:
+        """Yield what each line asks that is not on a display, as JSON."""
+        with open(self._asks, encoding="utf-8", closefd=False) as lines:
+            for line in lines:
+                if line == "shown\n":
                     self._recorded.set()
                 else:
-                    yield line
+                    yield json.loads(line)
 
     def close(self) -> None:
         """Close both pipes."""
