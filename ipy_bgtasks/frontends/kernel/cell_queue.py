@@ -79,7 +79,7 @@ class CellRun(RunningCell):
     def __init__(self, idents: Any, frames: list[Any], message: dict[str, Any]) -> None:
         super().__init__(str(message["content"].get("code", "")), message["header"])
         self.idents = idents
-        self.frames = frames
+        self.raw = frames
         self.message = message
         #: The subshell it was handed to; None for the main shell.
         self.subshell: str | None = None
@@ -296,7 +296,7 @@ class CellQueue:
         run.place = self._places
         self._waiting.append(run)
         if run.asks():
-            run.frames = []
+            run.raw = []
             self._asking = run
         await self._answer_asking()
         if run in self._waiting:
@@ -404,7 +404,7 @@ class CellQueue:
             run.beside = False
             run.subshell = self._free_shell()
             self._by_id[run.id] = run
-            frames = run.frames
+            frames = run.raw
             if run.subshell is not None or not frames:
                 frames = self._addressed(run.idents, run.message, run.subshell)
             await self._arrived(frames)
