@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.text import elapsed_text, one_line
-from ipy_bgtasks.views.html import CODE, html_bar, html_glyph
+from ipy_bgtasks.views.html import CODE, html_bar, html_glyph, html_text
 from ipy_bgtasks.views.rows import after_text, attempt_text, end_of, progress_text
 
 if TYPE_CHECKING:
@@ -36,17 +36,24 @@ _QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: 
 Fact = tuple[str, str]
 
 
-def card(job: Record, key: str = "", *, live: bool = False, again: bool = False) -> dict[str, str]:
+def card(
+    job: Record, key: str = "", *, live: bool = False, again: bool = False, late: str = ""
+) -> dict[str, str]:
     """Return a job's card as a MIME bundle.
 
     *key* is that of the kernel. Where a page shows it *live*, progress is not part of it. With
-    *again* the job was launched by an earlier run of the cell under which the card stands.
+    *again* the job was launched by an earlier run of the cell under which the card stands. *late* is
+    output that is shown nowhere else.
     """
     facts = _facts(job, live, again)
-    return {
-        "text/plain": card_text(f"[{job.number}]", facts),
-        "text/html": card_html(str(job.number), f"[{job.number}]", facts, key, job.code, again),
-    }
+    title, number = f"[{job.number}]", str(job.number)
+    text, below = card_text(title, facts), ""
+    if late:
+        text += "\n" + late.rstrip()
+        below = "<details><summary>what came after its cell had ended</summary>"
+        below += f'<pre style="margin: 0 0 6px 1em">{html_text(late.rstrip())}</pre></details>'
+    page = card_html(number, title, facts, key, job.code, again, below)
+    return {"text/plain": text, "text/html": page}
 
 
 def card_text(title: str, facts: Iterable[Fact]) -> str:
