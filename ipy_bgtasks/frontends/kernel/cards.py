@@ -175,7 +175,7 @@ class Card:
         return many_card(self.tally(), failed, self.name, self.key, self._discarded)
 
     def _bundle_of(self, job: Record, *, live: bool, late: str = "") -> dict[str, str]:
-        from ipy_bgtasks.views.card import card
+        from ipy_bgtasks.views.detail import card
 
         return card(job, self.key, live=live, again=self.again, late=late[-_LATE:])
 
