@@ -71,8 +71,8 @@ def card(
     """Return a job's card as a MIME bundle.
 
     *key* is that of the kernel. Where a page shows it *live*, progress is not part of it. With
-    *again* the job was launched by an earlier run of the cell under which the card stands. *late* is
-    output that is shown nowhere else.
+    *again* the job was launched by an earlier run of the cell under which the card stands. *late*
+    is output that is shown nowhere else.
     """
     facts = list(_lasting_facts(job, live, again))
     title, below = f"[{job.number}]", ""
