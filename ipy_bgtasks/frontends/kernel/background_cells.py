@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.async_exceptions import frame_of, waits_for_answer
+from ipy_bgtasks.async_exceptions import waits_for_answer
 from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.running_cells import BackgroundCells
@@ -155,7 +155,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def asks(self, run: CellRun) -> bool:
         """Return whether a cell waits for an answer of the user."""
-        frame = frame_of(run.thread)
+        frame = sys._current_frames().get(run.thread)
         return frame is not None and waits_for_answer(frame)
 
     def send_away(self, run: CellRun, *, interrupted: bool = False) -> bool:
