@@ -123,7 +123,7 @@ def test_the_tour(tmp_path: Path) -> None:
 
 
 def test_the_notebook_of_places(tmp_path: Path) -> None:
-    """One function in every place, one table, one sweep in three of them, and on what is installed."""
+    """One function in every place, one table, one sweep in three of them, and on each engine."""
     pytest.importorskip("distributed", reason="the notebook uses Dask")
     run = Executed("places.ipynb", tmp_path)
 
