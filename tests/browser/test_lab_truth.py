@@ -62,7 +62,7 @@ def test_a_card_whose_kernel_is_gone_says_so(open_notebook: OpenNotebook, how: s
     if how == "shut down":  # the jobs are told, and end
         notebook.shows(1, "cancelled")
     else:
-        notebook.shows(1, re.compile("lost.*kernel gone .* last seen running", re.S))
+        notebook.shows(1, re.compile("lost.*kernel is gone since .* last seen running", re.S))
         notebook.shows(3, "This kernel is gone")
     for at in (1, 2, 3):
         expect(notebook.output(at).get_by_role("button", name="Cancel")).to_have_count(
