@@ -6,6 +6,7 @@ Each cell in the background is a job, in the thread in which it runs.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
