@@ -439,10 +439,9 @@ class Session:
                 over.set()
             self.front_end.show(profile(job, dict(times), self.core.sources.cell))
 
-        def refuse() -> None:
+        if not awaited and asyncio._get_running_loop() is not None:
             raise BadInput("--profile cannot wait here: use it at the top level of a cell")
-
-        return self.wait(wait_and_show(), awaited, instead=refuse)
+        return self.wait(wait_and_show(), awaited, instead=lambda: None)
 
     def show_jobs(
         self,
