@@ -100,16 +100,6 @@ class Detached(KeyboardInterrupt):
 
 
 # Users see, and import, these by the package's name.
-for _public in (
-    BgTasksError,
-    BadInput,
-    NoSuchJob,
-    CannotAsk,
-    WouldBlock,
-    ProcessDied,
-    CannotSend,
-    RemoteTraceback,
-    ExitInTask,
-    Detached,
-):
-    _public.__module__ = __name__.partition(".")[0]
+for _each in list(vars().values()):
+    if isinstance(_each, type) and _each.__module__ == __name__:
+        _each.__module__ = __name__.partition(".")[0]

@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import thread as _pools
 from contextlib import suppress
 from contextvars import Context, copy_context
-from functools import partial, wraps
+from functools import partial, update_wrapper, wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, current
@@ -53,7 +53,7 @@ def refuse_questions(changes: Installation, kernel: Any = None) -> None:
     guarded: list[tuple[object, object]] = []
     for holder, name, what in _places(kernel):
         original = getattr(holder, name)
-        ask = _guarded(original, what)
+        ask = _Guarded(original, what)
         guarded.append((ask, original))
         setattr(holder, name, ask)
 
@@ -84,20 +84,30 @@ def _places(kernel: Any) -> Iterator[tuple[Any, str, str]]:
             yield kernel, "_save_getpass", "getpass"
 
 
-def _guarded(original: Callable[..., Any], what: str) -> Callable[..., Any]:
-    @wraps(original)
-    def ask(*args: Any, **kwargs: Any) -> Any:
+class _Guarded:
+    """A function that asks, for all but jobs.
+
+    What a call calls is looked up first: the function itself, so that no frame of ours stands
+    between it and the user's line, where `breakpoint` would stop.
+    """
+
+    def __init__(self, original: Callable[..., Any], what: str) -> None:
+        update_wrapper(self, original)
+        self._original = original
+        self._what = what
+
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """The function; raises `CannotAsk` in a job."""
         job = caller()
         if job is None:
             while _is_asking_elsewhere():
                 time.sleep(_TURN)
-            return original(*args, **kwargs)
+            return self._original
         raise CannotAsk(
-            f"{what}() in job {job.number}: a background job cannot ask; "
+            f"{self._what}() in job {job.number}: a background job cannot ask; "
             "hand it what it needs as an argument"
         )
-
-    return ask
 
 
 def _is_asking_elsewhere() -> bool:

@@ -6,6 +6,7 @@ value, those of modules by name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -14,15 +15,16 @@ import io
 import linecache
 import marshal
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
-from ipy_bgtasks.foreign import with_cause
+from ipy_bgtasks.foreign import with_cause, with_trace
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import frames, plan, reading
@@ -261,7 +263,7 @@ def _type(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def ending(job: Record, answer: Answer) -> Callable[[], None]:
+def ending(job: Record, answer: Answer) -> partial[None]:
     """Return what ends the job as the answer says. Reading the result may run its type's code."""
     kind, data, trace = answer
     if kind == "unsendable":
@@ -279,7 +281,46 @@ def ending(job: Record, answer: Answer) -> Callable[[], None]:
 
 
 def caused(error: BaseException, trace: str) -> BaseException:
-    """Return the error with the traceback that it had elsewhere as its cause."""
-    if trace:
+    """Return the error with the traceback that it had elsewhere, given as text.
+
+    It becomes its own, of frames that hold nothing; if it has several parts, as that of an error
+    with a cause, it becomes its cause.
+    """
+    trace = _OURS.sub("", trace)
+    if trace.count(_HEAD) == 1 and trace.startswith(_HEAD):
+        with_trace(error, _rebuilt(trace))
+    elif trace:
         with_cause(error, RemoteTraceback(trace))
     return error
+
+
+_HEAD = "Traceback (most recent call last):\n"
+_PACKAGE = re.escape(__file__.rpartition("runners")[0])
+_OURS = re.compile(rf'^  File "{_PACKAGE}.*\n(?:    .*\n)*', re.MULTILINE)
+_FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+
+
+def _rebuilt(trace: str) -> TracebackType | None:
+    last: TracebackType | None = None
+    for file, line, name in reversed(_FRAME.findall(trace)):
+        frame = _frame(file, int(line), name)
+        last = TracebackType(last, frame, frame.f_lasti, int(line))
+    return last
+
+
+def _frame(file: str, line: int, name: str) -> FrameType:
+    """Return a frame of a function of that name which is in that line, and in no columns of it.
+
+    Of the columns of code that is not the user's Python would mark those in the user's line.
+    """
+    tree = ast.parse("def f(): return sys._getframe()")
+    first = 1 if name == "<module>" else line
+    begins = re.compile(rf"\s*(async )?(def|class) {re.escape(name)}\b")
+    while first > 1 and name.isidentifier() and not begins.match(linecache.getline(file, first)):
+        first -= 1
+    for node in ast.walk(tree.body[0]):
+        node.__dict__.update(lineno=line, end_lineno=line, col_offset=-1, end_col_offset=-1)
+    tree.body[0].lineno = first
+    code = compile(tree, file, "exec").co_consts[0].replace(co_name=name, co_qualname=name)
+    frame: FrameType = FunctionType(code, {"sys": sys, "__name__": "__main__"})()
+    return frame

@@ -10,17 +10,15 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
-from ipy_bgtasks.views.card import card_html, card_text
-from ipy_bgtasks.views.detail import traceback_text
+from ipy_bgtasks.views.detail import card_html, card_text, traceback_text
 from ipy_bgtasks.views.html import CODE, html_note, html_text
-from ipy_bgtasks.views.rows import left_text, seconds_left
+from ipy_bgtasks.views.rows import Fact, left_text, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.queueing import Group
-    from ipy_bgtasks.views.card import Fact
 
 _NAME = 80  # characters
 _MESSAGE = 200
@@ -155,7 +153,7 @@ def many_card(
     """
     facts = _facts(tally, failed)
     if discarded:
-        facts.append(("quiet", f"{discarded:,} forgotten"))
+        facts.append(Fact("quiet", f"{discarded:,} forgotten"))
     below = "".join(
         f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
         f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'
@@ -187,11 +185,13 @@ def kind_of(job: Record) -> str:
 
 
 def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
-    facts = [("count", f"{tally.counts[s]:,} {s}") for s in map(str, JobState) if tally.counts[s]]
+    facts = [
+        Fact("count", f"{tally.counts[s]:,} {s}") for s in map(str, JobState) if tally.counts[s]
+    ]
     if not tally.is_over:
-        facts += [("bar", str(tally.fraction)), ("quiet", tally.left)]
+        facts.append(Fact("bar", tally.left, fraction=tally.fraction))
     for kind, count in tally.kinds.most_common(_FAILED):
         names = [f"[{each.number}] {each.name}" for each in failed if each.kind == kind][:_FAILED]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
-        facts.append(("quiet", f"{count:,} × {kind}: {', '.join(names)}{more}"))
+        facts.append(Fact("quiet", f"{count:,} × {kind}: {', '.join(names)}{more}"))
     return facts

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from ipy_bgtasks.text import cut_middle, one_line, visible
-from ipy_bgtasks.views.rows import GLYPHS, Row
+from ipy_bgtasks.views.rows import GLYPHS, Fact, Row
 from ipy_bgtasks.views.text import NO_JOBS
 
 _LONGEST = 120  # characters of a name or a last line that are shown
@@ -45,6 +45,7 @@ CODE = (
     '<code style="font-family: var(--jp-code-font-family, monospace); color: inherit; '
     'background: transparent; padding: 0; overflow-wrap: anywhere; unicode-bidi: isolate">'
 )
+QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere">'
 _TRACK = (
     "display: inline-block; width: 100px; height: 8px; border-radius: 4px; overflow: hidden; "
     "background: var(--jp-border-color2, #8886)"
@@ -93,6 +94,22 @@ def html_bar(fraction: float) -> str:
     percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
     fill = f'<span style="{_FILL}; width: {percent}%"></span>'
     return f'<span>{percent}%</span> <span style="{_TRACK}">{fill}</span> '
+
+
+def html_fact(fact: Fact) -> str:
+    """Return what is said of a job, without its label."""
+    kind, text, _, fraction = fact
+    if kind == "glyph":
+        return html_glyph(text)
+    if kind == "state":
+        return html_state(text)
+    if kind == "count":
+        return f"<span>{html_glyph(text.rpartition(' ')[2])} {html_text(text)}</span>"
+    if kind == "bar":
+        return html_bar(fraction) + (f"{QUIET}{html_text(text)}</span>" if text else "")
+    if kind in ("code", "result", "error"):
+        return f"{CODE}{'→ ' * (kind == 'result')}{html_text(text)}</code>"
+    return f"{QUIET}{html_text(text)}</span>" if kind == "quiet" and text else html_text(text)
 
 
 def html_last(row: Row) -> str:

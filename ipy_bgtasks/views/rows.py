@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from traceback import FrameSummary
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
@@ -62,6 +62,17 @@ class Row:
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.state in ENDED
+
+
+class Fact(NamedTuple):
+    """Something that is said of a job; its text is raw, for each view to escape."""
+
+    #: What it is: a state, its glyph alone, a count of jobs in one, a bar, code, result, error,
+    #: text, or quiet text.
+    kind: str
+    text: str
+    label: str = ""
+    fraction: float = 0.0  # of a bar; the text is what stands beside it
 
 
 def rows(
@@ -213,7 +224,7 @@ def after_text(job: Record) -> str:
 def waits_text(job: Record) -> str:
     """Return what else keeps a job from starting: ``3rd of @fits``."""
     runner = job.runner
-    return "" if runner is None or job.started is not None else runner.waits()
+    return "" if runner is None or job.started is not None else runner.waits(job)
 
 
 def progress_text(job: Record, progress: Progress) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def tasks():
                 progress.advance(task)
             progress.refresh()
     print("drawn")
+
+def fails(asks):
+    if asks:
+        breakpoint()
+    return 1 / 0
 
 def where():
     import builtins, rich.console
@@ -160,3 +166,30 @@ def _ended(reply: Reply) -> int:
         if is_end and message["content"]["transient"] == card:
             return place
     return 0
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_traceback_shows_the_users_lines_in_one_stage(setup: Kernel, asks: bool) -> None:
+    """The same as that of a thread; nothing of ours, wherever the error comes from."""
+    shown = []
+    for where in ("-t", "-p"):
+        launch = setup.ok(f"%bg {where} fails({asks})")
+        setup.until(lambda: launch.contents("error") or None)  # noqa: B023
+        shown.append(re.sub(r"\x1b\[[0-9;]*m|In\[\d+\]|job \d+", "", launch.traceback))
+    line = "    breakpoint()" if asks else "return 1 / 0"
+    assert line in shown[1]
+    assert "def fails(asks):" in shown[1]
+    assert "ipy_bgtasks" not in shown[1]
+    assert "Remote" not in shown[1]
+    assert shown[0].replace("fails(asks)\n", "fails()\n") == shown[1].replace(
+        "fails(asks)\n", "fails()\n"
+    )
+
+
+def test_breakpoint_in_the_foreground_stops_in_the_users_line(setup: Kernel) -> None:
+    """Once a job was launched, `breakpoint` is ours; no frame of ours is above the user's."""
+    setup.ok("%bg max(1, 2);")
+    setup.ok("import sys\nhook = sys.breakpointhook\ncallers = []")
+    setup.ok("hook._original = lambda: callers.append(sys._getframe(1).f_code.co_name)")
+    setup.ok("def stops(): breakpoint()\nstops()")
+    assert setup.ok("callers").result == "['stops']"

@@ -154,7 +154,7 @@ def test_jobs_are_found_by_number_in_the_collection() -> None:
 
 def test_the_states_are_words() -> None:
     """They compare and print as such."""
-    words = ["queued", "running", "cancelling", "finished", "failed", "cancelled"]
+    words = ["queued", "running", "paused", "cancelling", "finished", "failed", "cancelled"]
     assert [str(state) for state in ipy_bgtasks.JobState] == words
     assert ipy_bgtasks.JobState("queued") == "queued"
 

@@ -78,7 +78,7 @@ def other_session(*cells: str) -> str:
         [sys.executable, "-c", OTHER, *texts], capture_output=True, text=True, timeout=BOUND
     )
     assert done.returncode == (-9 if DIES in cells else 0), done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -191,7 +191,7 @@ async def test_the_next_session_finds_what_a_killed_one_has_kept(
         DIES,
     )
     await cells("")
-    assert "2 kept jobs: 1 running, 1 finished (%jobs)" in capsys.readouterr().out
+    assert "2 kept jobs: 1 running, 1 finished (%jobs)" in capsys.readouterr().err
     await cells("%jobs")
     table = capsys.readouterr().out
     assert "[k1]+  ● running   kept" in table
@@ -246,7 +246,7 @@ async def test_a_queued_job_of_a_dead_session_never_starts(cells: Any, home: Pat
     """One that another session still holds is queued there as here."""
     first = await cells("%bg --keep !sleep 1000")
     await cells("%bg --keep -n second --after + !echo never")
-    assert "queued" in other_session("%jobs").splitlines()[2]
+    assert "queued" in other_session("%jobs").splitlines()[1]
     first.cancel()
     until(lambda: state_of(home, "k2"))
     assert state_of(home, "k2")["state"] == "cancelled"

@@ -320,8 +320,8 @@ class CellQueue:
         before, self._sent = self._sent, run.sent
         cells = self._cells
         there = [each.code for each in (*self.front, *self._waiting)]
-        alone = run.sent - before < _TOGETHER
-        if not there or alone or "%" not in run.code or not cells.front_end.settings.jump_queue:
+        together = run.sent - before < _TOGETHER
+        if not there or together or "%" not in run.code or not cells.front_end.settings.jump_queue:
             return False
         from ipy_bgtasks.work.ahead import may_run_ahead
 
