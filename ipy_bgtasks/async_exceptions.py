@@ -221,7 +221,7 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
     """Return whether what runs is the user's code, or a library's on its behalf."""
     if is_between_locks(innermost):
         return False
-    if _waits_for_answer(innermost):
+    if waits_for_answer(innermost):
         return True
     waiting = is_waiting(innermost)
     frame: FrameType | None = innermost
@@ -247,7 +247,7 @@ def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
     return False
 
 
-def _waits_for_answer(innermost: FrameType) -> bool:
+def waits_for_answer(innermost: FrameType) -> bool:
     """Return whether a cell polls for the answer to its `input`, in ipykernel's code for that."""
     frame: FrameType | None = innermost
     while frame is not None and frame.f_code.co_name in ("select", "poll"):
