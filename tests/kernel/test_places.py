@@ -57,11 +57,23 @@ def is_gone(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("where", ["-p", "--on threads"])
+#: Where a job may run, by the option, and what has to be done before.
+PLACES = {
+    "-p": "",
+    "--on threads": "threads = ThreadPoolExecutor(2)",
+    "--on local": "import submitit; local = submitit.AutoExecutor('jobs', cluster='local')",
+    "--on ray": "import ray; ray.init(num_cpus=1, include_dashboard=False, logging_level='ERROR')",
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
 def test_output_comes_under_the_jobs_own_cell(shared: Kernel, tmp_path: Path, where: str) -> None:
     """While it runs, also when another cell runs at that moment; so does the traceback."""
+    if PLACES[where].startswith("import "):
+        name = PLACES[where].split(";")[0].split()[1]
+        pytest.importorskip(name, reason=f"{name} is not installed")
     gate = gate_in(tmp_path / "gate")
-    shared.ok(SETUP + f"path = {gate!r}\nthreads = ThreadPoolExecutor(2)")
+    shared.ok(SETUP + f"path = {gate!r}\nos.chdir({str(tmp_path)!r})\n{PLACES[where]}")
     launch = shared.ok(f"job = %bg {where} wait(path)")
     shared.until(lambda: "waiting\n" in launch.stdout)
     shared.ok("assert job.state == 'running'")
