@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from contextvars import Context
+from contextlib import suppress
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ipy_bgtasks.errors import BadInput
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
     from types import FrameType
+
+    from ipy_bgtasks.job.record import Record
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ Times: TypeAlias = "dict[tuple[Site, ...], float]"
 PATIENCE = 1.0
 NO_ANSWER = f"no answer within {PATIENCE:g} s: its code, the expression or a repr blocks"
 _VALUE = 500  # characters
+_TRIES = 5
 _DEEP = 100  # frames whose variables are looked at
 _OPTIMIZED = 1  # the flag of functions, whose variables are not a namespace
 #: Seconds between two samples of a stack.
@@ -44,7 +48,7 @@ _STEP = 0.01
 
 
 def aside(call: Callable[[], T], name: str) -> Future[T]:
-    """Call it in a thread that is no job's, and keeps nobody from leaving."""
+    """Call it, in the caller's context, in a thread that is no job's and keeps nobody waiting."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # who waits for it does not cancel it
 
@@ -54,7 +58,9 @@ def aside(call: Callable[[], T], name: str) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    Context().run(threading.Thread(target=run, name=name, daemon=True).start)
+    context = copy_context()  # its print options, and where its output goes
+    thread = threading.Thread(target=context.run, args=(run,), name=name, daemon=True)
+    Context().run(thread.start)
     return future
 
 
@@ -80,19 +86,26 @@ def evaluate(frames: Callable[[], list[FrameType]], text: str) -> Seen:
     """
     tree = parsed_expression(text)
     if not has_threads():
-        return _evaluated(frames(), tree)
+        return _evaluated(frames, tree)
     try:
-        return aside(lambda: _evaluated(frames(), tree), "bg-show").result(PATIENCE)
+        return aside(lambda: _evaluated(frames, tree), "bg-show").result(PATIENCE)
     except TimeoutError:
         return NO_ANSWER, None
 
 
-def _evaluated(frames: list[FrameType], tree: ast.Expression) -> Seen:
-    users = [one for one in reversed(frames) if not is_library(one.f_code.co_filename)]
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    known = [(frame, _variables(frame)) for frame in (users or frames[::-1])[:_DEEP]]
-    if not known:
+def _evaluated(frames: Callable[[], list[FrameType]], tree: ast.Expression) -> Seen:
+    found: list[FrameType] = []
+    for _ in range(_TRIES):
+        with suppress(Exception):  # it may end while it is looked at
+            found = frames()[::-1]
+        if found:
+            break
+        time.sleep(0.001)  # its loop may be between two steps
+    else:
         return "nothing of its code can be seen right now", None
+    users = [one for one in found if not is_library(one.f_code.co_filename)]
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    known = [(frame, _variables(frame)) for frame in (users or found)[:_DEEP]]
     frame, variables = max(known, key=lambda each: len(names & each[1].keys()))
     site = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
     try:
@@ -117,18 +130,15 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return found
 
 
-def sample(
-    stack: Callable[[], list[FrameSummary]],
-    goes_on: Callable[[], bool],
-    seconds: float,
-    times: Times,
-) -> None:
-    """Add to *times* where the code is, for so many *seconds* at the most."""
+def sample(job: Record, seconds: float, times: Times, over: threading.Event) -> None:
+    """Add to *times* where the job is, for so many *seconds*, until it ends or *over* is set."""
     now = due = time.monotonic()
     end = now + seconds
-    while now < end and goes_on():
-        time.sleep(max(due - now, 0))
-        seen = tuple((each.filename, each.lineno or 0, each.name) for each in stack())
+    while now < end and not (job.done() or over.wait(max(due - now, 0))):
+        stack: list[FrameSummary] = []
+        with suppress(Exception):  # it may end while it is looked at
+            stack = job.stack()
+        seen = tuple((each.filename, each.lineno or 0, each.name) for each in stack)
         # C code may have kept this thread, or a worker, from looking: there the time went.
         before, now = now, time.monotonic()
         times[seen] = times.get(seen, 0.0) + now - before

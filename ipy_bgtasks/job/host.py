@@ -197,8 +197,8 @@ class Runner:
     def make_room(self, job: Record) -> None:
         """Make sure that *job* can start: the calling thread is about to block until it ends."""
 
-    def waits(self) -> str:
-        """Return what keeps the jobs of this runner from starting, in words."""
+    def waits(self, job: Record) -> str:
+        """Return what keeps the job from starting, in words."""
         return ""
 
     def pause(self, job: Record, paused: bool) -> None:

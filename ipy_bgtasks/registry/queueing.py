@@ -89,7 +89,7 @@ class Queued(Runner):
         """Start it if a job that waits for it has the slot that it needs."""
         self.line.make_room(self)
 
-    def waits(self) -> str:
+    def waits(self, job: Record) -> str:
         """Return where in its line it is."""
         return self.line.place(self)
 

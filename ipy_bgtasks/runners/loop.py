@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Coroutine
@@ -18,7 +19,7 @@ from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.foreign import is_a, is_awaitable
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import has_task_factories
+from ipy_bgtasks.platforms import has_task_factories, leave_forked_child
 from ipy_bgtasks.stacks import await_frames, hide
 
 if TYPE_CHECKING:
@@ -146,12 +147,21 @@ class LoopRunner(Runner):
         It begins before the task does, so that it also ends a job that is cancelled before its
         first step; *awaitable*, if given, is closed then.
         """
+        process = os.getpid()
         try:
             await _begun()
             job.enter()  # in the task's own context
-            value = call()
-            if type(value) is CoroutineType or is_awaitable(value):
-                value = await value
+            try:
+                value = call()
+                if type(value) is CoroutineType or is_awaitable(value):
+                    value = await value
+            except BaseException as error:
+                if os.getpid() != process:
+                    hide(error)
+                    leave_forked_child(error)
+                raise
+            if os.getpid() != process:  # a copy of this loop, in a process that the code forked
+                leave_forked_child(None)
         except asyncio.CancelledError:
             _close(awaitable)
             job.end_cancelled()

@@ -263,7 +263,7 @@ def _type(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def ending(job: Record, answer: Answer) -> Callable[[], None]:
+def ending(job: Record, answer: Answer) -> partial[None]:
     """Return what ends the job as the answer says. Reading the result may run its type's code."""
     kind, data, trace = answer
     if kind == "unsendable":

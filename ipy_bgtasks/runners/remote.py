@@ -11,6 +11,7 @@ import inspect
 import linecache
 import marshal
 import pickle
+import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -108,6 +109,16 @@ def answer_on_dask(data: bytes, topic: str, key: str) -> Answer:
 
     get_worker().log_event(topic, key)
     return answer(data)
+
+
+def answer_on_ray(data: bytes, mark: str) -> Answer:
+    """Run packed work as a task of Ray's, which prints *mark* as it begins and ends, if any."""
+    if mark:
+        print(mark, flush=True)
+    end = answer(data)
+    for stream in (sys.stdout, sys.stderr) if mark else ():
+        print(f"{mark} ends", file=stream, flush=True)
+    return end
 
 
 def held_on_dask(key: str, dask_worker: Any) -> bool:

@@ -422,19 +422,14 @@ class Session:
         from ipy_bgtasks.errors import BadInput
         from ipy_bgtasks.inspection import Times, aside, sample
         from ipy_bgtasks.views.inside import profile
-        from ipy_bgtasks.views.rows import stack_now
 
         times: Times = {}
         over = threading.Event()
 
-        def sample_it() -> None:
-            sample(
-                partial(stack_now, job), lambda: not (over.is_set() or job.done()), seconds, times
-            )
-
         async def wait_and_show() -> None:
+            sampling = aside(partial(sample, job, seconds, times, over), "bg-profile")
             try:
-                await asyncio.wrap_future(aside(sample_it, "bg-profile"))
+                await asyncio.wrap_future(sampling)
             except (KeyboardInterrupt, asyncio.CancelledError):
                 if caller() is not None:
                     raise

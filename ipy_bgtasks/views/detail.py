@@ -65,17 +65,24 @@ _FAILED = "; border-left: 3px solid var(--jp-error-color1, #d9413a)"
 # The card
 
 
-def card(job: Record, key: str = "", *, live: bool = False, again: bool = False) -> dict[str, str]:
+def card(
+    job: Record, key: str = "", *, live: bool = False, again: bool = False, late: str = ""
+) -> dict[str, str]:
     """Return a job's card as a MIME bundle.
 
     *key* is that of the kernel. Where a page shows it *live*, progress is not part of it. With
-    *again* the job was launched by an earlier run of the cell under which the card stands.
+    *again* the job was launched by an earlier run of the cell under which the card stands. *late*
+    is output that is shown nowhere else.
     """
     facts = list(_lasting_facts(job, live, again))
-    return {
-        "text/plain": card_text(f"[{job.number}]", facts),
-        "text/html": card_html(str(job.number), f"[{job.number}]", facts, key, job.code, again),
-    }
+    title, below = f"[{job.number}]", ""
+    text = card_text(title, facts)
+    if late:
+        text += "\n" + late.rstrip()
+        below = "<details><summary>what came after its cell had ended</summary>"
+        below += f'<pre style="margin: 0 0 6px 1em">{html_text(late.rstrip())}</pre></details>'
+    page = card_html(str(job.number), title, facts, key, job.code, again, below)
+    return {"text/plain": text, "text/html": page}
 
 
 def card_text(title: str, facts: Iterable[Fact]) -> str:

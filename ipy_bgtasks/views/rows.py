@@ -224,7 +224,7 @@ def after_text(job: Record) -> str:
 def waits_text(job: Record) -> str:
     """Return what else keeps a job from starting: ``3rd of @fits``."""
     runner = job.runner
-    return "" if runner is None or job.started is not None else runner.waits()
+    return "" if runner is None or job.started is not None else runner.waits(job)
 
 
 def progress_text(job: Record, progress: Progress) -> str:

@@ -26,6 +26,8 @@ _OURS = re.compile(
 )
 #: What names jobs: numbers, `%name`, `?text`, `@group`, variables, and options before them.
 _SPECS = re.compile(r"[\w\s,;%?@+\-=.\[\]'\":]*(#.*)?")
+#: The expression that `%jobs` is to show.
+_SHOWN = re.compile(r"""--show[=\s]\s*("[^"]*"|'[^']*'|\S+)""")
 #: Names, without attributes.
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
 
@@ -43,6 +45,8 @@ def may_run_ahead(code: str, before: Iterable[str], variables: Mapping[str, Any]
         text, launches = ours["cell"], True
     if launches and not text.strip(" ;"):
         return False  # `%bg` alone is about the cell that runs
+    if ours["magic"] == "jobs":
+        text = _SHOWN.sub("", text)  # its names are looked up in the job's code
     if not launches and not _SPECS.fullmatch(text):
         return False  # %fg CODE wants its turn in the foreground
     if re.search(r"(?:^|\s)!(?!=)", text):  # a command: only what is replaced in it is Python

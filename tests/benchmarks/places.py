@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
+from types import SimpleNamespace
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.inspection import sample
 
-from .contest import OURS, Contests, Round, Size, Unavailable, ratio, turns
+from .contest import OURS, Contests, Round, Size, Unavailable, excess, ratio, turns
 from .shells import launch_of, loaded, plain_shell
 
 BENCH = Contests("places")
@@ -91,6 +94,52 @@ def shell_command(size: Size) -> Iterator[Round]:
             "Popen of `true` in a thread": lambda: _one_by_one(partial(popen, ["true"]), count),
         }
         yield from turns(contenders, size.rounds(11))
+
+
+_PROFILED = {"not profiled": excess(5)}
+
+
+@BENCH.add("profiling a thread job, 30 calls deep: per cent of it", _PROFILED, unit="integer")
+def profiled_thread(size: Size) -> Iterator[Round]:
+    """What it costs this process, if it computes all the time."""
+    yield from _profiled("_compute", size)
+
+
+@BENCH.add("profiling a `-p` job, 30 calls deep: per cent of it", _PROFILED, unit="integer")
+def profiled_process(size: Size) -> Iterator[Round]:
+    """What it costs the worker."""
+    yield from _profiled("-p _compute", size)
+
+
+def _profiled(call: str, size: Size) -> Iterator[Round]:
+    """Processor time, whatever else runs here: what 100 samples add, as a part of a second."""
+    with _launching(f"{call}({size.count(3_000_000)})", _compute=_compute) as launch:
+
+        def run(looks: list[Any] | None = None) -> float:
+            job = launch()
+            if looks is not None:
+                counted = SimpleNamespace(done=job.done)
+                counted.stack = lambda: looks.append(None) or job.stack()
+                sample(counted, 60, {}, threading.Event())  # type: ignore[arg-type]
+            return float(job.result())
+
+        run()
+        for _ in range(size.rounds(15)):
+            gc.collect()
+            looks: list[Any] = []
+            before, with_it, after = run(), run(looks), run()
+            extra = with_it - (before + after) / 2
+            yield {OURS: 100 * extra / (len(looks) / 100), "not profiled": 0.0}
+
+
+def _compute(count: int, depth: int = 30) -> float:
+    if depth:
+        return _compute(count, depth - 1)
+    began = process_time()
+    total = 0
+    for n in range(count):
+        total += n * n % 7
+    return process_time() - began
 
 
 @contextlib.contextmanager

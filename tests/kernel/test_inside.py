@@ -97,6 +97,14 @@ def test_nothing_is_assigned(busy: Kernel) -> None:
     assert shown(busy, "epoch").startswith("7  (")
 
 
+@pytest.mark.parametrize("busy", ["thread"], indirect=True)
+def test_what_the_expression_prints_is_in_the_cell_that_looks(busy: Kernel) -> None:
+    """And not under the job's."""
+    printed = busy.ok("%jobs job --show \"print('seen', epoch)\"").stdout
+    assert printed.startswith("seen 7\n[")
+    assert "None  (cell" in printed
+
+
 @pytest.mark.parametrize("busy", ["thread", "process"], indirect=True)
 def test_a_repr_that_blocks_keeps_nobody(busy: Kernel) -> None:
     """After a second that is said; the job does not notice."""

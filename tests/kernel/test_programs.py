@@ -137,3 +137,35 @@ def test_the_loop_in_the_guide_runs_and_costs_what_it_says(
     assert len(looks) > 1
     assert looks[0] == ["status", "execute_input", "stream", "status"]
     assert {len(kinds) for kinds in looks} <= {4, 5}
+
+
+def test_an_executed_notebook_holds_late_output_and_the_traceback(tmp_path: Path) -> None:
+    """In the card, whose update is all that such tools take after its cell's end."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = [
+        "%load_ext ipy_bgtasks",
+        "import threading\ngate = threading.Event()\n"
+        "def fails():\n    print('early')\n    gate.wait(30)\n    print('la' 'te')\n    1 / 0",
+        "job = %bg fails()\nwhile not job.log.text: pass",
+        "gate.set()\njob.exception(30)\nprint('own')",
+        "'the end'",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    environment = kernel_environment(tmp_path)
+    manager = kernel_manager(tmp_path)
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=60)
+    try:
+        client.execute(env=environment, cwd=str(tmp_path))
+    finally:
+        client.kc.stop_channels()
+        if manager.has_kernel:
+            manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+    launch, own = notebook.cells[2].outputs, notebook.cells[3].outputs
+    cards = [output["data"] for output in launch if "data-bgt" in str(output)]
+    assert len(cards) == 1
+    assert "\nlate\n" in cards[0]["text/plain"]
+    assert "ZeroDivisionError" in cards[0]["text/plain"].partition("late")[2]
+    assert "<details>" in cards[0]["text/html"]
+    assert "early" not in cards[0]["text/plain"].partition("\n")[2]
+    assert [output["text"] for output in own if "text" in output] == ["own\n"]

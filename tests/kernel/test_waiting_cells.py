@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sys
+from importlib.util import find_spec
 
 import ipykernel
 import pytest
@@ -22,16 +25,24 @@ KINDS = {
     "concurrent.futures.Future().result()": False,
     "subprocess.run(['sleep', '1000'])": True,
     "subprocess.run('sleep 1000; true', shell=True)": True,
+    "subprocess.check_output('sleep 1000 | cat', shell=True)": True,
     "pair[0].recv(1)": True,
     "select.select([pair[0]], [], [])": True,
+    "server.accept()": True,
+    "urllib.request.urlopen(url)": True,
+    "requests.get(url)": True,
+    "httpx.Client(timeout=1000, verify=False).get(url)": True,
 }
 every_kind = pytest.mark.parametrize(
     "code",
     [
         pytest.param(code, marks=pytest.mark.skipif(system and sys.platform != "linux", reason=""))
         for code, system in KINDS.items()
+        if code.partition(".")[0] not in ("requests", "httpx") or find_spec(code.partition(".")[0])
     ],
 )
+#: How often each wait is stopped in a random moment.
+ROUNDS = int(os.environ.get("BG_STRESS", "5"))
 
 
 @pytest.fixture
@@ -40,7 +51,10 @@ def k(kernel: Kernel) -> Kernel:
     kernel.ok("%config BgTasks.cancel_wait = 20")
     kernel.ok(
         "import concurrent.futures, os, queue, select, socket, subprocess, threading, time\n"
+        "import urllib.request\n"
         "go, pair, did = threading.Event(), socket.socketpair(), []\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "url = f'http://127.0.0.1:{server.getsockname()[1]}/'\n"
         "def left():\n"
         "    found = subprocess.run(['ps', '-o', 'args', '--ppid', str(os.getpid())],\n"
         "                           stdout=subprocess.PIPE, text=True).stdout\n"
@@ -51,7 +65,8 @@ def k(kernel: Kernel) -> Kernel:
 
 def waits(code: str) -> str:
     """A cell that waits, and notes that it cleaned up."""
-    return f"print('begins')\ntry: {code}\nfinally: did.append(1)"
+    library = code.partition(".")[0] if code.startswith(("requests", "httpx")) else "os"
+    return f"import {library}\nprint('begins')\ntry: {code}\nfinally: did.append(1)"
 
 
 @every_kind
@@ -66,6 +81,24 @@ def test_the_stop_button_ends_a_wait_in_the_subshell(k: Kernel, code: str) -> No
     assert "ipy_bgtasks" not in reply.traceback
     assert reply.stderr == ""
     assert k.ok("did").result == "[1]"
+    k.ok("go.set()")
+    k.until(lambda: away.reply.result == "42")
+
+
+@every_kind
+def test_the_stop_button_hits_one_cell_in_any_moment_of_its_wait(k: Kernel, code: str) -> None:
+    """Also when the cell's child has died of the same signal; the next cell is whole."""
+    chance = random.Random(7)
+    away = running(k)
+    sent_away(k, away)
+    for n in range(ROUNDS):
+        k.ok("pair = socket.socketpair(); server = socket.create_server(('127.0.0.1', 0))")
+        k.ok("url = f'http://127.0.0.1:{server.getsockname()[1]}/'")
+        cell = running(k, waits(code))
+        k.wait_a_moment(chance.random() * 0.03)
+        k.interrupt()
+        assert cell.wait().ename == "KeyboardInterrupt", f"round {n}"
+        assert k.ok("time.sleep(0.001); 'whole'").result == "'whole'", f"round {n}"
     k.ok("go.set()")
     k.until(lambda: away.reply.result == "42")
 

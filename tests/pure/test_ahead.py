@@ -36,6 +36,8 @@ def variables() -> dict[str, Any]:
         "%jobs",
         "  %jobs -v  # what runs\n",
         "%jobs 3 --json --since 20",
+        '%jobs 3 --show "len(data) * 2, model"',
+        "%jobs --profile 5 3",
         "%cancel 3",
         "%cancel q2",
         "%cancel all -f",

@@ -217,16 +217,41 @@ def test_a_deep_recursion_is_cut() -> None:
     assert flame_graph({deep: 1.0}).count("<rect") == 60
 
 
+class Sampled:
+    """A job that ends after some looks."""
+
+    def __init__(self, looks: float) -> None:
+        self.looks = looks
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        self.looks -= 1
+        return self.looks < 0
+
+    def stack(self) -> list[Any]:
+        """Fail, as that of a thread that ends may."""
+        raise RuntimeError
+
+
+def taken(job: Any, seconds: float, over: threading.Event | None = None) -> float:
+    """How many seconds the samples stand for."""
+    times: inspection.Times = {}
+    sample(job, seconds, times, over or threading.Event())
+    return sum(times.values())
+
+
 def test_sampling_ends_with_the_code() -> None:
     """Each sample stands for the time since the one before."""
-    times: inspection.Times = {}
-    answers = iter([True] * 5 + [False])
-    sample(lambda: [], lambda: next(answers), 60, times)
-    assert 0.03 < times[()] < 30
+    assert 0.03 < taken(Sampled(5), 60) < 30
 
 
 def test_sampling_takes_its_time() -> None:
     """No longer than it may."""
-    times: inspection.Times = {}
-    sample(lambda: [], lambda: True, 0.05, times)
-    assert 0.04 < sum(times.values()) < 30
+    assert 0.04 < taken(Sampled(float("inf")), 0.05) < 30
+
+
+def test_sampling_can_be_ended() -> None:
+    """At once."""
+    over = threading.Event()
+    over.set()
+    assert taken(Sampled(float("inf")), 600, over) == 0.0

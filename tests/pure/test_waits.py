@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import work
 from test_threads import BOUND, Place, ended, until
 
 from ipy_bgtasks import waits
@@ -318,6 +319,45 @@ def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
     assert ended(job) is JobState.CANCELLED
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine's thread"])
+def test_a_progress_bar_of_a_stopped_job_ends_where_it_lives(
+    place: Place, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the job, whatever the moment; Python ignores no exception in its generator."""
+    rich = pytest.importorskip("rich")
+    from rich.progress import track
+
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    send_again(changes := Installation())
+    place.threads.max_threads = 1
+    chance = random.Random(7)
+    for n in range(ROUNDS):
+        begun, console = threading.Event(), rich.get_console().__class__(file=io.StringIO())
+
+        def bar(console: Any = console, begun: threading.Event = begun) -> Iterator[int]:
+            for step in track(range(100_000), console=console):
+                begun.set()
+                yield step
+
+        def call(bar: Any = bar) -> None:
+            for _ in bar():
+                time.sleep(0.0001)
+
+        async def call_async(bar: Any = bar) -> None:
+            for _ in bar():
+                await asyncio.sleep(0.0001)
+
+        job = place.launch(call_async if is_async else call, is_async=is_async)
+        assert begun.wait(BOUND)
+        for _ in range(chance.randrange(3000)):
+            pass
+        job.cancel()
+        assert ended(job) is JobState.CANCELLED, f"round {n}"
+        assert not ignored, f"round {n}"
+    changes.undo()
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
 def test_on_cancel_ends_what_only_its_library_can_end(
     place: Place, is_async: bool, monkeypatch: pytest.MonkeyPatch
@@ -375,8 +415,9 @@ def test_on_cancel_does_nothing_in_the_foreground() -> None:
         ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
     ],
 )
+@pytest.mark.parametrize("where", ["thread", "loop"])
 def test_a_forked_child_ends_as_python_would(
-    place: Place, capfd: pytest.CaptureFixture[str], end: str, status: int, says: str
+    place: Place, capfd: pytest.CaptureFixture[str], where: str, end: str, status: int, says: str
 ) -> None:
     """After the user's code, with its status, and nothing of ours goes on there."""
 
@@ -387,7 +428,12 @@ def test_a_forked_child_ends_as_python_would(
             return -1
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    assert place.launch(run).result(BOUND) == status
+    async def run_async() -> int:
+        return run()
+
+    on_loop = where == "loop"
+    job = place.registry.launch(work(run_async if on_loop else run, is_async=on_loop), where=where)
+    assert job.result(BOUND) == status
     said = capfd.readouterr().err
     assert said.endswith(says)
     assert "ipy_bgtasks" not in said.replace(str(Path(__file__).parent), "")

@@ -31,3 +31,25 @@ def test_the_table_stays_live_until_interrupted(terminal: Terminal, tmp_path: Pa
     terminal.interrupt()
     terminal.prompt()
     assert "running" in terminal.run("%jobs 2")
+
+
+def test_a_profile_takes_its_time_or_until_ctrl_c(terminal: Terminal, tmp_path: Path) -> None:
+    """Coroutine jobs go on meanwhile: the loop runs."""
+    terminal.run("%load_ext ipy_bgtasks")
+    terminal.run("import asyncio, threading")
+    terminal.run(
+        "async def tell():\n"
+        "    while not any(t.name == 'bg-profile' for t in threading.enumerate()):\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    print('it is ' + 'sampled')\n"
+        "    await asyncio.Event().wait()\n"
+    )
+    terminal.run("%bg tell();")
+    terminal.start("%jobs 1 --profile 10m")
+    terminal.expect("it is sampled")
+    terminal.interrupt()
+    shown = terminal.prompt()
+    assert "KeyboardInterrupt" not in shown
+    assert "job 1 (tell()): " in shown
+    assert "await asyncio.Event().wait()" in terminal.run("%jobs 1 --profile 0.2")
+    assert "] 'tell'  (" in terminal.run("%jobs 1 --show \"'te' + 'll' * bool(asyncio)\"")

@@ -117,10 +117,13 @@ class BackgroundCells:
         """Send an interrupted cell to the background, if that is wanted. Any thread may call."""
         return self.front_end.interrupt_backgrounds and self._background(run, interrupted=True)
 
-    def interrupted_here(self) -> bool:
-        """Return whether the calling thread's cell awaited, and an interrupt has cancelled it."""
+    def interrupted_here(self, cancelled: bool) -> bool:
+        """Return whether the calling thread's cell, which has failed, was interrupted.
+
+        It awaited and was *cancelled* by that, or failed because the signal has ended its child.
+        """
         run = self._run_here()
-        return run is not None and run.interrupted
+        return run is not None and (run.interrupted if cancelled else self.router.missed(run))
 
     def explain_other_loop(self, error: BaseException) -> BaseException:
         """Return one line for an await of what belongs to the main thread's loop.

@@ -28,6 +28,7 @@ _CARDS = 50  # in one place that are shown again when it is cleared; the newest
 _FAILURES = 300  # of one card that are kept as text
 _TRACES = 3  # with one error that are kept with their tracebacks
 _KINDS = 5  # errors of which there are such
+_LATE = 20_000  # characters of what came after its cell that a card shows, at most
 _SHOWN = 3  # tracebacks beside a card that names all that failed
 _INTERVAL = 0.5  # seconds between two updates of one card
 _RARELY = 5.0  # where a page shows what happens between them
@@ -74,6 +75,8 @@ class Card:
         self.sent = 0.0
         #: The state that this shows; empty for several jobs.
         self.state = ""
+        #: Characters of the job's log when its cell had ended, where a program runs the notebook.
+        self.seen: int | None = None
         #: Whether it shows what its cell has launched, and whether that was run again since.
         self.launches = self.again = False
         #: When it was first shown, in seconds since the epoch.
@@ -139,7 +142,9 @@ class Card:
             traced = 0 < known < _TRACES or (not known and len(self._kinds) < _KINDS)
             failed = failure_of(job, traced=traced, cells=cells)
         if self.count == 1:
-            self.shown = self._bundle_of(job, live=False)
+            late = [] if self.seen is None or not job.has_output else [job.log.text[self.seen :]]
+            late += [] if failed is None or self.seen is None else [failed.trace]
+            self.shown = self._bundle_of(job, live=False, late="\n".join(filter(None, late)))
             self.state = str(job.state)
         with self._lock:
             if self._running.pop(job.number, None) is not None:
@@ -169,10 +174,10 @@ class Card:
         failed = sorted(self.failed, key=lambda each: each.number)
         return many_card(self.tally(), failed, self.name, self.key, self._discarded)
 
-    def _bundle_of(self, job: Record, *, live: bool) -> dict[str, str]:
+    def _bundle_of(self, job: Record, *, live: bool, late: str = "") -> dict[str, str]:
         from ipy_bgtasks.views.detail import card
 
-        return card(job, self.key, live=live, again=self.again)
+        return card(job, self.key, live=live, again=self.again, late=late[-_LATE:])
 
 
 class Places:
@@ -190,6 +195,9 @@ class Places:
         #: The header of the cell that runs, or ran last.
         self.last: Any = {}
         self._unseen: list[Card] = []
+        #: Whether the request that runs, or ran last, comes from a program, which asks nobody; and
+        #: whether a page has answered.
+        self._by_program = self.has_page = False
 
     def launch_card(self, parent: Any) -> Card | None:
         """Return the card of what was launched in a place."""
@@ -226,14 +234,15 @@ class Places:
         """Update a card in all clients.
 
         A program that executes a notebook sees an update only as part of the request that runs:
-        the end is also sent with that as its parent, or with the next one.
+        the end is also sent with that as its parent, or with the next one. To others it is not: a
+        server that keeps the outputs of a notebook would take it for the output of that cell.
         """
         if card.shown == bundle and not card.is_over:
             return
         card.shown = bundle
         card.sent = time.monotonic()
         self._send(card.parent, bundle, card.display_id, update=True)
-        if not card.is_over:
+        if not card.is_over or not self._by_program or self.has_page:
             return
         with self._lock:
             now = self._now
@@ -251,8 +260,10 @@ class Places:
         """
         parent, cell = request.get("header") or {}, cell_of(request)
         key = place_of(parent)
+        stdin = (request.get("content") or {}).get("allow_stdin")
         with self._lock:
             self._now = self.last = parent
+            self._by_program = stdin is False
             unseen, self._unseen = self._unseen, []
             earlier = [k for k, name in self._cells.items() if name == cell and k != key]
             cards = [card for k in earlier for card in self._at.pop(k, ())]
@@ -268,7 +279,11 @@ class Places:
         return [card for card in cards if card.launches and not card.is_over]
 
     def request_ends(self) -> None:
-        """Note that no cell runs now."""
+        """Note that no cell runs now; a program hears of what it launched by its card alone."""
+        card = self.launch_card(self._now)
+        if card is not None and self._by_program and not self.has_page:
+            for job in card.alive():
+                card.seen = len(job.log.text) if job.has_output else 0
         self._now = None
 
     def stand_in(self, parent: Any) -> bool:
@@ -391,7 +406,7 @@ class Cards:
 
     def page_answers(self) -> None:
         """Leave to the page what happens between two changes of state: it has answered."""
-        self.heard = True
+        self.heard = self.places.has_page = True
 
     def _open(self) -> None:
         if self._open_page is not None and self._open_page() is not None:

@@ -28,6 +28,7 @@ from contextvars import Context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.platforms import (
     can_take_signals,
@@ -392,21 +393,22 @@ class _AwaitCells:
 
     def translate(self, error: BaseException) -> BaseException:
         """Return what is shown of what a cell ended with."""
-        if type(error) is not asyncio.CancelledError or not self._take_interrupted():
+        if is_a(error, KeyboardInterrupt) or not self._was_interrupted(error):
             return error
         shown = KeyboardInterrupt().with_traceback(up_to_the_users(error.__traceback__))
         self._shown[threading.get_ident()] = shown
         return shown
 
-    def _take_interrupted(self) -> bool:
+    def _was_interrupted(self, error: BaseException) -> bool:
+        cancelled = type(error) is asyncio.CancelledError
         if threading.current_thread() is not threading.main_thread():
             cells = self._front_end.cells
-            return cells is not None and cells.interrupted_here()
-        interrupted, self._interrupted = self._interrupted, False
+            return cells is not None and cells.interrupted_here(cancelled)
+        interrupted, self._interrupted = cancelled and self._interrupted, False
         return interrupted
 
     def on_end(self, result: Any) -> None:
         """Put the same error into the reply."""
         shown = self._shown.pop(threading.get_ident(), None)
-        if shown is not None and type(result.error_in_exec) is asyncio.CancelledError:
+        if shown is not None and result.error_in_exec is not None:
             result.error_in_exec = shown

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ipy_bgtasks.notify import Notice
 
 
-#: Tracebacks of a group's jobs that are shown, the first; its notice names the others.
+#: Tracebacks, and failed attempts, of a group's jobs that are shown, the first; its notice names
+#: the other jobs.
 _GROUP_FAILURES = 3
 #: Of many jobs that have finished between two prompts, or at once, those that are named.
 _NAMED = 50
@@ -72,6 +73,7 @@ class EndNotices:
         self._since, self._recent = 0.0, 0
         #: How many failures of a group have come since its last notice.
         self._failures: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
         #: Groups that may have ended, which is not certain before a moment later.
         self._ending: set[str] = set()
 
@@ -86,6 +88,14 @@ class EndNotices:
             self._add(_News(job, text, notice and job.group is None))
         if notice and job.group is not None:
             self._add_group(job, job.group)
+
+    def retrying(self, job: Record, line: str) -> None:
+        """Show at once how an attempt has failed."""
+        if job.group is not None:
+            self._retries[job.group] += 1
+            if self._retries[job.group] > _GROUP_FAILURES:
+                return
+        self._put(f"[{job.number}] {line}\n")
 
     def forget(self, job: Record) -> None:
         """Drop what waits of the job's end, and of its group's."""
@@ -173,6 +183,7 @@ class EndNotices:
             return f"{news.failure}{self._of_job(news.job)}\n"
         if line := self._of_group(news.job.group):
             self._failures.pop(news.job.group, None)
+            self._retries.pop(news.job.group, None)
             return f"{line}\n"
         return ""
 

@@ -430,10 +430,10 @@ class TerminalFrontEnd(FrontEnd):
                 self._put(self.labels.put(job, _TERMINAL, "", stood))
 
     def retrying(self, job: Record, line: str) -> None:
-        """Record and show the line; a group, which may have hundreds, is told of at its end."""
+        """Record and show the line."""
         super().retrying(job, line)
-        if not job.quiet and job.group is None:
-            self._put(f"[{job.number}] {line}\n")
+        if not job.quiet:
+            self._notices.retrying(job, line)
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take text as if the job had written it here."""
