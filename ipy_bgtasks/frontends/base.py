@@ -11,19 +11,21 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.labels import Labels
 from ipy_bgtasks.job.host import Host
-from ipy_bgtasks.streams_by_context import DELETED, UNSET, capturing
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
 
-    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.frontends.running_cells import RunningCell
+    from ipy_bgtasks.frontends.tracebacks import Translate
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
@@ -87,7 +89,7 @@ class FrontEnd(Host):
         self._lock = threading.RLock()
         self.labels = Labels()
         #: Its cells, where one that runs can be sent to the background.
-        self.cells: BackgroundCells | None = None
+        self.cells: KernelCells | None = None
         #: Takes the thread of the foreground's cell and ends a `%fg` that waits there, if one does.
         self.interrupt_wait: Callable[[int], bool] = lambda _thread: False
         #: Called with a job each time something about it changes.
@@ -100,6 +102,8 @@ class FrontEnd(Host):
         self._shut_down = False
         #: Confines replacements of the shell's publisher to their context.
         self._captures: ByContext | None = None
+        #: What the shell shows in place of exceptions.
+        self.translators: list[Translate] = []
         #: The publisher of the `%%capture` in which each job was launched, while that lasts.
         self._captured: dict[int, Any] = {}
         self._muted: tuple[int, int] | None = None
@@ -152,6 +156,26 @@ class FrontEnd(Host):
 
     def last_backgrounded(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
+        raise NotImplementedError
+
+    def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with what the foreground has open."""
+        job = self._core.launch_cell(
+            run.code,
+            origin=run.origin,
+            thread=run.thread,
+            began=run.began,
+            awaits=run.awaits,
+            interrupt=interrupt,
+            frames=run.frames,
+        )
+        streams.inherit(job)
+        if self._captures is not None:
+            self._captures.inherit(job)
+        return job
+
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Show *line*, which says where a cell is stuck: an interrupt does not reach it."""
         raise NotImplementedError
 
     # Places
@@ -216,8 +240,8 @@ class FrontEnd(Host):
 
     def capturing(self) -> Any:
         """Return the publisher by which `%%capture` captures the foreground; None if none does."""
-        publisher = UNSET if self._captures is None else self._captures.foreground
-        return None if publisher is UNSET or publisher is DELETED else publisher
+        publisher = streams.UNSET if self._captures is None else self._captures.foreground
+        return None if publisher in (streams.UNSET, streams.DELETED) else publisher
 
     def note_capture(self, job: Record) -> None:
         """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
@@ -235,7 +259,7 @@ class FrontEnd(Host):
 
     def capture_text(self, job: Record, name: str, text: str) -> bool:
         """Write a job's text to where the cell that has launched it is captured, if it is."""
-        if self.captured(job) is None or (stream := capturing(name)) is None:
+        if self.captured(job) is None or (stream := streams.capturing(name)) is None:
             return False
         stream.write(text)
         return True

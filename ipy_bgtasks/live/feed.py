@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.base import FrontEnd
-    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 
@@ -43,7 +43,7 @@ class Feed:
         registry: Registry,
         front_end: FrontEnd,
         later: Callable[[float, Callable[[], None]], object],
-        cells: BackgroundCells | None = None,
+        cells: KernelCells | None = None,
     ) -> None:
         self._registry = registry
         self._cells = cells

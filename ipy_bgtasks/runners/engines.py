@@ -281,7 +281,7 @@ class _File:
             file.seek(self._at)
             data = file.read()
         self._at += len(data)
-        return re.sub(r"(?m)^submitit INFO \(.*\n", "", self._decoder.decode(data))
+        return re.sub(r"submitit INFO \(\d{4}-.*?\) - .*\n", "", self._decoder.decode(data))
 
 
 class _Followed:

@@ -478,6 +478,37 @@ def test_the_stop_button_may_send_a_cell_away_first(k: Kernel, code: str) -> Non
     k.until(lambda: cell.reply.result == "42")
 
 
+@pytest.mark.parametrize("code", ["go.wait()", "await gate.wait()"], ids=["plain", "await"])
+def test_a_cell_that_takes_longer_goes_by_itself(k: Kernel, code: str) -> None:
+    """With status ok; the cells behind it run, and those that are quicker stay as they are."""
+    k.ok("%config BgTasks.background_after = 0.2")
+    cell = running(k, f"print('begins')\n{code}\n6 * 7")
+    behind = k.start("'behind'", queue=True)
+    assert cell.wait().status == "ok"
+    assert behind.wait().result == "'behind'"
+    k.until(lambda: "job 1 goes on: %fg 1 returns to it" in shown_text(cell))
+    k.ok("go.set(); get_ipython().kernel.io_loop.asyncio_loop.call_soon_threadsafe(gate.set)")
+    k.until(lambda: cell.reply.result == "42")
+    assert "[1]" in k.ok("%jobs").displays[-1]["text/plain"]
+
+
+def test_a_cell_that_asks_does_not_go_by_itself(k: Kernel) -> None:
+    """Before it has the answer; and where the time is not given, none goes."""
+    k.ok("%config BgTasks.background_after = 0.1")
+    cell = k.start("answer = input('who? ')\ngo.wait()\nanswer", allow_stdin=True)
+    asked = k.until(lambda: cell.reply.contents("input_request"))
+    assert asked[0]["prompt"] == "who? "
+    k.wait_a_moment(0.5)
+    assert not cell.reply.done
+    k.send(k.session.msg("input_reply", {"value": "me"}), "stdin")
+    assert cell.wait().status == "ok"
+    k.ok("go.set()\n%config BgTasks.background_after = 0")
+    k.until(lambda: cell.reply.result == "'me'")
+    assert k.ok("time.sleep(0.3)\n'stayed'").result == "'stayed'"
+    refused = k.run("%config BgTasks.background_after = -1").stderr
+    assert "should not be less than 0" in refused
+
+
 def test_where_ipython_is_built_otherwise_nothing_is_lost(k: Kernel) -> None:
     """The cell goes on in the foreground, `%bg` says one line after it, and others run."""
     k.ok("from IPython.core.displayhook import DisplayHook\ndel DisplayHook.exec_result")
@@ -488,3 +519,22 @@ def test_where_ipython_is_built_otherwise_nothing_is_lost(k: Kernel) -> None:
     assert cell.reply.result == "42"
     assert asked.wait().stderr.startswith("UsageError: `%bg` alone does not work with this version")
     assert k.ok("1 + 1").result == "2"
+
+
+def test_what_threads_of_a_cell_sent_away_print_goes_under_it(k: Kernel) -> None:
+    """Those that it starts from then on, as a server or a pool does; and into its log."""
+    cell = running(
+        k,
+        "from concurrent.futures import ThreadPoolExecutor\nprint('begins')\ngo.wait()\n"
+        "def say(text):\n    gone.wait(30)\n    print(text)\n"
+        "gone = threading.Event()\n"
+        "threading.Thread(target=say, args=['from a thread']).start()\n"
+        "pool = ThreadPoolExecutor(1)\nfuture = pool.submit(say, 'from a pool')\nfuture.result()",
+    )
+    sent_away(k, cell)
+    k.ok("go.set()")
+    other = k.ok("while 'gone' not in globals(): time.sleep(0.01)\ngone.set()\n%fg job")
+    for text in ("from a thread\n", "from a pool\n"):
+        k.until(lambda text=text: text in cell.reply.stdout or None)
+        k.until(lambda text=text: text in k.ok("print(job.log.text)").stdout or None)
+    assert other.status == "ok"

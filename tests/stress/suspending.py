@@ -162,8 +162,8 @@ class Session:
         if "True" not in terminal.run(REPORT.splitlines()[-1]):
             counts.wrong.append("cells do not run on the main thread")
         found: dict[int, list[int]] = {r: [] for r in self.expected}
-        # The rows of %jobs and bars end with a job's last line; the lines themselves do not.
-        for r, k in re.findall(r"<(\d+):(\d+)>\n", terminal.text):
+        # A key may be shown behind one. Rows of %jobs end with a job's last line, and otherwise.
+        for r, k in re.findall(r"<(\d+):(\d+)>(?:\^[ZC])?\n", terminal.text):
             if int(r) in found:
                 found[int(r)].append(int(k))
         for r, n in self.expected.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
     assert f"[{job}]+  ● running" in t.run("%jobs")
     t.run("gate.set()")
     t.expect("'woke'")
+
+
+def test_a_cell_that_takes_longer_goes_by_itself(t: Terminal) -> None:
+    """As with Ctrl-Z, which ends a `%fg`, too; one that asks stays until it has its answer."""
+    t.run("%config BgTasks.background_after = 0.2")
+    t.start("long()")
+    job = int(t.expect(r"\[(\d+)\]\+ goes on in the background: long\(\)")[1])
+    t.prompt()
+    t.start(f"%fg {job}")
+    t.expect(f"job {job} goes on: %fg {job} returns to it")
+    t.prompt()
+    t.run("go.set()")
+    t.expect(r"finished  long\(\)")
+    t.start("input('as' 'ks')")
+    t.expect("asks")
+    time.sleep(0.5)  # what must not happen
+    t.send("x\r")
+    assert "'x'" in t.prompt()
+    assert "goes on in the background: input" not in t.text
 
 
 def test_leaving_with_a_cell_in_the_background(t: Terminal) -> None:

@@ -1,22 +1,20 @@
-"""Cells that were sent to the background: each becomes a job, in the thread in which it runs."""
+"""The cells of a kernel: sent to the background, waiting, and interrupted.
+
+Each cell in the background is a job, in the thread in which it runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import cells_away
+from ipy_bgtasks.async_exceptions import waits_for_answer
 from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
-from ipy_bgtasks.frontends.kernel.interrupts import SigintRouter
-from ipy_bgtasks.frontends.per_thread import PerThread
+from ipy_bgtasks.frontends.running_cells import BackgroundCells
 from ipy_bgtasks.patching import Installation
-from ipy_bgtasks.stacks import thread_stack
-from ipy_bgtasks.waits import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,25 +22,27 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.job.record import Record
 
+#: Seconds that most cells take.
+_QUICK = 0.02
+#: Seconds in which a second interrupt stops the cell that the first sent to the background.
+_TWICE = 2.0
 
-class BackgroundCells:
+
+class KernelCells(BackgroundCells[CellRun]):
     """Sends the cells of one kernel to the background, and ends their jobs."""
 
-    def __init__(self, front_end: KernelFrontEnd) -> None:
-        self.front_end = front_end
+    front_end: KernelFrontEnd
+
+    def __init__(self, front_end: KernelFrontEnd, later: Callable[..., object]) -> None:
+        super().__init__(front_end, later, {"SIGINT": self._on_interrupt})
         self.kernel = front_end.shell.kernel
-        self._shell = front_end.shell
         self._queue = CellQueue(self)
-        self.router = SigintRouter(self, self._queue)
-        self._per_thread: PerThread | None = None
-        self._changes = Installation()
-        #: Whether it was tried, and this version of IPython is not built as needed.
-        self.unable = False
         #: What is to be done when the last of them has ended, after unloading.
         self._close: Callable[[], None] | None = None
-        self._jobs: dict[str, Record] = {}
         #: The job of the cell that was sent to the background last, until somebody takes it.
         self._last: Record | None = None
+        #: The cell that an interrupt has sent to the background last, and when.
+        self._interrupted: tuple[CellRun, float] | None = None
         #: Whether IPython's capturing of a cell may be left over on the streams.
         self._tangled = False
         #: Called, on any thread, when a cell begins or waits (True) or is over; None for nobody.
@@ -54,11 +54,11 @@ class BackgroundCells:
         own = Installation()
         own.event(events, "pre_run_cell", self._on_begin)
         own.event(events, "post_run_cell", self._on_end)
-        own.add(self._changes.undo)
+        own.add(self._apart.undo)
 
         def close() -> None:
             self._close = own.undo
-            if not self._jobs:
+            if not self._away:
                 own.undo()
 
         changes.add(close)
@@ -89,7 +89,7 @@ class BackgroundCells:
     def send_away_by_id(self, cell: str) -> bool:
         """Send that cell to the background; return whether it runs in the foreground."""
         run = self._queue.running
-        return run is not None and run.id == cell and self._background(run)
+        return run is not None and run.id == cell and self.send_away(run)
 
     def hear(self, comm: str) -> None:
         """Have the messages of this comm, of a widget of ours, not wait for a cell that runs."""
@@ -106,16 +106,40 @@ class BackgroundCells:
 
     # Interrupts
 
+    @property
+    def routes(self) -> bool:
+        """Whether interrupts are meant for a cell that may run in another thread."""
+        return self.signals.takes("SIGINT")
+
     def route_interrupt(self) -> bool:
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
-        if self.router.route():
+        if self.routes:
+            self.signals.forward()
             return True
         run = self._queue.newest
-        return run is not None and self.background_interrupted(run)
+        return run is not None and self._background_interrupted(run)
 
-    def background_interrupted(self, run: CellRun) -> bool:
+    def _background_interrupted(self, run: CellRun) -> bool:
         """Send an interrupted cell to the background, if that is wanted. Any thread may call."""
-        return self.front_end.interrupt_backgrounds and self._background(run, interrupted=True)
+        return self.front_end.interrupt_backgrounds and self.send_away(run, interrupted=True)
+
+    def _on_interrupt(self) -> None:
+        """Take an interrupt while it may be meant for another thread than the main one."""
+        run = self._queue.newest
+        if run is not None and run.began is None:
+            time.sleep(_QUICK)  # it may have come after the signal, and be over in a moment
+        if run is None or run.over:
+            sent, self._interrupted = self._interrupted, None
+            if sent and not sent[0].over and time.monotonic() - sent[1] < _TWICE:
+                self.interrupt(sent[0])
+        elif run.began is None or not (
+            self.front_end.interrupt_wait(run.thread) or self._background_interrupted(run)
+        ):
+            self.interrupt(run)
+
+    def is_front(self, run: CellRun) -> bool:
+        """Return whether an interrupt is meant for a cell, and to be raised in it."""
+        return run is self._queue.newest and not self.front_end.interrupt_backgrounds
 
     def interrupted_here(self, cancelled: bool) -> bool:
         """Return whether the calling thread's cell, which has failed, was interrupted.
@@ -123,45 +147,28 @@ class BackgroundCells:
         It awaited and was *cancelled* by that, or failed because the signal has ended its child.
         """
         run = self._run_here()
-        return run is not None and (run.interrupted if cancelled else self.router.missed(run))
-
-    def explain_other_loop(self, error: BaseException) -> BaseException:
-        """Return one line for an await of what belongs to the main thread's loop.
-
-        While a cell in the background has the main thread, cells run in a subshell, on a loop of
-        its own. What was made on the main loop (a task, a contended lock) cannot be awaited there.
-        """
-        if threading.current_thread() is threading.main_thread():
-            return error
-        job: Record | None = cells_away.get(threading.main_thread().ident or 0)
-        if job is None or not isinstance(error, RuntimeError | ValueError):
-            return error
-        text = str(error)  # asyncio's message, in all versions
-        if "different loop" not in text and "different event loop" not in text:
-            return error
-        from IPython.core.error import UsageError
-
-        return UsageError(
-            "what is awaited here belongs to the event loop of the main thread, which is "
-            f"job {job.number}'s ({job.name}) until that ends: wait for it with %fg {job.number}, "
-            "or await something that is made here"
-        )
+        return run is not None and (run.interrupted if cancelled else self.missed(run))
 
     def take_last(self) -> Record | None:
         """Return the job of the cell that was just sent to the background, to the first caller."""
         last, self._last = self._last, None
         return last
 
-    def _background(self, run: CellRun, *, interrupted: bool = False) -> bool:
-        """Send a cell to the background without another that asks; returns whether it runs."""
-        if not run.can_go or run is not self._queue.running:
+    def asks(self, run: CellRun) -> bool:
+        """Return whether a cell waits for an answer of the user."""
+        frame = sys._current_frames().get(run.thread)
+        return frame is not None and waits_for_answer(frame)
+
+    def send_away(self, run: CellRun, *, interrupted: bool = False) -> bool:
+        """Send a cell away without another that asks for it; return whether it can go."""
+        if run is not self._queue.running or not run.can_go:
             return False
 
         async def send() -> None:
             await self._queue.background(run)
             if run.backgrounded and (job := self.take_last()) is not None:
                 if interrupted:
-                    self.router.backgrounded(run)
+                    self._interrupted = run, time.monotonic()
                 self.front_end.show_backgrounded(job)
 
         self.kernel.shell_channel_thread.io_loop.add_callback(send)
@@ -179,14 +186,9 @@ class BackgroundCells:
             return
         run.depth += 1
         if run.depth == 1:
-            if self._per_thread is not None:
-                self._shell.display_trap.set()  # a cell that just ended may have taken it off
-            run.thread = threading.get_ident()
-            if threading.current_thread() is not threading.main_thread():
-                stoppable[run.thread] = None  # no signal ends its sleep
             run.task = _own_task()
-            run.began = time.monotonic()
-            self.router.renew()
+            run.awaits = run.task is not None
+            self.begin(run)
             self._queue.on_begin()
             if self.watcher is not None:
                 self.watcher(True)
@@ -196,32 +198,17 @@ class BackgroundCells:
         if run is None:
             return
         run.depth -= 1
-        if run.depth > 0:
-            return
-        stoppable.pop(run.thread, None)
-        if run.thread != threading.main_thread().ident and self.router.missed(run):
-            self._interrupt_at_end(result)
-        run.result = result
-        if run.backgrounded:
-            self._settle(run)
-
-    def _interrupt_at_end(self, result: Any) -> None:
-        """End the cell as an interrupt does, which came before its end, if nothing else has."""
-        if result.success:
-            result.error_in_exec = error = KeyboardInterrupt()
-            self._shell.showtraceback((KeyboardInterrupt, error, None))
+        if run.depth == 0:
+            self.end(run, result)
 
     def on_over(self, run: CellRun) -> None:
         """Tidy up after a cell with which the kernel is done."""
         if self.watcher is not None:
             self.watcher(False)
-        if run.apart:  # until here: its reply says its number
-            assert self._per_thread is not None
-            self._per_thread.numbers.pop(run.thread, None)
-            self._per_thread.quiet.pop(run.thread, None)
+        self.rejoin(run)  # not before: its reply says its number
         if run.backgrounded:
-            self.router.renew()
-        if self._tangled and not self._jobs and self._queue.front in ([run], []):
+            self.signals.renew()
+        if self._tangled and not self._away and self._queue.front in ([run], []):
             # No cell runs: what IPython has put over the streams for one is left over.
             self._tangled = False
             self.front_end.drop_leftover_tee()
@@ -230,73 +217,34 @@ class BackgroundCells:
 
     def on_main_free(self) -> None:
         """Leave SIGINT to the main thread: cells run there again."""
-        if not self._jobs:
-            self.router.end()
+        if not self._away:
+            self.signals.give_back("SIGINT")
 
     def on_waiting(self) -> None:
         """Have the cells that wait shown."""
         if self.watcher is not None:
             self.watcher(True)
 
-    def prepare(self) -> bool:
-        """Keep for each thread what IPython keeps once; return whether that works here."""
-        if self._per_thread is None and not self.unable:
-            per_thread = PerThread()
-            self._changes.step("background cells", per_thread.install, self._shell)
-            self.unable = bool(self._changes.missing)
-            if not self.unable:
-                self._per_thread = per_thread
-        return not self.unable
-
-    def make_job(self, run: CellRun) -> None:
+    def detach(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""
-        if not run.apart:
-            self.set_apart(run)
-        job = self.front_end.launch_cell(run, lambda: self.router.interrupt(run))
-        self._jobs[run.id] = self._last = job
-        cells_away[run.thread] = job
-        self._tangled = True
-        self.router.begin()
-        if run.result is not None:  # it has ended meanwhile
-            self._settle(run)
+        self._last = self.make_job(run)
+        self.signals.take("SIGINT")
 
     def set_apart(self, run: CellRun) -> None:
-        """Give the thread of a cell that runs a number of its own; the shell's is the next."""
-        assert self._per_thread is not None
-        # IPython counts before it runs a cell, or, before version 9, afterwards.
-        self._per_thread.numbers[run.thread] = self._shell.execution_count
-        self._per_thread.quiet[run.thread] = run.code.rstrip().endswith(";")
-        self._shell.execution_count = run.number + 1
-        run.apart = self._tangled = True
+        """Give the thread of a cell a number of its own until it is over."""
+        super().set_apart(run)
+        self._tangled = True
 
-    def _settle(self, run: CellRun) -> None:
-        """End the job of a cell whose code has ended."""
-        job = self._jobs.pop(run.id, None)
-        if job is None:
-            return
-        try:
-            self._end(run, job)  # the thread is still the job's: it shows figures left open
-        finally:
-            cells_away.pop(run.thread, None)
-        if self._close is not None and not self._jobs:
+    def _settle(self, run: CellRun, job: Record) -> None:
+        super()._settle(run, job)
+        if self._close is not None and not self._away:
             self._close()
-
-    def _end(self, run: CellRun, job: Record) -> None:
-        result = run.result
-        error = result.error_before_exec or result.error_in_exec
-        if error is None:
-            job.finish(result.result)
-        elif job.cancel_requested and isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-            job.end_cancelled()
-        else:
-            job.fail(error)
 
 
 def _as_shown(run: CellRun) -> ForegroundCell:
     assert run.began is not None
     began = time.time() - (time.monotonic() - run.began)
-    stack = partial(thread_stack, run.thread, code_that_runs_cells())
-    return ForegroundCell(run.id, run.code, run.number, began, stack)
+    return ForegroundCell(run.id, run.code, run.number, began, run.stack)
 
 
 def _own_task() -> asyncio.Task[Any] | None:

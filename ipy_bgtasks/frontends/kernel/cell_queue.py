@@ -12,6 +12,7 @@ All methods are for the shell channel's thread unless said otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from ipy_bgtasks.frontends.running_cells import RunningCell
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.async_exceptions import Sent
-    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+    from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.patching import Installation
 
 
@@ -71,42 +73,31 @@ _PATIENCE = 5.0
 _ALONE = r"\s*(%bg(?:\s+--notify)?)\s*;?\s*(?:#.*)?\s*"
 
 
-class CellRun:
+class CellRun(RunningCell):
     """One request to execute a cell."""
 
     def __init__(self, idents: Any, frames: list[Any], message: dict[str, Any]) -> None:
+        super().__init__(str(message["content"].get("code", "")), message["header"])
         self.idents = idents
-        self.frames = frames
+        self.raw = frames
         self.message = message
         #: The subshell it was handed to; None for the main shell.
         self.subshell: str | None = None
-        #: Set on the cell's thread when its code begins: when, as what number, and in which thread.
-        self.began: float | None = None
-        self.number = 0
-        self.thread = 0
         #: Its task, if it is a cell that awaits.
         self.task: Any = None
-        #: How many cells it runs within itself, itself included.
-        self.depth = 0
         #: Its number among all requests, and among those that wait: `q1` is 1.
         self.arrival = self.place = 0
         #: Whether it runs beside the cells that were there first, or will once those have begun.
         self.beside = False
         #: Whether those behind it are not to run if it fails.
         self.stops = bool(message["content"].get("stop_on_error", True))
-        #: Whether its thread has a number and a value of its own, apart from the shell's.
-        self.apart = False
-        #: Whether it goes on in the background, and counts as over for the front end …
+        #: Whether it goes on in the background, and counts as over for the front end, while `over`
+        #: is for the kernel.
         self.backgrounded = False
-        #: … and whether it is over, for the kernel.
         self.over = False
         self.failed = False
-        #: Whether an interrupt has cancelled its task …
+        #: Whether an interrupt has cancelled its task.
         self.interrupted = False
-        #: … and what it has sent to the thread of a plain cell.
-        self.stop: Sent | None = None
-        #: What IPython says became of it, when its code has ended.
-        self.result: Any = None
         self._lock = threading.Lock()
         self._replied = False
 
@@ -116,20 +107,10 @@ class CellRun:
         return str(self.message["header"]["msg_id"])
 
     @property
-    def header(self) -> dict[str, Any]:
-        """The header of the request, under which its output is shown."""
-        return self.message["header"]  # type: ignore[no-any-return]
-
-    @property
     def sent(self) -> float:
         """When the front end made the request, by its own clock, in seconds since the epoch."""
-        stamp = getattr(self.header.get("date"), "timestamp", time.time)
+        stamp = getattr(self.origin.get("date"), "timestamp", time.time)
         return float(stamp())
-
-    @property
-    def code(self) -> str:
-        """The text of the cell."""
-        return str(self.message["content"].get("code", ""))
 
     def asks(self) -> bool:
         """Return whether the cell is `%bg` without CODE, and reduce it to that.
@@ -137,7 +118,7 @@ class CellRun:
         IPython knows no magic `bg;`.
         """
         if (found := re.fullmatch(_ALONE, self.code)) is not None:
-            self.message["content"]["code"] = found[1]
+            self.code = self.message["content"]["code"] = found[1]
         return found is not None
 
     @property
@@ -145,6 +126,14 @@ class CellRun:
         """Whether its code runs in the foreground, and does not itself ask for `%bg` alone."""
         runs = self.began is not None and not self.over and not self.backgrounded
         return runs and not self.asks()
+
+    def interrupt_await(self) -> bool:
+        """Cancel it at its await, if it is there and not in the middle of a step."""
+        if self.task is None or asyncio.current_task(self.task.get_loop()) is self.task:
+            return False
+        self.interrupted = True
+        self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+        return True
 
     def is_first_reply(self) -> bool:
         """Return whether the caller is the first to reply. Any thread may call."""
@@ -156,7 +145,7 @@ class CellRun:
 class CellQueue:
     """The cells of one kernel's main shell: running, in the background, or waiting."""
 
-    def __init__(self, cells: BackgroundCells) -> None:
+    def __init__(self, cells: KernelCells) -> None:
         self._cells = cells
         self._kernel = kernel = cells.kernel
         self._channel = kernel.shell_channel_thread
@@ -298,6 +287,7 @@ class CellQueue:
         await self._arrived(frames)
 
     async def _queue(self, run: CellRun) -> None:
+        self._cells.signals.settle("SIGINT")  # one that came earlier is not meant for this cell
         self._arrivals += 1
         run.arrival = self._arrivals
         run.beside = self._may_run_ahead(run)
@@ -306,7 +296,7 @@ class CellQueue:
         run.place = self._places
         self._waiting.append(run)
         if run.asks():
-            run.frames = []
+            run.raw = []
             self._asking = run
         await self._answer_asking()
         if run in self._waiting:
@@ -342,7 +332,7 @@ class CellQueue:
             run.message["content"]["stop_on_error"] = False  # it does not stop those before it
             run.subshell = shell = self._idle_shell()
             self._beside[shell] = self._by_id[run.id] = run
-            self._cells.router.begin()
+            self._cells.signals.take("SIGINT")
             await self._arrived(self._addressed(run.idents, run.message, shell))
 
     def _set_apart(self) -> bool:
@@ -391,8 +381,8 @@ class CellQueue:
             "user_expressions": {},
             "payload": [],
         }
-        metadata = {"started": run.header.get("date"), "dependencies_met": True, "status": "ok"}
-        self._cells.make_job(run)
+        metadata = {"started": run.origin.get("date"), "dependencies_met": True, "status": "ok"}
+        self._cells.detach(run)
         session.send(
             kernel.shell_stream,
             "execute_reply",
@@ -414,7 +404,7 @@ class CellQueue:
             run.beside = False
             run.subshell = self._free_shell()
             self._by_id[run.id] = run
-            frames = run.frames
+            frames = run.raw
             if run.subshell is not None or not frames:
                 frames = self._addressed(run.idents, run.message, run.subshell)
             await self._arrived(frames)

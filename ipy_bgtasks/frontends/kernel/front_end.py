@@ -21,7 +21,6 @@ from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.figures import Figures
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.frontends.kernel.cards import Card
-    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
-    from ipy_bgtasks.frontends.tracebacks import Translate
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Piece
     from ipy_bgtasks.patching import Installation
@@ -66,8 +64,6 @@ class KernelFrontEnd(FrontEnd):
         super().__init__(shell, core)
         #: The shell's own publisher: %%capture replaces it.
         self._publisher = shell.display_pub
-        #: What the shell shows in place of exceptions.
-        self.translators: list[Translate] = []
         self._streams: dict[str, Any] = {}
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self.pin)
@@ -130,12 +126,12 @@ class KernelFrontEnd(FrontEnd):
         self._captures = isolate_publisher(changes, self.shell, self._publisher)
 
     def _background_cells(self, changes: Installation) -> None:
-        from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
+        from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
 
-        cells = BackgroundCells(self)
+        cells = KernelCells(self, self._later)
         cells.install(changes)
         changes.attribute(self, "cells", cells)
-        changes.append(self.translators, cells.explain_other_loop)
+        changes.append(self.translators, cells.explain)
 
     def use_page(
         self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
@@ -194,7 +190,7 @@ class KernelFrontEnd(FrontEnd):
 
     def routes_interrupts(self) -> bool:
         """Return whether interrupts are meant for a cell that may run in another thread."""
-        return self.cells is not None and self.cells.router.active
+        return self.cells is not None and self.cells.routes
 
     def route_interrupt(self) -> bool:
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
@@ -225,25 +221,10 @@ class KernelFrontEnd(FrontEnd):
             )
         return job
 
-    def launch_cell(self, run: CellRun, interrupt: Callable[[], object]) -> Record:
-        """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_frames
-
-        assert run.began is not None
-        below = code_that_runs_cells()
-        job = self._core.launch_cell(
-            run.code,
-            origin=run.header,
-            thread=run.thread,
-            began=run.began,
-            awaits=run.task is not None,
-            interrupt=interrupt,
-            frames=lambda: thread_frames(run.thread, below),
-        )
+    def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs, with its figures, too."""
+        job = super().launch_cell(run, interrupt)
         self._figures.give(job)
-        streams.inherit(job)
-        if self._captures is not None:
-            self._captures.inherit(job)
         return job
 
     def drop_leftover_tee(self) -> None:
@@ -264,18 +245,10 @@ class KernelFrontEnd(FrontEnd):
         line = f"job {n} goes on: %fg {n} returns to it, %cancel {n} stops it"
         self._send_display(job.origin, {"text/plain": line})
 
-    def show_stuck(self, run: CellRun) -> None:
-        """Say, under the cell, where it is stuck: an interrupt does not reach it."""
-        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
-
-        frame = innermost(thread_stack(run.thread, code_that_runs_cells()))
-        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
-        self.write_below(
-            run.header,
-            "stderr",
-            f"still in{where}; it stops when that returns. `%bg` alone, in the next cell, sends "
-            "it to the background\n",
-        )
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Show *line* under the cell."""
+        line += ". `%bg` alone, in the next cell, sends it to the background\n"
+        self.write_below(run.origin, "stderr", line)
 
     # Places
 
@@ -386,7 +359,9 @@ class KernelFrontEnd(FrontEnd):
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
-        if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
+        # A console takes an error for the end of the input that runs, whatever its parent is, and
+        # qtconsole closes the session's tab on the name of SystemExit.
+        if self.cards.places.is_console(job.origin) or is_a(outcome.error, SystemExit):
             self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)

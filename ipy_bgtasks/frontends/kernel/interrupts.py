@@ -5,12 +5,6 @@ its reply. Where that lands between the two in the kernel's own code, the reply 
 front end waits forever; after an await cell the loop iterates there, with steps of jobs. So
 `guard_requests_from_sigint` delays an interrupt until the code of its request.
 
-While a cell in the background has the main thread, the foreground's cell runs in another one.
-SIGINT is the main thread's; only that thread could give it another handler, and it is busy. So
-`faulthandler` takes the signal, as for SIGTERM: it acts in C, from any thread, and writes a few
-lines to a socket at which a thread of ours reads; sleeping code of the main thread sleeps on.
-`SigintRouter` then interrupts the cell it is meant for.
-
 ipykernel cancels the task of an interrupted await cell, so that it ends with asyncio's
 `CancelledError` and with asyncio's frames, which tell its author nothing. `show_interrupts` ends
 it with `KeyboardInterrupt`, as in a terminal. What the cell itself raises stays as it is.
@@ -20,31 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import threading
-import time
-from contextlib import suppress
-from contextvars import Context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import is_a
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
-from ipy_bgtasks.platforms import (
-    can_take_signals,
-    give_signal_back,
-    interrupt_main_thread,
-    is_pending,
-    take_signal,
-)
+from ipy_bgtasks.platforms import interrupt_main_thread
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
-from ipy_bgtasks.waits import processes_waited_for, send_signal
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.async_exceptions import Sent
-    from ipy_bgtasks.frontends.kernel.background_cells import BackgroundCells
-    from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
     from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.patching import Installation
 
@@ -162,197 +141,6 @@ def _runs_code(frame: FrameType | None) -> bool:
             return str(frame.f_globals.get("__name__")) == "IPython.core.interactiveshell"
         frame = frame.f_back
     return False
-
-
-#: Seconds in which what is written belongs to one signal.
-_ONE = 0.02
-#: Seconds between two tries to interrupt code that is in a library of the kernel's, and all.
-_AGAIN, _PATIENCE = 0.005, 5.0
-#: Seconds between two looks for what a signal on its way writes.
-_SHORT = 0.001
-#: Seconds in which a second interrupt stops the cell that the first sent to the background.
-_TWICE = 2.0
-#: Seconds after which code that has not raised what it was sent is taken to be stuck.
-_STUCK = 0.5
-#: Seconds that a signal has to get to the main thread before the next one is routed again.
-_PASSES = 0.05
-
-
-class SigintRouter:
-    """Takes SIGINT while a cell in the background has the main thread."""
-
-    def __init__(self, cells: BackgroundCells, queue: CellQueue) -> None:
-        self._cells = cells
-        self._queue = queue
-        #: The cell that an interrupt has sent to the background last, and when.
-        self._backgrounded: tuple[CellRun, float] | None = None
-        self._lock = threading.Lock()
-        #: Held from reading what a signal has written until its cell is interrupted.
-        self._taking = threading.Lock()
-        #: When something was read last.
-        self._last = 0.0
-        #: Whether SIGINT is routed now.
-        self.active = False
-        self._reader: socket.socket | None = None
-        self._writer: socket.socket | None = None
-
-    def begin(self) -> None:
-        """Route SIGINT from now on. Any thread may call."""
-        with self._lock:
-            if self.active or not can_take_signals():
-                return
-            if self._reader is None:
-                self._reader, self._writer = socket.socketpair()
-                self._writer.setblocking(False)
-                thread = threading.Thread(target=self._listen, name="bg-sigint", daemon=True)
-                Context().run(thread.start)
-            self.active = True
-            self._register()
-
-    def renew(self) -> None:
-        """Take the signal again: the main thread has set a handler since, as each cell does."""
-        with self._lock:
-            if self.active:
-                give_signal_back(signal.SIGINT)
-                self._register()
-
-    def route(self) -> bool:
-        """Route an interrupt that a Python handler got; return whether that is done here."""
-        if not self.active or self._writer is None:
-            return False
-        self._writer.send(b"\n")
-        return True
-
-    def end(self) -> None:
-        """Let SIGINT go where it went before. Any thread may call."""
-        with self._lock:
-            if self.active:
-                self.active = False
-                give_signal_back(signal.SIGINT)
-
-    def backgrounded(self, run: CellRun) -> None:
-        """Note that an interrupt sent this cell to the background: a second one, soon, stops it."""
-        self._backgrounded = run, time.monotonic()
-
-    def _interrupted_twice(self) -> CellRun | None:
-        sent, self._backgrounded = self._backgrounded, None
-        if sent is None or sent[0].over or time.monotonic() - sent[1] > _TWICE:
-            return None
-        return sent[0]
-
-    def interrupt(self, run: CellRun) -> None:
-        """Interrupt a cell, wherever it is. Any thread may call."""
-        if run.thread == threading.main_thread().ident and hasattr(signal, "pthread_kill"):
-            self._interrupt_main()
-        elif _is_awaiting(run):
-            run.interrupted = True
-            run.task.get_loop().call_soon_threadsafe(run.task.cancel)
-        else:
-            from ipy_bgtasks.async_exceptions import Sent
-
-            run.stop = Sent(run.thread)
-            pursuing = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
-            Context().run(pursuing.start)
-
-    def missed(self, run: CellRun) -> bool:
-        """Return whether an interrupt came before the end of a cell and was not raised in it.
-
-        The signal ends the cell's child processes, too: where the last line waits for one, it may
-        be over before our thread gets its turn. Call this in the cell's thread, once.
-        """
-        came, deadline = False, time.monotonic() + _PASSES
-        if self.active and not self._cells.front_end.interrupt_backgrounds:
-            arriving = is_pending(signal.SIGINT)
-            while True:
-                with self._taking:
-                    came = self._take()
-                if came or not arriving or time.monotonic() > deadline:
-                    break
-                time.sleep(_SHORT)
-        if (sent := run.stop) is not None:
-            came = came or sent.pending
-            sent.drop()
-        return came
-
-    def _take(self) -> bool:
-        """Read what is there; return whether that is a signal, and not the rest of one."""
-        assert self._reader is not None
-        before, now = self._last, time.monotonic()
-        with suppress(BlockingIOError):
-            self._reader.recv(65536, getattr(socket, "MSG_DONTWAIT", 0))
-            self._last = now
-            return now - before > _ONE
-        return False
-
-    def _register(self) -> None:
-        assert self._writer is not None
-        take_signal(signal.SIGINT, self._writer.fileno())
-
-    def _interrupt_main(self) -> None:
-        """Send the real signal, which also ends a sleep; the handler is the kernel's own."""
-        processes = processes_waited_for(threading.main_thread().ident or 0)
-        with self._lock:
-            routed, self.active = self.active, False
-            if routed:
-                give_signal_back(signal.SIGINT)
-            interrupt_main_thread()
-            send_signal(processes, signal.SIGINT)  # later, or the cell might go on without them
-            if routed:
-                time.sleep(_PASSES)
-                self.active = True
-                self._register()
-
-    def _listen(self) -> None:
-        assert self._reader is not None
-        front_end = self._cells.front_end
-        while self._reader.recv(1, socket.MSG_PEEK):
-            with self._taking:
-                if not self._take():
-                    continue
-                run = self._queue.newest  # before another one begins
-                # At once: the signal has reached the cell's child processes, too, and the cell
-                # should not go on as if they had ended by themselves.
-                at_once = run is not None and not run.over and run.began is not None
-                at_once = at_once and not front_end.interrupt_backgrounds
-                if run is not None and at_once and not front_end.interrupt_wait(run.thread):
-                    self.interrupt(run)
-            if at_once:
-                continue
-            time.sleep(_ONE)
-            if run is None or run.over:
-                run = self._interrupted_twice()  # else no cell of the foreground's runs
-                if run is not None:
-                    self.interrupt(run)
-            elif run.began is None or not (
-                front_end.interrupt_wait(run.thread) or self._cells.background_interrupted(run)
-            ):
-                self.interrupt(run)
-
-    def _pursue(self, run: CellRun, sent: Sent) -> None:
-        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
-        from ipy_bgtasks.async_exceptions import raise_in_user_code
-
-        start, since = code_that_runs_cells(), 0.0
-        deadline = time.monotonic() + _PATIENCE
-        while not run.over and sent.pending and time.monotonic() < deadline:
-            if since:
-                sent.waits.end()
-                if time.monotonic() - since > _STUCK:
-                    self._cells.front_end.show_stuck(run)
-                    return
-            elif run.began is not None:
-                if start is None or _is_awaiting(run):
-                    self.interrupt(run)
-                    return
-                if raise_in_user_code(run.thread, sent, start):
-                    since = time.monotonic()
-                    continue
-            time.sleep(_AGAIN)
-
-
-def _is_awaiting(run: CellRun) -> bool:
-    """Return whether a cell awaits and is not in the middle of a step: cancelling is enough."""
-    return run.task is not None and asyncio.current_task(run.task.get_loop()) is not run.task
 
 
 def show_interrupts(changes: Installation, front_end: KernelFrontEnd) -> None:

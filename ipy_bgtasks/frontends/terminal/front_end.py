@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
 from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
 from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
@@ -27,8 +26,9 @@ from ipy_bgtasks.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
-    from ipy_bgtasks.frontends.terminal.suspend import Cell, Suspending
+    from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.fold import Screen
     from ipy_bgtasks.log.output import Piece
@@ -59,7 +59,7 @@ class TerminalFrontEnd(FrontEnd):
     def __init__(self, shell: Any, core: Core) -> None:
         super().__init__(shell, core)
         self._terminal: TerminalLoop | None = None
-        self._suspending: Suspending | None = None
+        self._suspending: TerminalCells | None = None
         #: What is shown at the end of a cell in the background, where its notice has no room.
         self.values: dict[int, str] = {}
         self._prompts = hasattr(shell, "prompt_for_code")
@@ -92,7 +92,7 @@ class TerminalFrontEnd(FrontEnd):
         self._route(changes)
         changes.step("captures", self._isolate_captures)
         changes.step("partial lines", self._hold_lines_until_value)
-        changes.step("tracebacks", translate_errors, shell)
+        changes.step("tracebacks", translate_errors, shell, self.translators)
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
@@ -103,11 +103,11 @@ class TerminalFrontEnd(FrontEnd):
         self._captures = isolate_publisher(changes, self.shell, self.shell.display_pub)
 
     def _background_cells(self, changes: Installation, terminal: TerminalLoop) -> None:
-        from ipy_bgtasks.frontends.terminal.suspend import Suspending
+        from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
 
-        suspending = self._suspending or Suspending(self, terminal)
-        suspending.install(changes, terminal)
-        self._suspending = suspending
+        cells = self._suspending or TerminalCells(self, self._later, terminal)
+        cells.install(changes, terminal)
+        self._suspending = cells
 
     def _route(self, changes: Installation) -> None:
         """Route both streams through this front end."""
@@ -187,41 +187,16 @@ class TerminalFrontEnd(FrontEnd):
         """Return whether an interrupt of the foreground reaches the calling thread."""
         return super().reaches() if self._suspending is None else self._suspending.reaches()
 
-    def launch_cell(self, cell: Cell, interrupt: Callable[[], object]) -> Record:
-        """Make a job of a cell that runs, with what the foreground has open."""
-        from ipy_bgtasks.stacks import thread_frames
-
-        below = code_that_runs_cells()
-        job = self._core.launch_cell(
-            cell.code,
-            origin=_TERMINAL,
-            thread=cell.thread,
-            began=cell.began,
-            awaits=cell.awaits,
-            interrupt=interrupt,
-            frames=lambda: thread_frames(cell.thread, below),
-        )
-        streams.inherit(job)
-        if self._captures is not None:
-            self._captures.inherit(job)
-        return job
-
     def show_backgrounded(self, job: Record) -> None:
         """Say so at once, below the ^Z or whatever else the cursor's line begins with."""
         with self._lock:
             self._end_begun_line()
             self._put(f"\n[{job.number}]+ goes on in the background: {job.name}\n")
 
-    def show_stuck(self, cell: Cell) -> None:
-        """Say that no exception reaches a cell where it is."""
-        from ipy_bgtasks.stacks import doing, innermost, place, thread_stack
-
-        frame = innermost(thread_stack(cell.thread, code_that_runs_cells()))
-        where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
-        line = f"still in{where}; it stops when that returns"
-        if cell.job is None:
-            line += "; Ctrl-Z sends it to the background"
-        print(line, file=sys.stderr)
+    def show_stuck(self, run: RunningCell, line: str) -> None:
+        """Print *line*."""
+        more = "; Ctrl-Z sends it to the background" if run.job is None else ""
+        self.print_aside(f"{line}{more}")
 
     def record(self, job: Record, name: str, text: str) -> bool:
         """Take what a cell in the background writes as that of any job."""

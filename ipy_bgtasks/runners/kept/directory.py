@@ -27,6 +27,8 @@ _os: Any = os
 #: The format of the files; a directory of another one is left alone.
 FORMAT = 1
 _GONE = ".gone-"
+#: Seconds in which a directory is removed.
+_REMOVAL = 0.3
 #: Seconds after which a directory that never became a job is removed.
 _UNFINISHED = 3600.0
 _DAY = 86400.0
@@ -80,6 +82,8 @@ class JobDirectory:
             state = self.look()
             if "lost" not in state:
                 return state
+            if not os.path.exists(os.path.join(self.path, files.STATE)):
+                time.sleep(_REMOVAL)  # perhaps somebody is removing all files, one by one
             if not os.path.isdir(self.path):
                 end_what_is_left(self.token, pid)
                 why = "its directory was removed"

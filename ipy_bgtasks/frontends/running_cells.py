@@ -1,0 +1,449 @@
+"""Cells while they run: sending one to the background, interrupting it, and ending its job.
+
+What a kernel and a terminal have in common. The cell is not touched: it stays in the thread and in
+the frames in which it runs, and the next cells run in another thread.
+
+While a cell in the background has the main thread, SIGINT is for the cell in front, in another
+thread. Signals are the main thread's; only that thread could set another handler, and it is busy.
+So `faulthandler` takes the signal: it acts in C, from any thread, and writes a few lines to a
+socket at which a thread of ours reads; sleeping code of the main thread sleeps on.
+`signal.sigwait` does not do: the signal would have to be blocked in all threads, those of libraries
+included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ipy_bgtasks.context import cells_away
+from ipy_bgtasks.frontends.cells import code_that_runs_cells
+from ipy_bgtasks.frontends.per_thread import PerThread
+from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.platforms import (
+    can_take_signals,
+    give_signal_back,
+    interrupt_main_thread,
+    is_pending,
+    take_signal,
+)
+from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
+from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from traceback import FrameSummary
+    from types import FrameType
+
+    from ipy_bgtasks.async_exceptions import Sent
+    from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.job.record import Record
+
+#: What `faulthandler` writes first, for each signal.
+_SIGNAL = b"Stack (most"
+#: Seconds between two tries to interrupt code that is in a library, and all.
+_AGAIN, _PATIENCE = 0.005, 5.0
+#: Seconds between two looks for what a signal on its way writes.
+_SOON = 0.001
+#: Seconds that a signal has to get to its thread before the next one is taken again.
+PASSES = 0.05
+#: Seconds after which code that has not raised what it was sent is taken to be stuck.
+_STUCK = 0.5
+
+MAIN = threading.main_thread().ident or 0
+
+#: Messages of Python for what works on the main thread alone, and ours.
+_NEED_MAIN = {
+    "different loop": "what is awaited here belongs to the event loop of the main thread",
+    "different event loop": "what is awaited here belongs to the event loop of the main thread",
+    "signal only works in main thread": "handlers of signals are set in the main thread",
+    "set_wakeup_fd only works in main thread": "signals are handled in the main thread",
+    "can only be called from the main thread": "this works in the main thread",
+}
+
+
+class RunningCell:
+    """A cell from its start to its end."""
+
+    def __init__(self, code: str, origin: Any) -> None:
+        self.code = code
+        #: The place in which its output is shown.
+        self.origin = origin
+        #: Set on the cell's thread when its code begins: when (a monotonic time), as what number,
+        #: and in which thread.
+        self.began: float | None = None
+        self.number = 0
+        self.thread = 0
+        #: How many cells it runs within itself, itself included.
+        self.depth = 0
+        #: Whether it lets other tasks of its thread's loop go on.
+        self.awaits = False
+        #: Whether its thread has a number and a value of its own, apart from the shell's.
+        self.apart = False
+        #: What IPython says became of it, when its code has ended.
+        self.result: Any = None
+        #: Its job, once it was sent to the background.
+        self.job: Record | None = None
+        #: What an interrupt has sent to its thread.
+        self.stop: Sent | None = None
+        self.pursuer: threading.Thread | None = None
+
+    def interrupt_await(self) -> bool:
+        """Interrupt it at its await, or where it asks; return whether it is there."""
+        raise NotImplementedError
+
+    def frames(self) -> list[FrameType]:
+        """Return where its code is. Any thread may call."""
+        return thread_frames(self.thread, code_that_runs_cells())
+
+    def stack(self) -> list[FrameSummary]:
+        """Return the same as summaries."""
+        return summaries(self.frames())
+
+
+C = TypeVar("C", bound=RunningCell)
+
+
+class BackgroundCells(Generic[C]):
+    """Sends the cells of one shell to the background, and ends their jobs.
+
+    *actions* are called on a thread of their own for the signals that are taken.
+    """
+
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        later: Callable[..., object],
+        actions: dict[str, Callable[[], object]],
+    ) -> None:
+        self.front_end = front_end
+        self._later = later
+        self._shell = front_end.shell
+        self._lock = threading.RLock()
+        self.signals = Signals(actions)
+        self._per_thread: PerThread | None = None
+        self._apart = Installation()
+        #: The cells in the background whose code runs.
+        self._away: set[C] = set()
+
+    # What IPython keeps once
+
+    @property
+    def unable(self) -> bool:
+        """Whether it was tried, and this version of IPython is not built as needed."""
+        return bool(self._apart.missing)
+
+    def prepare(self) -> bool:
+        """Keep for each thread what IPython keeps once; return whether that works here."""
+        if self._per_thread is None and not self.unable:
+            per_thread = PerThread()
+            self._apart.step("background cells", per_thread.install, self._shell)
+            self._per_thread = None if self.unable else per_thread
+        return not self.unable
+
+    def set_apart(self, run: C) -> None:
+        """Give the thread of a cell that runs a number of its own; the shell's is the next."""
+        assert self._per_thread is not None
+        # IPython counts before it runs a cell, or, before version 9, afterwards.
+        self._per_thread.numbers[run.thread] = self._shell.execution_count
+        self._per_thread.quiet[run.thread] = run.code.rstrip().endswith(";")
+        self._shell.execution_count = run.number + 1
+        run.apart = True
+
+    def rejoin(self, run: C) -> None:
+        """Undo `set_apart` for a cell that is over."""
+        if run.apart and self._per_thread is not None:
+            self._per_thread.numbers.pop(run.thread, None)
+            self._per_thread.quiet.pop(run.thread, None)
+
+    # From the beginning of a cell to its end
+
+    def begin(self, run: C) -> None:
+        """Note that the code of a cell begins, on the calling thread."""
+        if self._per_thread is not None:
+            self._shell.display_trap.set()  # a cell that just ended may have taken it off
+        run.thread = threading.get_ident()
+        if run.thread != MAIN:
+            stoppable[run.thread] = None  # no signal ends its sleep
+        self.signals.renew()  # the main thread may have set a handler since
+        run.began = time.monotonic()
+        if after := self.front_end.settings.background_after:
+            self._later(after, self._overdue, run, after)
+
+    def _overdue(self, run: C, after: float) -> None:
+        """Send a cell to the background that takes longer than it may in the foreground.
+
+        One that waits for an answer, or that does not run alone, has as long again.
+        """
+        if run.result is not None or run.job is not None:
+            return
+        if self.asks(run) or not self.send_away(run):
+            self._later(after, self._overdue, run, after)
+
+    def asks(self, run: C) -> bool:
+        """Return whether a cell waits for the user, who would not find it in the background."""
+        raise NotImplementedError
+
+    def send_away(self, run: C) -> bool:
+        """Send a cell of the foreground to the background, and say so; False if it cannot go now.
+
+        Not for the cell's own thread.
+        """
+        raise NotImplementedError
+
+    def make_job(self, run: C) -> Record:
+        """Make a job of a cell that runs, with what the foreground has open."""
+        if not run.apart:
+            self.set_apart(run)
+        self._away.add(run)
+        job = self.front_end.launch_cell(run, partial(self.interrupt, run))
+        cells_away[run.thread] = job
+        with self._lock:
+            run.job = job
+        if run.result is not None:  # it has ended meanwhile
+            self._settle(run, job)
+        return job
+
+    def end(self, run: C, result: Any) -> None:
+        """Note that the code of a cell has ended, on its thread; its job ends with it."""
+        if run.thread != MAIN and self.missed(run) and result.success:
+            result.error_in_exec = error = KeyboardInterrupt()
+            self._shell.showtraceback((KeyboardInterrupt, error, None))
+        with self._lock:
+            run.result, job = result, run.job
+            stoppable.pop(run.thread, None)
+        if job is not None:
+            self._settle(run, job)
+
+    def missed(self, run: C) -> bool:
+        """Return whether an interrupt came before the end of a cell and was not raised in it.
+
+        The signal ends the cell's child processes, too: where the last line waits for one, it may
+        be over before our thread gets its turn.
+        """
+        came = self.is_front(run) and self.signals.arrives("SIGINT")
+        if (sent := run.stop) is not None:
+            came = came or sent.pending
+            sent.drop()
+        return came
+
+    def _settle(self, run: C, job: Record) -> None:
+        result = run.result
+        error = result.error_before_exec or result.error_in_exec
+        try:  # the thread is still the job's: it shows figures left open
+            if error is None:
+                job.finish(result.result)
+            elif job.cancel_requested and isinstance(
+                error, KeyboardInterrupt | asyncio.CancelledError
+            ):
+                job.end_cancelled()
+            else:
+                job.fail(error)
+        finally:
+            cells_away.pop(run.thread, None)
+            self._away.discard(run)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """Return one line for what needs the main thread, which a cell in the background has.
+
+        What was made on the main thread's loop (a task, a contended lock) cannot be awaited on
+        that of another thread.
+        """
+        job: Record | None = cells_away.get(MAIN)
+        if (
+            job is None
+            or threading.get_ident() == MAIN
+            or not isinstance(error, RuntimeError | ValueError)
+        ):
+            return error
+        text = str(error)
+        what = next((line for words, line in _NEED_MAIN.items() if words in text), None)
+        if what is None:
+            return error
+        from IPython.core.error import UsageError
+
+        n = job.number
+        line = f"{what}, which is job {n}'s ({job.name}) until that ends: %fg {n} waits for it"
+        return UsageError(line)
+
+    # Interrupts
+
+    def interrupt(self, run: C) -> None:
+        """Interrupt a cell, wherever it is. Any thread may call, but the cell's own."""
+        if run.thread == MAIN and hasattr(signal, "pthread_kill"):
+            self._interrupt_main(run)
+        elif run.pursuer is None or not run.pursuer.is_alive():
+            from ipy_bgtasks.async_exceptions import Sent
+
+            run.stop = Sent(run.thread)
+            run.pursuer = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
+            Context().run(run.pursuer.start)
+
+    def is_front(self, run: C) -> bool:
+        """Return whether an interrupt is meant for a cell, and to be raised in it."""
+        raise NotImplementedError
+
+    def _interrupt_main(self, run: C) -> None:
+        """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
+        processes = processes_waited_for(run.thread)
+        deadline = time.monotonic() + _PATIENCE
+        while _shows(run.thread) and time.monotonic() < deadline:
+            time.sleep(_AGAIN / 5)
+        with self.signals.passing("SIGINT"):
+            if run.result is None:
+                interrupt_main_thread()
+                send_signal(processes, signal.SIGINT)  # later, or the cell might go on without
+                time.sleep(PASSES)
+
+    def _pursue(self, run: C, sent: Sent) -> None:
+        """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
+        from ipy_bgtasks.async_exceptions import raise_in_user_code
+
+        start, since = code_that_runs_cells(), 0.0
+        deadline = time.monotonic() + _PATIENCE
+        while run.result is None and sent.pending and time.monotonic() < deadline:
+            if since:
+                sent.waits.end()
+                if time.monotonic() - since > _STUCK:
+                    frame = innermost(run.stack())
+                    where = "" if frame is None else f" {doing(frame)} ({place(frame)})"
+                    line = f"still in{where}; it stops when that returns"
+                    self.front_end.show_stuck(run, line)
+                    return
+            elif run.began is not None:
+                if run.interrupt_await():
+                    sent.drop()
+                    return
+                if start is not None and raise_in_user_code(run.thread, sent, start):
+                    since = time.monotonic()
+                    continue
+            time.sleep(_AGAIN)
+
+
+def _shows(thread: int) -> bool:
+    """Return whether a thread records or shows output now: an exception would lose a line."""
+    frame = sys._current_frames().get(thread)
+    for _ in range(5):
+        if frame is None:
+            return False
+        if str(frame.f_globals.get("__name__")).startswith(("ipy_bgtasks.log", "ipy_bgtasks.fr")):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class Signals:
+    """Takes signals in C, whatever the main thread does, and acts on a thread of its own.
+
+    It does nothing where the platform cannot do that. Any thread may call.
+    """
+
+    def __init__(self, actions: dict[str, Callable[[], object]]) -> None:
+        self._actions = actions
+        self._lock = threading.RLock()
+        self._taken: set[str] = set()
+        self._sockets: dict[str, tuple[socket.socket, socket.socket]] = {}
+        #: Held from reading what a signal has written until its action is over.
+        self._acting = threading.Lock()
+
+    def takes(self, name: str) -> bool:
+        """Return whether the signal is taken."""
+        return name in self._taken
+
+    def take(self, name: str) -> None:
+        """Take the signal from now on."""
+        with self._lock:
+            if name in self._taken or not can_take_signals():
+                return
+            if not self._sockets:
+                self._sockets = {each: socket.socketpair() for each in self._actions}
+                for each in sum(self._sockets.values(), ()):
+                    each.setblocking(False)
+                thread = threading.Thread(target=self._listen, name="bg-signals", daemon=True)
+                Context().run(thread.start)
+            self._taken.add(name)
+            take_signal(getattr(signal, name), self._sockets[name][1].fileno())
+
+    def give_back(self, name: str) -> None:
+        """Let the signal go where it went before."""
+        with self._lock:
+            if name in self._taken:
+                self._taken.discard(name)
+                give_signal_back(getattr(signal, name))
+
+    def renew(self) -> None:
+        """Take SIGINT again, if it is taken: the main thread may have set a handler since."""
+        with self._lock:
+            if "SIGINT" in self._taken:
+                self.give_back("SIGINT")
+                self.take("SIGINT")
+
+    def arrives(self, name: str) -> bool:
+        """Return whether a signal has come, if it is taken, and no action was called for it yet.
+
+        None is called then.
+        """
+        deadline = time.monotonic() + PASSES
+        arriving = self.takes(name) and is_pending(getattr(signal, name))
+        while self.takes(name):
+            with self._acting:
+                if _read(self._sockets[name][0]):
+                    return True
+            if not arriving or time.monotonic() > deadline:
+                break
+            time.sleep(_SOON)
+        return False
+
+    def settle(self, name: str) -> None:
+        """Give the thread that acts a moment for a signal that was sent before this call."""
+        deadline = time.monotonic() + PASSES
+        while self.takes(name) and time.monotonic() < deadline:
+            unread = select.select([self._sockets[name][0]], [], [], 0)[0]
+            if not (unread or self._acting.locked() or is_pending(getattr(signal, name))):
+                break
+            time.sleep(_SOON)
+
+    def forward(self, _frame: object = None) -> bool:
+        """Act as a `SigintHandler` for a signal that reached the main thread all the same."""
+        with suppress(OSError):
+            self._sockets["SIGINT"][1].send(_SIGNAL)
+        return False
+
+    @contextmanager
+    def passing(self, name: str) -> Iterator[None]:
+        """Let the signal go where it went before, inside the block."""
+        with self._lock:
+            taken = name in self._taken
+            self.give_back(name)
+            try:
+                yield
+            finally:
+                if taken:
+                    self.take(name)
+
+    def _listen(self) -> None:
+        names = {reader: name for name, (reader, _) in self._sockets.items()}
+        while True:
+            for reader in select.select(list(names), [], [])[0]:
+                with self._acting:
+                    try:
+                        if _read(reader):
+                            self._actions[names[reader]]()
+                    except Exception:
+                        sys.excepthook(*sys.exc_info())
+
+
+def _read(reader: socket.socket) -> bool:
+    """Read what is there; return whether a signal is, and not just the rest of a stack."""
+    with suppress(BlockingIOError):
+        return _SIGNAL in reader.recv(65536)
+    return False
