@@ -184,11 +184,13 @@ class ThreadsOfJobs:
         ThreadPoolExecutor.submit = submit_for_job  # type: ignore[method-assign, assignment]
 
     def _starting(self, thread: threading.Thread) -> None:
-        if current.get() is not None:
+        if not getattr(self._submitting, "for_job", False):
+            if (job := caller()) is None:
+                return
             context, run = copy_context(), thread.run
+            if current.get() is None:  # of a cell that was sent to the background
+                context.run(job.enter)
             thread.run = lambda: context.run(run)  # type: ignore[method-assign]
-        elif not getattr(self._submitting, "for_job", False):
-            return
         thread.daemon = True
 
     def _call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

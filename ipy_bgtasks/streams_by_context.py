@@ -169,6 +169,14 @@ class _StandIn:
         if (target := self._target()) is not None:
             target.flush()
 
+    def fileno(self) -> int:
+        """Return the descriptor of the caller's stream; raises what `faulthandler` raises."""
+        target = self._target()
+        if target is None:
+            raise RuntimeError(f"sys.{self._name} is None")
+        descriptor: int = target.fileno()
+        return descriptor
+
     def __call__(self, value: Any) -> Any:
         """Show the value of an expression, as the caller's display hook does."""
         return self._target()(value)

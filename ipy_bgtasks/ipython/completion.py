@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.text import cut_middle
+from ipy_bgtasks.views.rows import GLYPHS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.registry.collection import Registry
 
+_WIDE = 50  # columns of a description
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
 _TABLES = {"bg": opt.BG, "fg": opt.FG, "jobs": opt.JOBS, "cancel": opt.CANCEL}
 
@@ -73,16 +77,21 @@ def _files(word: str) -> list[str]:
 def _holders(variables: Mapping[str, Any], word: str) -> list[tuple[str, str]]:
     """Return the variables that hold jobs and begin with *word*; none if that is empty."""
     return [
-        (name, f"{value.state}: {value.name}")
+        (name, _told(value, value.name))
         for name, value in variables.items()
         if word and name.startswith(word) and name[:1] != "_" and isinstance(value, Job)
     ]
 
 
+def _told(job: Job | Record, words: str) -> str:
+    """Describe a job: JupyterLab makes an icon of the first character."""
+    return f"{GLYPHS.get(job.state, '○')} {job.state}: {cut_middle(words, _WIDE)}"
+
+
 def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
     if word.startswith("?"):
         text = word[1:]
-        return [(f"?{j.name}", f"{j.state}: job {j.number}") for j in registry if text in j.name]
+        return [(f"?{j.name}", _told(j, f"job {j.number}")) for j in registry if text in j.name]
     groups = [
         (f"@{group.name}", f"group of {len(group.jobs()):,} jobs")
         for group in registry.groups()
@@ -94,7 +103,7 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
     bare = word.removeprefix("%")
     jobs = registry.alive() if magic == "cancel" else list(registry)
     found = [
-        (f"{percent}{job.number}", f"{job.state}: {job.name}")
+        (f"{percent}{job.number}", _told(job, job.name))
         for job in jobs
         if str(job.number).startswith(bare)
     ]
@@ -102,7 +111,7 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
         # A name with a blank or a comma would be read as several specs.
         names = Counter(job.name for job in jobs if not re.search(r"[\s,]", job.name))
         found += [
-            (f"%{job.name}", f"{job.state}: job {job.number}")
+            (f"%{job.name}", _told(job, f"job {job.number}"))
             for job in jobs
             if job.name.startswith(bare) and names[job.name] == 1
         ]

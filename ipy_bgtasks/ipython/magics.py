@@ -71,8 +71,8 @@ class JobMagics(Magics):
           -t, --thread    run in a thread (default for all else); a coroutine gets an event loop
                           of its own there, which goes on while a cell is busy
           -p, --process   run a copy in a worker process, which can always be killed
-          --on EXPR       run on an executor of your own: a concurrent.futures.Executor, a Dask
-                          Client, an ipyparallel Client or view
+          --on EXPR       run on an executor of your own: a pool, a Dask Client, an ipyparallel
+                          view, a submitit executor (Slurm), ray, or what else has submit()
           -n, --name NAME the job's name; default: the code
           -q, --quiet     record output, do not show it
           --timeout S     stop it after S seconds: it ends failed, with TimeoutError

@@ -116,7 +116,7 @@ def html_last(row: Row) -> str:
     """Return the last column of a row: its progress as a bar, or its text as code."""
     if row.fraction is not None:
         return html_bar(row.fraction) + html_text(one_line(row.label, _LONGEST))
-    return _code(one_line(row.last, _LONGEST))
+    return _code("→ " * (row.kind == "result") + one_line(row.last, _LONGEST))
 
 
 def _html_row(row: Row) -> str:

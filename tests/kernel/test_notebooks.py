@@ -123,7 +123,7 @@ def test_the_tour(tmp_path: Path) -> None:
 
 
 def test_the_notebook_of_places(tmp_path: Path) -> None:
-    """One function in every place, one table, one sweep in three of them."""
+    """One function in every place, one table, one sweep in three of them, and on each engine."""
     pytest.importorskip("distributed", reason="the notebook uses Dask")
     run = Executed("places.ipynb", tmp_path)
 
@@ -131,6 +131,7 @@ def test_the_notebook_of_places(tmp_path: Path) -> None:
         assert re.search(rf"finished +{place}\b", run.shown("table")), run.shown("table")
     assert run.value("same") == (1, 4)
     assert run.value("sweep-same") is True
+    assert run.value("engines-same") == [True, True]
     assert "cancelled" in run.shown("stop")
 
 

@@ -57,11 +57,23 @@ def is_gone(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("where", ["-p", "--on threads"])
+#: Where a job may run, by the option, and what has to be done before.
+PLACES = {
+    "-p": "",
+    "--on threads": "threads = ThreadPoolExecutor(2)",
+    "--on local": "import submitit; local = submitit.AutoExecutor('jobs', cluster='local')",
+    "--on ray": "import ray; ray.init(num_cpus=1, include_dashboard=False, logging_level='ERROR')",
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
 def test_output_comes_under_the_jobs_own_cell(shared: Kernel, tmp_path: Path, where: str) -> None:
     """While it runs, also when another cell runs at that moment; so does the traceback."""
+    if PLACES[where].startswith("import "):
+        name = PLACES[where].split(";")[0].split()[1]
+        pytest.importorskip(name, reason=f"{name} is not installed")
     gate = gate_in(tmp_path / "gate")
-    shared.ok(SETUP + f"path = {gate!r}\nthreads = ThreadPoolExecutor(2)")
+    shared.ok(SETUP + f"path = {gate!r}\nos.chdir({str(tmp_path)!r})\n{PLACES[where]}")
     launch = shared.ok(f"job = %bg {where} wait(path)")
     shared.until(lambda: "waiting\n" in launch.stdout)
     shared.ok("assert job.state == 'running'")
@@ -95,7 +107,16 @@ def test_a_process_is_named_while_it_runs(shared: Kernel, tmp_path: Path) -> Non
 def test_one_line_says_what_is_wrong(shared: Kernel) -> None:
     """And nothing is launched."""
     shared.ok(SETUP + "lock = threading.Lock()")
+    shared.ok(
+        "class Holder:\n    def __init__(self): self.lock = lock\n    def run(self): pass\n"
+        "holder = Holder()\ndef shell(): return get_ipython().user_ns\n"
+        "def default(key=lock): return key"
+    )
     for code, said in {
+        "%bg -p holder.run()": "holder.lock is of type _thread.lock and cannot be sent",
+        "%bg -p default()": "key, which default() uses, is of type _thread.lock",
+        "%bg -p shell()": "get_ipython, which shell() uses, is of type method and cannot be sent "
+        "to a process: it belongs to this session",
         "%bg -p wait(lock)": "lock is of type _thread.lock and cannot be sent to a process",
         "%bg --on lock wait(1)": "not an executor: it takes a concurrent.futures.Executor",
         "%bg --on nothing wait(1)": "--on nothing: NameError: name 'nothing' is not defined",

@@ -169,3 +169,15 @@ def test_an_executed_notebook_holds_late_output_and_the_traceback(tmp_path: Path
     assert "<details>" in cards[0]["text/html"]
     assert "early" not in cards[0]["text/plain"].partition("\n")[2]
     assert [output["text"] for output in own if "text" in output] == ["own\n"]
+
+
+def test_a_late_failure_is_text_in_a_console(shared: Kernel) -> None:
+    """An `error` would end the input that runs there, whatever request it belongs to."""
+    shared.ok(SETUP)
+    shared.ok("gate.clear()\ndef fails():\n    gate.wait(30)\n    1 / 0")
+    console = shared.start("%bg fails()", allow_stdin=True).wait()
+    notebook = shared.start("%bg fails()", allow_stdin=True, cell="a").wait()
+    shared.ok("gate.set()")
+    shared.until(lambda: notebook.contents("error") or None)
+    shared.until(lambda: "ZeroDivisionError" in console.stderr or None)
+    assert not console.contents("error")

@@ -519,3 +519,22 @@ def test_where_ipython_is_built_otherwise_nothing_is_lost(k: Kernel) -> None:
     assert cell.reply.result == "42"
     assert asked.wait().stderr.startswith("UsageError: `%bg` alone does not work with this version")
     assert k.ok("1 + 1").result == "2"
+
+
+def test_what_threads_of_a_cell_sent_away_print_goes_under_it(k: Kernel) -> None:
+    """Those that it starts from then on, as a server or a pool does; and into its log."""
+    cell = running(
+        k,
+        "from concurrent.futures import ThreadPoolExecutor\nprint('begins')\ngo.wait()\n"
+        "def say(text):\n    gone.wait(30)\n    print(text)\n"
+        "gone = threading.Event()\n"
+        "threading.Thread(target=say, args=['from a thread']).start()\n"
+        "pool = ThreadPoolExecutor(1)\nfuture = pool.submit(say, 'from a pool')\nfuture.result()",
+    )
+    sent_away(k, cell)
+    k.ok("go.set()")
+    other = k.ok("while 'gone' not in globals(): time.sleep(0.01)\ngone.set()\n%fg job")
+    for text in ("from a thread\n", "from a pool\n"):
+        k.until(lambda text=text: text in cell.reply.stdout or None)
+        k.until(lambda text=text: text in k.ok("print(job.log.text)").stdout or None)
+    assert other.status == "ok"

@@ -195,6 +195,8 @@ class Places:
         #: The header of the cell that runs, or ran last.
         self.last: Any = {}
         self._unseen: list[Card] = []
+        #: The requests of consoles; the newest.
+        self._consoles: OrderedDict[str | None, None] = OrderedDict()
         #: Whether the request that runs, or ran last, comes from a program, which asks nobody; and
         #: whether a page has answered.
         self._by_program = self.has_page = False
@@ -203,6 +205,10 @@ class Places:
         """Return the card of what was launched in a place."""
         key = place_of(parent)
         return None if key is None else self._launch.get(key)
+
+    def is_console(self, parent: Any) -> bool:
+        """Return whether a request comes from somebody who can be asked, and from no notebook."""
+        return place_of(parent) in self._consoles
 
     def has_cell(self, parent: Any) -> bool:
         """Return whether a request is known to come from the cell of a notebook."""
@@ -270,6 +276,10 @@ class Places:
             for k in earlier:
                 del self._cells[k]
                 self._launch.pop(k, None)
+            if cell is None and stdin:
+                self._consoles[key] = None
+                if len(self._consoles) > _PLACES:
+                    self._consoles.popitem(last=False)
             if cell is not None and key is not None:
                 self._cells[key] = cell
                 while len(self._cells) > _PLACES:

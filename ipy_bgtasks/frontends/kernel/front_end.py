@@ -359,7 +359,9 @@ class KernelFrontEnd(FrontEnd):
             "traceback": formatted(self.shell, outcome),
         }
         self._flush()
-        if is_a(outcome.error, SystemExit):  # on its name qtconsole closes the session's tab
+        # A console takes an error for the end of the input that runs, whatever its parent is, and
+        # qtconsole closes the session's tab on the name of SystemExit.
+        if self.cards.places.is_console(job.origin) or is_a(outcome.error, SystemExit):
             self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)

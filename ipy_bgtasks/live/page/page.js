@@ -104,7 +104,7 @@ class Link {
     if (!this.alive) return;
     this.alive = false;
     this.goneAt = this.now();
-    this.why = this.over || `kernel gone ${clock(Date.now() / 1000)}`;
+    this.why = this.over || `kernel is gone since ${clock(Date.now() / 1000)}`;
     clearInterval(this.clock);
     for (const view of this.standing()) this.show(view);
   }

@@ -76,7 +76,7 @@ class Panel extends View {
     const newest = (row) => row.ended ?? row.launched;
     const chosen = rows.filter(fits).sort((a, b) => rank(a) - rank(b) || newest(b) - newest(a) || b.launched - a.launched);
     this.gone.hidden = link.alive;
-    setText(this.gone, link.over || `This kernel is gone (${link.why}). The table shows its last state.`);
+    setText(this.gone, link.over || `This ${link.why}. The table shows its last state.`);
     this.root.classList.toggle("lost", !link.alive);
     this.showCell(link.alive && (this.filter === "all" || this.filter === "active") ? link.cell : null);
     const entries = this.folded(chosen);

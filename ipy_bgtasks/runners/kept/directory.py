@@ -27,6 +27,8 @@ _os: Any = os
 #: The format of the files; a directory of another one is left alone.
 FORMAT = 1
 _GONE = ".gone-"
+#: Seconds in which a directory is removed.
+_REMOVAL = 0.3
 #: Seconds after which a directory that never became a job is removed.
 _UNFINISHED = 3600.0
 _DAY = 86400.0
@@ -80,6 +82,8 @@ class JobDirectory:
             state = self.look()
             if "lost" not in state:
                 return state
+            if not os.path.exists(os.path.join(self.path, files.STATE)):
+                time.sleep(_REMOVAL)  # perhaps somebody is removing all files, one by one
             if not os.path.isdir(self.path):
                 end_what_is_left(self.token, pid)
                 why = "its directory was removed"
@@ -217,14 +221,16 @@ class _Loaded:
 
     def __call__(self) -> Any:
         """Return it; raises `CannotSend`, which names the file, if it cannot be loaded."""
+        from ipy_bgtasks.runners.packing import caused
+
         with self._lock:
             if not self._got:
                 self._got.append(self._load())
-            return self._got[0]
+            value = self._got[0]
+        # Each time anew: raising an exception makes its traceback grow.
+        return caused(value, self._trace) if isinstance(value, BaseException) else value
 
     def _load(self) -> Any:
-        from ipy_bgtasks.runners.packing import caused
-
         path = os.path.join(self._directory, files.VALUE)
         try:
             data = _trusted(self._directory, path)
@@ -232,12 +238,13 @@ class _Loaded:
             reason = error.strerror or str(error)
             raise CannotSend(f"{self._what} cannot be read from {path}: {reason}") from None
         try:
-            value = pickle.loads(data)
+            return pickle.loads(data)
         except BaseException as error:
+            from ipy_bgtasks.runners.packing import caused
+
             line = " ".join(f"{type(error).__name__}: {error}".split())
             unreadable = CannotSend(f"{self._what} cannot be loaded: {line}; it is kept in {path}")
             raise caused(unreadable, self._trace) from unreadable.__cause__
-        return caused(value, self._trace) if isinstance(value, BaseException) else value
 
 
 def _trusted(directory: str, path: str) -> bytes:

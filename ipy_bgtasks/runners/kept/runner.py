@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput, CannotSend
-from ipy_bgtasks.job.host import Host, RemoteRunner, Run
+from ipy_bgtasks.job.host import Host, Run, Runner
 from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
@@ -226,7 +226,7 @@ _WATCHER = (
 )
 
 
-class KeptRunner(RemoteRunner):
+class KeptRunner(Runner):
     """Runs work in processes that go on when this one is gone, however it went."""
 
     where = "kept"
