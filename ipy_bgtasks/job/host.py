@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.work import Work
 
+#: Seconds to wait for a process to say where it is: it may be stuck in C code.
+_STACK_WAIT = 0.2
+
 
 class Host:
     """An observer of jobs that takes their output; this one only records it.
@@ -116,6 +119,8 @@ class Run:
 
     #: Whether a request to stop has reached the code, and not just come too late.
     reached: bool = True
+    #: Whether it was asked to stop by force.
+    insists: bool = False
 
     @property
     def processes(self) -> Any:
@@ -123,7 +128,7 @@ class Run:
         return None
 
     def query(self, what: str, text: str, wait: float) -> Any:
-        """Return what its process answers, see `runners.child`; None if not in *wait* seconds."""
+        """Return what another process answers, see `runners.child`, in *wait* seconds; or None."""
 
     @property
     def note(self) -> str:
@@ -133,11 +138,6 @@ class Run:
     def why_not_stopped(self) -> str:
         """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
         return ""
-
-    @property
-    def insists(self) -> bool:
-        """Whether it was asked to stop by force."""
-        return False
 
     def raises_by_itself(self) -> bool:
         """Return whether the calling thread is the one in which `checkpoint` raises."""
@@ -174,17 +174,24 @@ class Runner:
         """Return the frames of its code if they are in this process, the innermost last."""
         return []
 
+    def query(self, job: Record, *query: Any) -> Any:
+        """Return what `Run.query` does; None for a job that has not started."""
+        return None if job.run is None or job.started is None else job.run.query(*query)
+
     def stack(self, job: Record) -> list[FrameSummary]:
         """Return where the job is right now, the innermost entry last; empty if unknown."""
         from ipy_bgtasks.stacks import summaries
 
-        return summaries(self.frames(job))
+        sites = self.query(job, "stack", "", _STACK_WAIT) or ()
+        found = [FrameSummary(*site, lookup_line=False) for site in sites]
+        return found or summaries(self.frames(job))
 
     def evaluate(self, job: Record, expression: str) -> Seen:
         """Return what `inspection.evaluate` does, in the frames of the job's code."""
-        from ipy_bgtasks.inspection import evaluate
+        from ipy_bgtasks.inspection import PATIENCE, evaluate
 
-        return evaluate(partial(self.frames, job), expression)
+        found = self.query(job, "show", expression, 2 * PATIENCE)
+        return found or evaluate(partial(self.frames, job), expression)
 
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""
@@ -228,27 +235,3 @@ class Runner:
 
         Called once. The process ends soon afterwards, whatever is still running here then.
         """
-
-
-#: Seconds to wait for a process to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
-
-
-class RemoteRunner(Runner):
-    """A place in other processes, which answer the queries of a job's run."""
-
-    __slots__ = ()
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return the stack as the process sends it; empty if that does not answer."""
-        sites = self._query(job, "stack", "", _STACK_WAIT) or ()
-        return [FrameSummary(*site, lookup_line=False) for site in sites]
-
-    def evaluate(self, job: Record, expression: str) -> Seen:
-        """Have the process evaluate it."""
-        from ipy_bgtasks.inspection import NO_ANSWER, PATIENCE
-
-        return self._query(job, "show", expression, 2 * PATIENCE) or (NO_ANSWER, None)
-
-    def _query(self, job: Record, *query: Any) -> Any:
-        return None if job.run is None or job.started is None else job.run.query(*query)

@@ -166,7 +166,7 @@ class Child:
                 if question[0] == "stack":
                     frames = [(f.f_code, f.f_lineno) for f in self._frames()]
                     sites = [(code.co_filename, line, code.co_name) for code, line in frames]
-                    self._reply(question, sites)
+                    self.send("answer", self.job.number, question, sites)
                 else:  # aside: more may be asked while that takes its time
                     self._show(question)
         # Nobody is there who would hear of the end, nor need what the job has started.
@@ -174,13 +174,13 @@ class Child:
             kill_group(self.pid)
         os._exit(1)
 
-    def _reply(self, question: Any, answer: Any) -> None:
-        self.send("answer", self.job.number, question, answer)
-
     def _show(self, question: Any) -> None:
         from ipy_bgtasks.inspection import aside, evaluate
 
-        aside(lambda: self._reply(question, evaluate(self._frames, question[1])), "bg-query")
+        def answer() -> None:
+            self.send("answer", self.job.number, question, evaluate(self._frames, question[1]))
+
+        aside(answer, "bg-query")
 
     def _frames(self) -> list[FrameType]:
         if (now := self._task) is not None:

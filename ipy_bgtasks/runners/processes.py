@@ -19,7 +19,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
-from ipy_bgtasks.job.host import RemoteRunner, Run
+from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
 from ipy_bgtasks.runners import programs, wire
 from ipy_bgtasks.runners.trees import all_of
@@ -226,7 +226,7 @@ def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
 _ATTEMPTS = 3
 
 
-class ProcessRunner(RemoteRunner):
+class ProcessRunner(Runner):
     """Runs work in at most *max_processes* worker processes, the rest in order of launch.
 
     What a worker writes is read by a thread of its own, also while a cell blocks the loop.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.cells import Sources
-from ipy_bgtasks.platforms import has_kept_jobs
+from ipy_bgtasks.platforms import has_kept_jobs, has_threads
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen
 from ipy_bgtasks.text import numbered
@@ -439,10 +439,11 @@ class Session:
                 over.set()
             self.front_end.show(profile(job, dict(times), self.core.sources.cell))
 
-        def refuse() -> None:
+        if not has_threads():
+            raise BadInput("--profile needs threads, which a browser does not have")
+        if not awaited and asyncio._get_running_loop() is not None:
             raise BadInput("--profile cannot wait here: use it at the top level of a cell")
-
-        return self.wait(wait_and_show(), awaited, instead=refuse)
+        return self.wait(wait_and_show(), awaited, instead=lambda: None)
 
     def show_jobs(
         self,

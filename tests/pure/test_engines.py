@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_results_exceptions_and_output_come_back(house: House, engine: Any, gate
     assert job.where.split()[0] == runner.where
     with pytest.raises(house.namespace["Own"], match="mine") as caught:
         house.launch(runner, "fail()").result(PATIENCE)
-    assert "in fail" in str(caught.value.__cause__)
+    assert "in fail" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_job_that_runs_can_be_ended(house: House, engine: Any) -> None:
@@ -292,4 +293,4 @@ def test_other_executors_are_taken(house: House, make: Callable[[], Any]) -> Non
         assert house.launch(runner, "add(2)").result(PATIENCE) == 42
         with pytest.raises(house.namespace["Own"], match="mine") as caught:
             house.launch(runner, "fail()").result(PATIENCE)
-        assert "in fail" in str(caught.value.__cause__)
+        assert "in fail" in "".join(traceback.format_exception(caught.value))

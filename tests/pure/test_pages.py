@@ -439,3 +439,15 @@ def test_a_group_is_told_of_with_the_time_it_will_take_and_cancelled_as_one(hous
     assert news["left"] == {"crawl": ""}  # too early to tell
     house.receive("cancel all", group="crawl", to="panel")
     assert house.done == [("cancel", [job.number for job in others], False)]
+
+
+def test_the_place_in_a_group_of_a_job_in_sight_is_told_anew(house: House) -> None:
+    """As those before it start; of what nobody sees nothing is told."""
+    first, *others = (house.registry.launch(work(), group=GroupName("crawl", 1)) for _ in range(4))
+    house.later()
+    house.see(panel=True, look=["3"])
+    house.runner.finish(first)
+    (news,) = house.later()
+    told = {row["n"]: row["last"] for row in news["rows"] if row["state"] == "queued"}
+    assert told == {"3": "1st of @crawl"}
+    assert others[0].state == "running"

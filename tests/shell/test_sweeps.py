@@ -147,6 +147,12 @@ async def test_groups_are_completed(cells: Any, shell: InteractiveShell) -> None
     assert "@crawl" in texts("%jobs ", "")
     assert texts("%bg --after @cra", "@cra") == ["@crawl"]
     assert texts("%bg -g cro", "cro") == ["cross"]
+    # In one line of a popup, whatever the width of that.
+    await cells(f"%bg -n {'long' * 50} -g crawl waits()")
+    told = dict(candidates(registry, "%fg ", ""))
+    assert told["1"] == "● running: waits()".replace(" ", "\xa0")
+    assert told["3"].startswith("○\xa0queued:\xa0long")
+    assert len(told["3"]) < 70
     await cells("gate.set()")
     await cells("%fg all")
 
