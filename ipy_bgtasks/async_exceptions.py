@@ -113,11 +113,6 @@ def send_again(changes: Installation) -> None:
     changes.attribute(sys, "unraisablehook", unraisable)
 
 
-def frame_of(thread: int) -> FrameType | None:
-    """Return the innermost frame of *thread*; to ask for it takes long where there are many."""
-    return sys._current_frames().get(thread)
-
-
 def raise_in_user_code(
     thread: int,
     sent: Sent,
@@ -129,10 +124,11 @@ def raise_in_user_code(
     """Raise *sent* in *thread* at its next step, if it is in the user's code right now.
 
     *start* is the code that calls the user's; with *own_loop* an event loop of ours is in
-    between. *frame* is what `frame_of` returned, where it was asked already. Returns whether it
-    was sent; if not, try again in a moment. `Sent.waits` then ends what the thread waits for.
+    between. *frame* is the thread's innermost, where that is known already: to ask takes long where
+    there are many threads. Returns whether it was sent; if not, try again in a moment. `Sent.waits`
+    then ends what the thread waits for.
     """
-    frame = frame_of(thread) if frame is None else frame
+    frame = sys._current_frames().get(thread) if frame is None else frame
     if frame is None or not _is_open(frame, start, own_loop):
         return False
     now = map(dict.get, map(call, (sys._current_frames,)), (thread,))

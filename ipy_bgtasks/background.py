@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import reprlib
-import signal
 import threading
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from ipy_bgtasks.sigint import woken_by_signals
+from ipy_bgtasks.sigint import sigint_for
 
 T = TypeVar("T")
 
@@ -138,7 +136,7 @@ async def _wait(future: asyncio.Future[T]) -> T:
 
 def _run(task: asyncio.Task[T], loop: asyncio.AbstractEventLoop) -> T:
     interrupts = _Interrupts(task, loop)
-    with interrupts.handled():
+    with sigint_for(loop, interrupts.interrupt):
         try:
             result = loop.run_until_complete(task)
         except asyncio.CancelledError:
@@ -171,30 +169,16 @@ class _Interrupts:
         self._task = task
         self._loop = loop
 
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        # A handler of the user's own stays in charge, and only the main thread may set one.
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        ):
-            yield
-            return
-        signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            with woken_by_signals(self._loop):
-                yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+    def interrupt(self, _frame: object) -> bool:
+        """Act as a `SigintHandler`."""
         self.count += 1
         if self.count == 1:
             self.late = not self._task.cancel()
         elif self.count == 2 and asyncio.current_task(self._loop) is not self._task:
             self._loop.stop()
         else:
-            raise KeyboardInterrupt
+            return True
+        return False
 
 
 def _outcome(

@@ -127,7 +127,7 @@ def why_killed(oom_before: int, peak: int) -> str:
     """
     now = oom_kills()
     if now >= 0 and now == oom_before:
-        why = "by somebody else, and not for lack of memory"
+        why = "not for lack of memory"
     else:
         why = "out of memory, perhaps" if now < 0 else "probably out of memory"
         with suppress(AttributeError, ValueError, OSError):

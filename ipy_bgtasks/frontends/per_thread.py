@@ -28,6 +28,8 @@ class PerThread:
         self.numbers: dict[int, int] = {}
         #: Whether the value of the cell that a thread runs is not to be shown.
         self.quiet: dict[int, bool] = {}
+        #: What a thread prints before it prompts, if that is not the shell's `separate_in`.
+        self.separators: dict[int, str] = {}
         self._results: dict[int, Any] = {}
         self._messages: dict[int, Any] = {}
 
@@ -44,7 +46,8 @@ class PerThread:
             return bool(quiet(hook) if own is None else own)
 
         number = _property(type(shell).execution_count, self.numbers, own_only=True)
-        changes.subclass(shell, {"execution_count": number})
+        separator = _property(type(shell).separate_in, self.separators, own_only=True)
+        changes.subclass(shell, {"execution_count": number, "separate_in": separator})
         # IPython counts the cells that use these, and the last one takes them off. What counts is
         # not made for two threads: a cell that began at that moment had its value shown nowhere.
         for trap in (shell.display_trap, shell.builtin_trap):

@@ -119,6 +119,8 @@ class Run:
 
     #: Whether a request to stop has reached the code, and not just come too late.
     reached: bool = True
+    #: Whether it was asked to stop by force.
+    insists: bool = False
 
     @property
     def processes(self) -> Any:
@@ -136,11 +138,6 @@ class Run:
     def why_not_stopped(self) -> str:
         """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
         return ""
-
-    @property
-    def insists(self) -> bool:
-        """Whether it was asked to stop by force."""
-        return False
 
     def raises_by_itself(self) -> bool:
         """Return whether the calling thread is the one in which `checkpoint` raises."""

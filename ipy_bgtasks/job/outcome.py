@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
         """Return the value, or raise the error as if for the first time."""
         error = self.exception()
         if error is not None:
-            raise with_trace(error, self.traceback)
+            raise error
         return self.value.load() if is_a(self.value, LazyValue) else self.value
 
     def exception(self) -> BaseException | None:
@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
         if self.error is not None and is_a(self.error, LazyError):
             loaded: BaseException = self.error.load()  # type: ignore[attr-defined]
             return loaded
-        return self.error
+        return None if self.error is None else with_trace(self.error, self.traceback)
 
 
 #: The outcome of most jobs, shared by those that are kept.

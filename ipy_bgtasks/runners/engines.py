@@ -98,6 +98,9 @@ class Engine:
             return isinstance(error, concurrent.futures.CancelledError)
         return run.job.cancel_requested
 
+    def leave(self, waiting: list[Submission]) -> None:
+        """Drop those that have not begun, without waiting: the session ends."""
+
 
 class Threads(Engine):
     """A pool of threads in this process."""
@@ -306,7 +309,8 @@ class Submitit(Engine):
         if self._is_slurm:
             self.note, self.pause = "Slurm has asked it to end, and will kill it (KillWait)", 2.0
         self._queue: dict[str, tuple[str, str]] = {}
-        self._asked, self._interval = 0.0, _SOON
+        self._asked = self._answered = 0.0
+        self._interval = _SOON
 
     def look(self, run: Submission) -> None:
         """Pass on what it has written; see whether there are its files, and its results."""
@@ -327,20 +331,28 @@ class Submitit(Engine):
         elif end:
             raise ProcessDied(f"{run.job.where} ended without a result: {end}")
 
+    def leave(self, waiting: list[Submission]) -> None:
+        """Take them from the queue, where they would begin when the session is gone."""
+        if waiting and self._is_slurm:
+            numbers = [run.handle.job_id for run in waiting]
+            subprocess.Popen(["scancel", *numbers], start_new_session=True)
+
     def _slurms_end(self, run: Submission) -> str:
         """Return the state in which Slurm has left a job; empty if it may go on."""
         now = time.monotonic()
         if now > self._asked + self._interval:
             self._asked, self._interval = now, min(self._interval * 1.3, _LATER)
             command = ["squeue", "--me", "-r", "-h", "-t", "all", "-o", "%i|%T|%r"]
-            found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-            lines = [line.split("|", 2) for line in found.stdout.splitlines()]
-            self._queue = {number: (state, reason) for number, state, reason in lines}
+            found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            if found.returncode == 0:  # else it does not answer just now
+                lines = [line.split("|", 2) for line in found.stdout.splitlines()]
+                self._queue = {number: (state, reason) for number, state, reason in lines}
+                self._answered = now
         state, reason = self._queue.get(run.handle.job_id, ("", ""))
         run.waits_for = f"Slurm: {reason}" if state == "PENDING" else ""
         if state in _ENDS:
             return state
-        if (state and state != "COMPLETED") or self._asked < run.own.since:
+        if (state and state != "COMPLETED") or self._answered < run.own.since:
             run.own.gone = None
             return ""
         run.own.gone = run.own.gone or now

@@ -222,6 +222,8 @@ def _blame(call: Any, error: Exception) -> str:
     if found is None:
         return f"this cannot be sent to a process: {reason}"
     name, value, user = found
+    if _is_sessions(value):  # the reason would be something inside it that nobody knows
+        reason = "it belongs to this session"
     used = f", which {user} uses," if user else ""
     return f"{name}{used} is of type {_type(value)} and cannot be sent to a process: {reason}"
 
@@ -237,11 +239,25 @@ def _culprits(
         try:
             _dump(value)
         except Exception:
-            if isinstance(value, FunctionType) and level < _DEEP:
-                uses = inspect.getclosurevars(value)
-                inner = {**uses.nonlocals, **uses.globals}
-                yield from _culprits(inner, level + 1, seen, f"{name}()")
+            if level < _DEEP and not _is_sessions(value):
+                if isinstance(value, FunctionType):
+                    uses = inspect.getclosurevars(value)
+                    defaults = value.__defaults__ or ()
+                    given = value.__code__.co_varnames[: value.__code__.co_argcount]
+                    inner = dict(zip(given[::-1], defaults[::-1], strict=False))
+                    inner |= {**uses.nonlocals, **uses.globals}
+                    yield from _culprits(inner, level + 1, seen, f"{name}()")
+                elif type(value).__module__ == "__main__":  # of others only the whole is known
+                    held = getattr(value, "__dict__", {})
+                    inner = {f"{name}.{each}": held[each] for each in held}
+                    yield from _culprits(inner, level + 1, seen, user)
             yield name, value, user
+
+
+def _is_sessions(value: Any) -> bool:
+    """Return whether it is a part of IPython, its kernel or this package, or a method of one."""
+    owner = type(getattr(value, "__self__", value))
+    return owner.__module__.partition(".")[0] in ("IPython", "ipykernel", "ipy_bgtasks")
 
 
 def _bound(call: Any) -> dict[str, Any]:

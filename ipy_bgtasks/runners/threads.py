@@ -18,6 +18,7 @@ import time
 from collections import defaultdict, deque
 from contextlib import suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -26,7 +27,6 @@ from ipy_bgtasks.async_exceptions import (
     StopThread,
     came_of_stop,
     close_servers,
-    frame_of,
     is_handling_stop,
     prepare_to_raise,
     raise_in_user_code,
@@ -62,6 +62,7 @@ _REPEAT = 0.05
 _TURN, _BLOCKED_TURN = 0.1, 0.01
 
 
+@dataclass(slots=True, eq=False)
 class ThreadRun(Run):
     """One job in one thread.
 
@@ -71,47 +72,33 @@ class ThreadRun(Run):
     nothing of a stop reaches the next job of the thread.
     """
 
-    __slots__ = (
-        "_asked_loop",
-        "_due",
-        "_insist",
-        "_is_async",
-        "_lock",
-        "_loop",
-        "_pause",
-        "_pursued",
-        "_runner",
-        "_sent",
-        "_sent_at",
-        "_target",
-        "_task",
-        "_told_loop",
-        "begun",
-        "context",
-        "job",
-        "reached",
-    )
+    job: Record
+    context: Context
+    _runner: ThreadRunner
+    #: Released when the job's code begins, if a launcher waits for that.
+    begun: threading.Lock | None = field(default=None, init=False)
+    reached: bool = field(default=False, init=False)
+    #: Whether it is raised again, until the thread has left.
+    insists: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _target: int | None = field(default=None, init=False)
+    #: Whether a StopThread is to be raised as soon as that is safe …
+    _due: bool = field(default=False, init=False)
+    #: … and whether the service loop sees to it, in steps of how many seconds.
+    _pursued: bool = field(default=False, init=False)
+    _pause: float = field(default=_SOON, init=False)
+    _sent: Sent | None = field(default=None, init=False)
+    _sent_at: float = field(default=0.0, init=False)
+    _is_async: bool = field(init=False)
+    _task: asyncio.Task[Any] | None = field(default=None, init=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
+    #: Whether our loop was asked to cancel the task, and has not run since …
+    _asked_loop: bool = field(default=False, init=False)
+    #: … and when a loop that the code runs was asked to end.
+    _told_loop: float | None = field(default=None, init=False)
 
-    def __init__(self, job: Record, context: Context, runner: ThreadRunner) -> None:
-        self.job = job
-        self.context = context
-        #: Released when the job's code begins, if a launcher waits for that.
-        self.begun: threading.Lock | None = None
-        self.reached = False
-        self._runner = runner
-        self._lock = threading.Lock()
-        self._target: int | None = None
-        self._due = False  # a StopThread is to be raised as soon as that is safe
-        self._insist = False  # and again, until the thread has left
-        self._pursued = False  # the service loop sees to it
-        self._pause = _SOON
-        self._sent: Sent | None = None
-        self._sent_at = 0.0
-        self._is_async = job.work is not None and job.work.is_async
-        self._task: asyncio.Task[Any] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked_loop = False  # and it has not run since
-        self._told_loop: float | None = None  # when a loop that the code runs was asked
+    def __post_init__(self) -> None:
+        self._is_async = self.job.work is not None and self.job.work.is_async
 
     def execute(self) -> None:
         """Run the job's code in the calling thread, and end the job, whatever happens."""
@@ -159,7 +146,7 @@ class ThreadRun(Run):
 
         A wait that the thread is in is ended. The service loop sees to what cannot be done now.
         """
-        self._insist = self._insist or force
+        self.insists = self.insists or force
         if self._is_async:
             self._ask_loop()
         else:
@@ -168,11 +155,6 @@ class ThreadRun(Run):
             if sent is not None and not sent.pending and not force:
                 return
         self._begin_pursuit()
-
-    @property
-    def insists(self) -> bool:
-        """Whether it was asked to stop by force."""
-        return self._insist
 
     def raises_by_itself(self) -> bool:
         """Return whether this is the job's own thread, and no event loop of ours runs in it."""
@@ -212,7 +194,7 @@ class ThreadRun(Run):
             target = self._target
             if target is None or not self._due:
                 return True
-            frame = frame_of(target)
+            frame = sys._current_frames().get(target)
             if not self._is_async and self._waits_for_loop(target, frame):
                 return False
             sent = Sent(target, self._send_again)
@@ -239,8 +221,8 @@ class ThreadRun(Run):
         Where the user has said what ends the wait (`on_cancel`), that is enough at first.
         """
         late = time.monotonic() - self._sent_at > self._runner.grace
-        number = kill_signal() if self._insist else signal.SIGTERM if late else signal.SIGINT
-        sent.waits.end(number, outside=self._insist or late or not self.job.on_cancel)
+        number = kill_signal() if self.insists else signal.SIGTERM if late else signal.SIGINT
+        sent.waits.end(number, outside=self.insists or late or not self.job.on_cancel)
 
     def _waits_for_loop(self, target: int, frame: FrameType | None) -> bool:
         """Return whether an event loop that the job's code runs will raise it between two steps.
@@ -321,16 +303,17 @@ class ThreadRun(Run):
     def _round(self) -> float | None:
         """Take one step of the pursuit; return the seconds until the next, or None at the end."""
         if self._is_async:
-            if self._insist and not self._asked_loop and self._has_had_time():
+            if self.insists and not self._asked_loop and self._has_had_time():
                 self._ask_loop()
             self._due = self._due or self._is_blocked()
-        elif self._insist and not self._due:
-            self._due = self._has_had_time() or not self._is_cleaning_up()
+        elif self.insists and not self._due:
+            cleans_up = self._is_pending() or is_handling_stop(self._target or 0)
+            self._due = self._has_had_time() or not cleans_up
         if not self._deliver() or self._asked_loop or self._is_pending():
             self._pause = min(self._pause * 1.5, _LATER)
             return self._pause
         self._pause = _SOON
-        return _REPEAT if self._insist else None
+        return _REPEAT if self.insists else None
 
     def _is_blocked(self) -> bool:
         """Return whether the coroutine's loop is to be interrupted, since its step does not end.
@@ -339,12 +322,11 @@ class ThreadRun(Run):
         """
         if not self._asked_loop or self._is_pending():
             return False
-        target = self._target
-        frame = None if target is None else frame_of(target)
-        if target is None or frame is None:
+        target = self._target or 0
+        if (frame := sys._current_frames().get(target)) is None:
             return False
         passed = time.monotonic() - self._sent_at
-        return (self._insist and passed > _REPEAT) or (
+        return (self.insists and passed > _REPEAT) or (
             passed > _BLOCKED_TURN and can_be_ended(target, frame)
         )
 
@@ -359,12 +341,6 @@ class ThreadRun(Run):
 
     def _has_had_time(self) -> bool:
         return time.monotonic() - self._sent_at > CLEAN_UP
-
-    def _is_cleaning_up(self) -> bool:
-        target, sent = self._target, self._sent
-        if target is None or (sent is not None and sent.pending):
-            return True
-        return is_handling_stop(target)
 
     def _run_loop(self) -> Any:
         work = self.job.work

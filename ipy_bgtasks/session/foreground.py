@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
-from ipy_bgtasks.foreign import is_a, with_trace
+from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.waiting import make_room
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
@@ -313,8 +313,7 @@ def _error(job: Record) -> BaseException | None:
         return None
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
-    error = outcome.exception()
-    return None if error is None else with_trace(error, outcome.traceback)
+    return outcome.exception()
 
 
 def _state(job: Record) -> JobState:

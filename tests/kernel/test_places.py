@@ -107,7 +107,16 @@ def test_a_process_is_named_while_it_runs(shared: Kernel, tmp_path: Path) -> Non
 def test_one_line_says_what_is_wrong(shared: Kernel) -> None:
     """And nothing is launched."""
     shared.ok(SETUP + "lock = threading.Lock()")
+    shared.ok(
+        "class Holder:\n    def __init__(self): self.lock = lock\n    def run(self): pass\n"
+        "holder = Holder()\ndef shell(): return get_ipython().user_ns\n"
+        "def default(key=lock): return key"
+    )
     for code, said in {
+        "%bg -p holder.run()": "holder.lock is of type _thread.lock and cannot be sent",
+        "%bg -p default()": "key, which default() uses, is of type _thread.lock",
+        "%bg -p shell()": "get_ipython, which shell() uses, is of type method and cannot be sent "
+        "to a process: it belongs to this session",
         "%bg -p wait(lock)": "lock is of type _thread.lock and cannot be sent to a process",
         "%bg --on lock wait(1)": "not an executor: it takes a concurrent.futures.Executor",
         "%bg --on nothing wait(1)": "--on nothing: NameError: name 'nothing' is not defined",

@@ -129,7 +129,7 @@ def test_the_stack_of_a_coroutine_shows_all_awaits(ready: Kernel) -> None:
 
 def test_what_was_compiled_for_a_job_goes_with_it(ready: Kernel) -> None:
     """And what IPython remembers of it; the job holds its result alone."""
-    ready.ok("%config BgTasks.max_finished = 5")
+    ready.ok("%config BgTasks.max_finished = 1")  # the jobs of a cell count as one
     ready.ok("import gc, linecache\nasync def quick(i): return i")
     ready.ok(
         "ip = get_ipython()\n"
@@ -141,11 +141,12 @@ def test_what_was_compiled_for_a_job_goes_with_it(ready: Kernel) -> None:
         "        await job\n"
         "    return job"
     )
-    ready.ok("last = await many(10)\nbefore = sizes()")
-    ready.ok("last = await many(200)\nafter = sizes()")
-    grown = ready.ok("[b - a for a, b in zip(before, after)]").result
-    assert grown in ("[1, 1]", "[0, 0]")  # the cell itself
+    ready.ok("last = await many(1)\nbefore = sizes()")
+    ready.ok("last = await many(200)")
+    ready.ok("last = await many(1)\nafter = sizes()")
+    grown = ready.ok("max(b - a for a, b in zip(before, after))").result
+    assert int(grown or 99) <= 2  # the cells themselves
     ready.ok("from ipy_bgtasks.job.handle import record_of\nlast = record_of(last)")
     assert ready.ok("(last.work, last.run, last.runner)").result == "(None, None, None)"
     counted = "gc.collect(); len([o for o in gc.get_objects() if type(o) is type(last)])"
-    assert int(ready.ok(counted).result or 99) <= 6
+    assert int(ready.ok(counted).result or 99) <= 3

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_results_exceptions_and_output_come_back(house: House, engine: Any, gate
     assert job.where.split()[0] == runner.where
     with pytest.raises(house.namespace["Own"], match="mine") as caught:
         house.launch(runner, "fail()").result(PATIENCE)
-    assert "in fail" in str(caught.value.__cause__)
+    assert "in fail" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_job_that_runs_can_be_ended(house: House, engine: Any) -> None:
@@ -169,6 +170,22 @@ def test_slurm_says_why_a_job_waits(house: House, slurm: Any, gate: Gate) -> Non
     gate.open()
     assert held.result(PATIENCE) == "went on"
     assert re.fullmatch(r"slurm \d+", held.where)
+
+
+def test_what_waits_for_slurm_does_not_outlive_the_session(
+    house: House, slurm: Any, gate: Gate
+) -> None:
+    """Nobody would see it begin."""
+    runner = Executors().runner_for(slurm, "slurm")
+    house.namespace["path"] = gate.path
+    held = house.running(house.launch(runner, "wait(path)"))
+    waiting = house.launch(runner, "add(1)")
+    wait_for(lambda: waiting.where != "slurm")
+    runner.shutdown()
+    command = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", waiting.where.split()[1]]
+    wait_for(lambda: subprocess.check_output(command, text=True).strip() == "CANCELLED")
+    gate.open()
+    assert held.result(PATIENCE) == "went on"
 
 
 def test_a_batch_of_submitits_is_one_array(house: House, slurm: Any) -> None:
@@ -292,4 +309,4 @@ def test_other_executors_are_taken(house: House, make: Callable[[], Any]) -> Non
         assert house.launch(runner, "add(2)").result(PATIENCE) == 42
         with pytest.raises(house.namespace["Own"], match="mine") as caught:
             house.launch(runner, "fail()").result(PATIENCE)
-        assert "in fail" in str(caught.value.__cause__)
+        assert "in fail" in "".join(traceback.format_exception(caught.value))

@@ -91,6 +91,14 @@ def test_fg_waits_shows_the_rest_and_has_the_value(t: Terminal) -> None:
     assert "True" in t.run(MAIN)
 
 
+def test_the_end_of_a_cell_leaves_the_foregrounds_line_whole(t: Terminal) -> None:
+    """IPython's loop of its thread, which goes round, prints nothing into it."""
+    job = send_away(t, "print('beg' 'ins'); gate.wait(); None")
+    waits = f"while __import__('ipy_bgtasks').jobs()[{job}].running(): pass"
+    shown = t.run(f"print('par', end='')\ngate.set()\n{waits}\ntime.sleep(0.1)\nprint('tial')")
+    assert "partial\n" in shown
+
+
 def test_ctrl_c_hits_the_cell_in_front_alone(t: Terminal) -> None:
     """And `%cancel` the one in the background, where it is."""
     job = send_away(t, "spin()")

@@ -6,10 +6,11 @@ Each cell in the background is a job, in the thread in which it runs.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.async_exceptions import frame_of, waits_for_answer
+from ipy_bgtasks.async_exceptions import waits_for_answer
 from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.running_cells import BackgroundCells
@@ -155,7 +156,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def asks(self, run: CellRun) -> bool:
         """Return whether a cell waits for an answer of the user."""
-        frame = frame_of(run.thread)
+        frame = sys._current_frames().get(run.thread)
         return frame is not None and waits_for_answer(frame)
 
     def send_away(self, run: CellRun, *, interrupted: bool = False) -> bool:

@@ -191,6 +191,8 @@ class TerminalCells(BackgroundCells[Cell]):
     def _prompt_for_code(self, ask: Callable[[], str]) -> str:
         """Return the next text for the calling thread; end that thread if there is none for it."""
         me = threading.get_ident()
+        if self._per_thread is not None:
+            self._per_thread.separators.pop(me, None)
         while self._turn != me:
             if me != MAIN:
                 raise _Ended
@@ -408,6 +410,9 @@ class TerminalCells(BackgroundCells[Cell]):
         with self._lock:
             if run.result is not None or run.job is not None or not self.prepare():
                 return False
+            assert self._per_thread is not None
+            # It would print an empty line at its end, into whatever stands there then.
+            self._per_thread.separators[run.thread] = ""
             self.signals.give_back("SIGTSTP")
             self.front_end.show_backgrounded(self.make_job(run))
             self.signals.take("SIGINT")

@@ -221,14 +221,16 @@ class _Loaded:
 
     def __call__(self) -> Any:
         """Return it; raises `CannotSend`, which names the file, if it cannot be loaded."""
+        from ipy_bgtasks.runners.packing import caused
+
         with self._lock:
             if not self._got:
                 self._got.append(self._load())
-            return self._got[0]
+            value = self._got[0]
+        # Each time anew: raising an exception makes its traceback grow.
+        return caused(value, self._trace) if isinstance(value, BaseException) else value
 
     def _load(self) -> Any:
-        from ipy_bgtasks.runners.packing import caused
-
         path = os.path.join(self._directory, files.VALUE)
         try:
             data = _trusted(self._directory, path)
@@ -236,12 +238,13 @@ class _Loaded:
             reason = error.strerror or str(error)
             raise CannotSend(f"{self._what} cannot be read from {path}: {reason}") from None
         try:
-            value = pickle.loads(data)
+            return pickle.loads(data)
         except BaseException as error:
+            from ipy_bgtasks.runners.packing import caused
+
             line = " ".join(f"{type(error).__name__}: {error}".split())
             unreadable = CannotSend(f"{self._what} cannot be loaded: {line}; it is kept in {path}")
             raise caused(unreadable, self._trace) from unreadable.__cause__
-        return caused(value, self._trace) if isinstance(value, BaseException) else value
 
 
 def _trusted(directory: str, path: str) -> bytes:
