@@ -1,7 +1,7 @@
 """Names what keeps a thread from raising what it was sent: a lock, and who holds it; a library.
 
-All is found from outside, from the frames of threads and the source of their lines, and no code of
-the user's is run for it. What cannot be told is left out.
+All is found from outside, from the frames of threads and the source of their lines. What cannot be
+told is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def locks_wanted(frame: FrameType) -> list[Any]:
         nodes = [item.context_expr for item in node.items]
     else:
         nodes = [node.func.value] if _method(node) in ("acquire", "__enter__") else [node]
-    return [each for node in nodes if isinstance(each := _value(node, frame), _LOCKS)]
+    return [each for node in nodes if type(each := _value(node, frame)) in _LOCKS]
 
 
 def held_since(thread: int, lock: Any) -> FrameSummary | None:
@@ -105,7 +105,10 @@ def library_at_work(thread: int) -> tuple[str, bool]:
     if not is_library(frame.f_code.co_filename):
         node: Any = parsed(expression(summary_of(frame)))
         what = _value(getattr(node, "func", None) or getattr(node, "left", None), frame)
-        module = str(getattr(what, "__module__", None) or type(what).__module__)
+        try:
+            module = str(getattr(what, "__module__", None) or type(what).__module__)
+        except Exception:  # it is the user's, and may do anything
+            return "", False
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("__main__", "ipy_bgtasks", "None"):
         return "", False
