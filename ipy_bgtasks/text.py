@@ -105,9 +105,12 @@ def numbered(numbers: Sequence[object], one: str, several: str) -> str:
 def error_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception as one line, ``ValueError: message``; never raises.
 
-    Of a command that has failed the exit status comes first, which would be cut off at the end.
+    Of a command that has failed the exit status comes first, which would be cut off at the end; of
+    a message that is a traceback, as duckdb wraps what it catches, the end.
     """
     name, message = type_name(error), message_of(error)
+    if message.startswith("Traceback (most recent call last)"):
+        message = message.rstrip().rpartition("\n")[2]
     if name == "CalledProcessError" and (found := _COMMAND.fullmatch(message)):
         command, status, signal = found.groups()
         how = f"exit status {status}" if status else f"killed by {signal}"

@@ -58,7 +58,7 @@ class Feed:
         self._armed = False
         self._sent = 0.0
 
-    def listen(self, call: Callable[[News], None]) -> Callable[[], None]:
+    def subscribe(self, call: Callable[[News], None]) -> Callable[[], None]:
         """Have *call* get the news, on the service thread; returns what ends that."""
         with self._lock:
             self._listeners.append(call)
@@ -76,42 +76,42 @@ class Feed:
 
     def _connect(self) -> None:
         registry = self._registry
-        registry.on_discard.append(self._note_gone)
-        self._front_end.watcher = self._note
+        registry.on_discard.append(self._mark_gone)
+        self._front_end.watcher = self._mark
         if self._cells is not None:
-            self._cells.watcher = self._note_cell
+            self._cells.watcher = self._mark_cell
 
     def _disconnect(self) -> None:
         registry = self._registry
-        registry.on_discard.remove(self._note_gone)
+        registry.on_discard.remove(self._mark_gone)
         self._front_end.watcher = None
         if self._cells is not None:
             self._cells.watcher = None
 
-    def _note_cell(self, begins: bool) -> None:
+    def _mark_cell(self, begins: bool) -> None:
         if begins:  # most are over before anybody could want to know
-            self._later(_LONG, self._cell_is_news)
+            self._later(_LONG, self._cell_changes)
         else:
-            self._cell_is_news()
+            self._cell_changes()
 
-    def _cell_is_news(self) -> None:
+    def _cell_changes(self) -> None:
         self._cell_changed = True
         self._arm()
 
-    def _note(self, job: Record) -> None:
+    def _mark(self, job: Record) -> None:
         self._changed[job.number] = job
         self._arm()
 
-    def _note_gone(self, job: Record) -> None:
+    def _mark_gone(self, job: Record) -> None:
         self._gone[job.number] = None
         self._arm()
 
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._tell)
+            self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._deliver)
 
-    def _tell(self) -> None:
+    def _deliver(self) -> None:
         self._armed = False  # first: what comes from here on arms again
         self._sent = time.monotonic()
         changed: dict[int, Record] = {}

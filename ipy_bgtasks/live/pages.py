@@ -93,7 +93,7 @@ class Pages:
         self._logs: dict[int | JobId, tuple[Tail, set[str]]] = {}
         self._front: tuple[Any, ...] = ()
         self._credit = 0
-        self._unlisten: Callable[[], None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
 
     def tell(self, notice: Notice, job: Record) -> None:
         """Send a notice; each page decides whether it shows it, and leads a click to the card."""
@@ -104,7 +104,7 @@ class Pages:
         """Send that this is the last state."""
         with self._lock:
             if self._clients:
-                self._tell(self._registry)
+                self._send_news(self._registry)
                 self._send({"kind": "over", "text": "ipy_bgtasks is not loaded any more"})
             self._clients.clear()
             self._rest()
@@ -132,7 +132,7 @@ class Pages:
                 case {"kind": "missed", "jobs": list(names), "since": int() | float() as since} if (
                     len(names) <= _MANY
                 ):
-                    self._say_what_was_missed(names, float(since))
+                    self._send_missed(names, float(since))
                 case _:
                     if not self._act(content):
                         _log.warning("page: ignored %s", short_repr(content, 200))
@@ -143,24 +143,24 @@ class Pages:
             case {"kind": "cancel", "job": name, "force": bool(force), "to": str(to)} if job := (
                 self._job(name)
             ):
-                self._actions.cancel([job], self._say_to(to), force=force)
+                self._actions.cancel([job], self._status_of(to), force=force)
             case {"kind": "cancel all", "many": str(name), "to": str(to)} if card := (
                 self._cards.many.get(name)
             ):
-                self._actions.cancel(card.alive(), self._say_to(to))
+                self._actions.cancel(card.alive(), self._status_of(to))
             case {"kind": "cancel all", "group": str(name), "to": str(to)} if alive := [
                 job for job in self._registry.alive() if job.group == name
             ]:
-                self._actions.cancel(alive, self._say_to(to))
+                self._actions.cancel(alive, self._status_of(to))
             case {"kind": "forget", "job": name, "to": str(to)} if job := self._job(name):
-                self._actions.discard(job, self._say_to(to))
+                self._actions.discard(job, self._status_of(to))
             case {"kind": "background", "cell": str(cell), "to": str(to)}:
-                self._actions.send_away(cell, self._say_to(to))
+                self._actions.send_away(cell, self._status_of(to))
             case {"kind": "take out", "cell": int(place), "to": str(to)}:
-                self._actions.take_out(place, self._say_to(to))
+                self._actions.take_out(place, self._status_of(to))
             case {"kind": "notify", "job": name, "on": bool(wanted)} if job := self._job(name):
                 self._actions.notify(job, wanted)
-                self._tell([job])
+                self._send_news([job])
             case _:
                 return False
         return True
@@ -190,7 +190,7 @@ class Pages:
         for name in (sight.many - before.many) | (sight.lists ^ before.lists):
             self._sent_many.pop(name, None)
         wanted = new | (sight.look & self._stale.keys()) | self._listed(sight)
-        self._tell([job for n in sorted(wanted) if (job := self._registry.get(n))])
+        self._send_news([job for n in sorted(wanted) if (job := self._registry.get(n))])
 
     def _look(self) -> None:
         """Note what all pages show together, and listen if that is anything."""
@@ -206,8 +206,8 @@ class Pages:
         shown = self._all.panel or self._all.jobs or self._all.many or self._logs
         if not shown:
             self._rest()
-        elif self._unlisten is None:
-            self._unlisten = self._feed.listen(self._take)
+        elif self._unsubscribe is None:
+            self._unsubscribe = self._feed.subscribe(self._take)
 
     def _listed(self, sight: _Sight) -> frozenset[int | JobId]:
         cards = [card for name in sight.lists if (card := self._cards.many.get(name))]
@@ -234,7 +234,7 @@ class Pages:
         while len(self._logs) > _LOGS:
             del self._logs[next(iter(self._logs))]
         self._look()
-        self._tell([], logs=[job.number])
+        self._send_news([], logs=[job.number])
 
     def _close_log(self, client: str, number: int | JobId) -> None:
         if number in self._logs:
@@ -243,7 +243,7 @@ class Pages:
             if not readers:
                 del self._logs[number]
 
-    def _say_what_was_missed(self, names: list[object], since: float) -> None:
+    def _send_missed(self, names: list[object], since: float) -> None:
         jobs = [job for name in names if (job := self._job(name))]
         found = {str(job.number): lines for job in jobs if (lines := lines_since(job, since))}
         if found:
@@ -258,13 +258,13 @@ class Pages:
         self._sent_many.clear()
         self._stale.clear()
         jobs = list(self._registry)[::-1]
-        self._tell(jobs[:_AT_ONCE], reset=True)
+        self._send_news(jobs[:_AT_ONCE], reset=True)
         for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
-            self._tell(jobs[start : start + _AT_ONCE])
+            self._send_news(jobs[start : start + _AT_ONCE])
         for number, (_, readers) in list(self._logs.items()):
             if job := self._registry.get(number):
                 self._logs[number] = (Tail(job, self._cells), readers)
-                self._tell([], logs=[number])
+                self._send_news([], logs=[number])
 
     def _take(self, news: News) -> None:
         with self._lock:
@@ -279,7 +279,7 @@ class Pages:
             jobs += self._moved_up({job.group for job in jobs} - {None})
             for start in range(0, max(len(jobs), 1), _AT_ONCE):
                 last = start + _AT_ONCE >= len(jobs)
-                self._tell(
+                self._send_news(
                     jobs[start : start + _AT_ONCE],
                     gone=gone if last else (),
                     logs=logs if last else (),
@@ -290,7 +290,7 @@ class Pages:
         seen = [job for n in self._all.look if groups and (job := self._registry.get(n))]
         return [job for job in seen if job.group in groups and job.started is None]
 
-    def _tell(
+    def _send_news(
         self,
         jobs: Iterable[Record],
         *,
@@ -343,8 +343,8 @@ class Pages:
         self._sent_many[name] = facts
         return facts
 
-    def _say_to(self, to: str) -> Callable[[str], None]:
-        """Return what says something in the card or panel that is called so."""
+    def _status_of(self, to: str) -> Callable[[str], None]:
+        """Return what shows a line of text in the card or panel of that name."""
 
         def say(text: str) -> None:
             with self._lock:
@@ -359,9 +359,9 @@ class Pages:
         self._sent.clear()
         self._sent_many.clear()
         self._stale.clear()
-        if self._unlisten is not None:
-            self._unlisten()
-            self._unlisten = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
 
 def _sight(content: dict[str, Any]) -> _Sight | None:

@@ -136,8 +136,8 @@ class Watching:
             self._closed = True
             page, self._page = self._page, None
         while self._tables:
-            unlisten, last = self._tables.pop()
-            unlisten()
+            unsubscribe, last = self._tables.pop()
+            unsubscribe()
             last()
         if page is not None:
             page[0].close()
@@ -159,7 +159,7 @@ class Watching:
         def wake(_: object) -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        unlisten = self.feed.listen(wake)
+        unsubscribe = self.feed.subscribe(wake)
         try:
             while True:
                 changed.clear()
@@ -172,7 +172,7 @@ class Watching:
         except KeyboardInterrupt:
             pass
         finally:
-            unlisten()
+            unsubscribe()
             self._front_end.footer(None)
 
     def _terminal_table(self, jobs: list[Record]) -> str:
@@ -214,7 +214,7 @@ class Watching:
         def last() -> None:
             update(table(self._registry, visible()))
 
-        self._tables.append((self.feed.listen(news), last))
+        self._tables.append((self.feed.subscribe(news), last))
         while len(self._tables) > _TABLES:
             self._tables.pop(0)[0]()
         self._service.later(0, self.open_page)

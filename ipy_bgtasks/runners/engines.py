@@ -98,6 +98,9 @@ class Engine:
             return isinstance(error, concurrent.futures.CancelledError)
         return run.job.cancel_requested
 
+    def leave(self, waiting: list[Submission]) -> None:
+        """Drop those that have not begun, without waiting: the session ends."""
+
 
 class Threads(Engine):
     """A pool of threads in this process."""
@@ -327,6 +330,12 @@ class Submitit(Engine):
             run.settle(job.result if len(tasks) == 1 else job.results)
         elif end:
             raise ProcessDied(f"{run.job.where} ended without a result: {end}")
+
+    def leave(self, waiting: list[Submission]) -> None:
+        """Take them from the queue, where they would begin when the session is gone."""
+        if waiting and self._is_slurm:
+            numbers = [run.handle.job_id for run in waiting]
+            subprocess.Popen(["scancel", *numbers], start_new_session=True)
 
     def _slurms_end(self, run: Submission) -> str:
         """Return the state in which Slurm has left a job; empty if it may go on."""

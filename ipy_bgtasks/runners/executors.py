@@ -119,6 +119,12 @@ class ExecutorRunner(Runner):
         """Return what the engine says of it."""
         return job.run.waits_for if isinstance(job.run, Submission) else ""
 
+    def shutdown(self) -> None:
+        """Have the engine drop what has not begun."""
+        with self._lock:
+            waiting = [run for run in self._runs if run.handle and run.job.started is None]
+        self.engine.leave(waiting)
+
     # In a thread of this process
 
     def _call(self, run: Submission) -> None:

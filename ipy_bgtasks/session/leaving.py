@@ -63,8 +63,7 @@ class Leaving:
             self._deadline = time.monotonic() + grace
         _call_all(self.on_begin)
         left = self._registry.shutdown()
-        # Stopping many jobs can take long while they compute.
-        self._deadline = max(self._deadline, time.monotonic() + grace / 2)
+        self._extend()  # stopping many jobs can take long while they compute
         self._over.add_done_callback(lambda _: _call_all(self.on_end))
         sys.setswitchinterval(min(sys.getswitchinterval(), SHORT))  # threads may refuse to end
         ended = _all_ended(left)
@@ -81,7 +80,9 @@ class Leaving:
 
     async def ended(self) -> None:
         """Wait, on any loop, until the session has shut down, for a bounded time."""
-        await asyncio.wait([asyncio.wrap_future(self._over)], timeout=self._left())
+        over = asyncio.wrap_future(self._over)
+        while not self._over.done() and (left := self._left()):
+            await asyncio.wait([over], timeout=left)
 
     def finish(self) -> None:
         """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
@@ -90,10 +91,16 @@ class Leaving:
         self.tell()
         if self._over.done() or self._loop.is_closed() or self._loop.is_running():
             return
+        self._extend()
         # An interrupt ends the wait: the user may be in a hurry.
         with suppress(KeyboardInterrupt, RuntimeError):
             run_interruptible(self._loop, self.ended())
         _call_all(self.on_end)
+
+    def _extend(self) -> None:
+        """Leave some time from now on: beside threads that compute the loop has few turns."""
+        assert self._deadline is not None
+        self._deadline = max(self._deadline, time.monotonic() + self._grace() / 2)
 
     def _left(self) -> float:
         if self._deadline is None:
@@ -103,6 +110,7 @@ class Leaving:
     # On the loop
 
     def _begin_winding_up(self, ended: Future[None]) -> None:
+        self._extend()
         _keep(self._loop.create_task(self._wind_up(ended)))
 
     async def _wind_up(self, ended: Future[None]) -> None:

@@ -2,7 +2,8 @@
 
 Read in `cellExecutionMessageHandler.ts` of microsoft/vscode-jupyter: each cell that was run listens
 on for outputs that answer its own request, or a widget message sent by a widget that its request
-opened. An update is shown where a display of that id was shown before. All else is dropped.
+opened, until it is run again; of the latter streams are dropped. An update is shown where a display
+of that id was shown before. All else is dropped.
 """
 
 from __future__ import annotations
@@ -37,9 +38,25 @@ class Screen:
             for m in kernel.sent
             if m["msg_type"] == "execute_request"
         }
+        cells = {
+            m["header"]["msg_id"]: m["metadata"]["cellId"]
+            for m in kernel.sent
+            if "cellId" in m["metadata"]
+        }
         said = [m for m in kernel.sent if m["msg_type"] == "comm_msg"]
+        comms = {m["header"]["msg_id"] for m in said}
         for message in kernel.messages:
-            owner = self._owners.get(message["parent_header"].get("msg_id", ""))
+            parent = message["parent_header"].get("msg_id", "")
+            if parent in cells and message["msg_type"] == "execute_input":
+                for earlier in [e for e in cells if e != parent and cells[e] == cells[parent]]:
+                    self._below.pop(earlier, None)
+                    gone = [sent for sent, at in self._owners.items() if at == earlier]
+                    for sent in gone:
+                        del self._owners[sent]
+                    del cells[earlier]
+            owner = self._owners.get(parent)
+            if message["msg_type"] == "stream" and parent in comms:
+                owner = None
             content = message["content"]
             if message["msg_type"] == "comm_open" and owner is not None:
                 self._owners |= {

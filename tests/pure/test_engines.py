@@ -172,6 +172,22 @@ def test_slurm_says_why_a_job_waits(house: House, slurm: Any, gate: Gate) -> Non
     assert re.fullmatch(r"slurm \d+", held.where)
 
 
+def test_what_waits_for_slurm_does_not_outlive_the_session(
+    house: House, slurm: Any, gate: Gate
+) -> None:
+    """Nobody would see it begin."""
+    runner = Executors().runner_for(slurm, "slurm")
+    house.namespace["path"] = gate.path
+    held = house.running(house.launch(runner, "wait(path)"))
+    waiting = house.launch(runner, "add(1)")
+    wait_for(lambda: waiting.where != "slurm")
+    runner.shutdown()
+    command = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", waiting.where.split()[1]]
+    wait_for(lambda: subprocess.check_output(command, text=True).strip() == "CANCELLED")
+    gate.open()
+    assert held.result(PATIENCE) == "went on"
+
+
 def test_a_batch_of_submitits_is_one_array(house: House, slurm: Any) -> None:
     """Jobs that are launched in it have numbers of their own in the array."""
     runner = Executors().runner_for(slurm, "slurm")

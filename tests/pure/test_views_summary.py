@@ -103,6 +103,8 @@ def test_an_error_is_one_line() -> None:
     """Type and message; without a message the type alone."""
     assert error_line(ValueError("bad\n thing")) == "ValueError: bad thing"
     assert error_line(KeyError("k")) == "KeyError: 'k'"
+    wrapped = "Traceback (most recent call last):\n  File 'a', line 1, in f\nKeyboardInterrupt\n"
+    assert error_line(RuntimeError(wrapped)) == "RuntimeError: KeyboardInterrupt"
     assert error_line(RuntimeError()) == "RuntimeError"
     assert len(error_line(ValueError("x" * 10**7), 80)) == 80
 

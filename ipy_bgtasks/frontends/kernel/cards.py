@@ -363,7 +363,7 @@ class Cards:
                 self.many[card.name] = card
                 while len(self.many) > _PLACES:
                     self.many.popitem(last=False)
-        self._note(card)
+        self._mark_changed(card)
 
     def show(self, job: Record, parent: Any) -> None:
         """Display the job in a place, and keep it up to date there until it has ended."""
@@ -410,7 +410,7 @@ class Cards:
         if job.done():  # meanwhile
             self.ended(job)
         elif not launch:
-            self._note(card)  # it may have begun meanwhile
+            self._mark_changed(card)  # it may have begun meanwhile
 
     # The page
 
@@ -455,9 +455,9 @@ class Cards:
         """Bring the job's cards up to date, soon."""
         for card in self._cards.get(job.number, ()):
             if not self.heard or card.state != str(job.state):
-                self._note(card)
+                self._mark_changed(card)
 
-    def _note(self, card: Card) -> None:
+    def _mark_changed(self, card: Card) -> None:
         hurries = card.is_over or time.time() - card.began < _INTERVAL
         wait = _SOON if hurries else _RARELY if self.heard else _INTERVAL
         with self._lock:
@@ -478,13 +478,13 @@ class Cards:
             if card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
                 self.places.put(card, card.bundle(live=False))
             else:
-                self._note(card)
+                self._mark_changed(card)
 
     def discarded(self, job: Record) -> None:
         """Show that the job, one of several on a card, is kept no more: it cannot be fetched."""
         card = self.places.launch_card(job.origin)
         if card is not None and card.discarded(job):
-            self._note(card)
+            self._mark_changed(card)
 
     def _update(self) -> None:
         with self._lock:

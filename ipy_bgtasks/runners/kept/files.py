@@ -14,6 +14,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.runners import programs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,6 +73,19 @@ def read_json(directory: str, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def leave_notice(directory: str, urls: list[str]) -> None:
+    """Leave what is needed to notify these Apprise URLs of the end of a job."""
+    content = {"urls": urls, "command": programs.python("kept.notify", directory)}
+    replace_json(directory, NOTIFY, content, sync=False)
+
+
+def notify(directory: str) -> None:
+    """Start the program that notifies them, if there are any; returns at once."""
+    if (left := read_json(directory, NOTIFY)) is not None:
+        with suppress(OSError):
+            programs.start(left["command"], cwd="/")
 
 
 def write_all(fd: int, data: bytes) -> None:

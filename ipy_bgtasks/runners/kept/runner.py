@@ -23,7 +23,7 @@ from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
 from ipy_bgtasks.runners import programs, sessions
-from ipy_bgtasks.runners.kept import files, notify
+from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.directory import (
     FORMAT,
     JobDirectory,
@@ -301,7 +301,7 @@ class KeptRunner(Runner):
         try:
             files.replace_json(directory.path, files.JOB, told, sync=False)
             if tells and self.urls:
-                notify.leave(directory.path, self.urls)
+                files.leave_notice(directory.path, self.urls)
                 self._tells.add(directory.number)
         except OSError as error:
             raise BadInput(f"--keep cannot write to {directory.path}: {error.strerror}") from None
@@ -394,7 +394,7 @@ class KeptRunner(Runner):
             told.update(kind="unwatched", why=error_line(error))
         with contextlib.suppress(OSError):
             files.replace_json(directory.path, files.STATE, told)
-        notify.spawn(directory.path)
+        files.notify(directory.path)
         os.close(lock)
 
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from ipy_bgtasks.runners import programs, sessions
-from ipy_bgtasks.runners.kept import files, notify
+from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.usage import oom_kills, reaped, usage_of, why_killed
 
 # A type checker for Windows knows none of these names.
@@ -129,7 +129,7 @@ def end_unwatched(directory: str, token: str, session: int | None, why: str) -> 
     state.update(state="failed", kind="unwatched", why=why, ended=time.time())
     with suppress(OSError):
         files.replace_json(directory, files.STATE, state)
-    notify.spawn(directory)
+    files.notify(directory)
 
 
 def end_what_is_left(token: str, session: int | None) -> None:
@@ -433,7 +433,7 @@ class Watcher:
             except OSError:  # the disk is full: to say nothing is better than to say what is wrong
                 time.sleep(_AGAIN)
         self._guard.dismiss()
-        notify.spawn(self._directory)
+        files.notify(self._directory)
 
     def _write_state(self) -> None:
         files.replace_json(self._directory, files.STATE, self._state)
