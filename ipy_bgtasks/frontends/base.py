@@ -160,15 +160,7 @@ class FrontEnd(Host):
 
     def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
-        job = self._core.launch_cell(
-            run.code,
-            origin=run.origin,
-            thread=run.thread,
-            began=run.began,
-            awaits=run.awaits,
-            interrupt=interrupt,
-            frames=run.frames,
-        )
+        job = self._core.launch_cell(run, interrupt)
         streams.inherit(job)
         if self._captures is not None:
             self._captures.inherit(job)

@@ -370,11 +370,10 @@ TOUCHES = {
     ),
     "ctrl-z": Touch(
         "IPython",
-        "shell.interact, prompt_for_code, keep_running, _atexit_once, showtraceback, "
+        "shell.interact, prompt_for_code, keep_running, separate_in, _atexit_once, "
         "_showtraceback; the classes of the shell and of its display hook; display_trap, "
         "builtin_trap; displayhook.write_output_prompt, write_format_data; builtins.input; "
-        "signal.signal; "
-        "prompt_toolkit's application on another thread than the main one, its "
+        "signal.signal; prompt_toolkit's application on another thread than the main one, its "
         "_running_in_terminal_f",
         _IPYTHON,
         "Ctrl-Z sends the cell that runs to the background",

@@ -14,41 +14,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.job.record import Record
 
 
 class CellRunner(Runner):
-    """The runner of one cell that has run in *thread* since *began*, a monotonic time.
+    """The runner of one cell; *interrupt* does what the stop button would have done.
 
-    *awaits* is whether it lets other tasks of that thread's loop go on. *interrupt* does what
-    the stop button would have done, *frames* returns where the code is; any thread may call both.
+    Any thread may call that.
     """
 
     where = "cell"
 
-    def __init__(
-        self,
-        *,
-        thread: int,
-        began: float,
-        awaits: bool,
-        interrupt: Callable[[], object],
-        frames: Callable[[], list[FrameType]],
-    ) -> None:
-        self._thread = thread
-        self._began = began
-        self._awaits = awaits
+    def __init__(self, cell: RunningCell, interrupt: Callable[[], object]) -> None:
+        self._cell = cell
         self._interrupt = interrupt
-        self._frames = frames
 
     def blocks(self, thread: int | None) -> bool:
         """Return whether the cell blocks everything else in *thread* until it ends."""
-        return thread == self._thread and not self._awaits
+        return thread == self._cell.thread and not self._cell.awaits
 
     def start(self, job: Record) -> None:
         """Note that it runs already."""
-        job.begin(since=self._began)
-        job.thread = self._thread
+        job.begin(since=self._cell.began)
+        job.thread = self._cell.thread
 
     def stop(self, job: Record, force: bool) -> None:
         """Interrupt it; *force* makes no difference."""
@@ -56,8 +45,8 @@ class CellRunner(Runner):
 
     def frames(self, job: Record) -> list[FrameType]:
         """Return the stack of its thread."""
-        return self._frames()
+        return self._cell.frames()
 
     def needs_this_thread(self) -> bool:
         """Return whether it is this very thread that runs it."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self._cell.thread

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.frontends.running_cells import RunningCell
     from ipy_bgtasks.ipython.extension import Loaded
     from ipy_bgtasks.ipython.options import Options
     from ipy_bgtasks.job.record import Record
@@ -104,14 +105,15 @@ class Core:
 
         return [job for job in self.registry.alive() if not goes_on(job)]
 
-    def launch_cell(self, code: str, *, origin: object, **how: Any) -> Record:
-        """Make a job of a cell that runs already; *how* are the arguments of `CellRunner`."""
+    def launch_cell(self, cell: RunningCell, interrupt: Callable[[], object]) -> Record:
+        """Make a job of a cell that runs already; *interrupt* interrupts it where it is."""
         from ipy_bgtasks.runners.cell import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.reading import label_of_cell
 
-        work = Work(_runs_already, label_of_cell(code), code, False)
-        return self.registry.launch(work, where=CellRunner(**how), origin=origin)
+        work = Work(_runs_already, label_of_cell(cell.code), cell.code, False)
+        runner = CellRunner(cell, interrupt)
+        return self.registry.launch(work, where=runner, origin=cell.origin)
 
 
 def _runs_already() -> None:
