@@ -51,7 +51,7 @@ def usage_of(leaders: Collection[int]) -> dict[int, Usage]:
         return found
     if not os.path.exists("/proc/self/stat"):
         return _usage_of_trees(leaders)
-    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    tick, page = _os.sysconf("SC_CLK_TCK"), _os.sysconf("SC_PAGE_SIZE")
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
@@ -111,8 +111,9 @@ def reaped(process: subprocess.Popen[bytes]) -> int:
     with suppress(AttributeError, ChildProcessError):
         _, status, used = _os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        import resource
+        import resource as module
 
+        resource: Any = module
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         unit = 1 if sys.platform == "darwin" else 1024
         return int(used.ru_maxrss) * unit if used.ru_maxrss > own else 0
@@ -131,7 +132,7 @@ def why_killed(oom_before: int, peak: int) -> str:
     else:
         why = "out of memory, perhaps" if now < 0 else "probably out of memory"
         with suppress(AttributeError, ValueError, OSError):
-            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            machine = _os.sysconf("SC_PAGE_SIZE") * _os.sysconf("SC_PHYS_PAGES")
             why += f", machine {size_text(machine)}"
     return f"{why}: peak {size_text(peak)}" if peak else why
 
