@@ -164,10 +164,11 @@ def _depth(function: Any) -> int:
 
 
 def test_the_ways_to_a_thread_are_wrapped_once(
-    manager: Any, monkeypatch: pytest.MonkeyPatch
+    shell: InteractiveShell, manager: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when somebody else wraps them between loading and unloading, again and again."""
     manager.load_extension(EXTENSION)
+    shell.run_line_magic("bg", "-q max(1, 2)").result(30)  # with the first job they are
     manager.unload_extension(EXTENSION)
     ways = ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))
     ours = [_depth(getattr(owner, name)) for owner, name in ways]
