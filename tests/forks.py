@@ -30,6 +30,7 @@ LATE = {
     "JUPYTER_DATA_DIR",
     "JUPYTER_RUNTIME_DIR",
     "PYTEST_CURRENT_TEST",
+    "XDG_STATE_HOME",
 }
 
 AVAILABLE = sys.platform == "linux"

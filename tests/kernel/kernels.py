@@ -392,6 +392,7 @@ def kernel_environment(home: Path, config: str = "") -> dict[str, str]:
         "IPYTHONDIR": str(home / "ipython"),
         **{f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA")},
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "XDG_STATE_HOME": str(home / "state"),  # its kept jobs are nobody else's
         "JUPYTER_PLATFORM_DIRS": "1",
         "PYTHONPATH": str(Path(ipy_bgtasks.__file__).parents[1]),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
