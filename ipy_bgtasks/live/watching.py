@@ -117,10 +117,10 @@ class Watching:
 
         if not self._front_end.live and not jobs():
             self._front_end.print_line("no jobs")
-            return _nothing() if awaited else None
+            return asyncio.sleep(0) if awaited else None
         if self._front_end.live:
             self.show(chosen, jobs)
-            return _nothing() if awaited else None
+            return asyncio.sleep(0) if awaited else None
         return self._session.wait(
             self.follow(jobs),
             awaited,
@@ -263,7 +263,3 @@ class Watching:
         """Send the cell of that id to the background, if it runs in the foreground."""
         if self._cells is None or not self._cells.send_away_by_id(cell):
             say("that cell does not run in the foreground any more")
-
-
-async def _nothing() -> None:
-    """Return at once, for a cell that awaits this and need not wait."""
