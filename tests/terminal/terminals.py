@@ -95,6 +95,7 @@ def terminal_environment(directory: Path, term: str = "xterm") -> dict[str, str]
         # With it Python's own streams let two threads overtake each other.
         "PYTHONUNBUFFERED": "",
         "IPYTHONDIR": str(directory),
+        "XDG_STATE_HOME": str(directory / "state"),  # its kept jobs are nobody else's
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "TERM": term,
         "PROMPT_TOOLKIT_NO_CPR": "1",
