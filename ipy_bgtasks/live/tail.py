@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, visible
 from ipy_bgtasks.views.detail import traceback_text

@@ -400,7 +400,7 @@ class Session:
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import parsed_expression
+        from ipy_bgtasks.stacks import parsed_expression
         from ipy_bgtasks.views.rows import frame_line
 
         if options.profile:
@@ -422,7 +422,7 @@ class Session:
     def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
         """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import Times, aside, sample
+        from ipy_bgtasks.stacks import Times, aside, sample
         from ipy_bgtasks.views.inside import profile
 
         times: Times = {}

@@ -19,7 +19,7 @@ from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.runners.watchdog import Watchdog
-from ipy_bgtasks.usage import MemoryLimits
+from ipy_bgtasks.service import MemoryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.job.progress import progress_of
+from ipy_bgtasks.platforms import usage_of
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import message_of, one_line, strip_ansi
-from ipy_bgtasks.usage import usage_of
 from ipy_bgtasks.views.rows import line_now
 from ipy_bgtasks.views.value import value_line
 

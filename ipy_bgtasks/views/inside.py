@@ -14,8 +14,8 @@ from ipy_bgtasks.views.rows import frame_line
 from ipy_bgtasks.views.text import aligned
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.inspection import Site, Times
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.stacks import Site, Times
 
 _LINES = 20
 _LONG = 80  # characters of a text

@@ -14,7 +14,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.streams import (
