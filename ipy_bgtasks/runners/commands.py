@@ -29,7 +29,7 @@ from ipy_bgtasks.platforms import (
     why_killed,
 )
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.trees import all_of
+from ipy_bgtasks.runners.supervisor import all_of
 
 if TYPE_CHECKING:
     import subprocess

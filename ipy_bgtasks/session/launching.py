@@ -313,7 +313,7 @@ def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy:
             "that is short"
         )
     if place in ("shell", "process") and not has_sessions():
-        from ipy_bgtasks.runners.trees import refuse_without_psutil
+        from ipy_bgtasks.runners.supervisor import refuse_without_psutil
 
         refuse_without_psutil()
     if (

@@ -14,11 +14,10 @@ import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job
 from ipy_bgtasks.platforms import has_threads
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands import ShellRunner
-from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
 from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import MemoryLimits
 
 if TYPE_CHECKING:
