@@ -20,7 +20,7 @@ from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import short_repr
-from ipy_bgtasks.views.groups import group_tally
+from ipy_bgtasks.views.tables import group_tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.log.transcript import Entry, dropped_mark
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, visible
-from ipy_bgtasks.views.detail import traceback_text
-from ipy_bgtasks.views.rows import row
+from ipy_bgtasks.views.describe import row
+from ipy_bgtasks.views.display import traceback_text
 from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:

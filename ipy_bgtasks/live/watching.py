@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.live.feed import Feed
-from ipy_bgtasks.views.show import live_table, table
+from ipy_bgtasks.views.tables import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

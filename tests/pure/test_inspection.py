@@ -16,7 +16,7 @@ from ipy_bgtasks import inspection
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.inspection import NO_ANSWER, evaluate, sample
 from ipy_bgtasks.stacks import thread_frames
-from ipy_bgtasks.views.inside import flame_graph, lines
+from ipy_bgtasks.views.pictures import flame_graph, lines
 
 SECRET = "global"
 

@@ -148,6 +148,6 @@ def _text_of(formatter: Any, value: Any) -> Any:
 
 
 def _is_in_card(job: Record, data: dict[str, Any]) -> bool:
-    from ipy_bgtasks.views.rows import summary
+    from ipy_bgtasks.views.describe import summary
 
     return data.keys() == {"text/plain"} and data["text/plain"] == summary(job, _IN_CARD)

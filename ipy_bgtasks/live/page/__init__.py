@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ipy_bgtasks.views.html import THEMED
-from ipy_bgtasks.views.rows import GLYPHS
+from ipy_bgtasks.views.describe import GLYPHS
+from ipy_bgtasks.views.display import THEMED
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("elements", "log", "card", "sweep", "timeline", "panel", "page")
