@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
-from ipy_bgtasks.frontends.labels import Labels
+from ipy_bgtasks.frontends.streams import Labels
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.text import printable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.frontends.running_cells import RunningCell
-    from ipy_bgtasks.frontends.tracebacks import Translate
+    from ipy_bgtasks.frontends.streams import Translate
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log, Piece
     from ipy_bgtasks.notify import Notice
@@ -126,8 +126,11 @@ class FrontEnd(Host):
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
-        from ipy_bgtasks.frontends.bars import isolate_bars, isolate_consoles
-        from ipy_bgtasks.frontends.commands import print_pages_of_jobs
+        from ipy_bgtasks.frontends.commands import (
+            isolate_bars,
+            isolate_consoles,
+            print_pages_of_jobs,
+        )
         from ipy_bgtasks.hooks import refuse_questions
 
         changes.step("rich", isolate_consoles)

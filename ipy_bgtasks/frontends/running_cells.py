@@ -26,8 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipy_bgtasks.context import cells_away
-from ipy_bgtasks.frontends.cells import code_that_runs_cells
-from ipy_bgtasks.frontends.per_thread import PerThread
+from ipy_bgtasks.frontends.installing import code_that_runs_cells
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import (
     can_take_signals,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.async_exceptions import Sent
     from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.job.record import Record
+
 
 #: What `faulthandler` writes first, for each signal.
 _SIGNAL = b"Stack (most"
@@ -447,3 +447,75 @@ def _read(reader: socket.socket) -> bool:
     with suppress(BlockingIOError):
         return _SIGNAL in reader.recv(65536)
     return False
+
+
+_NONE = object()
+
+
+class PerThread:
+    """Attributes of the shell and its display hook that a thread may have of its own.
+
+    IPython's shell knows one cell at a time: one number for the cell that runs, and one place for
+    its value. With a cell in the background a second one runs in another thread at the same time.
+    Both get a subclass of their class, with properties; a thread without a value of its own sees
+    the shared one, as before.
+    """
+
+    def __init__(self) -> None:
+        #: The number of the cell that a thread runs, where that is not the foreground's.
+        self.numbers: dict[int, int] = {}
+        #: Whether the value of the cell that a thread runs is not to be shown.
+        self.quiet: dict[int, bool] = {}
+        #: What a thread prints before it prompts, if that is not the shell's `separate_in`.
+        self.separators: dict[int, str] = {}
+        self._results: dict[int, Any] = {}
+        self._messages: dict[int, Any] = {}
+
+    def install(self, changes: Installation, shell: Any) -> None:
+        """Begin; the value of the cell that runs now stays where it is.
+
+        To be undone while no two cells run.
+        """
+        hook, quiet = shell.displayhook, type(shell.displayhook).quiet
+        _ = shell.display_trap.set
+
+        def quiet_here(hook: Any) -> bool:
+            own = self.quiet.get(threading.get_ident())
+            return bool(quiet(hook) if own is None else own)
+
+        number = _property(type(shell).execution_count, self.numbers, own_only=True)
+        separator = _property(type(shell).separate_in, self.separators, own_only=True)
+        changes.subclass(shell, {"execution_count": number, "separate_in": separator})
+        # IPython counts the cells that use these, and the last one takes them off. What counts is
+        # not made for two threads: a cell that began at that moment had its value shown nowhere.
+        for trap in (shell.display_trap, shell.builtin_trap):
+            changes.enter(trap)
+        changes.add(lambda: setattr(hook, "exec_result", None))
+        members = {
+            "exec_result": _property(type(hook).exec_result, self._results),
+            "msg": _property(None, self._messages),
+            "quiet": quiet_here,
+        }
+        changes.subclass(hook, members)
+
+
+def _property(trait: Any, own: dict[int, Any], *, own_only: bool = False) -> property:
+    """Return a property that is *trait* unless the calling thread has an entry in *own*.
+
+    With *own_only* a thread without an entry sets the trait; else what it sets is its own.
+    """
+
+    def read(instance: Any) -> Any:
+        value = own.get(threading.get_ident(), _NONE)
+        if value is not _NONE:
+            return value
+        return None if trait is None else trait.__get__(instance, type(instance))
+
+    def write(instance: Any, value: Any) -> None:
+        ident = threading.get_ident()
+        if own_only and ident not in own:
+            trait.__set__(instance, value)
+        else:
+            own[ident] = value
+
+    return property(read, write)

@@ -1,28 +1,41 @@
-"""Routing of Python's output streams: a job's text goes to the job, the rest is unchanged.
+"""What a job prints on its way to the screen: whose it is, its label, and the traceback at its end.
 
 All code that prints, job or foreground, calls ``sys.stdout.write``. Ours checks the current job
 first. During a plain cell IPython replaces that attribute by a function of its own, to keep
 everything printed in its output history; here that function serves the foreground only, so that
 what a job prints is kept once, and bounded, in its log.
+
+Where several jobs show their output at the same time, labels say whose line it is. Only what is
+shown is labelled; what is recorded is not.
 """
 
 from __future__ import annotations
 
+import copy
 import io
+import re
 import sys
+import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away, current
+from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
+from ipy_bgtasks.stacks import hide_all
 from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext
-from ipy_bgtasks.text import encodable
+from ipy_bgtasks.text import encodable, error_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ipy_bgtasks.frontends.base import FrontEnd
+    from ipy_bgtasks.job.outcome import Outcome
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
 
     Write = Callable[[str], Any]
+    #: Returns what is shown in place of an exception: itself, or another.
+    Translate = Callable[[BaseException], BaseException]
 
 
 class _Route:
@@ -200,3 +213,168 @@ def isolate_publisher(changes: Installation, shell: Any, publisher: Any) -> ByCo
     changes.add(keep_replacement)
     ours = changes.subclass(shell, {"display_pub": isolated.as_property()})
     return isolated
+
+
+#: Where a new line begins, if anything follows.
+_NEW_LINE = r"\r?\n|\r(?!\n)"
+
+
+class _Line:
+    """The partial line of a place: whose it is, and whether it will be overwritten.
+
+    *bare* says that its label is still to be written, before the next text.
+    """
+
+    __slots__ = ("bar", "bare", "number")
+
+    def __init__(self, number: int, *, bar: bool, bare: bool) -> None:
+        self.number, self.bar, self.bare = number, bar, bare
+
+
+class _Place:
+    """Whose output is shown in one place now."""
+
+    __slots__ = ("bare", "labelled", "present")
+
+    def __init__(self) -> None:
+        self.present: dict[int, Record] = {}
+        #: Of those, the ones without a label: so that a launch looks at no others.
+        self.bare: list[Record] = []
+        self.labelled: set[int] = set()
+
+
+class Labels:
+    """The labels of all places. Any thread may call; a place is anything hashable."""
+
+    def __init__(self) -> None:
+        #: Whether there are any.
+        self.on = True
+        #: Held while the result of `put` is shown, where nothing else keeps that in order.
+        self.order = threading.RLock()
+        self._lock = threading.Lock()
+        self._places: dict[Any, _Place] = {}
+        self._lines: dict[tuple[Any, str], _Line] = {}
+
+    def enter(self, job: Record, place: Any, *, among: bool = False) -> None:
+        """Note that the job's output is shown in *place*; with *among* others are about to be."""
+        with self._lock:
+            here = self._places.get(place)
+            if here is None:
+                here = self._places[place] = _Place()
+            elif job.number in here.present:
+                return
+            for other in reversed(here.present.values()):  # the newest most likely runs still
+                if among := among or not other.done():
+                    break
+            here.present[job.number] = job
+            if not among:
+                here.bare.append(job)
+                return
+            here.labelled.add(job.number)
+            if here.bare:
+                here.labelled.update(other.number for other in here.bare if not other.done())
+                here.bare.clear()
+
+    def leave(self, job: Record, place: Any) -> None:
+        """Note that the job's output is no longer shown in *place*."""
+        with self._lock:
+            here = self._places.get(place)
+            if here is None or here.present.pop(job.number, None) is None:
+                return
+            here.labelled.discard(job.number)
+            if job in here.bare:
+                here.bare.remove(job)
+            if not here.present:
+                del self._places[place]
+                for key in [key for key in self._lines if key[0] == place]:
+                    del self._lines[key]
+
+    def wanted(self, job: Record, place: Any) -> bool:
+        """Return whether its lines are labelled there: until its end, once it was not alone."""
+        here = self._places.get(place)
+        return self.on and here is not None and job.number in here.labelled
+
+    def put(self, job: Record, place: Any, stream: str, text: str) -> str:
+        """Return *text*, which the job is about to show there, with its labels.
+
+        After another job's partial line this begins a new one, unless both are bars, which share
+        it. Call this in the order in which the texts are shown.
+        """
+        if not text or not self.wanted(job, place):
+            return text
+        label = f"[{job.number}] "
+        line = self._lines.pop((place, stream), None)
+        bare = line is None or line.bare
+        before = ""
+        if line is not None and line.number != job.number:
+            bare = True
+            before = "" if line.bar and text[0] == "\r" else "\n"
+        ends = list(re.finditer(_NEW_LINE, text))
+        bar = any(end[0] == "\r" for end in ends)
+        if not text.endswith("\n"):
+            # Of a bar that comes with each `\r` before or after it, the label comes before it.
+            self._lines[place, stream] = _Line(job.number, bar=bar, bare=text[-1] == "\r")
+        at = 0
+        out = [before]
+        for end in ends:
+            if bare and end.start() > at:
+                out.append(label)
+            out.append(text[at : end.end()])
+            at, bare = end.end(), True
+        if at < len(text):
+            out += [label, text[at:]] if bare else [text[at:]]
+        return "".join(out)
+
+
+def formatted(shell: Any, outcome: Outcome) -> list[str]:
+    """Return the traceback's lines, without the frames of this package. Any thread may call."""
+    error = outcome.error
+    assert error is not None
+    kind, trace = type(error), outcome.traceback
+    try:
+        if (render := attribute(error, "_render_traceback_")) is not None:
+            return list(render())
+        if is_a(error, SyntaxError):
+            return list(copy.copy(shell.SyntaxTB).structured_traceback(kind, error, []))
+        if not _holds_group(error):
+            # A copy, because the shell's own remembers the last traceback for %debug.
+            lines = copy.copy(shell.InteractiveTB).structured_traceback(
+                kind, error, trace, tb_offset=0
+            )
+            notes = attribute(error, "__notes__", ())
+            shown = "\n".join(lines)
+            return [*lines, *(note for note in notes if note not in shown)]
+    except Exception:  # a broken repr in a user's exception: the plain form still works
+        pass
+    try:
+        return [line.rstrip("\n") for line in traceback.format_exception(kind, error, trace)]
+    except Exception:  # it does not even let itself be looked at, or is nested too deeply
+        head = ["Traceback (most recent call last):", *traceback.format_tb(trace)]
+        return [line.rstrip("\n") for line in (*head, error_line(error))]
+
+
+def translate_errors(
+    changes: Installation, shell: Any, translators: Sequence[Translate] = ()
+) -> None:
+    """Show the exceptions of cells as *translators* return them, without our frames.
+
+    Most frames are taken out where an exception leaves this package. This is for the rest, such as
+    an interrupt that lands in the first line of a magic; ``%xmode Verbose`` shows them.
+    """
+
+    def showtraceback(original: Any, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        error = (exc_tuple or sys.exc_info())[1]
+        if error is not None and is_a(error, BaseException):
+            for translate in translators:
+                error = translate(error)
+            if shell.InteractiveTB.mode != "Verbose":
+                hide_all(error)
+            exc_tuple = type(error), error, trace_of(error)
+        original(exc_tuple, *args, **kwargs)
+
+    changes.wrap(shell, "showtraceback", showtraceback)
+
+
+def _holds_group(error: BaseException) -> bool:
+    # IPython's own formatter does not know exception groups.
+    return any(is_a(one, BaseExceptionGroup) for one in contexts(error))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.frontends.cells import keep_cell_numbers, runs_in_a_cell, transforms_a_cell
 from ipy_bgtasks.frontends.installing import (
     complete_with,
+    keep_cell_numbers,
     keep_get_ipython,
     kernel_of,
     loop_of,
     missing_line,
+    runs_in_a_cell,
+    transforms_a_cell,
 )
 from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.patching import Installation
@@ -190,8 +192,7 @@ class Loaded:
         changes.add(undo)
 
     def _watch_exits(self, session: Session, registry: Registry) -> None:
-        from ipy_bgtasks.frontends.exits import watch_process
-        from ipy_bgtasks.hooks import threads_of_jobs
+        from ipy_bgtasks.hooks import threads_of_jobs, watch_process
         from ipy_bgtasks.session.leaving import Leaving
 
         core, settings, changes = session.core, session.settings, self._changes

@@ -15,7 +15,7 @@ from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller
-from ipy_bgtasks.frontends.cells import Sources
+from ipy_bgtasks.frontends.installing import Sources
 from ipy_bgtasks.platforms import has_kept_jobs, has_threads
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen

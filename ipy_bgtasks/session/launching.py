@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.frontends.cells import expanded
-from ipy_bgtasks.frontends.installing import BETWEEN
+from ipy_bgtasks.frontends.installing import BETWEEN, expanded
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.log.output import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads

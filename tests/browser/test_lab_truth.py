@@ -140,6 +140,24 @@ def test_a_cell_that_is_cut_and_pasted_keeps_its_card(open_notebook: OpenNoteboo
     notebook.shows(2, "cancelled")
 
 
+def test_what_came_after_its_cell_was_deleted_is_seen(open_notebook: OpenNotebook) -> None:
+    """`%jobs N` has it while the cell is gone, and its card once the deletion is undone."""
+    more = "async def both():\n    await work()\n    raise ValueError('in the end')"
+    look = "late.set(); gate.set()\nawait asyncio.gather(job, return_exceptions=True)\n%jobs 1"
+    notebook = open_notebook([SETUP, more, "job = %bg both()", look])
+    notebook.run(0, 1, 2)
+    notebook.shows(2, "running")
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 2")
+    notebook.do("notebook:delete-cell")
+    notebook.run(2)
+    notebook.shows(2, "line 19")
+    notebook.shows(2, "ValueError: in the end")
+    notebook.do("notebook:undo-cell-action")
+    expect(notebook.output(2).locator(CARD)).to_contain_text("failed", timeout=TIMEOUT)
+    notebook.shows(2, "line 19")
+    notebook.shows(2, "Traceback")
+
+
 WITHIN = {
     "with": "out = ipywidgets.Output()\nwith out:\n    %bg fail()\nout",
     "capture": (

@@ -133,7 +133,7 @@ def test_what_was_compiled_for_a_job_goes_with_it(ready: Kernel) -> None:
     ready.ok("import gc, linecache\nasync def quick(i): return i")
     ready.ok(
         "ip = get_ipython()\n"
-        "from ipy_bgtasks.frontends.cells import cell_numbers\n"
+        "from ipy_bgtasks.frontends.installing import cell_numbers\n"
         "def sizes(): return len(cell_numbers(ip)), len(linecache.cache)\n"
         "async def many(count):\n"
         "    for i in range(count):\n"

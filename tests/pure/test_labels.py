@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipy_bgtasks.frontends.labels import Labels
+from ipy_bgtasks.frontends.streams import Labels
 
 
 class _Job(SimpleNamespace):

@@ -11,7 +11,7 @@ import time
 import pytest
 from receivers import receiver, silence
 
-from ipy_bgtasks.frontends.terminal.ends import sequences
+from ipy_bgtasks.frontends.terminal.above import sequences
 from ipy_bgtasks.notify import (
     Address,
     Ended,

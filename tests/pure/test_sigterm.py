@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 HEAD = """\
 import os, signal, sys, threading, time
-from ipy_bgtasks.frontends.exits import before_sigterm
+from ipy_bgtasks.hooks import before_sigterm
 from ipy_bgtasks.patching import Installation
 changes = Installation()
 before_sigterm(changes, lambda: print("cleaned up", flush=True))

@@ -14,8 +14,6 @@ _LATER = (
     "ipy_bgtasks.background",
     "ipy_bgtasks.errors",
     "ipy_bgtasks.frontends.commands",
-    "ipy_bgtasks.frontends.bars",
-    "ipy_bgtasks.frontends.exits",
     "ipy_bgtasks.hooks",
     "ipy_bgtasks.ipython.calls",
     "ipy_bgtasks.ipython.options",

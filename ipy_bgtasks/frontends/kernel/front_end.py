@@ -27,8 +27,12 @@ from ipy_bgtasks.frontends.kernel.figures import Figures
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
 from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, route_displays
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
-from ipy_bgtasks.frontends.streams import isolate_publisher, route_in_place
-from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+from ipy_bgtasks.frontends.streams import (
+    formatted,
+    isolate_publisher,
+    route_in_place,
+    translate_errors,
+)
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, sendable
 
@@ -568,7 +572,7 @@ class KernelFrontEnd(FrontEnd):
 
 
 def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None:
-    from ipy_bgtasks.frontends.exits import at_exit, exit_of_job
+    from ipy_bgtasks.hooks import at_exit, exit_of_job
 
     kernel = shell.kernel
     answering: list[threading.Thread] = []

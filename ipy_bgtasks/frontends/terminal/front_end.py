@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks import streams_by_context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
-from ipy_bgtasks.frontends.streams import RoutedStream, isolate_publisher
-from ipy_bgtasks.frontends.terminal.above import AbovePrompt, PromptStream
-from ipy_bgtasks.frontends.terminal.ends import EndNotices, sequences
-from ipy_bgtasks.frontends.tracebacks import formatted, translate_errors
+from ipy_bgtasks.frontends.streams import (
+    RoutedStream,
+    formatted,
+    isolate_publisher,
+    translate_errors,
+)
+from ipy_bgtasks.frontends.terminal.above import AbovePrompt, EndNotices, PromptStream, sequences
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
@@ -596,7 +599,7 @@ class _ExitQuestion:
             return ""
 
     def _exit(self, original: Callable[[], None]) -> None:
-        from ipy_bgtasks.frontends.exits import exit_of_job
+        from ipy_bgtasks.hooks import exit_of_job
 
         exit_of_job()
         shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
