@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.waiting import make_room, refuse_deadlock
 from ipy_bgtasks.stacks import hide
 from ipy_bgtasks.text import printable
 
@@ -195,7 +194,7 @@ class Job(concurrent.futures.Future[Any]):
         """
         callback = _Callback(fn, self, context)
         if callback.awaits:
-            make_room(self._record)
+            self._record.make_room()
         self._record.add_done_callback(callback)
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
@@ -254,7 +253,7 @@ class _Waiters(list[Any]):
         self._record = record
 
     def append(self, waiter: object) -> None:
-        refuse_deadlock(self._record)
+        self._record.refuse_deadlock()
         super().append(waiter)
 
 

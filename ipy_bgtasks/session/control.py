@@ -107,7 +107,7 @@ class Core:
 
     def launch_cell(self, cell: RunningCell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs already; *interrupt* interrupts it where it is."""
-        from ipy_bgtasks.runners.cell import CellRunner
+        from ipy_bgtasks.runners.loop import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.reading import label_of_cell
 

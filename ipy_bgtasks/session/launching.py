@@ -26,11 +26,10 @@ from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.commands import ShellRunner
-from ipy_bgtasks.runners.loop import LoopRunner
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
 from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line
@@ -327,7 +326,7 @@ def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy:
             "that is short"
         )
     if place in ("shell", "process") and not has_sessions():
-        from ipy_bgtasks.runners.trees import refuse_without_psutil
+        from ipy_bgtasks.runners.supervisor import refuse_without_psutil
 
         refuse_without_psutil()
     if (
