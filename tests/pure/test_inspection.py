@@ -15,7 +15,7 @@ import pytest
 from ipy_bgtasks import stacks
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.stacks import NO_ANSWER, evaluate, sample, thread_frames
-from ipy_bgtasks.views.inside import flame_graph, lines
+from ipy_bgtasks.views.pictures import flame_graph, lines
 
 SECRET = "global"
 

@@ -449,20 +449,20 @@ class TerminalFrontEnd(FrontEnd):
         # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
         if failed and job.group is None:
-            from ipy_bgtasks.views.rows import exit_status
+            from ipy_bgtasks.views.describe import exit_status
 
             failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def _notice(self, job: Record) -> str:
-        from ipy_bgtasks.views.text import notice
+        from ipy_bgtasks.views.display import notice
 
         registry = self._core.registry
         return notice(job, registry.current, registry.previous)
 
     def _notice_of_group(self, name: str) -> str:
         """Return the line on a group; empty while one of its jobs goes on."""
-        from ipy_bgtasks.views.groups import group_line
+        from ipy_bgtasks.views.tables import group_line
 
         groups = (each for each in self._core.registry.groups() if each.name == name)
         group = next(groups, None)
@@ -519,7 +519,7 @@ class TerminalFrontEnd(FrontEnd):
         over = threading.Event()
 
         def look() -> None:
-            from ipy_bgtasks.views.rows import row
+            from ipy_bgtasks.views.describe import row
 
             if over.is_set() or job.done() or self._footer_is_anothers():
                 return
