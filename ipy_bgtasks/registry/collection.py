@@ -232,9 +232,10 @@ class Registry(Collection[Record]):
         """Have the job wait for its turn, and run again if it fails; its time runs from then on."""
         job.timeout = timeout
         if group is not None:
-            self._groups[group.name].halts |= group.halt
+            kept = self._groups[group.name]
+            kept.halts |= group.halt
             if group.limit is not None:
-                self._groups[group.name].limit = group.limit
+                kept.lends, kept.limit = group.lends, group.limit
             job.add_done_callback(self.leave_group)
         if retries:
             self._retries.grant(job, runner, retries)
@@ -342,6 +343,11 @@ class Registry(Collection[Record]):
         self._dependents.ended(job)
         if isinstance(job.unit, Group):
             job.unit.halt(job)
+
+    def note_paused(self, job: Record) -> None:
+        """Note that a job was paused, or goes on; called by the job."""
+        if isinstance(job.unit, Group):
+            job.unit.lend(job)
 
     def note_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""
