@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.streams import Labels, isolate_publisher, translate_errors
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
 
+    from ipy_bgtasks.context import ByContext
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.frontends.running_cells import RunningCell
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.leaving import Leaving
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.stacks import Cells
-    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Characters of the log's tail that are shown again.

@@ -414,7 +414,8 @@ TOUCHES = {
     ),
     "display": Touch(
         "IPython",
-        "display_formatter.ipython_display_formatter.for_type_by_name",
+        "display_formatter.ipython_display_formatter.for_type_by_name; "
+        "what the decorator of the formatters' __call__ wraps",
         _IPYTHON,
         "a job is displayed as a card",
         "a job is displayed as its repr",

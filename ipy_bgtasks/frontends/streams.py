@@ -19,10 +19,9 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ipy_bgtasks.context import caller, cells_away, current
+from ipy_bgtasks.context import DELETED, UNSET, ByContext, caller, cells_away, current
 from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
 from ipy_bgtasks.stacks import hide_all
-from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext
 from ipy_bgtasks.text import encodable, error_line
 
 if TYPE_CHECKING:

@@ -1,38 +1,49 @@
 """What the pages that show this kernel's notebooks are told, and what they ask for.
 
 One script runs in each page, as a widget without a view. It finds the cards and panels that stand
-there as HTML and says which; from then on it is told what is new about their jobs. Nothing here
-knows how messages travel. What arrives is data from outside: it is matched against the few forms
-there are, anything else is ignored and logged, and nothing in it is evaluated.
+there as HTML and says which; from then on it is told what is new about their jobs, as plain data,
+which it draws; it keeps their times ticking. What arrives is data from outside: it is matched
+against the few forms there are, anything else is ignored and logged, and nothing in it is
+evaluated.
 
 A job is called by its number as text, ``3`` or ``k3``; the card of several ``m3``, by the first.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.live.tail import Tail, lines_since, live_row, many_row
+from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.stacks import Cells, no_cells
-from ipy_bgtasks.text import short_repr
-from ipy_bgtasks.views.groups import group_tally
+from ipy_bgtasks.text import one_line, short_repr, visible
+from ipy_bgtasks.views.describe import GLYPHS, row
+from ipy_bgtasks.views.display import THEMED, traceback_text
+from ipy_bgtasks.views.tables import group_tally
+from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
+    from ipy_bgtasks.frontends.kernel.cards import Card, Cards
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.feed import Feed, News
-    from ipy_bgtasks.live.watching import Watching
+    from ipy_bgtasks.live.watching import Feed, News, Watching
     from ipy_bgtasks.notify import Notice
     from ipy_bgtasks.registry.collection import Registry
 
 _log = logging.getLogger(__name__)
+
+_PAGE = Path(__file__).parent / "page"
+_SCRIPTS = ("elements", "log", "card", "sweep", "timeline", "panel", "page")
 
 _AT_ONCE = 1000  # rows in one message
 _CREDIT = 600  # messages that are sent without a sign of life: five minutes of news
@@ -40,6 +51,41 @@ _CLIENTS = 50  # pages that are known; the oldest is forgotten
 _MANY = 5000  # cards that one page may name
 _LOGS = 20  # logs that are open at a time
 _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that nobody sees
+_WHOLE = 1 << 62
+_PROBE = 400  # characters by which the end of what was shown is found again
+_LISTED = 300  # rows of an open list
+_NAMED = 12  # of those that failed with one error
+_QUEUED = 20  # cells that wait
+#: Those who run or failed come first, for whom a reader looks.
+_ORDER = ("failed", "running", "cancelling", "paused", "queued", "finished", "cancelled")
+
+#: Runs of text, each with the stream it was written to.
+Segments = list[tuple[str, str]]
+
+
+def page_widget(key: str) -> Any:
+    """Return what brings the cards and panels with that key to life in each page that has them."""
+    import anywidget  # with ipywidgets, which takes a while: when it is first needed
+    import traitlets
+
+    class PageWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+        _esm = _script()
+        _css = _style()
+        key: Any = traitlets.Unicode().tag(sync=True)
+
+    return PageWidget(key=key)
+
+
+def _script() -> str:
+    """Return the module; only the last of its parts exports anything."""
+    parts = [(_PAGE / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
+    return "\n".join([f"const GLYPHS = {json.dumps(GLYPHS, ensure_ascii=False)};", *parts])
+
+
+def _style() -> str:
+    """Return the style sheet; in it `--state` is the colour of the state that is a class."""
+    colours = [f".bgt .{state} {{ --state: {css}; }}" for state, css in THEMED.items()]
+    return "\n".join([*colours, (_PAGE / "page.css").read_text("utf-8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,3 +439,137 @@ def _number(name: object) -> int | JobId | None:
 
 def _is_news(job: Record, sent: dict[str, Any]) -> bool:
     return any(getattr(job, fact) != sent[fact] for fact in _FACTS)
+
+
+# Jobs as plain data
+
+
+def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
+    """Return one job as data: texts are text, times are seconds since the epoch or None.
+
+    *asked* tells whether there will be a notice of its end.
+    """
+    seen = row(job)
+    code = one_line(job.code, 500)
+    return {
+        "n": str(seen.number),
+        "name": seen.name,
+        **({} if code == seen.name else {"code": code}),
+        "state": seen.state,
+        "where": seen.where,
+        "group": job.group,
+        "launched": job.launched,
+        "started": job.started,
+        "ended": job.ended,
+        "last": "" if seen.fraction is not None else seen.last,
+        "kind": seen.kind,
+        "fraction": seen.fraction,
+        "label": seen.label,
+        "notify": asked,
+    }
+
+
+def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
+    """Return the card of several jobs as data; *listed* with the numbers for its list, in order."""
+    tally = card.tally()
+    named: Counter[str] = Counter()
+    facts: dict[str, Any] = {
+        "title": tally.title,
+        "counts": {state: count for state, count in tally.counts.items() if count},
+        "ended": tally.is_over,
+        "fraction": tally.fraction,
+        "left": tally.left,
+        "kinds": dict(tally.kinds.most_common()),
+        "failed": [],
+    }
+    for each in sorted(card.failed, key=lambda failure: failure.number):
+        named[each.kind] += 1
+        if each.trace or named[each.kind] <= _NAMED:
+            facts["failed"].append({**each._asdict(), "number": str(each.number)})
+    if listed:
+        over = {each.number for each in card.failed}
+        states = {job.number: str(job.state) for job in card.alive()}
+
+        def order(number: int) -> tuple[int, int]:
+            state = "failed" if number in over else states.get(number, "finished")
+            return _ORDER.index(state) if state in _ORDER else 0, number
+
+        facts["list"] = [str(n) for n in sorted(card.numbers(), key=order)[:_LISTED]]
+    return facts
+
+
+def cell_row(cell: ForegroundCell, waiting: Sequence[WaitingCell]) -> dict[str, Any]:
+    """Return the cell that runs in the foreground, and those that wait for it, as such data."""
+    name = visible(label_of_cell(cell.code))
+    found = {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
+    shown = waiting[:_QUEUED]
+    found["queue"] = [{"n": w.place, "name": visible(label_of_cell(w.code))} for w in shown]
+    return found
+
+
+def lines_since(job: Record, since: float) -> int:
+    """Return how many lines a job has printed since a time, of those that are kept."""
+    if not job.has_output:
+        return 0
+    texts = [entry.text for entry in job.log if entry.time > since]
+    return sum(max(text.count("\n"), 1) for text in texts)
+
+
+class Tail:
+    """The log of one job, and its traceback, as somebody sees it who is told the changes only."""
+
+    def __init__(self, job: Record, cells: Cells = no_cells) -> None:
+        self._job = job
+        self._cells = cells
+        self._shown: str | None = None
+
+    def news(self) -> dict[str, Any] | None:
+        """Return what to append, or to show instead of all there was; None if nothing is new."""
+        segments = _segments(self._job, self._cells)
+        text = "".join(part for _, part in segments)
+        shown, self._shown = self._shown, text
+        if text == shown:
+            return None
+        known = 0 if shown is None else _overlap(shown, text)
+        return {
+            "job": str(self._job.number),
+            "replace": not known,
+            "segments": _from(segments, known) if known else segments,
+        }
+
+
+def _overlap(shown: str, text: str) -> int:
+    """Return how much of the beginning of *text* ends *shown*; 0 if it is not clear."""
+    if shown and text.startswith(shown):
+        return len(shown)
+    end = shown[-_PROBE:]
+    at = text.find(end) if end else -1
+    known = at + len(end)
+    return known if at > 0 and shown.endswith(text[:known]) else 0
+
+
+def _segments(job: Record, cells: Cells) -> Segments:
+    entries = job.log.tail(_WHOLE) if job.has_output else []
+    if entries and (dropped := job.log.dropped):
+        entries.insert(0, Entry("stdout", 0.0, dropped_mark(dropped)))
+    texts = [
+        (e.stream, visible(e.text) + "\n" * (e.bundle is not None and e.text[-1:] != "\n"))
+        for e in entries
+    ]
+    segments = [
+        (stream, "".join(text for _, text in run)) for stream, run in groupby(texts, lambda t: t[0])
+    ]
+    if job.outcome is not None and job.outcome.state == "failed":
+        break_ = "\n" * bool(segments and not segments[-1][1].endswith("\n"))
+        segments.append(("traceback", break_ + traceback_text(job.outcome, cells) + "\n"))
+    return segments
+
+
+def _from(segments: Segments, start: int) -> Segments:
+    """Return the segments without their first *start* characters."""
+    found: Segments = []
+    for stream, text in segments:
+        if start < len(text):
+            found.append((stream, text[start:]))
+        start = max(0, start - len(text))
+    return found

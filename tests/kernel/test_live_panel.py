@@ -109,7 +109,7 @@ def test_without_anywidget_a_table_is_kept_up_to_date(make_kernel: MakeKernel) -
 def test_anywidget_is_not_imported_before_it_is_used(kernel: Kernel) -> None:
     """Nor are ipywidgets; a session without a job has nothing to bring to life."""
     kernel.ok("%jobs")
-    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.pages', 'ipy_bgtasks.live.feed'}"
+    names = "{'anywidget', 'ipywidgets', 'ipy_bgtasks.live.pages', 'ipy_bgtasks.live.watching'}"
     found = kernel.ok(f"import sys; sorted({names} & set(sys.modules))")
     assert found.result == "[]"
 

@@ -12,9 +12,8 @@ from fakes import FakeClock, FakeRunner, work
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.live.feed import Feed
-from ipy_bgtasks.live.pages import Pages
-from ipy_bgtasks.live.tail import Tail
+from ipy_bgtasks.live.pages import Pages, Tail
+from ipy_bgtasks.live.watching import Feed
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName

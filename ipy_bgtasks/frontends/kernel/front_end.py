@@ -16,15 +16,15 @@ from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
 from ipy_bgtasks.frontends.kernel.cards import Cards
-from ipy_bgtasks.frontends.kernel.figures import Figures
+from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_value
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
-from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, route_displays
+from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import (
     formatted,
@@ -334,9 +334,8 @@ class KernelFrontEnd(FrontEnd):
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
-            from ipy_bgtasks.frontends.kernel.values import Values
-
-            Values(self.shell, self._show_value, self._later).show(job, self.settings.log_limit)
+            limit = self.settings.log_limit
+            show_value(job, self.shell, self._show_value, self._later, limit)
         if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
             return
         assert outcome.error is not None
@@ -452,10 +451,6 @@ class KernelFrontEnd(FrontEnd):
         if self._cleared and not update:
             self._clear_now(job)
         self._send_display(job.origin, data, metadata, transient, update)
-
-    def record_display(self, job: Record, data: Any, metadata: Any) -> None:
-        """Record what a cell in the background displays: it is shown like that of any cell."""
-        job.log.display(data, metadata)
 
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job's cell shows, except its cards."""

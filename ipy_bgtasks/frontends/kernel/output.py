@@ -9,8 +9,6 @@ what `%fg` shows of jobs, as many as there may be: servers drop what a kernel se
 messages a second, and whatever else it sends then. And for kernels whose streams have one parent
 for all that is written (ipykernel before 6.29), where a job's text would appear under the cell that
 runs at the moment it is sent: it goes to the stream only while that cell is the job's own.
-
-`route_displays` sends what jobs display to them, and all else where it went before.
 """
 
 from __future__ import annotations
@@ -20,12 +18,9 @@ import time
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.context import caller, cells_away, current
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
 
@@ -228,24 +223,3 @@ def _parent(stream: Any) -> Any:
 
 def _id(header: Any) -> Any:
     return header.get("msg_id") if header else None
-
-
-def route_displays(changes: Installation, publisher: Any, front_end: KernelFrontEnd) -> None:
-    """Let *publisher*, the shell's own, pass to *front_end* what jobs display."""
-
-    def publish(original: Any, data: Any, metadata: Any = None, *args: Any, **kwargs: Any) -> None:
-        if (job := current.get()) is not None:
-            front_end.display(job, data, metadata, **kwargs)
-            return
-        if cells_away and (cell := caller()) is not None:
-            front_end.record_display(cell, data, metadata)
-        original(data, metadata, *args, **kwargs)
-
-    def clear_output(original: Any, wait: bool = False) -> None:
-        if (job := current.get()) is not None:
-            front_end.clear(job, wait)
-        else:
-            original(wait)
-
-    changes.wrap(publisher, "publish", publish)
-    changes.wrap(publisher, "clear_output", clear_output)

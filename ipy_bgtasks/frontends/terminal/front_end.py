@@ -14,7 +14,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.streams import (
@@ -442,20 +442,20 @@ class TerminalFrontEnd(FrontEnd):
         # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
         if failed and job.group is None:
-            from ipy_bgtasks.views.rows import exit_status
+            from ipy_bgtasks.views.describe import exit_status
 
             failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def _notice(self, job: Record) -> str:
-        from ipy_bgtasks.views.text import notice
+        from ipy_bgtasks.views.display import notice
 
         registry = self._core.registry
         return notice(job, registry.current, registry.previous)
 
     def _notice_of_group(self, name: str) -> str:
         """Return the line on a group; empty while one of its jobs goes on."""
-        from ipy_bgtasks.views.groups import group_line
+        from ipy_bgtasks.views.tables import group_line
 
         groups = (each for each in self._core.registry.groups() if each.name == name)
         group = next(groups, None)
@@ -512,7 +512,7 @@ class TerminalFrontEnd(FrontEnd):
         over = threading.Event()
 
         def look() -> None:
-            from ipy_bgtasks.views.rows import row
+            from ipy_bgtasks.views.describe import row
 
             if over.is_set() or job.done() or self._footer_is_anothers():
                 return
