@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.specs import JobId
-    from ipy_bgtasks.views.timeline import Timeline
+    from ipy_bgtasks.views.pictures import Timeline
 
 
 def current_job() -> Job | None:
@@ -216,7 +216,7 @@ class Job(concurrent.futures.Future[Any]):
 
     def plot(self) -> Timeline:
         """Return a timeline for a notebook: when it was queued and when it ran, up to now."""
-        from ipy_bgtasks.views.timeline import Timeline
+        from ipy_bgtasks.views.pictures import Timeline
 
         return Timeline([self._record])
 

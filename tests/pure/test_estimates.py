@@ -12,9 +12,9 @@ from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.text import elapsed_text
-from ipy_bgtasks.views.detail import card
-from ipy_bgtasks.views.groups import Tally, failure_of, group_html, group_line, many_card
-from ipy_bgtasks.views.rows import left_text, rough_time, row, seconds_left
+from ipy_bgtasks.views.describe import left_text, rough_time, row, seconds_left
+from ipy_bgtasks.views.display import card
+from ipy_bgtasks.views.tables import Tally, failure_of, group_html, group_line, many_card
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
+from ipy_bgtasks.ipython.programs import group_of
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import queueing
 from ipy_bgtasks.registry.collection import Registry
@@ -19,8 +20,7 @@ from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.views.collection import group_of
-from ipy_bgtasks.views.rows import row
+from ipy_bgtasks.views.describe import row
 
 BOUND = 10.0
 
