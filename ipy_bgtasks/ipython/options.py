@@ -95,7 +95,7 @@ _LAUNCH = (
     Option("memory", None, "SIZE", size),
     Option("after", None, "JOB,…", after),
     Option("log", None, "FILE"),
-    Option("group", "g", "NAME[:N]", GroupName.read),
+    Option("group", "g", "NAME[:N[+]]", GroupName.read),
     Option("halt"),
     Option("retries", None, "N", count),
     _NOTIFY,

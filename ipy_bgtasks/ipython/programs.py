@@ -41,7 +41,7 @@ def launch(
     thread: bool = False,
     on: Any = None,
     group: str | None = None,
-    limit: int | None = None,
+    limit: int | str | None = None,
     halt: bool = False,
     timeout: float | None = None,
     memory: str | None = None,
@@ -134,7 +134,7 @@ def _label(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"{called}({', '.join(shown)})"
 
 
-def _group(name: str | None, limit: int | None) -> GroupName | None:
+def _group(name: str | None, limit: int | str | None) -> GroupName | None:
     if name is None:
         if limit is not None:
             raise BadInput("limit belongs to a group: give it a name, group='crawl'")

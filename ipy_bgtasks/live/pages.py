@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, short_repr, visible

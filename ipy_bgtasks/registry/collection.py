@@ -259,7 +259,7 @@ class Registry(Collection[Record]):
             group = self._groups[options.group.name]
             group.halts |= options.halt
             if options.group.limit is not None:
-                group.limit = options.group.limit
+                group.lends, group.limit = options.group.lends, options.group.limit
             job.add_done_callback(self.leave_group)
         if options.retries:
             self._retries.grant(job, runner, options.retries)
@@ -367,6 +367,11 @@ class Registry(Collection[Record]):
         self._dependents.ended(job)
         if isinstance(job.unit, Group):
             job.unit.halt(job)
+
+    def note_paused(self, job: Record) -> None:
+        """Note that a job was paused, or goes on; called by the job."""
+        if isinstance(job.unit, Group):
+            job.unit.lend(job)
 
     def note_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""

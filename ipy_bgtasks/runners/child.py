@@ -179,7 +179,7 @@ class Child:
         os._exit(1)
 
     def _show(self, question: Any) -> None:
-        from ipy_bgtasks.inspection import aside, evaluate
+        from ipy_bgtasks.stacks import aside, evaluate
 
         def answer() -> None:
             self.send("answer", self.job.number, question, evaluate(self._frames, question[1]))

@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
+from ipy_bgtasks.platforms import (
+    current_directory,
+    exit_status,
+    has_sessions,
+    kill_group,
+    oom_kills,
+    reaped,
+    why_killed,
+)
 from ipy_bgtasks.runners import sessions, wire
 from ipy_bgtasks.runners.supervisor import all_of
-from ipy_bgtasks.usage import oom_kills, reaped, why_killed
 
 if TYPE_CHECKING:
     import socket

@@ -400,7 +400,7 @@ class Session:
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import parsed_expression
+        from ipy_bgtasks.stacks import parsed_expression
         from ipy_bgtasks.views.describe import frame_line
 
         if options.profile:
@@ -422,7 +422,7 @@ class Session:
     def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
         """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import Times, aside, sample
+        from ipy_bgtasks.stacks import Times, aside, sample
         from ipy_bgtasks.views.pictures import profile
 
         times: Times = {}
@@ -597,4 +597,5 @@ def _hidden(job: Record) -> str:
         return "has not started"
     if job.where == "shell" or (job.where == "kept" and job.code.startswith("!")):
         return "is a command: only Python code can be looked into"
-    return "is paused" if job.state is JobState.PAUSED else ""
+    paused = f"is paused: %bg {job.number} lets it go on"
+    return paused if job.state is JobState.PAUSED else ""

@@ -19,11 +19,11 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.obstacles import held_since, library_at_work, locks_wanted
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.text import error_line, numbered
 from ipy_bgtasks.views.value import value_line
+from ipy_bgtasks.waits import held_since, library_at_work, locks_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence

@@ -29,10 +29,10 @@ from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
 from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
+from ipy_bgtasks.service import MemoryLimits
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.usage import MemoryLimits
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work

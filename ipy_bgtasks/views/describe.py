@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import Progress, from_line, progress_of
+from ipy_bgtasks.platforms import usage_of
 from ipy_bgtasks.stacks import Cells, innermost, no_cells, place, source_line
 from ipy_bgtasks.text import bar, elapsed_text, error_line, message_of, one_line, strip_ansi
-from ipy_bgtasks.usage import usage_of
 from ipy_bgtasks.views.value import value_line
 from ipy_bgtasks.work.reading import label_of_cell
 

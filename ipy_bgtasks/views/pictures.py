@@ -23,8 +23,8 @@ from ipy_bgtasks.views.describe import frame_line
 from ipy_bgtasks.views.display import COLOURS, STYLE, aligned, html_note, html_text
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.inspection import Site, Times
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.stacks import Site, Times
 
 
 _GREY = "#7a7a7a"

@@ -53,11 +53,17 @@ def states(*jobs: Record) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("crawl", ("crawl", None)), ("crawl:8", ("crawl", 8)), ("a-b.c", None)]
+    ("text", "read"),
+    [
+        ("crawl", ("crawl", None, False)),
+        ("crawl:8", ("crawl", 8, False)),
+        ("crawl:8+", ("crawl", 8, True)),
+        ("a-b.c", ("a-b.c", None, False)),
+    ],
 )
-def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...] | None) -> None:
+def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...]) -> None:
     """As `-g` takes it."""
-    assert GroupName.read(text)[:2] == (read or (text, None))
+    assert GroupName.read(text)[:3] == read
 
 
 def test_a_job_that_waits_says_for_what(
@@ -75,8 +81,34 @@ def test_a_job_that_waits_says_for_what(
     assert (row(later).state, row(later).last) == ("running", "")
 
 
+def test_a_paused_job_lends_its_slot_where_the_group_says_so(
+    launch: Callable[..., Record], place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has it again when it goes on, without waiting for it."""
+    monkeypatch.setattr(FakeRunner, "pause", lambda _place, _job, _paused: None)
+    first, second, third = (launch("lends:1+") for _ in range(3))
+    first.pause()
+    assert states(first, second, third) == ["paused", "running", "queued"]
+    first.pause(False)
+    assert states(first, second, third) == ["running", "running", "queued"]
+    place.finish(second)
+    assert states(first, third) == ["running", "queued"]
+    first.pause()
+    assert states(first, third) == ["paused", "running"]
+    place.finish(first)
+    fourth = launch("lends:1+")
+    assert states(third, fourth) == ["running", "queued"]
+    launch("lends:1")  # takes that back
+    third.pause()
+    assert states(third, fourth) == ["paused", "queued"]
+
+
 @pytest.mark.parametrize(
-    "text", ["g:0", "g:-1", "g:x", "g:1.5", "g:", ":3", "", "a b", "@g", "g:²"]
+    "text",
+    [
+        *("g:0", "g:-1", "g:x", "g:1.5", "g:", "g:+", "g:2++", "g:+2", ":3", "", "a b"),
+        *("@g", "g:²"),
+    ],
 )
 def test_what_is_no_group_is_refused_in_one_line(text: str) -> None:
     """And nothing is launched."""

@@ -9,8 +9,7 @@ import tracemalloc
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.log.output import Log, Piece
-from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.log.output import Entry, Log, Piece, dropped_mark
 
 
 def raw(pieces: list[Piece]) -> list[tuple[str, str]]:

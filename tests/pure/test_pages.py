@@ -444,8 +444,6 @@ def test_the_place_in_a_group_of_a_job_in_sight_is_told_anew(house: House) -> No
     """As those before it start; of what nobody sees nothing is told."""
     jobs = [launch_job(house.registry, work(), group=GroupName("crawl", 1)) for _ in range(4)]
     first, *others = jobs
-        launch_job(house.registry, work(), group=GroupName("crawl", 1)) for _ in range(4)
-    )
     house.later()
     house.see(panel=True, look=["3"])
     house.runner.finish(first)

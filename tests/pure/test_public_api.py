@@ -199,6 +199,7 @@ def test_the_helpers_need_no_ipython(tmp_path: Path) -> None:
     assert {name for name in loaded if name.startswith("ipy_bgtasks.")} == {
         "ipy_bgtasks.background",
         "ipy_bgtasks.context",
+        "ipy_bgtasks.patching",
         "ipy_bgtasks.platforms",
         "ipy_bgtasks.sigint",
     }

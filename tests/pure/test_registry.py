@@ -16,8 +16,7 @@ from fakes import FakeClock, FakeRunner, launch_job, work
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.log.output import Log
-from ipy_bgtasks.log.transcript import dropped_mark
+from ipy_bgtasks.log.output import Log, dropped_mark
 from ipy_bgtasks.registry import retention
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName

@@ -187,7 +187,7 @@ class JobDirectory:
             case "timeout":
                 return TimeoutError(f"job {self.number} took longer than {state['seconds']:g} s")
             case "memory":
-                from ipy_bgtasks.usage import too_much
+                from ipy_bgtasks.platforms import too_much
 
                 return too_much(self.number, int(state["used"]), int(state["limit"]))
             case "died":

@@ -18,9 +18,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from ipy_bgtasks.platforms import oom_kills, reaped, usage_of, why_killed
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.usage import oom_kills, reaped, usage_of, why_killed
 
 # A type checker for Windows knows none of these names.
 _os: Any = os
