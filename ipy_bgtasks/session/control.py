@@ -393,9 +393,9 @@ class Session:
 
     def show_job(self, job: Record) -> None:
         """Display a single job in full."""
-        from ipy_bgtasks.views.tables import detail
+        from ipy_bgtasks.views.display import detail
 
-        self.front_end.show(detail(job, cells=self.core.sources.cell))
+        self.front_end.show(detail(job, self.core.sources.cell))
 
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""
