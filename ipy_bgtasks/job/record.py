@@ -402,6 +402,8 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
+        if self.registry is not None:
+            self.registry.note_paused(self)
         self.notify(self.host.changed)
 
     def stop_for(self, error: Exception) -> None:

@@ -616,4 +616,5 @@ def _hidden(job: Record) -> str:
         return "has not started"
     if job.where == "shell" or (job.where == "kept" and job.code.startswith("!")):
         return "is a command: only Python code can be looked into"
-    return "is paused" if job.state is JobState.PAUSED else ""
+    paused = f"is paused: %bg {job.number} lets it go on"
+    return paused if job.state is JobState.PAUSED else ""
