@@ -199,7 +199,7 @@ class Places:
         self._consoles: OrderedDict[str | None, None] = OrderedDict()
         #: Whether the request that runs, or ran last, comes from a program, which asks nobody; and
         #: whether a page has answered.
-        self._by_program = self.has_page = False
+        self.by_program = self.has_page = False
 
     def launch_card(self, parent: Any) -> Card | None:
         """Return the card of what was launched in a place."""
@@ -248,7 +248,7 @@ class Places:
         card.shown = bundle
         card.sent = time.monotonic()
         self._send(card.parent, bundle, card.display_id, update=True)
-        if not card.is_over or not self._by_program or self.has_page:
+        if not card.is_over or not self.by_program or self.has_page:
             return
         with self._lock:
             now = self._now
@@ -269,7 +269,7 @@ class Places:
         stdin = (request.get("content") or {}).get("allow_stdin")
         with self._lock:
             self._now = self.last = parent
-            self._by_program = stdin is False
+            self.by_program = stdin is False
             unseen, self._unseen = self._unseen, []
             earlier = [k for k, name in self._cells.items() if name == cell and k != key]
             cards = [card for k in earlier for card in self._at.pop(k, ())]
@@ -291,7 +291,7 @@ class Places:
     def request_ends(self) -> None:
         """Note that no cell runs now; a program hears of what it launched by its card alone."""
         card = self.launch_card(self._now)
-        if card is not None and self._by_program and not self.has_page:
+        if card is not None and self.by_program and not self.has_page:
             for job in card.alive():
                 card.seen = len(job.log.text) if job.has_output else 0
         self._now = None
