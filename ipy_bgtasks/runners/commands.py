@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from ipy_bgtasks.platforms import (
 )
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.supervisor import all_of
+from ipy_bgtasks.service import in_thread
 
 if TYPE_CHECKING:
     import subprocess
@@ -241,8 +241,7 @@ class _Run(Run):
     def begin(self, data: bytes = b"") -> None:
         """Begin to read its output, after *data* was given to it. Any thread may call."""
         if (stdin := self.process.stdin) is not None:
-            thread = threading.Thread(target=_feed, args=[stdin, data], name="bg-pipe", daemon=True)
-            Context().run(thread.start)
+            in_thread("bg-pipe", _feed, stdin, data)
         self._loop.call_soon_threadsafe(self._attach)
 
     def _attach(self) -> None:
@@ -338,7 +337,7 @@ class TextPipe:
                 loop.remove_reader(pipe.fileno())
                 raise NotImplementedError
         except NotImplementedError:  # Windows
-            threading.Thread(target=self._read_blocking, name="bg-pipe", daemon=True).start()
+            in_thread("bg-pipe", self._read_blocking)
 
     def _read(self) -> None:
         try:
@@ -394,4 +393,4 @@ def on_exit(
         process.wait()
         loop.call_soon_threadsafe(fn)
 
-    threading.Thread(target=wait, name="bg-wait", daemon=True).start()
+    in_thread("bg-wait", wait)

@@ -56,8 +56,10 @@ def pack(work: Work, option: str, *, complete: bool = False) -> Work:
     """Return the work with its call `Packed`, for `remote.answer`. Any thread may call.
 
     With *complete* it also runs where this package is not installed. Raises `BadInput`, which
-    names what cannot be sent, or what the user's *option* needs.
+    names what cannot be sent, or what the user's *option* needs. Packed work stays as it is.
     """
+    if isinstance(work.call, Packed):
+        return work
     try:
         import cloudpickle  # noqa: F401
     except ImportError:

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from contextvars import Context, copy_context
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,8 @@ from ipy_bgtasks.runners.kept.directory import (
     sweep,
 )
 from ipy_bgtasks.runners.kept.files import OutputReader
-from ipy_bgtasks.runners.packing import Packed, pack
+from ipy_bgtasks.runners.packing import pack
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.reading import Command
@@ -154,8 +154,7 @@ class Following(Run):
             state = self.directory.look()
             if "lost" not in state:
                 return state
-            self._settling = threading.Thread(target=self._settle, name="bg-kept", daemon=True)
-            Context().run(self._settling.start)
+            self._settling = in_thread("bg-kept", self._settle)
         if self._settling.is_alive():
             return {}
         self._settling = None
@@ -206,8 +205,7 @@ class Following(Run):
         context = Context() if self._context is None else self._context.copy()
         if job.work is not None and job.work.store is not None and outcome.error is None:
             # `name = …`: reading the value may run its type's code, and take long.
-            store = partial(context.run, _finish, job, outcome)
-            Context().run(threading.Thread(target=store, name="bg-kept", daemon=True).start)
+            in_thread("bg-kept", context.run, _finish, job, outcome)
         else:
             context.run(job.end_elsewhere, outcome, float(state["ended"]))
 
@@ -309,22 +307,19 @@ class KeptRunner(Runner):
 
     def start(self, job: Record) -> None:
         """Hand the job to a watcher; when this returns it does not need this process any more."""
-        work = job.work
-        if work is None:
+        if (work := job.work) is None:
             return
-        if not isinstance(work.call, Command | Packed):  # it waited for jobs whose results it uses
-            work = self.accept(work)
+        call: Any = self.accept(work).call  # it may have waited for jobs whose results it uses
         with self._lock:
             waiting = self._waiting.pop(job.number, None)
         if waiting is None:
             raise RuntimeError(f"job {job.number} was handed to its watcher before")
         directory, lock, told = waiting
         try:
-            if isinstance(work.call, Command):
-                told.update(_command(work.call))
+            if isinstance(call, Command):
+                told.update(_command(call))
             else:
-                assert isinstance(work.call, Packed)
-                files.replace(directory.path, files.WORK, work.call.data, sync=False)
+                files.replace(directory.path, files.WORK, call.data, sync=False)
                 serial = str(directory.number.serial)
                 argv = sessions.python("child.work_kept", "{pipes}", directory.path, serial)
                 told.update(kind="python", argv=argv)
