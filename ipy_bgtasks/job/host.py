@@ -81,7 +81,6 @@ class Absence(Host):
         self.missed: deque[Record] = deque(maxlen=200)
 
     def ended(self, job: Record) -> None:
-        """Remember the job."""
         self.missed.append(job)
 
 

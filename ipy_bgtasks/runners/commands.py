@@ -212,12 +212,10 @@ class _Run(Run):
 
     @property
     def processes(self) -> Any:
-        """The command and all that it started."""
         return self._all
 
     @property
     def note(self) -> str:
-        """What has been done to stop it, in the user's words. Any thread may call."""
         if self._ending is None:
             return ""
         if (left := self._ending.kill_at - time.monotonic()) > 0:

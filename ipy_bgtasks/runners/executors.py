@@ -73,7 +73,6 @@ class ExecutorRunner(Runner):
         return pack(work, "--on this executor", complete=self.engine.is_complete)
 
     def start(self, job: Record) -> None:
-        """Hand the job to the executor."""
         if (work := job.work) is None:
             return
         call = self.accept(work).call  # it may have waited for jobs whose results it uses
@@ -108,16 +107,13 @@ class ExecutorRunner(Runner):
             in_thread("bg-executor", self._drop, run, force)
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the stack; it is known only for a thread of this process."""
         thread = job.run.thread if isinstance(job.run, Submission) else None
         return [] if thread is None else thread_frames(thread)
 
     def waits(self, job: Record) -> str:
-        """Return what the engine says of it."""
         return job.run.waits_for if isinstance(job.run, Submission) else ""
 
     def shutdown(self) -> None:
-        """Have the engine drop what has not begun."""
         with self._lock:
             waiting = [run for run in self._runs if run.handle and run.job.started is None]
         self.engine.leave(waiting)
@@ -253,7 +249,6 @@ class Submission(Run):
 
     @property
     def note(self) -> str:
-        """What `%cancel` says of it while it goes on."""
         return self._runner.engine.note
 
     def ask(self, force: bool) -> bool:

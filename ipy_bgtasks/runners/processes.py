@@ -252,7 +252,6 @@ class ProcessRunner(Runner):
         self._shut_down = False
 
     def accept(self, work: Work) -> Work:
-        """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
         from ipy_bgtasks.runners.packing import pack
 
         return pack(work, "--process")
@@ -285,7 +284,6 @@ class ProcessRunner(Runner):
         self._runs.pop(job.number, None)
 
     def shutdown(self) -> None:
-        """Kill all workers, without waiting, as the session ends."""
         if os.getpid() != self._owner:
             return
         with self._lock:
@@ -441,12 +439,10 @@ class _Run(Run):
         self.attempts = 0
 
     def query(self, what: str, text: str, wait: float) -> Any:
-        """Return what the worker answers."""
         return None if (worker := self.worker) is None else worker.query(what, text, wait)
 
     @property
     def processes(self) -> Any:
-        """The worker and all that it started."""
         return None if (worker := self.worker) is None else worker.processes
 
 

@@ -180,7 +180,6 @@ class ThreadRun(Run):
         return "cleaning" if is_handling_stop(target) else "caught"
 
     def frames(self) -> list[FrameType]:
-        """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
             return await_frames(task, target, loop)
@@ -479,7 +478,6 @@ class ThreadRunner(Runner):
             self.loop_runner.stop(job, force)  # it has just moved there
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
         return run.frames() if isinstance(run, ThreadRun) else []
 
