@@ -233,34 +233,26 @@ class Contained(Coroutine[Any, Any, Any]):
         return self._coro.__await__()
 
     def send(self, value: Any) -> Any:
-        """Take one step."""
-        try:
-            try:
-                return self._coro.send(value)
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise ExitInTask from error
-        except StopIteration:
-            raise
-        except BaseException as error:
-            hide(error)
-            raise
+        return _contained(self._coro.send, value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an exception at the await."""
-        try:
-            try:
-                return self._coro.throw(*error)
-            except (SystemExit, KeyboardInterrupt) as thrown:
-                raise ExitInTask from thrown
-        except StopIteration:
-            raise
-        except BaseException as thrown:
-            hide(thrown)
-            raise
+        return _contained(self._coro.throw, *error)
 
     def close(self) -> None:
-        """Close the coroutine."""
         self._coro.close()
+
+
+def _contained(step: Callable[..., Any], *args: Any) -> Any:
+    try:
+        try:
+            return step(*args)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ExitInTask from error
+    except StopIteration:
+        raise
+    except BaseException as error:
+        hide(error)
+        raise
 
 
 @coroutine
