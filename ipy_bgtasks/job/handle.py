@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.waiting import make_room, refuse_deadlock
 from ipy_bgtasks.stacks import hide
 from ipy_bgtasks.text import printable
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.specs import JobId
-    from ipy_bgtasks.views.timeline import Timeline
+    from ipy_bgtasks.views.pictures import Timeline
 
 
 def current_job() -> Job | None:
@@ -195,7 +194,7 @@ class Job(concurrent.futures.Future[Any]):
         """
         callback = _Callback(fn, self, context)
         if callback.awaits:
-            make_room(self._record)
+            self._record.make_room()
         self._record.add_done_callback(callback)
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
@@ -217,7 +216,7 @@ class Job(concurrent.futures.Future[Any]):
 
     def plot(self) -> Timeline:
         """Return a timeline for a notebook: when it was queued and when it ran, up to now."""
-        from ipy_bgtasks.views.timeline import Timeline
+        from ipy_bgtasks.views.pictures import Timeline
 
         return Timeline([self._record])
 
@@ -254,7 +253,7 @@ class _Waiters(list[Any]):
         self._record = record
 
     def append(self, waiter: object) -> None:
-        refuse_deadlock(self._record)
+        self._record.refuse_deadlock()
         super().append(waiter)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.stacks import Seen
     from ipy_bgtasks.work import Work
 
 #: Seconds to wait for a process to say where it is: it may be stuck in C code.
@@ -187,8 +187,8 @@ class Runner:
         return found or summaries(self.frames(job))
 
     def evaluate(self, job: Record, expression: str) -> Seen:
-        """Return what `inspection.evaluate` does, in the frames of the job's code."""
-        from ipy_bgtasks.inspection import PATIENCE, evaluate
+        """Return what `stacks.evaluate` does, in the frames of the job's code."""
+        from ipy_bgtasks.stacks import PATIENCE, evaluate
 
         found = self.query(job, "show", expression, 2 * PATIENCE)
         return found or evaluate(partial(self.frames, job), expression)

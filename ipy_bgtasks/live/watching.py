@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.service import Soon
-from ipy_bgtasks.views.show import live_table, table
+from ipy_bgtasks.views.tables import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,10 +20,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import kill_signal, opened_process, unblock
+from ipy_bgtasks.platforms import (
+    kill_signal,
+    oom_kills,
+    opened_process,
+    reaped,
+    unblock,
+    why_killed,
+)
 from ipy_bgtasks.runners import sessions
-from ipy_bgtasks.runners.trees import all_of
-from ipy_bgtasks.usage import oom_kills, reaped, why_killed
+from ipy_bgtasks.runners.supervisor import all_of
 
 if TYPE_CHECKING:
     import subprocess

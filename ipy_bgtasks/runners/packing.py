@@ -27,8 +27,9 @@ from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.foreign import with_cause, with_trace
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import frames, plan, reading
-from ipy_bgtasks.work.names import bound_first, touched
+from ipy_bgtasks.work import names as code_names
+from ipy_bgtasks.work import plan, reading
+from ipy_bgtasks.work.names import SEES_LOCALS, TOP, bound_first, touched
 from ipy_bgtasks.work.reading import Cell
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _complete() -> Iterator[None]:
     """Have what work needs of this package pickled by value, as the notebook's functions are."""
     import cloudpickle
 
-    modules = [sys.modules[__name__], frames, plan, reading, remote]
+    modules = [sys.modules[__name__], code_names, plan, reading, remote]
     with _registering():
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
@@ -171,10 +172,10 @@ def _marshalled(call: Any) -> Any:
         return call
     code = call.func.__code__
     if (
-        code.co_name != frames.TOP
+        code.co_name != TOP
         or code.co_names
         or any(isinstance(each, CodeType) for each in code.co_consts)
-        or not frames.SEES_LOCALS.isdisjoint(call.keywords)
+        or not SEES_LOCALS.isdisjoint(call.keywords)
     ):
         return call
     return marshal.dumps(code), call.keywords

@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import current_directory, exit_status, has_sessions, kill_group
-from ipy_bgtasks.runners import programs, wire
-from ipy_bgtasks.runners.trees import all_of
-from ipy_bgtasks.usage import oom_kills, reaped, why_killed
+from ipy_bgtasks.platforms import (
+    current_directory,
+    exit_status,
+    has_sessions,
+    kill_group,
+    oom_kills,
+    reaped,
+    why_killed,
+)
+from ipy_bgtasks.runners import sessions, wire
+from ipy_bgtasks.runners.supervisor import all_of
 
 if TYPE_CHECKING:
     import socket
@@ -77,11 +84,11 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         wire = self._wire
         live = "live" if self._runner.live else ""
-        command = programs.python("child", wire.argument, live)
+        command = sessions.python("child.work", wire.argument, live)
 
         def start(variables: dict[str, str]) -> subprocess.Popen[bytes]:
             shared = {"stdout": None, "stderr": None, "env": {**os.environ, **variables}}
-            return programs.start(command, **shared, **wire.options)
+            return sessions.start(command, **shared, **wire.options)
 
         supervisor = self._runner.supervisor
         process = start({}) if supervisor is None else supervisor.launch(start)

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
     from ipy_bgtasks.session.foreground import Foreground, Stopping
+    from ipy_bgtasks.session.launching import Runners
     from ipy_bgtasks.session.notices import Notices, Requests
-    from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
-    from ipy_bgtasks.views.rows import Row
+    from ipy_bgtasks.views.describe import Row
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -67,7 +67,7 @@ class Core:
     def runners(self) -> Runners:
         """Where jobs run; imported and made when it is first needed. Any thread may call."""
         if self._runners is None:
-            from ipy_bgtasks.session.runners import Runners
+            from ipy_bgtasks.session.launching import Runners
 
             with self._lock:
                 if self._runners is None:
@@ -107,7 +107,7 @@ class Core:
 
     def launch_cell(self, cell: RunningCell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs already; *interrupt* interrupts it where it is."""
-        from ipy_bgtasks.runners.cell import CellRunner
+        from ipy_bgtasks.runners.loop import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.reading import label_of_cell
 
@@ -393,15 +393,15 @@ class Session:
 
     def show_job(self, job: Record) -> None:
         """Display a single job in full."""
-        from ipy_bgtasks.views.show import detail
+        from ipy_bgtasks.views.tables import detail
 
         self.front_end.show(detail(job, cells=self.core.sources.cell))
 
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import parsed_expression
-        from ipy_bgtasks.views.rows import frame_line
+        from ipy_bgtasks.stacks import parsed_expression
+        from ipy_bgtasks.views.describe import frame_line
 
         if options.profile:
             if len(jobs) != 1:
@@ -422,8 +422,8 @@ class Session:
     def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
         """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import Times, aside, sample
-        from ipy_bgtasks.views.inside import profile
+        from ipy_bgtasks.stacks import Times, aside, sample
+        from ipy_bgtasks.views.pictures import profile
 
         times: Times = {}
         over = threading.Event()
@@ -456,7 +456,7 @@ class Session:
         verbose: bool,
     ) -> None:
         """Display the table; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import left_out, table
+        from ipy_bgtasks.views.tables import left_out, table
 
         if chosen is None:
             self.look_for_kept()
@@ -480,7 +480,7 @@ class Session:
 
     def _cell_rows(self) -> tuple[list[Row], list[Row]]:
         """Return a row for each cell that runs, without the one that calls, and that waits."""
-        from ipy_bgtasks.views.rows import running_cell, waiting_cell
+        from ipy_bgtasks.views.describe import running_cell, waiting_cell
 
         if (cells := self.front_end.cells) is None:
             return [], []
@@ -597,4 +597,5 @@ def _hidden(job: Record) -> str:
         return "has not started"
     if job.where == "shell" or (job.where == "kept" and job.code.startswith("!")):
         return "is a command: only Python code can be looked into"
-    return "is paused" if job.state is JobState.PAUSED else ""
+    paused = f"is paused: %bg {job.number} lets it go on"
+    return paused if job.state is JobState.PAUSED else ""

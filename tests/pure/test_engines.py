@@ -20,7 +20,7 @@ from elsewhere import PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners.executors import Executors
-from ipy_bgtasks.views.rows import row
+from ipy_bgtasks.views.describe import row
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs"),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.text import elapsed_text
-from ipy_bgtasks.views.detail import card
-from ipy_bgtasks.views.groups import Tally, failure_of, group_html, group_line, many_card
-from ipy_bgtasks.views.rows import left_text, rough_time, row, seconds_left
+from ipy_bgtasks.views.describe import left_text, rough_time, row, seconds_left
+from ipy_bgtasks.views.display import card
+from ipy_bgtasks.views.tables import Tally, failure_of, group_html, group_line, many_card
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_job_with_progress_shows_the_time_left_everywhere(registry: Registry) 
 
 def test_a_group_tells_what_is_left_from_those_that_have_ended(registry: Registry) -> None:
     """Running ones count by their progress, cancelled ones not at all."""
-    jobs = [registry.launch(work(), group=GroupName("g", 2)) for _ in range(10)]
+    jobs = [launch_job(registry, work(), group=GroupName("g", 2)) for _ in range(10)]
     place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
     jobs[9].cancel()
     jobs[0].progress = 0.5
@@ -102,7 +102,7 @@ def test_a_group_tells_what_is_left_from_those_that_have_ended(registry: Registr
 
 def test_the_line_of_a_group_that_has_ended_says_how_long_it_took(registry: Registry) -> None:
     """And names the first that failed."""
-    jobs = [registry.launch(work(), group=GroupName("crawl")) for _ in range(1008)]
+    jobs = [launch_job(registry, work(), group=GroupName("crawl")) for _ in range(1008)]
     place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
     for job in jobs[:1000]:
         place.finish(job)
@@ -117,7 +117,7 @@ def test_the_line_of_a_group_that_has_ended_says_how_long_it_took(registry: Regi
 
 def test_what_is_said_of_many_is_escaped(registry: Registry) -> None:
     """Names come from users."""
-    job = registry.launch(work(label="<b>"), group=GroupName("<g>"))
+    job = launch_job(registry, work(label="<b>"), group=GroupName("<g>"))
     place: FakeRunner = registry.runners["thread"]  # type: ignore[assignment]
     place.fail(job, ValueError())
     assert "<g>" not in group_html(registry.group("@<g>"))

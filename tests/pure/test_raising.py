@@ -28,7 +28,7 @@ from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.views.detail import detail_html, detail_text
+from ipy_bgtasks.views.display import detail_html, detail_text
 
 BOUND = 20.0
 ARGUMENTS: dict[type[BaseException], tuple[Any, ...]] = {

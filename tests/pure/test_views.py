@@ -13,10 +13,8 @@ import wcwidth
 from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.log.output import Log
-from ipy_bgtasks.views.detail import detail_html, detail_text
-from ipy_bgtasks.views.html import html_table
-from ipy_bgtasks.views.rows import Row, frame_line, innermost, rows
-from ipy_bgtasks.views.text import text_table
+from ipy_bgtasks.views.describe import Row, frame_line, innermost, rows
+from ipy_bgtasks.views.display import detail_html, detail_text, html_table, text_table
 
 
 @dataclass

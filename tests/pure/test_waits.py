@@ -29,6 +29,7 @@ from ipy_bgtasks.job.handle import on_cancel
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.platforms import descendants
 
 #: How often each wait is ended in a random moment.
 ROUNDS = int(os.environ.get("BG_STRESS", "100"))
@@ -142,7 +143,7 @@ every_kind = pytest.mark.parametrize(
 def children() -> list[int]:
     """The processes that this one has started and that still run."""
     found = []
-    for pid in waits._descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         with suppress(OSError):
             if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)

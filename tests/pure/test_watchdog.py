@@ -17,9 +17,8 @@ from ipy_bgtasks.context import job_of
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog, contain_exits
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0
@@ -180,7 +179,7 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends a while after the last one, and begins with the next."""
-    monkeypatch.setattr("ipy_bgtasks.runners.watchdog._IDLE_LOOKS", 1)
+    monkeypatch.setattr("ipy_bgtasks.runners.loop._IDLE_LOOKS", 1)
     watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
     deadline = time.monotonic() + BOUND
     while watched.dog._looking:

@@ -14,7 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import Job, jobs
-from ipy_bgtasks.ipython.completion import candidates
+from ipy_bgtasks.ipython.options import candidates
 from ipy_bgtasks.job.handle import record_of
 
 BOUND = 10.0

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import NoSuchJob, jobs
-from ipy_bgtasks.ipython.completion import candidates
+from ipy_bgtasks.ipython.options import candidates
 
 BOUND = 20.0
 

@@ -14,10 +14,11 @@ INSTALL = """\
 import asyncio, signal, sys, time
 from ipy_bgtasks.frontends.installing import loop_of
 from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
+from prompt_toolkit.patch_stdout import patch_stdout
 from ipy_bgtasks.patching import Installation
 shell = get_ipython()
 loop = loop_of(shell)
-terminal_loop = TerminalLoop(shell, loop)
+terminal_loop = TerminalLoop(shell, loop, lambda: patch_stdout(raw=True))
 changes = Installation()
 line = terminal_loop.install(changes)
 print("installed:", line)
@@ -213,9 +214,7 @@ def test_a_simple_prompt_cannot_share(spawn_terminal: Callable[..., Terminal]) -
     terminal.interrupt()
     assert "KeyboardInterrupt" in terminal.prompt()
     terminal.run("changes.undo()")
-    assert "ours: False" in terminal.run(
-        "print('ours:', shell.loop_runner is terminal_loop._runner)"
-    )
+    assert "ours: False" in terminal.run("print('ours:', shell.loop_runner is terminal_loop)")
 
 
 def test_a_dumb_terminal_shares(spawn_terminal: Callable[..., Terminal]) -> None:
@@ -237,7 +236,7 @@ def test_autoawait_keeps_its_choices(shared: Terminal) -> None:
     shared.run("def other(coro): print('ot' 'her'); return loop.run_until_complete(coro)")
     assert "other" in shared.run("%autoawait other") + shared.run("await asyncio.sleep(0)")
     shared.run("%autoawait asyncio")
-    assert "ours: True" in shared.run("print('ours:', shell.loop_runner is terminal_loop._runner)")
+    assert "ours: True" in shared.run("print('ours:', shell.loop_runner is terminal_loop)")
 
 
 def test_uninstall_puts_everything_back(terminal: Terminal) -> None:
@@ -267,7 +266,7 @@ def test_a_context_surrounds_each_prompt(terminal: Terminal) -> None:
         "    yield lambda: seen.append(shell.pt_app.app.is_running)\n"
         "    seen.append('left')"
     )
-    terminal.run(INSTALL.replace("(shell, loop)", "(shell, loop, around_prompt=around)"))
+    terminal.run(INSTALL.replace("lambda: patch_stdout(raw=True)", "around"))
     terminal.run("1")
     once = "'entered', True, 'left'"
     assert f"[{once}, {once}]" in terminal.run("seen")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.views.groups import Failure, Tally
+    from ipy_bgtasks.views.tables import Failure, Tally
 
 _PLACES = 200  # whose cards are known; the newest
 _CARDS = 50  # in one place that are shown again when it is cleared; the newest
@@ -129,7 +129,7 @@ class Card:
         """Note how a job has ended, and drop it."""
         failed = None
         if job.state == "failed":
-            from ipy_bgtasks.views.groups import failure_of, kind_of
+            from ipy_bgtasks.views.tables import failure_of, kind_of
 
             known = self._kinds[kind_of(job)]
             traced = 0 < known < _TRACES or (not known and len(self._kinds) < _KINDS)
@@ -148,7 +148,7 @@ class Card:
 
     def tally(self) -> Tally:
         """Count its jobs."""
-        from ipy_bgtasks.views.groups import Tally
+        from ipy_bgtasks.views.tables import Tally
 
         with self._lock:
             alive, over = list(self._running.values()), Counter(self._over)
@@ -162,13 +162,13 @@ class Card:
                 self.state = str(job.state)
                 return self._bundle_of(job, live=live)
             return self.shown
-        from ipy_bgtasks.views.groups import many_card
+        from ipy_bgtasks.views.tables import many_card
 
         failed = sorted(self.failed, key=lambda each: each.number)
         return many_card(self.tally(), failed, self.name, self.key, self._discarded)
 
     def _bundle_of(self, job: Record, *, live: bool, late: str = "") -> dict[str, str]:
-        from ipy_bgtasks.views.detail import card
+        from ipy_bgtasks.views.display import card
 
         return card(job, self.key, live=live, again=self.again, late=late[-_LATE:])
 

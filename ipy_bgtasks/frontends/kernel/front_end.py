@@ -15,10 +15,9 @@ import time
 import uuid
 from collections import deque
 from contextvars import Context, copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
@@ -30,9 +29,7 @@ from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import (
     formatted,
-    isolate_publisher,
     route_in_place,
-    translate_errors,
 )
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, sendable
@@ -67,8 +64,6 @@ class KernelFrontEnd(FrontEnd):
 
     def __init__(self, shell: Any, core: Core) -> None:
         super().__init__(shell, core)
-        #: The shell's own publisher: %%capture replaces it.
-        self._publisher = shell.display_pub
         self._streams: dict[str, Any] = {}
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self.pin)
@@ -95,10 +90,9 @@ class KernelFrontEnd(FrontEnd):
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
-        shell, loop = self.shell, self._loop
+        loop = self._loop
         changes.step("streams", self._route)
-        changes.step("captures", self._isolate_captures)
-        changes.step("tracebacks", translate_errors, shell, self.translators)
+        super().install(changes)
         changes.step_on_loop("wake-up", loop, lambda here: here.enter(woken_by_signals(loop)))
         changes.step("background cells", self._background_cells)
         changes.step("interrupted cells", show_interrupts, self)
@@ -127,9 +121,6 @@ class KernelFrontEnd(FrontEnd):
         self._figures.install(changes, self.shell.events)
         self._watch_cells(changes)
 
-    def _isolate_captures(self, changes: Installation) -> None:
-        self._captures = isolate_publisher(changes, self.shell, self._publisher)
-
     def _background_cells(self, changes: Installation) -> None:
         from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
 
@@ -147,7 +138,6 @@ class KernelFrontEnd(FrontEnd):
 
     def _watch_cells(self, changes: Installation) -> None:
         """Track each cell that begins and ends."""
-        events = self.shell.events
 
         def begins() -> None:
             request = self.shell.get_parent() or {}  # the message of a widget is one, too
@@ -163,9 +153,8 @@ class KernelFrontEnd(FrontEnd):
                 self._context = copy_context()
                 self.cards.request_ends()
 
-        for event, call in (("pre_execute", begins), ("post_execute", ends)):
-            events.register(event, call)
-            changes.add(partial(events.unregister, event, call))
+        changes.event(self.shell.events, "pre_execute", begins)
+        changes.event(self.shell.events, "post_execute", ends)
 
     def _move(self, cards: list[Card], header: Any) -> None:
         """Show jobs of an earlier run of a cell where it shows its output now, labelled."""

@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.runners import programs
+from ipy_bgtasks.runners import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def read_json(directory: str, name: str) -> dict[str, Any] | None:
 
 def leave_notice(directory: str, urls: list[str]) -> None:
     """Leave what is needed to notify these Apprise URLs of the end of a job."""
-    content = {"urls": urls, "command": programs.python("kept.notify", directory)}
+    content = {"urls": urls, "command": sessions.python("kept.directory.notify", directory)}
     replace_json(directory, NOTIFY, content, sync=False)
 
 
@@ -85,7 +85,7 @@ def notify(directory: str) -> None:
     """Start the program that notifies them, if there are any; returns at once."""
     if (left := read_json(directory, NOTIFY)) is not None:
         with suppress(OSError):
-            programs.start(left["command"], cwd="/")
+            sessions.start(left["command"], cwd="/")
 
 
 def write_all(fd: int, data: bytes) -> None:

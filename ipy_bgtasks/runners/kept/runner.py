@@ -22,7 +22,7 @@ from ipy_bgtasks.job.outcome import LazyValue, Outcome
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.platforms import current_directory, has_processes, has_sessions, host_name
-from ipy_bgtasks.runners import programs, sessions
+from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files
 from ipy_bgtasks.runners.kept.directory import (
     FORMAT,
@@ -326,7 +326,7 @@ class KeptRunner(Runner):
                 assert isinstance(work.call, Packed)
                 files.replace(directory.path, files.WORK, work.call.data, sync=False)
                 serial = str(directory.number.serial)
-                argv = programs.python("kept.worker", "{pipes}", directory.path, serial)
+                argv = sessions.python("child.work_kept", "{pipes}", directory.path, serial)
                 told.update(kind="python", argv=argv)
             if told["timeout"] is not None:  # in a group it counts from here
                 since = told["launched"] if job.group is None else time.time()
@@ -422,7 +422,7 @@ def _launch(directory: JobDirectory, lock: int) -> None:
     with open(os.open(os.path.join(directory.path, "watcher.txt"), flags, 0o600), "ab") as errors:
         shell = ["/bin/sh", "-c", '"$@" &', "sh", *watcher]
         options: dict[str, Any] = {"stderr": errors, "cwd": "/", "env": environment}
-        if programs.start(shell, pass_fds=[lock], **options).wait():
+        if sessions.start(shell, pass_fds=[lock], **options).wait():
             raise OSError("its watcher cannot be started")
 
 

@@ -18,9 +18,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from ipy_bgtasks.runners import programs, sessions
+from ipy_bgtasks.platforms import oom_kills, reaped, usage_of, why_killed
+from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.kept import files
-from ipy_bgtasks.usage import oom_kills, reaped, usage_of, why_killed
 
 # A type checker for Windows knows none of these names.
 _os: Any = os
@@ -218,7 +218,7 @@ class Watcher:
             ours, theirs = (reads, writes), (asks, answers)
             argv = [word if word != "{pipes}" else f"{asks},{answers}" for word in argv]
         try:
-            self._process = process = programs.start(
+            self._process = process = sessions.start(
                 argv,
                 cwd=job["directory"],
                 env=environment,

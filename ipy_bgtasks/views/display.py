@@ -1,8 +1,9 @@
-"""One job, told as facts: in a line on the card under its cell, in full by `%jobs N`.
+"""Rows and facts as text, for a terminal, and as HTML, for a notebook.
 
-The card's HTML stands in the notebook, with the key of the kernel and the job's number in `data-`
-attributes. By these the script of the page (`live/page`) finds the card and brings it to life.
-Its styles stand in its elements: a notebook that is not trusted keeps only those.
+Everything that came from a user or a job is made visible, and escaped. The HTML of a card stands in
+the notebook, with the key of the kernel and the job's number in `data-` attributes. By these the
+script of the page (`live/page`) finds the card and brings it to life. Its styles stand in its
+elements: a notebook that is not trusted keeps only those.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 import html
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from traceback import FrameSummary, TracebackException
 from typing import TYPE_CHECKING
 
-from ipy_bgtasks.job.outcome import LazyError
+from wcwidth import width as width_of
+
+from ipy_bgtasks.job.outcome import JobState, LazyError
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.stacks import Cells, innermost, no_cells
 from ipy_bgtasks.text import (
     bar,
+    cut_end,
+    cut_middle,
     elapsed_text,
     error_line,
     message_of,
@@ -26,23 +31,253 @@ from ipy_bgtasks.text import (
     short_repr,
     visible,
 )
-from ipy_bgtasks.views.html import QUIET, STYLE, html_fact, html_text
-from ipy_bgtasks.views.rows import (
+from ipy_bgtasks.views.describe import (
+    GLYPHS,
     Fact,
+    Row,
     after_text,
     attempt_text,
     end_of,
+    exit_status,
     frame_line,
     progress_text,
     row,
     stack_now,
+    summary,
     uses_now,
 )
+from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.views.rows import Row
+    from ipy_bgtasks.views.describe import Row
+
+
+_LONGEST = 120  # characters of a name or a last line that are shown
+
+# The state is also a word, so that a front end that strips styles loses nothing.
+#: The colour of each state that has one, in all views; distinct on white and on black.
+COLOURS = {
+    "running": "#2f80ed",
+    "cancelling": "#d98200",
+    "finished": "#2e9e4f",
+    "failed": "#d9413a",
+}
+_ROLES = {"running": "brand", "cancelling": "warn", "finished": "success", "failed": "error"}
+#: The same colours as CSS that follows JupyterLab's theme where there is one.
+THEMED = {state: f"var(--jp-{_ROLES[state]}-color1, {c})" for state, c in COLOURS.items()}
+
+STYLE = """<style>
+.ipybg { color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px); }
+.ipybg table { border-collapse: collapse; margin: 0; width: auto; color: inherit;
+  font-size: inherit; }
+.ipybg th, .ipybg td { text-align: left !important; padding: 2px 10px 2px 0; border: none;
+  vertical-align: baseline; background: transparent; color: inherit; }
+.ipybg th { font-weight: 600; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; }
+.ipybg thead th { border-bottom: 1px solid var(--jp-border-color2, #8888); }
+.ipybg .num { text-align: right !important; white-space: nowrap; }
+.ipybg.ipybg td code, .ipybg pre { font-family: var(--jp-code-font-family, monospace);
+  color: inherit; background: transparent; padding: 0; margin: 0; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+.ipybg tr { background: transparent !important; }
+.ipybg.ipybg.ipybg .log { max-height: 24em; overflow: auto; margin-top: 4px; padding: 4px 8px;
+  border-left: 2px solid var(--jp-border-color2, #8888); }
+.ipybg .state { white-space: nowrap; }
+</style>"""
+
+CODE = (
+    '<code style="font-family: var(--jp-code-font-family, monospace); color: inherit; '
+    'background: transparent; padding: 0; overflow-wrap: anywhere; unicode-bidi: isolate">'
+)
+QUIET = '<span style="color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere">'
+_TRACK = (
+    "display: inline-block; width: 100px; height: 8px; border-radius: 4px; overflow: hidden; "
+    "background: var(--jp-border-color2, #8886)"
+)
+_FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed)"
+
+_HEADINGS = (
+    '<th></th><th></th><th>state</th><th>where</th><th>name</th><th class="num">time</th><th></th>'
+)
+
+
+def html_table(rows: Sequence[Row]) -> str:
+    """Return a table with one row per job, or ``no jobs``."""
+    if not rows:
+        return f'{STYLE}<div class="ipybg">{NO_JOBS}</div>'
+    body = "\n".join(_html_row(row) for row in rows)
+    return (
+        f'{STYLE}<div class="ipybg"><table>\n<thead><tr>{_HEADINGS}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def html_note(text: str) -> str:
+    """Return a line of small print."""
+    style = "color: var(--jp-ui-font-color2, inherit); font-size: 85%; margin-top: 4px"
+    return f'<div style="{style}">{html_text(text)}</div>'
+
+
+def html_text(text: str) -> str:
+    """Return text, possibly of several lines, visible and escaped."""
+    return html.escape(visible(text))
+
+
+def html_glyph(state: str) -> str:
+    """Return the sign of a state, with its colour in the element."""
+    return f'<span style="color: {THEMED.get(state, "#888")}">{GLYPHS.get(state, "○")}</span>'
+
+
+def html_state(state: str) -> str:
+    """Return a state as a word after its sign."""
+    return f'<span class="state">{html_glyph(state)} {html_text(one_line(state, 20))}</span>'
+
+
+def html_bar(fraction: float) -> str:
+    """Return a progress bar with its percentage; `fraction` from 0 to 1."""
+    percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
+    fill = f'<span style="{_FILL}; width: {percent}%"></span>'
+    return f'<span>{percent}%</span> <span style="{_TRACK}">{fill}</span> '
+
+
+def html_fact(fact: Fact) -> str:
+    """Return what is said of a job, without its label."""
+    kind, text, _, fraction = fact
+    if kind == "glyph":
+        return html_glyph(text)
+    if kind == "state":
+        return html_state(text)
+    if kind == "count":
+        return f"<span>{html_glyph(text.rpartition(' ')[2])} {html_text(text)}</span>"
+    if kind == "bar":
+        return html_bar(fraction) + (f"{QUIET}{html_text(text)}</span>" if text else "")
+    if kind in ("code", "result", "error"):
+        return f"{CODE}{'→ ' * (kind == 'result')}{html_text(text)}</code>"
+    return f"{QUIET}{html_text(text)}</span>" if kind == "quiet" and text else html_text(text)
+
+
+def html_last(row: Row) -> str:
+    """Return the last column of a row: its progress as a bar, or its text as code."""
+    if row.fraction is not None:
+        return html_bar(row.fraction) + html_text(one_line(row.label, _LONGEST))
+    return _code("→ " * (row.kind == "result") + one_line(row.last, _LONGEST))
+
+
+def _html_row(row: Row) -> str:
+    name = one_line(row.name, 500)
+    # A name that is cut is shown in full as a tooltip.
+    title = f' title="{html_text(name)}"' if len(name) > _LONGEST else ""
+    last = html_last(row)
+    if row.at:
+        last += f"{'<br>' if last else ''}at {_code(one_line(row.at, _LONGEST))}"
+    cells = (
+        f'<td class="num">{row.number}</td>',
+        f"<td>{html_text(one_line(row.mark, 1))}</td>",
+        f"<td>{html_state(row.state)}</td>",
+        f"<td>{html_text(one_line(row.where, 20))}</td>",
+        f"<td{title}>{_code(cut_middle(name, _LONGEST))}</td>",
+        f'<td class="num">{html_text(one_line(row.elapsed, 20))}</td>',
+        f"<td>{last}</td>",
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _code(text: str) -> str:
+    return f"<code>{html_text(text)}</code>" if text else ""
+
+
+_GAP = "  "
+_VALUE = 60  # characters of a value in a notice
+_LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
+_LEAST_LAST = 6  # columns; less of the last column says nothing
+
+NO_JOBS = "no jobs"
+
+
+def text_table(rows: Sequence[Row], width: int = 80) -> str:
+    """Return one line per job, aligned, in at most `width` columns; ``no jobs`` if there is none.
+
+    In a very narrow terminal lines are longer, so that some of each job's name is left.
+    """
+    if not rows:
+        return NO_JOBS
+    cells = [_cells(row) for row in rows]
+    heads = aligned([head for head, _, _, _ in cells])
+    times = aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
+    name_width, last_width = _share(
+        width - width_of(heads[0]) - width_of(times[0]) - 2 * len(_GAP),
+        max(width_of(name) for _, name, _, _ in cells),
+        max(width_of(last) for _, _, _, last in cells),
+    )
+    lines = []
+    for head, took, (_, name, _, last), each in zip(heads, times, cells, rows, strict=True):
+        line = head + _GAP + _padded(cut_middle(name, name_width), name_width) + _GAP + took
+        if last_width:
+            line += _GAP + cut_end(last, last_width)
+        lines.append(line.rstrip())
+        if each.at:
+            lines.append(cut_end(f"      at {one_line(each.at, width)}", width))
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
+    head = (
+        f"[{row.number}]{one_line(row.mark, 1) or ' '}",
+        f"{GLYPHS.get(row.state, '○')} {one_line(row.state, 20)}",
+        one_line(row.where, 20),
+    )
+    return head, one_line(row.name, 500), one_line(row.elapsed, 20), _last(row)
+
+
+def _last(row: Row) -> str:
+    if row.fraction is None:
+        return "→ " * (row.kind == "result") + one_line(row.last, 500)
+    return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
+
+
+def aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
+    """Return one text for each line of a table, its cells as wide as the widest of the column."""
+    widths = [max(map(width_of, column)) for column in zip(*table, strict=True)]
+    return [
+        _GAP.join(_padded(cell, size, right=right) for cell, size in zip(line, widths, strict=True))
+        for line in table
+    ]
+
+
+def _share(room: int, name: int, last: int) -> tuple[int, int]:
+    """Share the remaining width between names and last column; one may need less than half."""
+    if name + len(_GAP) + last <= room or not last:
+        return (name, last) if last else (max(_LEAST_NAME, min(name, room)), 0)
+    half = (room - len(_GAP)) // 2
+    name = max(_LEAST_NAME, min(name, max(half, room - len(_GAP) - last)))
+    left = room - len(_GAP) - name
+    if left < _LEAST_LAST:
+        return max(_LEAST_NAME, min(name, room)), 0
+    return name, min(last, left)
+
+
+def _padded(text: str, width: int, *, right: bool = False) -> str:
+    blanks = " " * (width - width_of(text))
+    return blanks + text if right else text + blanks
+
+
+def notice(job: Record, current: Record | None, previous: Record | None) -> str:
+    """Return number, mark, state, name, time, value: ``[3]+ finished  fetch(u)  1.2s  'text'``.
+
+    Of a job that has failed it tells why only where no traceback is shown.
+    """
+    mark = "+" if job is current else "-" if job is previous else " "
+    took = "" if job.started is None else elapsed_text(job.elapsed)
+    line = f"[{job.number}]{mark} {job.state}  {one_line(job.name, 500)}  {took}".rstrip()
+    assert job.outcome is not None
+    if job.state is JobState.FINISHED:
+        shows = job.outcome.value is not None and not job.stores
+        return f"{line}  {value_line(job, _VALUE)}" if shows else line
+    if job.state is JobState.FAILED and not (job.quiet or exit_status(job)):
+        return line
+    return f"{line}  {summary(job, _VALUE)}".rstrip()
+
 
 _NAME = 80  # characters, on a card
 _LINE = 100  # of a result, on a card
