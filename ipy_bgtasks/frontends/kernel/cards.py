@@ -221,7 +221,7 @@ class Cards:
         self._now: Any = None
         self.last: Any = {}
         #: Whether that comes from a program, which asks nobody.
-        self._by_program = False
+        self.by_program = False
         self._unseen: list[Card] = []
 
     def use(self, open_page: Callable[[], dict[str, Any] | None], cells: Cells) -> None:
@@ -252,7 +252,7 @@ class Cards:
         stdin = (request.get("content") or {}).get("allow_stdin")
         with self._lock:
             self._now = self.last = parent
-            self._by_program = stdin is False and not self._served
+            self.by_program = stdin is False
             unseen, self._unseen = self._unseen, []
             earlier = (
                 []
@@ -289,7 +289,7 @@ class Cards:
         It cannot be told by what it sends, but by how it has started the kernel; and a page that
         answers needs no repeats.
         """
-        return self._by_program and not self.heard
+        return self.by_program and not self._served and not self.heard
 
     def has_cell(self, parent: Any) -> bool:
         """Return whether a request is known to come from the cell of a notebook."""

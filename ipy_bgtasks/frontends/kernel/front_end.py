@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from ipy_bgtasks.frontends.streams import (
     route_in_place,
 )
 from ipy_bgtasks.sigint import woken_by_signals
-from ipy_bgtasks.text import error_line, message_of, sendable
+from ipy_bgtasks.text import error_line, message_of, printable, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,6 +244,21 @@ class KernelFrontEnd(FrontEnd):
         """Show *line* under the cell."""
         line += ". `%bg` alone, in the next cell, sends it to the background\n"
         self.write_below(run.origin, "stderr", line)
+
+    @property
+    def attended(self) -> bool:
+        places = self.cards.places
+        return places.has_page or not places.by_program
+
+    def print_last(self, line: str) -> None:
+        # What goes by way of ipykernel's streams finds no reader any more; where it has put a pipe
+        # in the place of the process's own, the stream has a copy.
+        try:
+            descriptor = sys.stderr.fileno()
+        except OSError:
+            descriptor = 2
+        with suppress(OSError):
+            os.write(descriptor, f"{printable(line)}\n".encode(errors="replace"))
 
     # Places
 
