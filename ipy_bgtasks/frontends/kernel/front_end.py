@@ -247,8 +247,7 @@ class KernelFrontEnd(FrontEnd):
 
     @property
     def attended(self) -> bool:
-        places = self.cards.places
-        return places.has_page or not places.by_program
+        return self.cards.heard or not self.cards.by_program
 
     def print_last(self, line: str) -> None:
         # What goes by way of ipykernel's streams finds no reader any more; where it has put a pipe
