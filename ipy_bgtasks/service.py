@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,31 @@ class ServiceLoop:
         self.thread = threading.get_ident()
         asyncio.set_event_loop(loop)
         loop.run_forever()
+
+
+class Soon:
+    """Calls *call* once, however often it is asked for meanwhile. Any thread may call.
+
+    *later* calls a function after some seconds. There is no lock: at worst it is called twice.
+    """
+
+    def __init__(
+        self, later: Callable[[float, Callable[[], None]], object], call: Callable[[], None]
+    ) -> None:
+        self._later = later
+        self._call = call
+        self._due = float("inf")  # on the monotonic clock
+
+    def within(self, seconds: float) -> None:
+        """Have it called after so many seconds, unless it will be earlier."""
+        due = time.monotonic() + seconds
+        if due < self._due:
+            self._due = due
+            self._later(seconds, self._run)
+
+    def _run(self) -> None:
+        self._due = float("inf")  # first: what comes from here on asks again
+        self._call()
 
 
 class MemoryLimits:

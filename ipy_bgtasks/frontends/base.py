@@ -120,6 +120,11 @@ class FrontEnd(Host):
         """Whether there is, or will be, a prompt or a cell at which a user sees what happens."""
         return True
 
+    @property
+    def attended(self) -> bool:
+        """Whether a user may be there now: if a program runs the session, its end is for that."""
+        return self.interactive
+
     # Installing
 
     def install(self, changes: Installation) -> None:
@@ -202,6 +207,10 @@ class FrontEnd(Host):
     def print_aside(self, line: str) -> None:
         """Print one line that answers nothing; on stderr where output may go into a pipe."""
         print(line)
+
+    def print_last(self, line: str) -> None:
+        """Print one line on the process's own stderr: the session ends."""
+        self.print_aside(line)
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display something."""

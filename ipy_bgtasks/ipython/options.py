@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
-from ipy_bgtasks.session.launching import LaunchOptions
 from ipy_bgtasks.text import cut_middle
 from ipy_bgtasks.views.describe import GLYPHS
 

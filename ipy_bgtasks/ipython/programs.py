@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput, BgTasksError, NoSuchJob
 from ipy_bgtasks.ipython.options import size
 from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.registry.specs import is_group
-from ipy_bgtasks.session.launching import LaunchOptions, find_jobs, place_of, start
+from ipy_bgtasks.session.launching import find_jobs, place_of, start
 from ipy_bgtasks.text import printable, short_repr
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.plan import Kind, kind_of, runs_once

@@ -226,6 +226,20 @@ class Job(concurrent.futures.Future[Any]):
         hidden.add("set_running_or_notify_cancel")
         return [name for name in super().__dir__() if name not in hidden]
 
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Answer `asyncio.wrap_future` as the methods above do.
+
+        Since Python 3.15 it reads this private one of the base class instead of them:
+        https://github.com/python/cpython/blob/3.15/Lib/concurrent/futures/_base.py
+        """
+        outcome = self._record.outcome
+        if outcome is None:
+            return False, False, None, None
+        if outcome.state is JobState.CANCELLED:
+            return True, True, None, None
+        error = outcome.exception()
+        return True, False, outcome.get() if error is None else None, error
+
     def _settle(self) -> None:
         """Wake those that wait by `concurrent.futures`; the record calls this once, at the end.
 

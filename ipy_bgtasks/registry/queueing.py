@@ -100,14 +100,12 @@ _COUNTED = 100  # of those that wait in a group, to tell the place of one
 
 
 class GroupName(NamedTuple):
-    """What `-g NAME:N+ --halt` asks for: a group, how many of it may run, when it is to stop."""
+    """What `-g NAME:N+` names: a group, and how many of it may run at a time."""
 
     name: str
     limit: int | None = None
     #: Whether those that are paused do not count (the ``+``).
     lends: bool = False
-    #: Whether the first failure of one of its jobs stops all others.
-    halt: bool = False
 
     @classmethod
     def read(cls, text: str) -> GroupName:

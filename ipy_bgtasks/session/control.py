@@ -19,7 +19,7 @@ from ipy_bgtasks.frontends.installing import Sources
 from ipy_bgtasks.platforms import has_kept_jobs, has_threads
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen
-from ipy_bgtasks.text import numbered
+from ipy_bgtasks.text import error_line, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -116,6 +116,16 @@ class Core:
         return self.registry.launch(work, where=runner, origin=cell.origin)
 
 
+def _named(jobs: Sequence[Record]) -> str:
+    """Return the first of *jobs*, with the errors of those that failed, and how many follow."""
+    named = [f"[{job.number}] {job.name}" for job in jobs[:_NAMED]]
+    for i, job in enumerate(jobs[:_NAMED]):
+        if (outcome := job.outcome) is not None and outcome.error is not None:
+            named[i] += f" ({error_line(outcome.error)})"
+    more = [f"{len(jobs) - _NAMED:,} more"] if len(jobs) > _NAMED else []
+    return ", ".join([*named, *more])
+
+
 def _runs_already() -> None:
     """Do nothing, in place of the call of a cell that was not started here."""
 
@@ -181,11 +191,20 @@ class Session:
 
         registry, front_end = self.registry, self.front_end
         own = [job for job in registry if job.number not in registry.adopted]
-        if (ended := self.core.own_jobs()) and not front_end.interactive:
+        ended, failed = self.core.own_jobs(), []
+        strict = self.settings.strict and not front_end.attended
+        if ended and (strict or not front_end.interactive):
             which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
-            named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
-            named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
-            front_end.print_aside(f"{which} ended with the session: {', '.join(named)}")
+            front_end.print_last(f"{which} ended with the session: {_named(ended)}")
+        if strict:
+            failed = [job for job in own if job.state == "failed" and job.is_unseen]
+        if failed:
+            which = "1 job" if len(failed) == 1 else f"{len(failed):,} jobs"
+            front_end.print_last(f"{which} failed, and nobody asked why: {_named(failed)}")
+        if strict and (ended or failed):
+            from ipy_bgtasks.hooks import fail_at_exit
+
+            fail_at_exit()
         if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
             verb = "job goes" if len(left) == 1 else "jobs go"
             front_end.print_aside(f"kept {verb} on: {', '.join(left)}")
@@ -393,9 +412,9 @@ class Session:
 
     def show_job(self, job: Record) -> None:
         """Display a single job in full."""
-        from ipy_bgtasks.views.tables import detail
+        from ipy_bgtasks.views.display import detail
 
-        self.front_end.show(detail(job, cells=self.core.sources.cell))
+        self.front_end.show(detail(job, self.core.sources.cell))
 
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""

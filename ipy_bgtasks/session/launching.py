@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import ChainMap
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +23,7 @@ from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.log.output import FileSink
 from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
-from ipy_bgtasks.registry.collection import Registry
+from ipy_bgtasks.registry.collection import LaunchOptions, Registry
 from ipy_bgtasks.runners.commands import ShellRunner
 from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
 from ipy_bgtasks.runners.processes import ProcessRunner
@@ -43,44 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.registry.queueing import GroupName
     from ipy_bgtasks.runners.executors import Executors
     from ipy_bgtasks.runners.kept.runner import Finder, KeptRunner
     from ipy_bgtasks.session.control import Core, Session
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.work import Work
-
-
-@dataclass(slots=True, kw_only=True)
-class LaunchOptions:
-    """How to launch CODE; what was not given is None, or empty."""
-
-    #: The place that was asked for: "loop", "thread" or "process"; None for the default …
-    place: str | None = None
-    #: … or the expression that names an executor, in place of that.
-    on: str | None = None
-    #: The job's name; None for the code, shortened.
-    name: str | None = None
-    #: Whether output is recorded only, and not shown.
-    quiet: bool = False
-    #: Seconds after which the job, or each attempt, is stopped.
-    timeout: float | None = None
-    #: Bytes of memory that its processes may use; more ends the job.
-    memory: int | None = None
-    #: The specs of the jobs that must finish first.
-    after: Sequence[str] = ()
-    #: The file to which output is appended as well.
-    log: str | None = None
-    #: The group that the job joins, and the limit that it gives it.
-    group: GroupName | None = None
-    #: Whether the first failure of one of that group's jobs stops all others.
-    halt: bool = False
-    #: How many times it is run again if it fails.
-    retries: int = 0
-    #: Whether the user is to be told, wherever that is, when it has ended.
-    notify: bool = False
-    #: Whether the job outlives the session.
-    keep: bool = False
 
 
 def launch(
@@ -124,10 +90,10 @@ def start(
     prepare: Callable[[Record], object] | None = None,
 ) -> Record:
     """Launch *work* from the caller's cell; *where* and *after* are what the options name."""
-    group = _group(options)
-    work = _accepted(
-        session, work, where, copy=not after
-    )  # with *after* it is copied when it starts
+    if options.halt and options.group is None:
+        raise BadInput("--halt stops a group at its first failure: -g NAME names it")
+    # With *after* it is copied when it starts.
+    work = _accepted(session, work, where, copy=not after)
     sink = FileSink(options.log) if options.log else None
     kept = session.core.runners.kept if options.keep else None
     if kept is not None and sink is not None:
@@ -148,16 +114,12 @@ def start(
         try:
             return session.registry.launch(
                 work,
+                options,
                 where=where,
-                name=options.name,
-                timeout=None if options.keep else options.timeout,  # its watcher keeps it
                 after=after,
                 origin=origin,
                 # A job that launches others may go on doing so for days.
                 cell=(key, session.shell.execution_count) if current.get() is None else None,
-                quiet=options.quiet,
-                group=group,
-                retries=options.retries,
                 prepare=prepare_job,
                 number=number,
             )
@@ -195,14 +157,6 @@ def _attach(
     session.front_end.note_capture(job)
     if options.notify:  # of a group there is one notice
         session.notices.request([job], f"group {job.group}" if job.group else "")
-
-
-def _group(options: LaunchOptions) -> GroupName | None:
-    if not options.halt:
-        return options.group
-    if options.group is None:
-        raise BadInput("--halt stops a group at its first failure: -g NAME names it")
-    return options.group._replace(halt=True)
 
 
 def variables(session: Session, local: Mapping[str, Any] | None) -> Mapping[str, Any]:

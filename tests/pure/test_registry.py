@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Host
@@ -46,7 +46,7 @@ def registry(fake: FakeRunner, clock: FakeClock) -> Registry:
 
 def launch(registry: Registry, name: str = "f()", **options: Any) -> Record:
     """A job of that name."""
-    return registry.launch(work(label=name), **options)
+    return launch_job(registry, work(label=name), **options)
 
 
 def test_jobs_are_numbered_from_one_and_kept_in_that_order(registry: Registry) -> None:

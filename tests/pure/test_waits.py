@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 from fakes import work
-from test_threads import BOUND, Place, ended, until
+from patience import until
+from test_threads import BOUND, Place, ended
 
 from ipy_bgtasks import waits
 from ipy_bgtasks.async_exceptions import send_again
