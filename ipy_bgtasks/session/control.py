@@ -502,7 +502,7 @@ class Session:
 
         cells = self.front_end.cells
         if cells is None:
-            raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
+            raise BadInput("the cells that wait can be reached in a kernel only")
         there = {each.place for each in cells.waiting()}
         if places is not None and (missing := sorted(places - there)):
             known = ", ".join(f"q{each}" for each in sorted(there)) or "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import ipykernel
 import pytest
 from kernels import Kernel
 from pages import open_panel
@@ -96,9 +95,6 @@ def test_a_session_is_shown_as_it_is_meant(kernel: Kernel) -> None:
     assert [m for m in kernel.messages if m["msg_type"] == "update_display_data"]
 
 
-@pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="a busy kernel hears nothing before ipykernel 7"
-)
 def test_no_second_cell_is_needed_while_one_runs(kernel: Kernel) -> None:
     """VS Code would not send it: widgets' messages stop a job, and send the cell away."""
     pytest.importorskip("anywidget")
