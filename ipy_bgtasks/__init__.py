@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ipy_bgtasks.errors import NoSuchJob as NoSuchJob
     from ipy_bgtasks.errors import ProcessDied as ProcessDied
     from ipy_bgtasks.errors import WouldBlock as WouldBlock
+    from ipy_bgtasks.ipython.programs import Jobs as Jobs
+    from ipy_bgtasks.ipython.programs import jobs as jobs
     from ipy_bgtasks.ipython.programs import launch as launch
     from ipy_bgtasks.job.handle import Job as Job
     from ipy_bgtasks.job.handle import current_job as current_job
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.outcome import JobState as JobState
     from ipy_bgtasks.job.progress import Progress as Progress
     from ipy_bgtasks.job.progress import track as track
-    from ipy_bgtasks.views.collection import Jobs as Jobs
-    from ipy_bgtasks.views.collection import jobs as jobs
 
 #: Each public name, and the module that defines it.
 _HOMES = {
@@ -40,14 +40,14 @@ _HOMES = {
     "Detached": "errors",
     "Job": "job.handle",
     "JobState": "job.outcome",
-    "Jobs": "views.collection",
+    "Jobs": "ipython.programs",
     "NoSuchJob": "errors",
     "ProcessDied": "errors",
     "Progress": "job.progress",
     "WouldBlock": "errors",
     "call_in_background": "background",
     "current_job": "job.handle",
-    "jobs": "views.collection",
+    "jobs": "ipython.programs",
     "launch": "ipython.programs",
     "on_cancel": "job.handle",
     "run_in_foreground": "background",

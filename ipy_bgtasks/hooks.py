@@ -376,3 +376,35 @@ def at_exit(changes: Installation, finish: Callable[[], None]) -> None:
     if (register := getattr(threading, "_register_atexit", None)) is not None:
         register(lambda: [call() for call in calls])
         changes.add(calls.clear)
+
+
+class _Unflushable:
+    """A stand-in for a stream that cannot be flushed by Python itself, at its end."""
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def flush(self) -> None:
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks."):
+            frame = frame.f_back
+        if frame is None:  # no code of others calls this
+            raise OSError
+        self._stream.flush()
+
+
+def fail_at_exit() -> None:
+    """Let the process, which is ending, do so with a status other than 0, and in good order.
+
+    At exit nothing in Python can set the status any more. `os._exit` could, but would skip other
+    `atexit` handlers and lose what open files hold back. What is left is documented with
+    `sys.exit`: the status is 120 if Python cannot flush the standard streams at its very end.
+    ipykernel has restored the original ones by then.
+    """
+    for name in ("stderr", "__stderr__"):
+        vars(sys)[name] = _Unflushable(vars(sys)[name])

@@ -1,20 +1,34 @@
 """A private event loop in a daemon thread, for what must go on while a cell blocks the user's loop.
 
-Timers above all: a timeout must fire even then.
+Timers above all: a timeout must fire even then, and a job that uses too much memory be stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.platforms import has_threads
+from ipy_bgtasks.platforms import has_threads, too_much, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
+
+    from ipy_bgtasks.job.record import Record
+
+
+def in_thread(name: str, fn: Callable[..., object], *args: Any) -> threading.Thread:
+    """Call ``fn(*args)`` in a daemon thread that belongs to no job, whichever job's code calls."""
+    thread = threading.Thread(target=fn, args=args, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
+
+
+#: Seconds between two looks at what limited jobs use.
+_LOOK = 1.0
 
 
 class ServiceLoop:
@@ -67,10 +81,8 @@ class ServiceLoop:
         if self._substitute is not None and not has_threads():
             return self._substitute  # and no second loop where a page has only one
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
         try:
-            # In an empty context: it serves all jobs, whichever happens to need it first.
-            Context().run(thread.start)
+            in_thread("bg-service", self._run, loop)
         except RuntimeError:
             loop.close()
             if self._substitute is None:
@@ -82,3 +94,57 @@ class ServiceLoop:
         self.thread = threading.get_ident()
         asyncio.set_event_loop(loop)
         loop.run_forever()
+
+
+class Soon:
+    """Calls *call* once, however often it is asked for meanwhile. Any thread may call.
+
+    *later* calls a function after some seconds. There is no lock: at worst it is called twice.
+    """
+
+    def __init__(
+        self, later: Callable[[float, Callable[[], None]], object], call: Callable[[], None]
+    ) -> None:
+        self._later = later
+        self._call = call
+        self._due = float("inf")  # on the monotonic clock
+
+    def within(self, seconds: float) -> None:
+        """Have it called after so many seconds, unless it will be earlier."""
+        due = time.monotonic() + seconds
+        if due < self._due:
+            self._due = due
+            self._later(seconds, self._run)
+
+    def _run(self) -> None:
+        self._due = float("inf")  # first: what comes from here on asks again
+        self._call()
+
+
+class MemoryLimits:
+    """Stops jobs whose processes use more memory than they may; looks once a second.
+
+    A limit of the system's (RLIMIT_AS) would count what is reserved and never used, of which numpy
+    reserves a lot. *later* calls a function after some seconds. Any thread may call.
+    """
+
+    def __init__(self, later: Callable[..., object]) -> None:
+        self._later = later
+        self._limits: dict[Record, int] = {}
+
+    def watch(self, job: Record, limit: int) -> None:
+        """Have the job fail with `MemoryError` as soon as it is seen to use more bytes."""
+        first = not self._limits
+        self._limits[job] = limit
+        job.add_done_callback(lambda job: self._limits.pop(job, None))
+        if first:
+            self._later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        limits = {job.pid: (job, limit) for job, limit in list(self._limits.items()) if job.pid}
+        for pid, used in usage_of([pid for pid in limits if pid is not None]).items():
+            job, limit = limits[pid]
+            if used.memory > limit:
+                job.stop_for(too_much(job.number, used.memory, limit))
+        if self._limits:
+            self._later(_LOOK, self._look)

@@ -29,13 +29,18 @@ switches threads only between two steps of bytecode, so that the receiver cannot
 
 Not ended: somebody else's lock, `Thread.join`, `SimpleQueue.get`, and whatever computes. Sending
 the thread a signal does not help: Python retries an interrupted call unless a handler raises, and
-handlers run on the main thread. `ipy_bgtasks.obstacles` names what is in the way then.
+handlers run on the main thread. What is in the
+way then is named: a lock and who holds it, or a library. All that is found from outside, from the
+frames of threads and the source of their lines; what cannot be told is left out.
 """
 
 from __future__ import annotations
 
+import ast
+import linecache
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -45,11 +50,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from inspect import getattr_static
 from itertools import compress
 from operator import call
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.stacks import is_library
+from ipy_bgtasks.platforms import descendants
+from ipy_bgtasks.stacks import expression, is_library, parsed, summary_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -220,7 +228,7 @@ def _waited_for(frame: FrameType, thread: int) -> tuple[list[int], list[int]]:
                 sockets.append(descriptor)
             pids += _processes_at(descriptor, link)
     pids = [pid for pid in dict.fromkeys(pids) if pid is not None and 1 < pid < 2**31]
-    return list(dict.fromkeys(e for pid in pids for e in (pid, *_descendants(pid)))), sockets
+    return list(dict.fromkeys(e for pid in pids for e in (pid, *descendants(pid)))), sockets
 
 
 def _processes_at(descriptor: int, link: str) -> list[int]:
@@ -315,7 +323,7 @@ def _numbers(path: str, key: str) -> list[int]:
 def _holders_of(pipe: str) -> list[int]:
     """Return the descendants of this process that have *pipe* open, as its link names it."""
     found = []
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         with suppress(OSError):
             folder = f"/proc/{pid}/fd"
             if any(os.readlink(f"{folder}/{each}") == pipe for each in os.listdir(folder)):
@@ -323,12 +331,94 @@ def _holders_of(pipe: str) -> list[int]:
     return found
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the processes that *pid* has started and those that these have, as /proc tells."""
-    found: list[int] = []
-    with suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
-                for child in map(int, file.read().split()):
-                    found += [child, *_descendants(child)]
-    return found
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+def locks_wanted(frame: FrameType) -> list[Any]:
+    """Return the locks that *frame*, the innermost of a thread, may be trying to get."""
+    node: Any = parsed(expression(summary_of(frame)))
+    if isinstance(node, ast.With):  # until Python 3.12 that is where all of its items are entered
+        nodes = [item.context_expr for item in node.items]
+    else:
+        nodes = [node.func.value] if _method(node) in ("acquire", "__enter__") else [node]
+    return [each for node in nodes if type(each := _value(node, frame)) in _LOCKS]
+
+
+def held_since(thread: int, lock: Any) -> FrameSummary | None:
+    """Return the line at which code that runs in *thread* took *lock*; None if it did not.
+
+    Only an `RLock` knows its owner, and only in its repr. Of another, the source is asked: whether
+    a function is in a ``with`` block of that lock, or below a call of its `acquire`.
+    """
+    owner = re.search(r"owner=(\d+)", repr(lock))
+    if owner is not None and int(owner[1]) != thread:
+        return None
+    inner = frame = sys._current_frames().get(thread)
+    while frame is not None:
+        wanted = frame is inner and lock in locks_wanted(frame)
+        line = _taken_at(frame, lock, wanted)
+        if line is not None:
+            while is_library(frame.f_code.co_filename) and frame.f_back is not None:
+                frame = frame.f_back
+                line = frame.f_lineno
+            return FrameSummary(frame.f_code.co_filename, line, "", lookup_line=False)
+        frame = frame.f_back
+    return None if owner is None or inner is None else summary_of(inner)
+
+
+def _taken_at(frame: FrameType, lock: Any, wanted: bool) -> int | None:
+    """Return the line at which *frame* took *lock*, which it has not given back since.
+
+    *wanted* is whether its present line tries to get it.
+    """
+    code, now, taken = frame.f_code, frame.f_lineno, None
+    try:
+        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+    except (SyntaxError, ValueError):
+        return None
+    nodes: list[Any] = [n for n in ast.walk(tree) if isinstance(n, ast.With | ast.Call)]
+    for node in sorted(nodes, key=lambda node: node.lineno):
+        if not code.co_firstlineno <= node.lineno <= now or (wanted and node.lineno == now):
+            continue
+        if isinstance(node, ast.With):
+            inside = node.body[0].lineno <= now <= (node.body[-1].end_lineno or 0)
+            if inside and any(_value(i.context_expr, frame) is lock for i in node.items):
+                return node.lineno
+        elif _method(node) in ("acquire", "release") and _value(node.func.value, frame) is lock:
+            taken = node.lineno if _method(node) == "acquire" else None
+    return taken
+
+
+def _method(node: Any) -> str:
+    return getattr(getattr(node, "func", None), "attr", "")
+
+
+def _value(node: Any, frame: FrameType) -> Any:
+    """Return what a dotted name stands for in *frame*, without running code; None if unknown."""
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+    if isinstance(node, ast.Attribute):
+        return getattr_static(_value(node.value, frame), node.attr, None)
+    return None
+
+
+def library_at_work(thread: int) -> tuple[str, bool]:
+    """Return the library in whose C code a thread is, and whether that computes and waits for none.
+
+    The name is empty for Python's own, and where it is not known.
+    """
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return "", False
+    module = str(frame.f_globals.get("__name__"))
+    if not is_library(frame.f_code.co_filename):
+        node: Any = parsed(expression(summary_of(frame)))
+        what = _value(getattr(node, "func", None) or getattr(node, "left", None), frame)
+        try:
+            module = str(getattr(what, "__module__", None) or type(what).__module__)
+        except Exception:  # it is the user's, and may do anything
+            return "", False
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("__main__", "ipy_bgtasks", "None"):
+        return "", False
+    return top, not system_call(thread)[0]

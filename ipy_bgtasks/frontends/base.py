@@ -11,10 +11,10 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
-from ipy_bgtasks.frontends.streams import Labels
+from ipy_bgtasks.frontends.streams import Labels, isolate_publisher, translate_errors
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.text import printable
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from traceback import FrameSummary
 
+    from ipy_bgtasks.context import ByContext
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.frontends.running_cells import RunningCell
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.leaving import Leaving
     from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.stacks import Cells
-    from ipy_bgtasks.streams_by_context import ByContext
 
 
 #: Characters of the log's tail that are shown again.
@@ -82,6 +82,8 @@ class FrontEnd(Host):
 
     def __init__(self, shell: Any, core: Core) -> None:
         self.shell = shell
+        #: The shell's own publisher: %%capture replaces it.
+        self._publisher = shell.display_pub
         self._core = core
         self._loop = core.loop
         #: ``self._later(seconds, function)`` calls a function after some time.
@@ -118,11 +120,20 @@ class FrontEnd(Host):
         """Whether there is, or will be, a prompt or a cell at which a user sees what happens."""
         return True
 
+    @property
+    def attended(self) -> bool:
+        """Whether a user may be there now: if a program runs the session, its end is for that."""
+        return self.interactive
+
     # Installing
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
-        raise NotImplementedError
+        changes.step("captures", self._isolate_captures)
+        changes.step("tracebacks", translate_errors, self.shell, self.translators)
+
+    def _isolate_captures(self, changes: Installation) -> None:
+        self._captures = isolate_publisher(changes, self.shell, self._publisher)
 
     def prepare_for_jobs(self, changes: Installation) -> None:
         """Install what concerns jobs only, before there is the first."""
@@ -187,9 +198,6 @@ class FrontEnd(Host):
         """Return the place in which the job was launched, as a hashable."""
         return self.key(job.origin)
 
-    def entering(self, job: Record) -> None:
-        """Bind the calling thread's context to the job's place, before the job's code runs."""
-
     # What is shown in the caller's place
 
     def print_line(self, line: str) -> None:
@@ -199,6 +207,10 @@ class FrontEnd(Host):
     def print_aside(self, line: str) -> None:
         """Print one line that answers nothing; on stderr where output may go into a pipe."""
         print(line)
+
+    def print_last(self, line: str) -> None:
+        """Print one line on the process's own stderr: the session ends."""
+        self.print_aside(line)
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display something."""
@@ -274,13 +286,6 @@ class FrontEnd(Host):
         """Record *text*, which a job wrote to the stream *name*, and show it by *write*."""
         raise NotImplementedError
 
-    def write(self, job: Record, name: str, text: str) -> None:
-        """Write what came from elsewhere as the job's own to "stdout" or "stderr".
-
-        Call this in a context that `entering` has bound to the job's place.
-        """
-        raise NotImplementedError
-
     def flush(self, job: Record) -> None:
         """Show what is held back of the job's output, as far as that does no harm."""
 
@@ -307,9 +312,6 @@ class FrontEnd(Host):
     def print_at(self, job: Record, line: str) -> None:
         """Print one line about a job in its own place, at once."""
         raise NotImplementedError
-
-    def closing(self, job: Record) -> None:
-        """Show what the job left open, once its code has ended; called in its own context."""
 
     def ended(self, job: Record) -> None:
         """Show the job's end, and notify observers."""

@@ -21,6 +21,7 @@ import sys
 import threading
 import weakref
 from contextvars import Context, copy_context
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,14 +46,14 @@ class RunWithin(Protocol):
 
 def run_commands_of_jobs(changes: Installation, shell: Any, run: RunWithin) -> None:
     """Have *run* execute the commands of jobs from now on."""
-    ours, cls = _Commands(run), type(shell)
-    for name, function in (("system", ours.system), ("getoutput", ours.getoutput)):
-        changes.attribute(cls, name, _InJobs(cls, name, function))
+    cls = type(shell)
+    changes.attribute(cls, "system", _InJobs(cls, "system", partial(_system, run)))
+    changes.attribute(cls, "getoutput", _InJobs(cls, "getoutput", partial(_getoutput, run)))
 
     def replace_scripts() -> None:
         from IPython.core.magics.script import ScriptMagics
 
-        shebang = _InJobs(ScriptMagics, "shebang", ours.shebang)
+        shebang = _InJobs(ScriptMagics, "shebang", partial(_shebang, run))
         changes.attribute(ScriptMagics, "shebang", shebang)
         cell_magics = shell.magics_manager.magics["cell"]
         script = cell_magics.get("script")
@@ -114,10 +115,17 @@ class _InJobs(_Hiding):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is not None:
             if current.get() is not None:
-                return MethodType(self._ours, instance)
+                return MethodType(self._call, instance)
             if self._name in vars(instance):  # the user's own choice
                 return vars(instance)[self._name]
         return self.hidden.__get__(instance, owner)
+
+    def _call(self, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._ours(instance, *args, **kwargs)
+        except BaseException as error:
+            hide(error)
+            raise
 
     def __set__(self, instance: Any, value: Any) -> None:
         vars(instance)[self._name] = value
@@ -128,69 +136,31 @@ class _InJobs(_Hiding):
         del vars(instance)[self._name]
 
 
-class _Commands:
-    """The replacements of three of IPython's methods; each is given their `self`."""
+def _system(run: RunWithin, shell: Any, cmd: str) -> None:
+    """Run ``!command``."""
+    from ipy_bgtasks.work.reading import Command
 
-    def __init__(self, run: RunWithin) -> None:
-        self._run = run
-
-    @property
-    def system(self) -> Callable[..., None]:
-        """``!command``."""
-        run = self._run
-
-        def system(shell: Any, cmd: str) -> None:
-            from ipy_bgtasks.work.reading import Command
-
-            try:
-                code = run(Command(shell.var_expand(cmd, depth=1)), _put)
-                _note_exit(shell, cmd, code)
-            except BaseException as error:
-                hide(error)
-                raise
-
-        return system
-
-    @property
-    def getoutput(self) -> Callable[..., Any]:
-        """``x = !command``, ``!!command``, `%sx` and `%system`."""
-        run = self._run
-
-        def getoutput(shell: Any, cmd: str, split: bool = True, depth: int = 0) -> Any:
-            from IPython.utils.text import LSString, SList
-
-            from ipy_bgtasks.work.reading import Command
-
-            pieces: list[str] = []
-            try:
-                command = Command(shell.var_expand(cmd, depth=depth + 1), merged=True)
-                code = run(command, lambda _, text: pieces.append(text))
-                if getattr(shell, "system_raise_on_error", False):
-                    _note_exit(shell, cmd, code)
-            except BaseException as error:
-                hide(error)
-                raise
-            text = "".join(pieces).replace("\r\n", "\n")
-            return SList(text.splitlines()) if split else LSString(text)
-
-        return getoutput
-
-    @property
-    def shebang(self) -> Callable[..., None]:
-        """`%%script`, `%%bash` and the like."""
-        run = self._run
-
-        def shebang(magics: Any, line: str, cell: str) -> None:
-            try:
-                _run_script(magics, run, line, cell)
-            except BaseException as error:
-                hide(error)
-                raise
-
-        return shebang
+    code = run(Command(shell.var_expand(cmd, depth=2)), _put)
+    _note_exit(shell, cmd, code)
 
 
-def _run_script(magics: Any, run: RunWithin, line: str, cell: str) -> None:
+def _getoutput(run: RunWithin, shell: Any, cmd: str, split: bool = True, depth: int = 0) -> Any:
+    """Run ``x = !command``, ``!!command``, `%sx` and `%system`."""
+    from IPython.utils.text import LSString, SList
+
+    from ipy_bgtasks.work.reading import Command
+
+    pieces: list[str] = []
+    command = Command(shell.var_expand(cmd, depth=depth + 2), merged=True)
+    code = run(command, lambda _, text: pieces.append(text))
+    if getattr(shell, "system_raise_on_error", False):
+        _note_exit(shell, cmd, code)
+    text = "".join(pieces).replace("\r\n", "\n")
+    return SList(text.splitlines()) if split else LSString(text)
+
+
+def _shebang(run: RunWithin, magics: Any, line: str, cell: str) -> None:
+    """Run `%%script`, `%%bash` and the like."""
     from IPython.utils.process import arg_split  # type: ignore[attr-defined, unused-ignore]
 
     from ipy_bgtasks.work.reading import Command

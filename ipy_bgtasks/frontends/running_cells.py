@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 
 #: What `faulthandler` writes first, for each signal.
 _SIGNAL = b"Stack (most"
-#: Seconds between two tries to interrupt code that is in a library, and all.
-_AGAIN, _PATIENCE = 0.005, 5.0
-#: Seconds between two looks for what a signal on its way writes.
-_SOON = 0.001
+#: Seconds between two looks at what another thread does, and at what a signal on its way writes.
+AGAIN, _SOON = 0.005, 0.001
+#: Seconds for which code that is in a library is tried to interrupt.
+_PATIENCE = 5.0
 #: Seconds that a signal has to get to its thread before the next one is taken again.
 PASSES = 0.05
 #: Seconds after which code that has not raised what it was sent is taken to be stuck.
@@ -69,6 +69,16 @@ _NEED_MAIN = {
     "set_wakeup_fd only works in main thread": "signals are handled in the main thread",
     "can only be called from the main thread": "this works in the main thread",
 }
+
+
+def until(holds: Callable[[], object], seconds: float, every: float = AGAIN) -> bool:
+    """Look for some *seconds* whether something holds; return whether it does."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
 
 
 class RunningCell:
@@ -295,9 +305,7 @@ class BackgroundCells(Generic[C]):
     def _interrupt_main(self, run: C) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
         processes = processes_waited_for(run.thread)
-        deadline = time.monotonic() + _PATIENCE
-        while _shows(run.thread) and time.monotonic() < deadline:
-            time.sleep(_AGAIN / 5)
+        until(lambda: not _shows(run.thread), _PATIENCE, _SOON)
         with self.signals.passing("SIGINT"):
             if run.result is None:
                 interrupt_main_thread()
@@ -326,7 +334,7 @@ class BackgroundCells(Generic[C]):
                 if start is not None and raise_in_user_code(run.thread, sent, start):
                     since = time.monotonic()
                     continue
-            time.sleep(_AGAIN)
+            time.sleep(AGAIN)
 
 
 def _shows(thread: int) -> bool:
@@ -392,25 +400,25 @@ class Signals:
 
         None is called then.
         """
-        deadline = time.monotonic() + PASSES
-        arriving = self.takes(name) and is_pending(getattr(signal, name))
-        while self.takes(name):
+
+        def has_come() -> bool:
             with self._acting:
-                if _read(self._sockets[name][0]):
-                    return True
-            if not arriving or time.monotonic() > deadline:
-                break
-            time.sleep(_SOON)
-        return False
+                return _read(self._sockets[name][0])
+
+        if not self.takes(name):
+            return False
+        arriving = is_pending(getattr(signal, name))
+        return has_come() or (arriving and until(has_come, PASSES, _SOON))
 
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""
-        deadline = time.monotonic() + PASSES
-        while self.takes(name) and time.monotonic() < deadline:
+
+        def is_over() -> bool:
             unread = select.select([self._sockets[name][0]], [], [], 0)[0]
-            if not (unread or self._acting.locked() or is_pending(getattr(signal, name))):
-                break
-            time.sleep(_SOON)
+            return not (unread or self._acting.locked() or is_pending(getattr(signal, name)))
+
+        if self.takes(name):
+            until(is_over, PASSES, _SOON)
 
     def forward(self, _frame: object = None) -> bool:
         """Act as a `SigintHandler` for a signal that reached the main thread all the same."""

@@ -17,12 +17,11 @@ import re
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ipy_bgtasks.context import caller, cells_away, current
+from ipy_bgtasks.context import DELETED, UNSET, ByContext, caller, cells_away, current
 from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
 from ipy_bgtasks.stacks import hide_all
-from ipy_bgtasks.streams_by_context import DELETED, UNSET, ByContext
 from ipy_bgtasks.text import encodable, error_line
 
 if TYPE_CHECKING:
@@ -227,16 +226,13 @@ def isolate_publisher(changes: Installation, shell: Any, publisher: Any) -> ByCo
 _NEW_LINE = r"\r?\n|\r(?!\n)"
 
 
-class _Line:
-    """The partial line of a place: whose it is, and whether it will be overwritten.
+class _Line(NamedTuple):
+    """The partial line of a place: whose it is, and whether it will be overwritten."""
 
-    *bare* says that its label is still to be written, before the next text.
-    """
-
-    __slots__ = ("bar", "bare", "number")
-
-    def __init__(self, number: int, *, bar: bool, bare: bool) -> None:
-        self.number, self.bar, self.bare = number, bar, bare
+    number: int
+    bar: bool
+    #: Whether its label is still to be written, before the next text.
+    bare: bool
 
 
 class _Place:
@@ -344,7 +340,8 @@ def formatted(shell: Any, outcome: Outcome) -> list[str]:
             return list(render())
         if is_a(error, SyntaxError):
             return list(copy.copy(shell.SyntaxTB).structured_traceback(kind, error, []))
-        if not _holds_group(error):
+        # IPython's own formatter does not know exception groups.
+        if not any(is_a(one, BaseExceptionGroup) for one in contexts(error)):
             # A copy, because the shell's own remembers the last traceback for %debug.
             lines = copy.copy(shell.InteractiveTB).structured_traceback(
                 kind, error, trace, tb_offset=0
@@ -381,8 +378,3 @@ def translate_errors(
         original(exc_tuple, *args, **kwargs)
 
     changes.wrap(shell, "showtraceback", showtraceback)
-
-
-def _holds_group(error: BaseException) -> bool:
-    # IPython's own formatter does not know exception groups.
-    return any(is_a(one, BaseExceptionGroup) for one in contexts(error))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.live.watching import Watching
     from ipy_bgtasks.registry.collection import Registry
-    from ipy_bgtasks.session.runners import Runners
+    from ipy_bgtasks.session.launching import Runners
 
 #: The attribute of the shell that keeps its jobs across an unloading.
 _CORE = "_ipy_bgtasks_core"
@@ -167,7 +167,7 @@ class Loaded:
         def complete(line: str, token: str) -> list[tuple[str, str]]:
             if not any(name in line for name in ("bg", "fg", "jobs", "cancel")):
                 return []
-            from ipy_bgtasks.ipython.completion import candidates
+            from ipy_bgtasks.ipython.options import candidates
 
             return candidates(session.registry, line, token, self.shell.user_ns)
 

@@ -80,9 +80,10 @@ class JobMagics(Magics):
                           ends failed, with MemoryError
           --after JOB,…   start when those have finished
           --log FILE      append output to FILE as well, as it comes
-          -g, --group NAME[:N]
-                          the job belongs to the group NAME, of which at most N run at a time;
-                          @NAME stands for all its jobs: %fg @NAME, %cancel @NAME, %jobs @NAME
+          -g, --group NAME[:N[+]]
+                          the job belongs to the group NAME, of which at most N run at a time
+                          (N+: besides those that are paused); @NAME stands for all its jobs:
+                          %fg @NAME, %cancel @NAME, %jobs @NAME
           --halt          (with -g) the first of the group that fails stops all others: they are
                           cancelled, or never start
           --retries N     if it fails, run it again, N times at the most, after 1, 2, 4 … 60 s

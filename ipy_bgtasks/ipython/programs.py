@@ -1,24 +1,32 @@
-"""Launching from Python: for functions, libraries and callbacks, what `%bg` is for cells."""
+"""`launch()` and `jobs()`: for functions and libraries what the magics are for cells."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput, BgTasksError
+from ipy_bgtasks.errors import BadInput, BgTasksError, NoSuchJob
 from ipy_bgtasks.ipython.options import size
 from ipy_bgtasks.job.handle import Job
+from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
-from ipy_bgtasks.session.launching import LaunchOptions, find_jobs, place_of, start
-from ipy_bgtasks.text import short_repr
+from ipy_bgtasks.registry.specs import is_group
+from ipy_bgtasks.session.launching import find_jobs, place_of, start
+from ipy_bgtasks.text import printable, short_repr
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.plan import Kind, kind_of, runs_once
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterable
+
+    from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.views.pictures import Timeline
+
 
 _SHORT = 20  # characters of an argument in a job's name
 
@@ -33,7 +41,7 @@ def launch(
     thread: bool = False,
     on: Any = None,
     group: str | None = None,
-    limit: int | None = None,
+    limit: int | str | None = None,
     halt: bool = False,
     timeout: float | None = None,
     memory: str | None = None,
@@ -126,9 +134,92 @@ def _label(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"{called}({', '.join(shown)})"
 
 
-def _group(name: str | None, limit: int | None) -> GroupName | None:
+def _group(name: str | None, limit: int | str | None) -> GroupName | None:
     if name is None:
         if limit is not None:
             raise BadInput("limit belongs to a group: give it a name, group='crawl'")
         return None
     return GroupName.read(name if limit is None else f"{name}:{limit}")
+
+
+class Jobs(Collection[Job]):
+    """A read-only view of the jobs a shell keeps: `len`, iteration, ``jobs()[3]``.
+
+    A string is a job spec: ``jobs()["?load"]``. Displays as the table of `%jobs`. With the name
+    of a *group* it is a view of the jobs of that one.
+    """
+
+    def __init__(self, registry: Registry, group: str | None = None) -> None:
+        self._registry = registry
+        self._group = group
+
+    def _records(self) -> list[Record]:
+        if self._group is None:
+            return list(self._registry)
+        return [job for job in self._registry if job.group == self._group]
+
+    def __len__(self) -> int:
+        return len(self._registry if self._group is None else self._records())
+
+    def __iter__(self) -> Iterator[Job]:
+        return (record.job for record in self._records())
+
+    def __contains__(self, job: object) -> bool:
+        """Return whether a job, or the job with a number, is kept."""
+        number: Any = job.number if isinstance(job, Job) else job
+        kept = self._registry.get(number) if isinstance(job, Job | int | str) else None
+        if kept is None or self._group not in (None, kept.group):
+            return False
+        return job is kept.job or not isinstance(job, Job)
+
+    def __getitem__(self, spec: int | str) -> Job:
+        """Return the job with that number, or that a spec names.
+
+        Raises `NoSuchJob`, which is a `LookupError`, if there is none.
+        """
+        found = self._registry.find(str(spec))
+        if self._group not in (None, found.group):
+            raise NoSuchJob(f"job {found.number} is not in the group {self._group}")
+        return found.job
+
+    def plot(self, last: int = 30) -> Timeline:
+        """Return a timeline for a notebook: when the *last* launched jobs were queued and ran."""
+        from ipy_bgtasks.views.pictures import Timeline
+
+        return Timeline(self._records()[-max(last, 1) :])
+
+    def __repr__(self) -> str:
+        return printable(self._bundle()["text/plain"])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self._bundle()
+
+    def _bundle(self) -> dict[str, str]:
+        from ipy_bgtasks.views.tables import table
+
+        return table(self._registry, self._records())
+
+
+Jobs.__module__ = "ipy_bgtasks"
+
+
+def jobs(spec: str | None = None) -> Jobs:
+    """Return the jobs of the IPython shell this runs in. Any thread may call.
+
+    With ``"@NAME"`` they are those of a group. Raises `NoSuchJob` if there is none of that name,
+    `BgTasksError` where the extension is not loaded.
+    """
+    from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
+
+    shell = get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
+    core = getattr(shell, "_ipy_bgtasks_core", None)
+    if core is None:
+        raise BgTasksError("no jobs here: `%load_ext ipy_bgtasks` in IPython or Jupyter first")
+    return Jobs(core.registry) if spec is None else group_of(core.registry, spec)
+
+
+def group_of(registry: Registry, spec: str) -> Jobs:
+    """Return the jobs of the group that ``@NAME`` names."""
+    if not is_group(spec):
+        raise BadInput(f"jobs() takes a group, such as '@crawl', not {spec!r}: jobs()[{spec!r}]")
+    return Jobs(registry, registry.group(spec).name)

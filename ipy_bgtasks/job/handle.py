@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import threading
 import traceback
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.waiting import make_room, refuse_deadlock
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import hide
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from contextvars import Context
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.specs import JobId
-    from ipy_bgtasks.views.timeline import Timeline
+    from ipy_bgtasks.views.pictures import Timeline
 
 
 def current_job() -> Job | None:
@@ -63,8 +63,7 @@ def _call_aside(fn: Callable[[], object], context: Context) -> None:
             hide(error)
             traceback.print_exception(error)  # in the context of the job
 
-    thread = threading.Thread(target=context.copy().run, args=(act,), name="bg-stop", daemon=True)
-    Context().run(thread.start)
+    in_thread("bg-stop", context.copy().run, act)
 
 
 def _fact(name: str, doc: str) -> Any:
@@ -195,7 +194,7 @@ class Job(concurrent.futures.Future[Any]):
         """
         callback = _Callback(fn, self, context)
         if callback.awaits:
-            make_room(self._record)
+            self._record.make_room()
         self._record.add_done_callback(callback)
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
@@ -217,7 +216,7 @@ class Job(concurrent.futures.Future[Any]):
 
     def plot(self) -> Timeline:
         """Return a timeline for a notebook: when it was queued and when it ran, up to now."""
-        from ipy_bgtasks.views.timeline import Timeline
+        from ipy_bgtasks.views.pictures import Timeline
 
         return Timeline([self._record])
 
@@ -226,6 +225,20 @@ class Job(concurrent.futures.Future[Any]):
         hidden = {"remove_done_callback", "set_exception", "set_result"}
         hidden.add("set_running_or_notify_cancel")
         return [name for name in super().__dir__() if name not in hidden]
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Answer `asyncio.wrap_future` as the methods above do.
+
+        Since Python 3.15 it reads this private one of the base class instead of them:
+        https://github.com/python/cpython/blob/3.15/Lib/concurrent/futures/_base.py
+        """
+        outcome = self._record.outcome
+        if outcome is None:
+            return False, False, None, None
+        if outcome.state is JobState.CANCELLED:
+            return True, True, None, None
+        error = outcome.exception()
+        return True, False, outcome.get() if error is None else None, error
 
     def _settle(self) -> None:
         """Wake those that wait by `concurrent.futures`; the record calls this once, at the end.
@@ -254,7 +267,7 @@ class _Waiters(list[Any]):
         self._record = record
 
     def append(self, waiter: object) -> None:
-        refuse_deadlock(self._record)
+        self._record.refuse_deadlock()
         super().append(waiter)
 
 

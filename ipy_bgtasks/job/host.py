@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ipy_bgtasks.inspection import Seen
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
+    from ipy_bgtasks.stacks import Seen
     from ipy_bgtasks.work import Work
 
 #: Seconds to wait for a process to say where it is: it may be stuck in C code.
@@ -81,7 +81,6 @@ class Absence(Host):
         self.missed: deque[Record] = deque(maxlen=200)
 
     def ended(self, job: Record) -> None:
-        """Remember the job."""
         self.missed.append(job)
 
 
@@ -92,18 +91,14 @@ class HostSwitch(Host):
     its own, since each job calls several.
     """
 
-    _EVENTS = (
-        *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "context", "retrying", "closing", "ended"),
-    )
-
     def __init__(self) -> None:
         self.exchange(Absence())
 
     def exchange(self, host: Host) -> None:
         """Pass everything on to *host* from now on, and report to it the ends that it missed."""
         before = vars(self).get("host")
-        vars(self).update({name: getattr(host, name) for name in self._EVENTS}, host=host)
+        events = [name for name in vars(Host) if not name.startswith("_") and name != "has_output"]
+        vars(self).update({name: getattr(host, name) for name in events}, host=host)
         for job in getattr(before, "missed", ()):
             host.ended(job)
 
@@ -187,8 +182,8 @@ class Runner:
         return found or summaries(self.frames(job))
 
     def evaluate(self, job: Record, expression: str) -> Seen:
-        """Return what `inspection.evaluate` does, in the frames of the job's code."""
-        from ipy_bgtasks.inspection import PATIENCE, evaluate
+        """Return what `stacks.evaluate` does, in the frames of the job's code."""
+        from ipy_bgtasks.stacks import PATIENCE, evaluate
 
         found = self.query(job, "show", expression, 2 * PATIENCE)
         return found or evaluate(partial(self.frames, job), expression)

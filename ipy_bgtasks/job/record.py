@@ -6,23 +6,24 @@ to stop, it ended). Users hold a `Job`, which shows less of it.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import logging
 import sys
 import threading
 import time
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 from ipy_bgtasks.context import current
+from ipy_bgtasks.errors import ExitInTask, WouldBlock
 from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
-from ipy_bgtasks.job.waiting import await_end, block_until_end
 from ipy_bgtasks.platforms import is_paused
 from ipy_bgtasks.sigint import Shielded
-from ipy_bgtasks.stacks import hide_all
+from ipy_bgtasks.stacks import hide, hide_all
 from ipy_bgtasks.text import encodable, error_line, visible
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.progress import Progress
-    from ipy_bgtasks.job.waiting import Waker
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.retention import Unit
@@ -245,18 +245,79 @@ class Record:
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait up to *timeout* seconds, and return the value or raise as `Job.result` does."""
-        outcome = block_until_end(self, timeout)
+        outcome = self._wait(timeout)
         self.fetched()
         return outcome.get()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait up to *timeout* seconds, and return the exception the job ended with, or None."""
-        outcome = block_until_end(self, timeout)
+        outcome = self._wait(timeout)
         self.fetched()
         return outcome.exception()
 
+    def _wait(self, timeout: float | None) -> Outcome:
+        """Block the calling thread until the job has ended; with a *timeout* of 0 never block."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = threading.Event()
+        while (outcome := self._outcome) is None:
+            if timeout is not None and timeout <= 0:
+                raise _late(self, timeout)
+            if not self.wake_at_end(ended):
+                continue
+            try:
+                self.refuse_deadlock()
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                if not ended.wait(left):
+                    raise _late(self, timeout)
+            finally:
+                self.stop_waking(ended)
+            ended.clear()
+        return outcome
+
     def __await__(self) -> Generator[Any, None, Any]:
-        return await_end(self)
+        """Wait on the running loop for the value; who waits does not own the job."""
+        try:
+            while (outcome := self._outcome) is None:
+                waker = _Waker()
+                if self.wake_at_end(waker):
+                    try:
+                        self.make_room()
+                        yield from waker.woken
+                    finally:
+                        self.stop_waking(waker)
+            self.fetched()
+            try:
+                return outcome.get()
+            except (SystemExit, KeyboardInterrupt) as error:
+                if _in_asyncios_own_task():
+                    raise ExitInTask(f"job {self.number} raised {error!r}") from error
+                raise
+        except BaseException as error:
+            hide(error)
+            raise
+
+    def refuse_deadlock(self) -> None:
+        """Raise `WouldBlock` if blocking this thread would keep the job from ending.
+
+        Else make room for it.
+        """
+        if (runner := self.runner) is None:
+            return  # it is just ending
+        n = self.number
+        if current.get() is self and self.thread == threading.get_ident():
+            raise WouldBlock(f"job {n} cannot wait for its own end")
+        if runner.needs_this_thread():
+            raise WouldBlock(
+                f"job {n} needs the event loop of this thread to end: `await` it, or use %fg {n}"
+            )
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Make sure that the job can start: the calling job is about to wait for its end."""
+        while (runner := self.runner) is not None:
+            runner.make_room(self)
+            if self.runner is runner:
+                return  # else it has gone on to another, which may have a queue, too
 
     def add_done_callback(self, fn: Callable[[Record], object]) -> None:
         """Call ``fn(record)`` when the job ends, on the thread that ends it; now if it has ended.
@@ -341,6 +402,8 @@ class Record:
             if paused == (self._paused is not None) or self._outcome is not None:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
+        if self.registry is not None:
+            self.registry.note_paused(self)
         self.notify(self.host.changed)
 
     def stop_for(self, error: Exception) -> None:
@@ -529,3 +592,39 @@ class Attempts:
         """Note on the last error how the earlier attempts failed."""
         for line in self._errors:
             add_note(error, line)
+
+
+class Waker(Protocol):
+    """What a job wakes those that wait for it by, such as a `threading.Event`."""
+
+    def set(self) -> None:
+        """Wake the waiter; called on any thread."""
+
+
+def _late(job: Record, timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"job {job.number} has not ended after {timeout:g} s")
+
+
+class _Waker:
+    """Wakes a wait on the running loop, from any thread, as the set of an event does."""
+
+    __slots__ = ("_loop", "woken")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.woken: asyncio.Future[None] = self._loop.create_future()
+
+    def set(self) -> None:
+        # The loop may have closed since; then there is no waiter left.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
+
+
+def _in_asyncios_own_task() -> bool:
+    """Return whether asyncio made the running task from a bare awaitable, as `gather` does."""
+    task = asyncio.current_task()
+    return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"

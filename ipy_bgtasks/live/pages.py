@@ -21,14 +21,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.log.output import Entry, dropped_mark
 from ipy_bgtasks.registry.specs import JobId
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, short_repr, visible
-from ipy_bgtasks.views.detail import traceback_text
-from ipy_bgtasks.views.groups import group_tally
-from ipy_bgtasks.views.html import THEMED
-from ipy_bgtasks.views.rows import GLYPHS, row
+from ipy_bgtasks.views.describe import GLYPHS, row, traceback_text
+from ipy_bgtasks.views.display import THEMED
+from ipy_bgtasks.views.tables import group_tally
 from ipy_bgtasks.work.reading import label_of_cell
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class Pages:
         with self._lock:
             match content:
                 case {"kind": "hello"}:
-                    self._cards.page_answers()
+                    self._cards.heard = True
                 case {"kind": "see", "client": str(client)} if (
                     0 < len(client) <= 64 and (sight := _sight(content)) is not None
                 ):

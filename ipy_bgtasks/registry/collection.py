@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,49 @@ from ipy_bgtasks.registry.specs import goes_on
 from ipy_bgtasks.sigint import Shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from ipy_bgtasks.job.host import Runner
     from ipy_bgtasks.registry.queueing import GroupName
     from ipy_bgtasks.registry.specs import JobId
     from ipy_bgtasks.service import ServiceLoop
     from ipy_bgtasks.work import Work
+
+
+@dataclass(slots=True, kw_only=True)
+class LaunchOptions:
+    """How to launch a job: the options of `%bg`. What was not given is None, or empty.
+
+    It is made where the user's words are read, and passed on as it is to the registry.
+    """
+
+    #: The place that was asked for: "loop", "thread" or "process"; None for the default …
+    place: str | None = None
+    #: … or the expression that names an executor, in place of that.
+    on: str | None = None
+    #: The job's name; None for the code, shortened.
+    name: str | None = None
+    #: Whether output is recorded only, and not shown.
+    quiet: bool = False
+    #: Seconds after which the job is stopped: from its launch; in a group, and with `retries`, from
+    #: when it could start, for each attempt.
+    timeout: float | None = None
+    #: Bytes of memory that its processes may use; more ends the job.
+    memory: int | None = None
+    #: The specs of the jobs that must finish well first.
+    after: Sequence[str] = ()
+    #: The file to which output is appended as well.
+    log: str | None = None
+    #: The group that the job joins, whose limit it may change.
+    group: GroupName | None = None
+    #: Whether the first failure of one of that group's jobs stops all others.
+    halt: bool = False
+    #: How many times it is run again if it fails.
+    retries: int = 0
+    #: Whether the user is to be told, wherever that is, when it has ended.
+    notify: bool = False
+    #: Whether the job outlives the session.
+    keep: bool = False
 
 
 class Registry(Collection[Record]):
@@ -136,31 +173,26 @@ class Registry(Collection[Record]):
     def launch(
         self,
         work: Work,
+        options: LaunchOptions | None = None,
         *,
         where: str | Runner | None = None,
-        name: str | None = None,
-        timeout: float | None = None,
-        after: Iterable[Record] = (),
-        group: GroupName | None = None,
-        retries: int = 0,
+        after: Sequence[Record] = (),
         origin: object = None,
-        quiet: bool = False,
         cell: Hashable = None,
         prepare: Callable[[Record], object] | None = None,
         number: int | JobId | None = None,
     ) -> Record:
         """Turn *work* into a job and start it; returns the job.
 
-        *where* is a runner, or the name of one; by default async work goes to the loop and anything
-        else to a thread. *timeout* is in seconds from now; in a group, and with *retries*, from
-        when it could start, for each attempt. With *after* it starts when those have finished, and
-        is cancelled if one fails or is cancelled. It joins *group*, whose limit it may change, and
-        is run again up to *retries* times if it fails. *prepare* is called with the job before it
-        can start. *origin* and *quiet* are passed to the job; *number*, if it has one already. All
-        that are launched with one *cell* are kept as one.
+        *where* and *after* are what the options of these names stand for. *where* is a runner, or
+        the name of one; by default async work goes to the loop and anything else to a thread. With
+        *after* it starts when those have finished, and is cancelled if one fails or is cancelled.
+        *prepare* is called with the job before it can start. *origin* is passed to the job;
+        *number*, if it has one already. All that are launched with one *cell* are kept as one.
         """
         if self._shut_down:
             raise BadInput("the session is ending: nothing is launched any more")
+        options = options or LaunchOptions()
         where = where or ("loop" if work.is_async else "thread")
         runner = self.runners[where] if isinstance(where, str) else where
         with Shielded():  # a job that gets a number must start
@@ -169,22 +201,24 @@ class Registry(Collection[Record]):
                 number,
                 work,
                 runner,
-                name=name or "",
+                name=options.name or "",
                 origin=origin,
-                quiet=quiet,
-                group=None if group is None else group.name,
+                quiet=options.quiet,
+                group=None if options.group is None else options.group.name,
                 host=self.host,
                 registry=self,
             )
             if prepare is not None:
                 prepare(job)
-            self._add(job, group, cell)
-            if group is not None or retries:
-                self._arrange_attempts(job, runner, group, retries, timeout)
+            self._add(job, cell)
+            timeout = None if options.keep else options.timeout  # its watcher keeps it
+            if job.group is not None or options.retries:
+                job.timeout = timeout
+                self._arrange_attempts(job, runner, options)
             elif timeout is not None:
                 self._timers[number] = self.service.later(timeout, self._time_out, job, timeout)
             if after:
-                self._dependents.wait(job, runner, list(after))
+                self._dependents.wait(job, runner, after)
             else:
                 self.start(runner, job)
             if job.started is None:  # else that was reported
@@ -202,18 +236,16 @@ class Registry(Collection[Record]):
             else:
                 job.add_done_callback(self.note_end)
 
-    def _add(self, job: Record, group: GroupName | None = None, cell: Hashable = None) -> None:
+    def _add(self, job: Record, cell: Hashable = None) -> None:
         number = job.number
         with self._lock:
-            there = self._cells.get(cell) if group is None else self._groups.get(group.name)
-            if there is not None:
-                unit = there
-            elif group is not None:
-                unit = self._groups[group.name] = Group(group.name, self)
+            unit: Unit
+            if (name := job.group) is not None:
+                unit = self._groups[name] = self._groups.get(name) or Group(name, self)
+            elif cell is not None:
+                unit = self._cells[cell] = self._cells.get(cell) or Unit(cell)
             else:
-                unit = Unit(cell)
-                if cell is not None:
-                    self._cells[cell] = unit
+                unit = Unit(None)
             self._retention.add(job, unit)
             overtaken = bool(self._jobs) and next(reversed(self._jobs)) > number
             self._jobs[number] = job
@@ -221,23 +253,16 @@ class Registry(Collection[Record]):
             if overtaken:  # by a launch in another thread
                 self._jobs = dict(sorted(self._jobs.items()))
 
-    def _arrange_attempts(
-        self,
-        job: Record,
-        runner: Runner,
-        group: GroupName | None,
-        retries: int,
-        timeout: float | None,
-    ) -> None:
-        """Have the job wait for its turn, and run again if it fails; its time runs from then on."""
-        job.timeout = timeout
-        if group is not None:
-            self._groups[group.name].halts |= group.halt
-            if group.limit is not None:
-                self._groups[group.name].limit = group.limit
+    def _arrange_attempts(self, job: Record, runner: Runner, options: LaunchOptions) -> None:
+        """Have the job wait for its turn, and run again if it fails."""
+        if options.group is not None:
+            group = self._groups[options.group.name]
+            group.halts |= options.halt
+            if options.group.limit is not None:
+                group.lends, group.limit = options.group.lends, options.group.limit
             job.add_done_callback(self.leave_group)
-        if retries:
-            self._retries.grant(job, runner, retries)
+        if options.retries:
+            self._retries.grant(job, runner, options.retries)
 
     def leave_group(self, job: Record) -> None:
         """Free the job's slot in its group, if it has one."""
@@ -342,6 +367,11 @@ class Registry(Collection[Record]):
         self._dependents.ended(job)
         if isinstance(job.unit, Group):
             job.unit.halt(job)
+
+    def note_paused(self, job: Record) -> None:
+        """Note that a job was paused, or goes on; called by the job."""
+        if isinstance(job.unit, Group):
+            job.unit.lend(job)
 
     def note_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""

@@ -100,17 +100,18 @@ _COUNTED = 100  # of those that wait in a group, to tell the place of one
 
 
 class GroupName(NamedTuple):
-    """What `-g NAME:N --halt` asks for: a group, how many of it may run, when it is to stop."""
+    """What `-g NAME:N+` names: a group, and how many of it may run at a time."""
 
     name: str
     limit: int | None = None
-    #: Whether the first failure of one of its jobs stops all others.
-    halt: bool = False
+    #: Whether those that are paused do not count (the ``+``).
+    lends: bool = False
 
     @classmethod
     def read(cls, text: str) -> GroupName:
-        """Read ``NAME`` or ``NAME:N``; raises `BadInput` for anything else."""
-        name, colon, limit = text.partition(":")
+        """Read ``NAME``, ``NAME:N`` or ``NAME:N+``; raises `BadInput` for anything else."""
+        name, colon, most = text.partition(":")
+        limit = most.removesuffix("+")
         if not re.fullmatch(r"[^\s,:;@%?'\"-][^\s,:;@%?'\"]*", name):
             raise BadInput(
                 f"-g takes the name of a group, a word such as crawl or crawl:8, not {text!r}"
@@ -118,18 +119,17 @@ class GroupName(NamedTuple):
         if not colon:
             return cls(name)
         if not (limit.isascii() and limit.isdecimal() and int(limit) > 0):
-            raise BadInput(
-                f"-g {name}:N takes how many may run at a time, 1 or more, not {limit!r}"
-            )
-        return cls(name, int(limit))
+            raise BadInput(f"-g {name}:N takes how many may run at a time, 1 or more, not {most!r}")
+        return cls(name, int(limit), limit != most)
 
 
 class Group(Unit):
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
     A job has a slot from the moment it may start to its end, or to the end of an attempt that
-    is followed by another. If it `halts`, no job starts after one has failed, until the group has
-    been idle for a moment: the loop that launches them may go on. Any thread may call.
+    is followed by another; while it is paused another may have it, if the group `lends`. A job that
+    goes on does not wait for one. If it `halts`, no job starts after one has failed, until the
+    group has been idle for a moment: the loop that launches them may go on. Any thread may call.
     """
 
     def __init__(self, name: str, registry: Registry) -> None:
@@ -138,10 +138,11 @@ class Group(Unit):
         self._limit: int | None = None
         self._lock = threading.RLock()
         self._slots: set[int] = set()
+        self._lent: set[int] = set()  # of these, those that do not count
         #: `popitem(last=False)` takes constant time here, unlike `next(iter(dict))`.
         self._queue: OrderedDict[int, Queued] = OrderedDict()
         self._filling = False
-        self._paused = self.halts = False
+        self._paused = self.halts = self.lends = False
         self._failed: Record | None = None  # the one that halted it
         self._began = time.monotonic()
         self._idle: float | None = None
@@ -236,9 +237,19 @@ class Group(Unit):
         """Free the job's slot, if it has one, and start the next."""
         with self._lock:
             self._slots.discard(job.number)
+            self._lent.discard(job.number)
         if self._queue:
             with Shielded():
                 self.fill()
+
+    def lend(self, job: Record) -> None:
+        """Lend the job's slot to the next while it is paused, if the group lends."""
+        with self._lock:
+            if self.lends and job.state is JobState.PAUSED and job.number in self._slots:
+                self._lent.add(job.number)
+            else:
+                self._lent.discard(job.number)
+        self.fill()
 
     def drop(self, queued: Queued) -> bool:
         """Remove a job from the queue; return False if it has left already."""
@@ -288,7 +299,8 @@ class Group(Unit):
 
     @property
     def _is_full(self) -> bool:
-        return self._paused or (self._limit is not None and len(self._slots) >= self._limit)
+        taken = len(self._slots) - len(self._lent)
+        return self._paused or (self._limit is not None and taken >= self._limit)
 
     def _next(self) -> Queued | None:
         with self._lock:

@@ -1,14 +1,18 @@
-"""The program of a worker process: runs one job at a time, and sends its output and its end back.
+"""The programs of worker processes: each runs one job at a time, and sends its output and its end.
 
-A kept job's worker, `kept.worker`, is a `Child` as well; it only answers in another way.
-It starts with as few imports as possible; what a job may never need comes when it is needed.
+`work` is that of `-p`, which speaks to the session. `work_kept` is that of a kept job, which speaks
+to its watcher, and leaves its value in the job's directory; its streams are pipes, so whatever is
+written to their descriptors counts as well. They start with as few imports as possible; what a job
+may never need comes when it is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -52,12 +56,12 @@ class RemoteJob:
 
     @property
     def job(self) -> RemoteJob:
-        """Return what users get, which shows them no more than this."""
+        """What users get, which shows them no more than this."""
         return self
 
     @property
     def progress(self) -> Progress | None:
-        """Return how far the job is; what is set here is shown in the session."""
+        """How far the job is; what is set here is shown in the session."""
         return self._progress
 
     @progress.setter
@@ -69,32 +73,10 @@ class RemoteJob:
         self._child.send("progress", self.number, shown)
 
 
-class Link:
-    """How a worker and whoever watches it speak to each other."""
-
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message: its kind, the job's number, and what there is to say."""
-        raise NotImplementedError
-
-    def before_display(self) -> None:
-        """Prepare for a display to be sent."""
-
-    def after_display(self) -> None:
-        """Return when what is written from now on comes behind it."""
-
-    def questions(self) -> Iterator[Any]:
-        """Yield what it is asked, "stack" or "show" and a text, until the other end is gone."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close it, in a forked child: it must neither write there nor keep it open after us."""
-        raise NotImplementedError
-
-
 class Child:
-    """The worker that this process is."""
+    """The worker that this process is; *link* leads to whoever watches it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: _Sockets | _Pipes) -> None:
         self.pid = os.getpid()
         self.job = RemoteJob(self, 0)
         self._link = link
@@ -105,6 +87,7 @@ class Child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
         current.set(self.job)
         if hasattr(os, "register_at_fork"):
+            # A forked child must neither write there nor keep it open after us.
             os.register_at_fork(after_in_child=link.close)
         self.changes = Installation()  # for good
         threads_of_jobs.track(self.changes)
@@ -113,7 +96,10 @@ class Child:
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
-        """Send one message; in a forked child there is nobody to send it to."""
+        """Send one message: its kind, the job's number, and what there is to say.
+
+        In a forked child there is nobody to send it to.
+        """
         if os.getpid() == self.pid:
             with self._lock:
                 self._link.send(message)
@@ -121,9 +107,8 @@ class Child:
     def display(self, kind: str, *what: Any) -> None:
         """Send what the job whose code calls displays, behind the text it has written."""
         job = current.get() or self.job
-        self._link.before_display()
-        self.send("display", job.number, kind, *what)
-        self._link.after_display()
+        with self._link.displaying():
+            self.send("display", job.number, kind, *what)
 
     def run(self, data: bytes) -> Answer:
         """Run the work of `job`, in a context of its own, and return its answer."""
@@ -175,7 +160,7 @@ class Child:
         os._exit(1)
 
     def _show(self, question: Any) -> None:
-        from ipy_bgtasks.inspection import aside, evaluate
+        from ipy_bgtasks.stacks import aside, evaluate
 
         def answer() -> None:
             self.send("answer", self.job.number, question, evaluate(self._frames, question[1]))
@@ -210,7 +195,6 @@ class _Stream(io.TextIOBase):
         self._stream = name
 
     def writable(self) -> bool:
-        """Return True."""
         return True
 
     def write(self, text: str) -> int:
@@ -232,8 +216,6 @@ class _Stream(io.TextIOBase):
 
 def _leave(kind: str, data: Any, trace: str) -> NoReturn:
     """End a forked child whose code came back to us, which are its parent's, as a script ends."""
-    import pickle
-
     status: Any = 1 if trace else 0
     if kind == "error":
         with contextlib.suppress(BaseException):
@@ -252,8 +234,8 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
-class _Sockets(Link):
-    """The link of a worker process."""
+class _Sockets:
+    """The link of a worker process: the sockets to its session."""
 
     def __init__(self, jobs: socket.socket, control: socket.socket) -> None:
         self._jobs = jobs
@@ -263,11 +245,14 @@ class _Sockets(Link):
             sock.set_inheritable(False)  # what a job starts must not keep it open after us
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message to the session."""
         self._jobs.sendall(wire.packed(*message))
 
+    def displaying(self) -> contextlib.AbstractContextManager[None]:
+        """Send a display inside; what is written afterwards comes behind it."""
+        return contextlib.nullcontext()
+
     def questions(self) -> Iterator[Any]:
-        """Yield what the session asks."""
+        """Yield what is asked, "stack" or "show" and a text, until the other end is gone."""
         for messages in wire.received(self._control):
             yield from messages
 
@@ -279,12 +264,11 @@ class _Sockets(Link):
                 yield message
 
     def close(self) -> None:
-        """Close both sockets."""
         self._jobs.close()
         self._control.close()
 
 
-def main(where: str, live: str) -> None:
+def work(where: str, live: str) -> None:
     """Be a worker, whose ends of the sockets are where `wire.ends_of_worker` finds them.
 
     Unless *live* is empty, displays can be updated where they are shown.
@@ -309,3 +293,115 @@ def main(where: str, live: str) -> None:
             is_first = False
             child.send("begin", number)
         child.send("end", number, child.run(data))
+
+
+#: Seconds to wait until a display is recorded.
+_RECORDED = 1.0
+#: Characters of a value's or an error's line.
+_LINE = 500
+#: Bytes of a value that is read again for its line.
+_GLANCE = 10_000_000
+_NONE = pickle.dumps(None)
+
+
+class _Pipes:
+    """The link of a kept worker: lines, from and to its watcher. The methods are the same."""
+
+    def __init__(self, asks: int, answers: int) -> None:
+        self._asks = asks
+        self._answers = answers
+        self._lines = open(answers, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        self._recorded = threading.Event()
+        for fd in (asks, answers):
+            os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        self._lines.write(json.dumps(message, default=_encoded) + "\n")
+        self._lines.flush()
+
+    @contextlib.contextmanager
+    def displaying(self) -> Iterator[None]:
+        """Wait until it is recorded: what is written next goes another way, by the streams."""
+        self._recorded.clear()
+        yield
+        self._recorded.wait(_RECORDED)
+
+    def questions(self) -> Iterator[Any]:
+        with open(self._asks, encoding="utf-8", closefd=False) as lines:
+            for line in lines:
+                if line == "shown\n":
+                    self._recorded.set()
+                else:
+                    yield json.loads(line)
+
+    def close(self) -> None:
+        for fd in (self._asks, self._answers):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _encoded(value: Any) -> str:
+    """Return the bytes of a picture as messages of Jupyter have them."""
+    from base64 import b64encode
+
+    return b64encode(value).decode()
+
+
+def _store(directory: str, answer: Answer) -> dict[str, Any]:
+    """Leave an answer in the directory; return what the watcher is to write of it."""
+    from ipy_bgtasks.runners.kept import files
+
+    kind, data, trace = answer
+    if trace:
+        files.replace(directory, files.TRACE, trace.encode("utf-8", "replace"))
+    if kind == "unsendable":
+        return {"kind": kind, "message": str(data)}
+    if data == _NONE and kind == "value":
+        return {"kind": "none"}
+    files.replace(directory, files.VALUE, data)
+    value: Any = None
+    with contextlib.suppress(BaseException):  # whoever asks for it is told
+        value = pickle.loads(data) if kind == "error" or len(data) <= _GLANCE else None
+    if kind == "value":
+        shown = f"a value of {len(data):,} bytes" if value is None else _line_of(value)
+        return {"kind": kind, "shown": shown}
+    from ipy_bgtasks.foreign import type_name
+    from ipy_bgtasks.text import message_of
+
+    told = {"type": type_name(value), "message": message_of(value)[:_LINE]}
+    return {"kind": kind, "error": told}
+
+
+def _line_of(value: object) -> str:
+    if type(value) in (bool, int, float):
+        return repr(value)
+    from ipy_bgtasks.text import short_repr
+    from ipy_bgtasks.views.value import kind_line
+
+    try:
+        return kind_line(value) or short_repr(value, _LINE)
+    except BaseException:  # it is the user's class
+        return f"a value of type {type(value).__name__}"
+
+
+def work_kept(pipes: str, directory: str, serial: str) -> None:
+    """Be the worker: *pipes* are the descriptors of what is asked and what is answered."""
+    from ipy_bgtasks.registry.specs import JobId
+    from ipy_bgtasks.runners.kept import files
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace", write_through=True)
+    asks, answers = map(int, pipes.split(","))
+    worker = Child(_Pipes(asks, answers))
+    job = files.read_json(directory, files.JOB) or {}
+    worker.job = RemoteJob(worker, JobId.kept(int(serial)), str(job.get("name", "")))
+    with open(os.path.join(directory, files.WORK), "rb") as file:
+        data = file.read()
+    answer = worker.run(data)
+    try:
+        end = _store(directory, answer)
+    except OSError as error:
+        end = {"kind": "unsendable", "message": f"its result cannot be written: {error}"}
+    worker.send("end", worker.job.number, end)
+    os._exit(0)

@@ -27,8 +27,9 @@ from ipy_bgtasks.errors import BadInput, CannotSend, RemoteTraceback
 from ipy_bgtasks.foreign import with_cause, with_trace
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.text import error_line
-from ipy_bgtasks.work import frames, plan, reading
-from ipy_bgtasks.work.names import bound_first, touched
+from ipy_bgtasks.work import names as code_names
+from ipy_bgtasks.work import plan, reading
+from ipy_bgtasks.work.names import SEES_LOCALS, TOP, bound_first, touched
 from ipy_bgtasks.work.reading import Cell
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def pack(work: Work, option: str, *, complete: bool = False) -> Work:
     """Return the work with its call `Packed`, for `remote.answer`. Any thread may call.
 
     With *complete* it also runs where this package is not installed. Raises `BadInput`, which
-    names what cannot be sent, or what the user's *option* needs.
+    names what cannot be sent, or what the user's *option* needs. Packed work stays as it is.
     """
+    if isinstance(work.call, Packed):
+        return work
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
@@ -112,7 +115,7 @@ def _complete() -> Iterator[None]:
     """Have what work needs of this package pickled by value, as the notebook's functions are."""
     import cloudpickle
 
-    modules = [sys.modules[__name__], frames, plan, reading, remote]
+    modules = [sys.modules[__name__], code_names, plan, reading, remote]
     with _registering():
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
@@ -146,20 +149,18 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
     text = "def anchor():\n " + ";".join(names or ["None"])
     code = next(c for c in compile(text, "<names>", "exec").co_consts if isinstance(c, CodeType))
     anchor = FunctionType(code, cell.namespace)
-    run = _run_cell_async if cell.is_async else _run_cell
-    return partial(run, anchor, cell.body, cell.last, cell.settle)
+    return partial(_run_cell, anchor, cell.is_async, cell.body, cell.last, cell.settle)
 
 
 def _run_cell(
-    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
+    anchor: FunctionType,
+    is_async: bool,
+    body: CodeType | None,
+    last: CodeType | None,
+    settle: bool,
 ) -> Any:
-    return Cell(body, last, anchor.__globals__, settle).run()
-
-
-async def _run_cell_async(
-    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
-) -> Any:
-    return await Cell(body, last, anchor.__globals__, settle).run_async()
+    cell = Cell(body, last, anchor.__globals__, settle)
+    return cell.run_async() if is_async else cell.run()
 
 
 def _marshalled(call: Any) -> Any:
@@ -171,10 +172,10 @@ def _marshalled(call: Any) -> Any:
         return call
     code = call.func.__code__
     if (
-        code.co_name != frames.TOP
+        code.co_name != TOP
         or code.co_names
         or any(isinstance(each, CodeType) for each in code.co_consts)
-        or not frames.SEES_LOCALS.isdisjoint(call.keywords)
+        or not SEES_LOCALS.isdisjoint(call.keywords)
     ):
         return call
     return marshal.dumps(code), call.keywords

@@ -1,10 +1,10 @@
-"""The processes of a session, and the program that ends them when their launcher is gone.
+"""The processes that are started here, in sessions of their own, and how those are ended.
 
-Run as a program, ``python -I -S sessions.py PARENT PREFIX``, it reads the sessions from standard
-input: ``+4711`` for one to watch, ``-4711`` for one whose first process has ended, which is
-discarded once it is empty. When the input ends or the process PARENT is gone, whatever
-still runs in them is asked to stop and then killed. A forked child of the parent may hold the
-input open, which is why both count.
+This file is also the program that ends them when their launcher is gone. As that, ``python -I -S
+sessions.py PARENT PREFIX``, it reads the sessions from standard input: ``+4711`` for one to watch,
+``-4711`` for one whose first process has ended, which is discarded once it is empty. When the input
+ends or the process PARENT is gone, whatever still runs in them is asked to stop and then killed. A
+forked child of the parent may hold the input open, which is why both count.
 
 The parent may be killed after it launched a process and before it could say so. Therefore each
 has a token in its environment, PREFIX and a number, which ``+4711 PREFIX1`` registers: a process
@@ -22,8 +22,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
 
 #: The environment variable that holds the token.
 TOKEN = "IPY_BGTASKS_TOKEN"
@@ -49,6 +52,50 @@ _LINGER = 0.2
 #: Seconds between two checks where there is no notification.
 _PAUSE = 0.02
 _SLOW = 1.0
+
+
+def python(function: str, *arguments: str) -> list[str]:
+    """Return the command that calls a function of `runners`, such as ``child.work``.
+
+    It runs in such a Python, with the path of this one and the options that change how code runs:
+    -O, -W and -X.
+    """
+    module, _, name = function.rpartition(".")
+    end = len(arguments) + 1
+    code = (
+        f"import sys; given, sys.path = sys.argv[1:{end}], sys.argv[{end}:]; "
+        f"from ipy_bgtasks.runners.{module} import {name}; {name}(*given)"
+    )
+    options = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    options += [f"-W{each}" for each in sys.warnoptions]
+    for name, value in getattr(sys, "_xoptions", {}).items():
+        options.append(f"-X{name}" if value is True else f"-X{name}={value}")
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return [sys.executable, *options, "-c", code, *arguments, *path]
+
+
+def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, out of reach of the foreground's interrupts.
+
+    Unless *options*, which are those of `Popen`, say otherwise, it has no input and no output.
+    Raises `OSError`. While JupyterLab's debugger is on, pydevd starts each Python program under
+    itself, where it waits for a client; ours are started past that.
+    """
+    import subprocess  # not needed by the program that this file is
+
+    monkey = sys.modules.get("_pydev_bundle.pydev_monkey")
+    with getattr(monkey, "skip_subprocess_arg_patch", nullcontext)():
+        return subprocess.Popen(
+            command,
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.DEVNULL,
+                "stderr": subprocess.DEVNULL,
+                "start_new_session": True,
+                "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                **options,
+            },
+        )
 
 
 def pids() -> list[int]:
@@ -86,7 +133,7 @@ def sacrifice(pid: int) -> None:
 
 
 class Sessions:
-    """The live processes of some sessions; `trees.Tree` has the same methods.
+    """The live processes of some sessions; `supervisor.Tree` has the same methods.
 
     Without ``/proc`` only the process group of each session's first process is reached, which is
     all of it unless a command made groups of its own.

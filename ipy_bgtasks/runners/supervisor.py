@@ -1,4 +1,7 @@
-"""A small process that ends our child processes when this one is gone, however it ended.
+"""How child processes are reached and ended, with all that they started.
+
+A session finds them all; where there are none, a `Tree` does. And a small process ends them when
+this one is gone, however it ended.
 
 No code within a process can guarantee that: after a SIGKILL none of it runs. The supervisor is
 a plain interpreter that runs `sessions` as a program, in a session of its own, so that signals
@@ -7,16 +10,18 @@ to this process's group, or from its terminal, do not reach it.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.platforms import has_sessions, signals_blocked
-from ipy_bgtasks.runners import programs, sessions
+from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.platforms import has_sessions, kill_signal, signals_blocked
+from ipy_bgtasks.runners import sessions
+from ipy_bgtasks.runners.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +92,7 @@ class Supervisor:
             process, self._process = self._process, None
             self._sessions.clear()
             if process is not None and process.stdin is not None:
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     process.stdin.close()
                 self._closed.append(process)
             told = bool(self._closed)
@@ -114,7 +119,7 @@ class Supervisor:
             # It inherits the mask, and so blocks these signals from the start.
             with signals_blocked(sessions.IGNORED):
                 try:
-                    self._process = programs.start(command, cwd="/", **pipe)
+                    self._process = sessions.start(command, cwd="/", **pipe)
                 except OSError:
                     self._broken = True
         return self._process
@@ -123,7 +128,7 @@ class Supervisor:
         import subprocess
 
         for process in self._closed:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(wait)
         self._closed = [process for process in self._closed if process.returncode is None]
 
@@ -131,7 +136,7 @@ class Supervisor:
         """Start another supervisor, once, after the first was killed, and tell it all sessions."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 process.communicate()
         try:
             fresh = self._running()
@@ -139,3 +144,75 @@ class Supervisor:
                 fresh.stdin.write("".join(f"+{s}\n" for s in self._sessions).encode())
         except OSError:
             self._broken = True
+
+
+def refuse_without_psutil() -> None:
+    """Raise `BadInput` if process trees cannot be found here."""
+    try:
+        import psutil  # noqa: F401
+    except ImportError:
+        raise BadInput(
+            "here a process can only be stopped with psutil: pip install ipy_bgtasks[process], "
+            "or use a thread (%bg -t)"
+        ) from None
+
+
+def all_of(pid: int) -> Sessions | Tree:
+    """Return what reaches the process, which leads a session where there are any."""
+    return Sessions(pid) if has_sessions() else Tree(pid)
+
+
+class Tree:
+    """A process and all that it started; the same methods as `Sessions`. Not thread-safe.
+
+    psutil knows the parent of each process. A child whose parent has ended can no longer be traced,
+    so each process that was found is remembered.
+    """
+
+    def __init__(self, pid: int) -> None:
+        import psutil
+
+        self._gone = (psutil.NoSuchProcess, psutil.AccessDenied)
+        self._known: dict[int, Any] = {}
+        with suppress(*self._gone):
+            self._known[pid] = psutil.Process(pid)
+
+    def terminate(self) -> bool:
+        """Ask all processes to stop; return whether there were any."""
+        return self._each(lambda process: process.terminate())
+
+    def kill(self) -> bool:
+        """Kill all processes; return whether there were any."""
+        return self._each(lambda process: process.send_signal(kill_signal()))
+
+    def is_left(self) -> bool:
+        """Return whether any process still runs, and note those that were started since."""
+        return self._each(lambda _process: None)
+
+    def pause(self) -> None:
+        """Stop all processes where they are."""
+        self._each(lambda process: process.suspend())
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        self._each(lambda process: process.resume())
+
+    def _each(self, do: Callable[[Any], object]) -> bool:
+        self._look()
+        for process in self._known.values():
+            with suppress(*self._gone):
+                do(process)
+        return bool(self._known)
+
+    def _look(self) -> None:
+        import psutil
+
+        for process in list(self._known.values()):
+            with suppress(*self._gone):
+                for child in process.children(recursive=True):
+                    self._known.setdefault(child.pid, child)
+        for pid, process in list(self._known.items()):
+            with suppress(*self._gone):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    continue
+            del self._known[pid]

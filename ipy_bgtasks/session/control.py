@@ -19,7 +19,7 @@ from ipy_bgtasks.frontends.installing import Sources
 from ipy_bgtasks.platforms import has_kept_jobs, has_threads
 from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.stacks import unseen
-from ipy_bgtasks.text import numbered
+from ipy_bgtasks.text import error_line, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
     from ipy_bgtasks.session.foreground import Foreground, Stopping
+    from ipy_bgtasks.session.launching import Runners
     from ipy_bgtasks.session.notices import Notices, Requests
-    from ipy_bgtasks.session.runners import Runners
     from ipy_bgtasks.session.settings import BgTasks
-    from ipy_bgtasks.views.rows import Row
+    from ipy_bgtasks.views.describe import Row
 
 #: How many ended jobs `%jobs` shows.
 _RECENT = 10
@@ -67,7 +67,7 @@ class Core:
     def runners(self) -> Runners:
         """Where jobs run; imported and made when it is first needed. Any thread may call."""
         if self._runners is None:
-            from ipy_bgtasks.session.runners import Runners
+            from ipy_bgtasks.session.launching import Runners
 
             with self._lock:
                 if self._runners is None:
@@ -107,13 +107,23 @@ class Core:
 
     def launch_cell(self, cell: RunningCell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs already; *interrupt* interrupts it where it is."""
-        from ipy_bgtasks.runners.cell import CellRunner
+        from ipy_bgtasks.runners.loop import CellRunner
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.reading import label_of_cell
 
         work = Work(_runs_already, label_of_cell(cell.code), cell.code, False)
         runner = CellRunner(cell, interrupt)
         return self.registry.launch(work, where=runner, origin=cell.origin)
+
+
+def _named(jobs: Sequence[Record]) -> str:
+    """Return the first of *jobs*, with the errors of those that failed, and how many follow."""
+    named = [f"[{job.number}] {job.name}" for job in jobs[:_NAMED]]
+    for i, job in enumerate(jobs[:_NAMED]):
+        if (outcome := job.outcome) is not None and outcome.error is not None:
+            named[i] += f" ({error_line(outcome.error)})"
+    more = [f"{len(jobs) - _NAMED:,} more"] if len(jobs) > _NAMED else []
+    return ", ".join([*named, *more])
 
 
 def _runs_already() -> None:
@@ -181,11 +191,20 @@ class Session:
 
         registry, front_end = self.registry, self.front_end
         own = [job for job in registry if job.number not in registry.adopted]
-        if (ended := self.core.own_jobs()) and not front_end.interactive:
+        ended, failed = self.core.own_jobs(), []
+        strict = self.settings.strict and not front_end.attended
+        if ended and (strict or not front_end.interactive):
             which = "1 job was" if len(ended) == 1 else f"{len(ended):,} jobs were"
-            named = [f"[{job.number}] {job.name}" for job in ended[:_NAMED]]
-            named += [f"{len(ended) - _NAMED:,} more"] if len(ended) > _NAMED else []
-            front_end.print_aside(f"{which} ended with the session: {', '.join(named)}")
+            front_end.print_last(f"{which} ended with the session: {_named(ended)}")
+        if strict:
+            failed = [job for job in own if job.state == "failed" and job.is_unseen]
+        if failed:
+            which = "1 job" if len(failed) == 1 else f"{len(failed):,} jobs"
+            front_end.print_last(f"{which} failed, and nobody asked why: {_named(failed)}")
+        if strict and (ended or failed):
+            from ipy_bgtasks.hooks import fail_at_exit
+
+            fail_at_exit()
         if left := [f"{job.number} ({job.name})" for job in own if goes_on(job)]:
             verb = "job goes" if len(left) == 1 else "jobs go"
             front_end.print_aside(f"kept {verb} on: {', '.join(left)}")
@@ -393,15 +412,15 @@ class Session:
 
     def show_job(self, job: Record) -> None:
         """Display a single job in full."""
-        from ipy_bgtasks.views.show import detail
+        from ipy_bgtasks.views.display import detail
 
-        self.front_end.show(detail(job, cells=self.core.sources.cell))
+        self.front_end.show(detail(job, self.core.sources.cell))
 
     def look_inside(self, jobs: Sequence[Record], options: Options) -> Any:
         """Print what an expression is in the code of each job, or show where its time goes."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import parsed_expression
-        from ipy_bgtasks.views.rows import frame_line
+        from ipy_bgtasks.stacks import parsed_expression
+        from ipy_bgtasks.views.describe import frame_line
 
         if options.profile:
             if len(jobs) != 1:
@@ -422,8 +441,8 @@ class Session:
     def _profile(self, job: Record, seconds: float, awaited: bool) -> Any:
         """Sample the job's stack for *seconds*, or until an interrupt, and show what was seen."""
         from ipy_bgtasks.errors import BadInput
-        from ipy_bgtasks.inspection import Times, aside, sample
-        from ipy_bgtasks.views.inside import profile
+        from ipy_bgtasks.stacks import Times, aside, sample
+        from ipy_bgtasks.views.pictures import profile
 
         times: Times = {}
         over = threading.Event()
@@ -456,7 +475,7 @@ class Session:
         verbose: bool,
     ) -> None:
         """Display the table; of *chosen* jobs with a line on *groups*."""
-        from ipy_bgtasks.views.show import left_out, table
+        from ipy_bgtasks.views.tables import left_out, table
 
         if chosen is None:
             self.look_for_kept()
@@ -480,7 +499,7 @@ class Session:
 
     def _cell_rows(self) -> tuple[list[Row], list[Row]]:
         """Return a row for each cell that runs, without the one that calls, and that waits."""
-        from ipy_bgtasks.views.rows import running_cell, waiting_cell
+        from ipy_bgtasks.views.describe import running_cell, waiting_cell
 
         if (cells := self.front_end.cells) is None:
             return [], []
@@ -597,4 +616,5 @@ def _hidden(job: Record) -> str:
         return "has not started"
     if job.where == "shell" or (job.where == "kept" and job.code.startswith("!")):
         return "is a command: only Python code can be looked into"
-    return "is paused" if job.state is JobState.PAUSED else ""
+    paused = f"is paused: %bg {job.number} lets it go on"
+    return paused if job.state is JobState.PAUSED else ""

@@ -19,12 +19,11 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.job.waiting import make_room
-from ipy_bgtasks.obstacles import held_since, library_at_work, locks_wanted
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.text import error_line, numbered
 from ipy_bgtasks.views.value import value_line
+from ipy_bgtasks.waits import held_since, library_at_work, locks_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -193,7 +192,7 @@ class _Wait:
             self.foreground.begun(self)  # before anybody sees that it waits
         if caller() is not None:  # a job of a full group may wait for one that is queued there
             for job in self.jobs:
-                make_room(job)
+                job.make_room()
         if follow is not None:
             self.unfollow = [follow(job) for job in self.jobs]
         if self.timeout is not None:

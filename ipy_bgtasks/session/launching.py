@@ -1,25 +1,35 @@
 """Launching: what `%bg`, `%%bg`, `%fg CODE` and `%%fg` share, from text to a running job.
 
-The functions take the session for which they launch. Any thread may call them.
+The functions take the session for which they launch. Any thread may call them. All this is imported
+with the first job: it takes longer than all else that a session needs, and a session in which
+nothing is launched needs none of it.
 """
 
 from __future__ import annotations
 
 import builtins
 import sys
+import threading
 from collections import ChainMap
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
+import ipy_bgtasks.log.output  # noqa: F401 - or the first line of the first job waits for it
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.frontends.installing import BETWEEN, expanded
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.log.output import FileSink
-from ipy_bgtasks.platforms import has_processes, has_sessions
+from ipy_bgtasks.platforms import has_processes, has_sessions, has_threads
 from ipy_bgtasks.registry import specs
+from ipy_bgtasks.registry.collection import LaunchOptions, Registry
+from ipy_bgtasks.runners.commands import ShellRunner
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog
+from ipy_bgtasks.runners.processes import ProcessRunner
+from ipy_bgtasks.runners.supervisor import Supervisor
+from ipy_bgtasks.runners.threads import ThreadRunner
+from ipy_bgtasks.service import MemoryLimits
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line
@@ -32,42 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.registry.queueing import GroupName
-    from ipy_bgtasks.runners.kept.runner import KeptRunner
-    from ipy_bgtasks.session.control import Session
+    from ipy_bgtasks.runners.executors import Executors
+    from ipy_bgtasks.runners.kept.runner import Finder, KeptRunner
+    from ipy_bgtasks.session.control import Core, Session
+    from ipy_bgtasks.session.settings import BgTasks
     from ipy_bgtasks.work import Work
-
-
-@dataclass(slots=True, kw_only=True)
-class LaunchOptions:
-    """How to launch CODE; what was not given is None, or empty."""
-
-    #: The place that was asked for: "loop", "thread" or "process"; None for the default …
-    place: str | None = None
-    #: … or the expression that names an executor, in place of that.
-    on: str | None = None
-    #: The job's name; None for the code, shortened.
-    name: str | None = None
-    #: Whether output is recorded only, and not shown.
-    quiet: bool = False
-    #: Seconds after which the job, or each attempt, is stopped.
-    timeout: float | None = None
-    #: Bytes of memory that its processes may use; more ends the job.
-    memory: int | None = None
-    #: The specs of the jobs that must finish first.
-    after: Sequence[str] = ()
-    #: The file to which output is appended as well.
-    log: str | None = None
-    #: The group that the job joins, and the limit that it gives it.
-    group: GroupName | None = None
-    #: Whether the first failure of one of that group's jobs stops all others.
-    halt: bool = False
-    #: How many times it is run again if it fails.
-    retries: int = 0
-    #: Whether the user is to be told, wherever that is, when it has ended.
-    notify: bool = False
-    #: Whether the job outlives the session.
-    keep: bool = False
 
 
 def launch(
@@ -111,10 +90,10 @@ def start(
     prepare: Callable[[Record], object] | None = None,
 ) -> Record:
     """Launch *work* from the caller's cell; *where* and *after* are what the options name."""
-    group = _group(options)
-    work = _accepted(
-        session, work, where, copy=not after
-    )  # with *after* it is copied when it starts
+    if options.halt and options.group is None:
+        raise BadInput("--halt stops a group at its first failure: -g NAME names it")
+    # With *after* it is copied when it starts.
+    work = _accepted(session, work, where, copy=not after)
     sink = FileSink(options.log) if options.log else None
     kept = session.core.runners.kept if options.keep else None
     if kept is not None and sink is not None:
@@ -135,16 +114,12 @@ def start(
         try:
             return session.registry.launch(
                 work,
+                options,
                 where=where,
-                name=options.name,
-                timeout=None if options.keep else options.timeout,  # its watcher keeps it
                 after=after,
                 origin=origin,
                 # A job that launches others may go on doing so for days.
                 cell=(key, session.shell.execution_count) if current.get() is None else None,
-                quiet=options.quiet,
-                group=group,
-                retries=options.retries,
                 prepare=prepare_job,
                 number=number,
             )
@@ -182,14 +157,6 @@ def _attach(
     session.front_end.note_capture(job)
     if options.notify:  # of a group there is one notice
         session.notices.request([job], f"group {job.group}" if job.group else "")
-
-
-def _group(options: LaunchOptions) -> GroupName | None:
-    if not options.halt:
-        return options.group
-    if options.group is None:
-        raise BadInput("--halt stops a group at its first failure: -g NAME names it")
-    return options.group._replace(halt=True)
 
 
 def variables(session: Session, local: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -313,7 +280,7 @@ def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy:
             "that is short"
         )
     if place in ("shell", "process") and not has_sessions():
-        from ipy_bgtasks.runners.trees import refuse_without_psutil
+        from ipy_bgtasks.runners.supervisor import refuse_without_psutil
 
         refuse_without_psutil()
     if (
@@ -345,3 +312,91 @@ def _is_program(code: str, variables: Mapping[str, Any]) -> bool:
     word = code.split(maxsplit=1)[0] if code.strip() else ""
     known = word in variables or hasattr(builtins, word)
     return word.isidentifier() and not known and shutil.which(word) is not None
+
+
+class Runners:
+    """The runners of one shell, and its registry. Any thread may call."""
+
+    def __init__(self, core: Core) -> None:
+        supervisor = Supervisor()
+        self.loop = LoopRunner(core.loop, threading.main_thread().ident)
+        self.threads = ThreadRunner(self.loop, service=core.service)
+        self.commands = ShellRunner(core.service, supervisor)
+        self.processes = ProcessRunner(supervisor, live=core.front_end.live)
+        self.registry = Registry(
+            {
+                "loop": self.loop,
+                "thread": self.threads,
+                "shell": self.commands,
+                "process": self.processes,
+            },
+            core.service,
+        )
+        if not has_threads():
+            del self.registry.runners["thread"]
+        self.registry.on_discard += [core.sources.release, self.processes.discard]
+        self.registry.on_discard.append(core.front_end.discarded)
+        self.limits = MemoryLimits(core.service.later)
+        self._core = core
+        self._settings: BgTasks | None = None
+        self._watchdog: Watchdog | None = None
+
+    @cached_property
+    def executors(self) -> Executors:
+        """The user's own executors as places, imported when one is first named."""
+        from ipy_bgtasks.runners.executors import Executors
+
+        return Executors()
+
+    @cached_property
+    def kept(self) -> KeptRunner:
+        """The runner of jobs that outlive the session; raises `BadInput` on Windows."""
+        from ipy_bgtasks.runners.kept.runner import KeptRunner
+
+        runner = KeptRunner(self._core.service, lambda job: self.registry.host.changed(job))
+        self._apply_to_kept(runner)
+        return runner
+
+    @cached_property
+    def finder(self) -> Finder:
+        """What finds the kept jobs of other sessions; raises `BadInput` on Windows."""
+        from ipy_bgtasks.runners.kept.runner import Finder
+
+        return Finder(
+            self.registry,
+            self.kept,
+            lambda: 30.0 if self._settings is None else self._settings.keep_days,
+        )
+
+    def watch(self, tell: Callable[[Record, str], object]) -> None:
+        """Report the jobs for which others have to wait through *tell*, until `stop_watching`."""
+        core = self._core
+        dog = Watchdog(self.loop, self.threads, core.service, tell, cells=core.sources.cell)
+        self._watchdog = dog
+        self.loop.on_active = self.threads.on_begin = dog.wake
+
+    def stop_watching(self) -> None:
+        """Report no such jobs any more."""
+        self.loop.on_active = self.threads.on_begin = int
+        if self._watchdog is not None:
+            self._watchdog.limit = 0
+
+    def apply(self, settings: BgTasks) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+        self.threads.max_threads = settings.max_threads
+        self.threads.grace = self.commands.grace = settings.cancel_grace
+        self.processes.max_processes = settings.max_processes
+        self.registry.max_finished = settings.max_finished
+        if "kept" in vars(self):
+            self._apply_to_kept(self.kept)
+        if self._watchdog is not None:
+            self._watchdog.limit = settings.watchdog
+            if self.loop.active or self.threads.busy():
+                self._watchdog.wake()
+
+    def _apply_to_kept(self, runner: KeptRunner) -> None:
+        if (settings := self._settings) is not None:
+            runner.grace = settings.cancel_grace
+            runner.log_limit = settings.keep_log_limit
+            runner.urls = [address.reveal() for address in settings.notify]

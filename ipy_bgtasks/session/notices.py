@@ -227,7 +227,7 @@ def _notice(name: str, jobs: list[Record]) -> Notice:
 
 def _ended(job: Record, *, brief: bool) -> Ended:
     """Return what a notice says of a job; with *brief* without its value."""
-    from ipy_bgtasks.views.rows import summary
+    from ipy_bgtasks.views.describe import summary
 
     outcome = job.outcome
     # Its last line of output was seen already, and what it assigns may be large.

@@ -65,6 +65,12 @@ class BgTasks(Configurable):
     confirm_exit = Bool(
         True, help="In a terminal, the first exit with jobs running only warns."
     ).tag(config=True)
+    strict = Bool(
+        False,
+        help="Where nobody sits at the session (a script, `ipython -c`, a notebook that a program "
+        "runs), jobs that failed, and whose results nobody asked for, and those that the end of "
+        "the session cuts off are named on stderr, and the exit status is not 0 but 120.",
+    ).tag(config=True)
     labels = Bool(
         True,
         help="Where several jobs show output at the same time, lines begin with the job's number.",

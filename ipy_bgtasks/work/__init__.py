@@ -1,8 +1,7 @@
 """CODE -> work: turns what was typed into something that can run anywhere.
 
 Knows syntax trees and a namespace, but no shell. `reading` parses and compiles, `names` finds the
-names that CODE loads, `plan` decides how its value is run, and `frames` stands in for built-in
-functions that look at their caller.
+names that CODE loads, and `plan` decides how its value is run.
 """
 
 from __future__ import annotations

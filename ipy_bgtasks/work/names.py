@@ -1,4 +1,4 @@
-"""Which names CODE loads and binds, and what they are bound to at launch.
+"""Which names CODE loads and binds, what they are bound to at launch, and who else uses them.
 
 The names are read from bytecode: Python's own compiler knows every rule of scope, in every
 version, and a visitor of syntax trees would have to repeat them. Two other ways were tried.
@@ -13,17 +13,19 @@ import ast
 import builtins
 import dis
 import inspect
+import keyword
+import re
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
-from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.work.frames import AT_TOP_LEVEL, SEES_LOCALS
 
 if TYPE_CHECKING:
     from ipy_bgtasks.work.reading import Scope
+
 
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
@@ -31,8 +33,6 @@ _AWAITS = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 #: Functions of their own before Python 3.12, in which ``:=`` binds names of the code around them.
 _TRANSPARENT = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
-
-
 _PATHS = frozenset({PosixPath, WindowsPath, PurePosixPath, PureWindowsPath})
 #: Characters of a text that stands for its name.
 _SHORT = 20
@@ -199,3 +199,126 @@ def _not_defined(name: str, scope: Scope) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"name {name!r} is not defined" + (f": did you mean {close[0]!r}?" if close else "")
+
+
+# Built-in functions that look at the frame of their caller
+#
+# At the top level of a cell, locals and globals are one dictionary; in the function that CODE is
+# compiled to they are not. These stand in for the built-ins there, so that ``exec(text)`` still
+# defines names in the user's namespace and ``locals()`` still shows it. They are found by their
+# module, so they can be pickled, and need no reference to the namespace.
+
+#: What tracebacks and IPython call the outermost code of a cell.
+TOP: Final = "<module>"
+
+
+def _namespace(frame: FrameType) -> dict[str, Any]:
+    return frame.f_globals if frame.f_code.co_name == TOP else frame.f_locals
+
+
+def _locals() -> dict[str, Any]:
+    return _namespace(sys._getframe(1))
+
+
+def _vars(*args: Any) -> Mapping[str, Any]:
+    return builtins.vars(*args) if args else _namespace(sys._getframe(1))
+
+
+def _dir(*args: Any) -> list[str]:
+    return builtins.dir(*args) if args else sorted(_namespace(sys._getframe(1)))
+
+
+def _exec(source: str | bytes | CodeType, *args: Any, **options: Any) -> None:
+    if not args and not {"globals", "locals"} & options.keys():
+        frame = sys._getframe(1)
+        args = (frame.f_globals, _namespace(frame))
+    try:
+        builtins.exec(source, *args, **options)
+    except BaseException as error:
+        # A bare `raise` adds no frame again: the traceback is as with the built-in.
+        if (trace := error.__traceback__) is not None:
+            error.__traceback__ = trace.tb_next
+        raise
+
+
+AT_TOP_LEVEL: Final[Mapping[str, Callable[..., Any]]] = {
+    "locals": _locals,
+    "vars": _vars,
+    "dir": _dir,
+    "exec": _exec,
+}
+# CODE gets those of a function's locals that it names; what these need cannot be known.
+SEES_LOCALS: Final = frozenset({*AT_TOP_LEVEL, "eval"})
+
+
+# Whether a cell may run before those that were there first
+#
+# `%jobs`, `%cancel 3` and `%fg 3` concern jobs and nothing else. What `%bg` launches, and a job
+# that a variable holds, depend on what the cells before them do: `%bg evaluate(model)` behind
+# ``model.fit(data)`` is meant for the fitted model. So a cell keeps its place as soon as a cell
+# before it mentions a name that it uses, unless that name is merely called there, or is a module.
+
+_OURS = re.compile(
+    r"\s*(?:(?P<target>[^\W\d]\w*)\s*=\s*)?"
+    r"(?:%(?P<magic>bg|fg|jobs|cancel)\b(?P<line>[^\n]*)\s*|%%bg\b(?P<cell>[^\n]*\n.*))",
+    re.DOTALL,
+)
+#: What names jobs: numbers, `%name`, `?text`, `@group`, variables, and options before them.
+_SPECS = re.compile(r"[\w\s,;%?@+\-=.\[\]'\":]*(#.*)?")
+#: The expression that `%jobs` is to show.
+_SHOWN = re.compile(r"""--show[=\s]\s*("[^"]*"|'[^']*'|\S+)""")
+#: Names, without attributes.
+_NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
+
+
+def may_run_ahead(code: str, before: Iterable[str], variables: Mapping[str, Any]) -> bool:
+    """Return whether a cell is one of our magics alone, and does not depend on those before it.
+
+    *variables* are the user's, which are looked at and not touched.
+    """
+    ours = _OURS.fullmatch(code)
+    if ours is None:
+        return False
+    text, launches = ours["line"], ours["magic"] == "bg"
+    if text is None:
+        text, launches = ours["cell"], True
+    if launches and not text.strip(" ;"):
+        return False  # `%bg` alone is about the cell that runs
+    if ours["magic"] == "jobs":
+        text = _SHOWN.sub("", text)  # its names are looked up in the job's code
+    if not launches and not _SPECS.fullmatch(text):
+        return False  # %fg CODE wants its turn in the foreground
+    if re.search(r"(?:^|\s)!(?!=)", text):  # a command: only what is replaced in it is Python
+        text = " ".join(re.findall(r"[{$][^}\s]*", text))
+    used = _names(f"{ours['target'] or ''} {text}", variables)
+    texts = list(before)
+    mentioned = set().union(*(_names(each, variables) for each in texts))
+    return not any(_depends(name, texts, variables) for name in used & mentioned)
+
+
+def _names(text: str, variables: Mapping[str, Any]) -> set[str]:
+    """Return the names in a text, and those that the user's functions among them load."""
+    found: set[str] = set()
+    waiting = [name for name in _NAME.findall(text) if not keyword.iskeyword(name)]
+    while waiting:
+        name = waiting.pop()
+        if name in found or (name not in variables and hasattr(builtins, name)):
+            continue
+        found.add(name)
+        value = variables.get(name)
+        if type(value) is FunctionType and value.__globals__ is variables:
+            loads, binds = touched(value.__code__)
+            waiting += [*loads, *binds]
+    return found
+
+
+def _depends(name: str, texts: list[str], variables: Mapping[str, Any]) -> bool:
+    """Return whether what *name* stands for may be another once code with *texts* has run."""
+    kind = type(variables.get(name))
+    if kind is ModuleType:
+        return False
+    if kind not in (FunctionType, BuiltinFunctionType) and not issubclass(kind, type):
+        return True
+    # Lookbehinds see what stands before the place at which a match is tried.
+    otherwise = re.compile(rf"(?<![\w.])(?:(?<=def )|(?<=class )|(?!{name}\s*[(.])){name}\b")
+    return any(otherwise.search(text) for text in texts)

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, encoded, environment
-from ipy_bgtasks.work.frames import TOP
-from ipy_bgtasks.work.names import Names, bind, names_in, touched, with_values
+from ipy_bgtasks.work.names import TOP, Names, bind, names_in, touched, with_values
 from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for
 
 if TYPE_CHECKING:

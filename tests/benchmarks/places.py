@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.inspection import sample
+from ipy_bgtasks.stacks import sample
 
 from .contest import OURS, Contests, Round, Size, Unavailable, excess, ratio, turns
 from .shells import launch_of, loaded, plain_shell

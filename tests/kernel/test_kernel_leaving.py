@@ -306,3 +306,39 @@ def test_the_grace_can_be_longer(make_kernel: MakeKernel, tmp_path: Path) -> Non
     kernel.ok("%bg slow()")
     assert kernel.shutdown() < 15
     assert (tmp_path / "slow").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "gate.wait(); 1 / 0",
+            "1 job failed, and nobody asked why: [1] gate.wait(); 1 / 0 (Ze",
+        ),
+        ("while True: time.sleep(0.01)", "1 job was ended with the session: [1] while True: t"),
+    ],
+)
+def test_strict_names_lost_jobs_where_a_program_runs_the_cells(
+    jobs: Kernel, code: str, said: str
+) -> None:
+    """On the process's own stderr: nobody reads its messages any more; the status tells."""
+    jobs.ok("%config BgTasks.strict = True")
+    jobs.ok(f"%%bg --thread\n{code}")
+    jobs.ok("gate.set()")
+    if "1 / 0" in code:
+        jobs.ok(
+            "import concurrent.futures, ipy_bgtasks\n"
+            "concurrent.futures.wait([ipy_bgtasks.jobs()[1].future])"
+        )
+    ask(jobs, restart=False)
+    assert jobs.status() == 120
+    assert said in jobs.output
+
+
+def test_strict_says_nothing_where_somebody_sits(jobs: Kernel) -> None:
+    """Who can be asked has seen what failed, and ends the session as it is."""
+    jobs.ok("%config BgTasks.strict = True")
+    jobs.start("%bg time.sleep(1000);", allow_stdin=True).wait()
+    ask(jobs, restart=False)
+    assert jobs.status() == 0
+    assert "ended with the session" not in jobs.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,31 @@ def test_of_a_group_no_more_start(kernel: Kernel, path: Path) -> None:
     )
     kernel.ok("%bg @g")
     kernel.ok("%fg 3")
+
+
+def test_a_paused_one_leaves_its_slot_to_the_next_where_the_group_says_so(kernel: Kernel) -> None:
+    """Not in a group with a limit alone."""
+    for name, then in (("a:1", "queued"), ("b:1+", "running")):
+        kernel.ok(f"a = %bg -g {name} !sleep 1000\nb = %bg -g {name} !sleep 1000")
+        kernel.ok("%cancel --pause a")
+        assert kernel.ok("print(a.state, b.state)").stdout == f"paused {then}\n"
+    kernel.ok("%bg a")
+    assert kernel.ok("print(a.state, b.state)").stdout == "running running\n"
+    kernel.ok("%cancel -f all")
+
+
+def test_nobody_looks_into_a_paused_one(kernel: Kernel, path: Path) -> None:
+    """Its process cannot answer, which is said at once, and what would help."""
+    number = start(kernel, path, "process")
+    assert "[1] " in kernel.ok(f"%jobs {number} --show n").stdout
+    kernel.ok("%cancel --pause job")
+    began = time.monotonic()
+    said = kernel.ok(f"%jobs {number} --show n").stdout
+    assert said == f"[{number}] is paused: %bg {number} lets it go on\n"
+    profile = kernel.run(f"%jobs {number} --profile 1")
+    assert profile.evalue == f"job {number} is paused: %bg {number} lets it go on"
+    assert time.monotonic() - began < 5
+    kernel.ok("%cancel -f job")
 
 
 def test_a_thread_cannot_be_paused(kernel: Kernel) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fakes import launch_job
+
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
@@ -37,7 +39,7 @@ class House(Host):
         work = read(code, Scope(self.namespace), cell=cell, late=late)
         if not after:
             work = runner.accept(work)
-        return self.registry.launch(work, where=runner, **options)
+        return launch_job(self.registry, work, where=runner, **options)
 
     def changed(self, job: Record) -> None:
         """What the jobs tell."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from ipy_bgtasks.job.host import Runner
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.registry.collection import LaunchOptions, Registry
 from ipy_bgtasks.work import Work
 
 
@@ -21,6 +23,13 @@ def work(
 ) -> Work:
     """Work that calls *call*."""
     return Work(call, label, label, is_async, store=store)
+
+
+def launch_job(registry: Registry, work: Work, **options: Any) -> Record:
+    """Launch *work* with some of the launch options, and of what else the registry takes."""
+    known = {field.name for field in fields(LaunchOptions)} - {"after"}
+    rest = {name: options.pop(name) for name in set(options) - known}
+    return registry.launch(work, LaunchOptions(**options), **rest)
 
 
 class FakeRunner(Runner):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from fakes import launch_job
 from processes import TREE_SIZE, pids_in
 
 from ipy_bgtasks.job.host import Host
@@ -42,7 +43,7 @@ class Place(Host):
     def launch(self, command: str, timeout: float | None = None, limit: int = 1_000_000) -> Record:
         work = command_work(command, f"!{command}")
         self.limit = limit
-        return self.registry.launch(work, where="shell", timeout=timeout)
+        return launch_job(self.registry, work, where="shell", timeout=timeout)
 
 
 def said(place: Place, job: Record, text: str, stream: str = "stdout") -> None:

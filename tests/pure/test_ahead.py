@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks.work.ahead import may_run_ahead
+from ipy_bgtasks.work.names import may_run_ahead
 
 SOURCE = """
 def train(): return data

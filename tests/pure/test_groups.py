@@ -9,9 +9,10 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
+from ipy_bgtasks.ipython.programs import group_of
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import queueing
 from ipy_bgtasks.registry.collection import Registry
@@ -19,8 +20,7 @@ from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.views.collection import group_of
-from ipy_bgtasks.views.rows import row
+from ipy_bgtasks.views.describe import row
 
 BOUND = 10.0
 
@@ -42,7 +42,7 @@ def launch(registry: Registry) -> Callable[..., Record]:
     """Launches one job into the group that is given as on a magic's line."""
 
     def launch(group: str = "g:2", **options: Any) -> Record:
-        return registry.launch(work(), group=GroupName.read(group), **options)
+        return launch_job(registry, work(), group=GroupName.read(group), **options)
 
     return launch
 
@@ -53,11 +53,17 @@ def states(*jobs: Record) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("crawl", ("crawl", None)), ("crawl:8", ("crawl", 8)), ("a-b.c", None)]
+    ("text", "read"),
+    [
+        ("crawl", ("crawl", None, False)),
+        ("crawl:8", ("crawl", 8, False)),
+        ("crawl:8+", ("crawl", 8, True)),
+        ("a-b.c", ("a-b.c", None, False)),
+    ],
 )
-def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...] | None) -> None:
+def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...]) -> None:
     """As `-g` takes it."""
-    assert GroupName.read(text)[:2] == (read or (text, None))
+    assert GroupName.read(text)[:3] == read
 
 
 def test_a_job_that_waits_says_for_what(
@@ -65,7 +71,7 @@ def test_a_job_that_waits_says_for_what(
 ) -> None:
     """For which jobs, then at which place of its group."""
     first, second, third = (launch("g:1") for _ in range(3))
-    later = registry.launch(work(), name="later", after=[second, third])
+    later = launch_job(registry, work(), name="later", after=[second, third])
     assert [row(job).last for job in (second, third)] == ["1st of @g", "2nd of @g"]
     assert row(later).last == "after 2 (f()), 3 (f())"
     place.finish(first)
@@ -75,8 +81,34 @@ def test_a_job_that_waits_says_for_what(
     assert (row(later).state, row(later).last) == ("running", "")
 
 
+def test_a_paused_job_lends_its_slot_where_the_group_says_so(
+    launch: Callable[..., Record], place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has it again when it goes on, without waiting for it."""
+    monkeypatch.setattr(FakeRunner, "pause", lambda _place, _job, _paused: None)
+    first, second, third = (launch("lends:1+") for _ in range(3))
+    first.pause()
+    assert states(first, second, third) == ["paused", "running", "queued"]
+    first.pause(False)
+    assert states(first, second, third) == ["running", "running", "queued"]
+    place.finish(second)
+    assert states(first, third) == ["running", "queued"]
+    first.pause()
+    assert states(first, third) == ["paused", "running"]
+    place.finish(first)
+    fourth = launch("lends:1+")
+    assert states(third, fourth) == ["running", "queued"]
+    launch("lends:1")  # takes that back
+    third.pause()
+    assert states(third, fourth) == ["paused", "queued"]
+
+
 @pytest.mark.parametrize(
-    "text", ["g:0", "g:-1", "g:x", "g:1.5", "g:", ":3", "", "a b", "@g", "g:²"]
+    "text",
+    [
+        *("g:0", "g:-1", "g:x", "g:1.5", "g:", "g:+", "g:2++", "g:+2", ":3", "", "a b"),
+        *("@g", "g:²"),
+    ],
 )
 def test_what_is_no_group_is_refused_in_one_line(text: str) -> None:
     """And nothing is launched."""
@@ -234,7 +266,7 @@ def test_a_group_is_kept_as_one(place: FakeRunner) -> None:
     """Of a thousand results none is missing, while the jobs of old come and go."""
     registry = Registry({"thread": place}, FakeClock(), max_finished=3)  # type: ignore[arg-type]
     old = [registry.launch(work()) for _ in range(3)]
-    group = [registry.launch(work(), group=GroupName("g", 2)) for _ in range(20)]
+    group = [launch_job(registry, work(), group=GroupName("g", 2)) for _ in range(20)]
     for job in [*old, *group]:
         place.finish(job)
     assert list(registry) == [*old[1:], *group]
@@ -242,7 +274,7 @@ def test_a_group_is_kept_as_one(place: FakeRunner) -> None:
     for job in new:
         place.finish(job)
     assert list(registry) == [*group, *new]
-    place.finish(registry.launch(work(), group=GroupName("g")))
+    place.finish(launch_job(registry, work(), group=GroupName("g")))
     assert len(registry) == 23  # the group lived again, and is the youngest now
     for _ in range(3):
         place.finish(registry.launch(work()))
@@ -270,7 +302,7 @@ def pool(service: ServiceLoop) -> ThreadRunner:
 
 def in_group(registry: Registry, call: Callable[[], Any], group: str, **options: Any) -> Record:
     """Launch one call into a group."""
-    return registry.launch(work(call, **options), group=GroupName.read(group))
+    return launch_job(registry, work(call, **options), group=GroupName.read(group))
 
 
 def test_a_thread_that_waits_for_one_of_its_group_makes_room(
@@ -415,15 +447,15 @@ def test_a_group_that_halts_stops_at_its_first_failure(
     registry: Registry, place: FakeRunner
 ) -> None:
     """Those that run are asked to stop, the others never start, whoever launches them later."""
-    fits = GroupName("fits", 2, halt=True)
-    jobs = [registry.launch(work(), group=fits) for _ in range(5)]
-    late = registry.launch(work(), group=fits, after=[jobs[1]])
+    fits = GroupName("fits", 2)
+    jobs = [launch_job(registry, work(), group=fits, halt=True) for _ in range(5)]
+    late = launch_job(registry, work(), group=fits, halt=True, after=[jobs[1]])
     place.finish(jobs[0])
     place.fail(jobs[1], ValueError("why"))
     assert [str(job.state) for job in jobs] == [
         *("finished", "failed", "cancelling", "cancelled", "cancelled")
     ]
-    for job in (jobs[3], late, registry.launch(work(), group=fits)):
+    for job in (jobs[3], late, launch_job(registry, work(), group=fits, halt=True)):
         with pytest.raises(CancelledError, match=r"never started: job 2 \(f\(\)\) failed"):
             job.result(0)
     place.obey(jobs[2])
@@ -432,11 +464,11 @@ def test_a_group_that_halts_stops_at_its_first_failure(
 
 def test_a_group_that_does_not_halt_goes_on(registry: Registry, place: FakeRunner) -> None:
     """As by default, and after a job that was cancelled."""
-    jobs = [registry.launch(work(), group=GroupName("fits", 1)) for _ in range(2)]
+    jobs = [launch_job(registry, work(), group=GroupName("fits", 1)) for _ in range(2)]
     place.fail(jobs[0], ValueError())
     assert str(jobs[1].state) == "running"
-    other = GroupName("other", 1, halt=True)
-    jobs = [registry.launch(work(), group=other) for _ in range(2)]
+    other = GroupName("other", 1)
+    jobs = [launch_job(registry, work(), group=other, halt=True) for _ in range(2)]
     jobs[0].cancel()
     place.obey(jobs[0])
     assert str(jobs[1].state) == "running"
@@ -446,8 +478,8 @@ def test_a_group_that_has_halted_begins_anew_after_a_moment(
     registry: Registry, place: FakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the cell can be run again."""
-    fits = GroupName("fits", halt=True)
-    place.fail(registry.launch(work(), group=fits), ValueError())
-    assert str(registry.launch(work(), group=fits).state) == "cancelled"
+    fits = GroupName("fits")
+    place.fail(launch_job(registry, work(), group=fits, halt=True), ValueError())
+    assert str(launch_job(registry, work(), group=fits, halt=True).state) == "cancelled"
     monkeypatch.setattr(queueing, "_IDLE", 0)
-    assert str(registry.launch(work(), group=fits).state) == "running"
+    assert str(launch_job(registry, work(), group=fits, halt=True).state) == "running"

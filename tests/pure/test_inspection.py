@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from ipy_bgtasks import inspection
+from ipy_bgtasks import stacks
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.inspection import NO_ANSWER, evaluate, sample
-from ipy_bgtasks.stacks import thread_frames
-from ipy_bgtasks.views.inside import flame_graph, lines
+from ipy_bgtasks.stacks import NO_ANSWER, evaluate, sample, thread_frames
+from ipy_bgtasks.views.pictures import flame_graph, lines
 
 SECRET = "global"
 
@@ -140,7 +139,7 @@ def test_the_dict_that_the_code_itself_has_is_left_alone(held: Any) -> None:
 
 def test_the_bound_on_time(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the expression does."""
-    monkeypatch.setattr(inspection, "PATIENCE", 0.05)
+    monkeypatch.setattr(stacks, "PATIENCE", 0.05)
     one = held(lambda held: held.wait())
     assert one.show("__import__('time').sleep(1)") == NO_ANSWER
 
@@ -235,7 +234,7 @@ class Sampled:
 
 def taken(job: Any, seconds: float, over: threading.Event | None = None) -> float:
     """How many seconds the samples stand for."""
-    times: inspection.Times = {}
+    times: stacks.Times = {}
     sample(job, seconds, times, over or threading.Event())
     return sum(times.values())
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes import FakeRunner, work
+from fakes import FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.outcome import JobState
@@ -48,7 +48,7 @@ class House:
 
     def launch(self, call: Any = lambda: None, **options: Any) -> Record:
         """Launch at the fake place."""
-        return self.registry.launch(work(call), where="fake", **options)
+        return launch_job(self.registry, work(call), where="fake", **options)
 
     def run(self, coro_function: Any) -> Record:
         """Launch on the loop and let it begin."""

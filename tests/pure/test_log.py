@@ -9,8 +9,7 @@ import tracemalloc
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.log.output import Log, Piece
-from ipy_bgtasks.log.transcript import Entry, dropped_mark
+from ipy_bgtasks.log.output import Entry, Log, Piece, dropped_mark
 
 
 def raw(pieces: list[Piece]) -> list[tuple[str, str]]:
@@ -225,7 +224,7 @@ def test_subscribers_get_raw_pieces_in_order() -> None:
     log = Log()
     log.write("stdout", "before")
     got: list[Piece] = []
-    stop = log.subscribe(got.extend)
+    _, stop = log.follow(got.extend)
     for text in ("1%", "\r", "2%"):
         log.write("stderr", text)
     log.write("stdout", "x\n")
@@ -252,7 +251,7 @@ def test_reading_hands_nothing_over() -> None:
     """A subscriber runs where somebody drains, not where somebody looks."""
     log = Log()
     got: list[Piece] = []
-    log.subscribe(got.extend)
+    log.follow(got.extend)
     log.write("stdout", "a")
     assert log.text == "a"
     assert got == []
@@ -281,8 +280,8 @@ def test_a_subscriber_that_raises_is_dropped_and_hurts_nobody() -> None:
         calls.append(len(pieces))
         raise ValueError
 
-    log.subscribe(bad)
-    log.subscribe(got.extend)
+    log.follow(bad)
+    log.follow(got.extend)
     for _ in range(2):
         log.write("stdout", "a")
         log.drain()
@@ -301,7 +300,7 @@ def test_a_subscriber_may_use_the_log() -> None:
             log.write("stdout", "b")
             log.drain()
 
-    stop = log.subscribe(reader)
+    _, stop = log.follow(reader)
     log.write("stdout", "a")
     log.drain()
     stop()
@@ -319,7 +318,7 @@ def test_a_subscription_ends_when_all_was_handed_over() -> None:
         assert go_on.wait(10)
         got.extend(piece.text for piece in pieces)
 
-    stop = log.subscribe(slow)
+    _, stop = log.follow(slow)
     log.write("stdout", "a")
     drainer = threading.Thread(target=log.drain)
     drainer.start()
@@ -338,7 +337,7 @@ def test_a_subscriber_runs_in_its_own_context() -> None:
     whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="subscriber")
     log = Log()
     seen: list[str] = []
-    log.subscribe(lambda pieces: seen.append(whose.get()))
+    log.follow(lambda pieces: seen.append(whose.get()))
 
     def job() -> None:
         whose.set("job")
@@ -381,7 +380,7 @@ def test_threads_lose_nothing_and_keep_their_order() -> None:
     """Writers, a drainer and a reader at once."""
     log = Log(limit=10_000_000)
     got: list[Piece] = []
-    stop = log.subscribe(got.extend)
+    _, stop = log.follow(got.extend)
     start = threading.Barrier(5)
     writing = threading.Event()
     writing.set()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.job.host import Host
@@ -430,7 +430,7 @@ def test_the_tail_of_a_log_is_told_by_its_changes() -> None:
 def test_a_group_is_told_of_with_the_time_it_will_take_and_cancelled_as_one(house: House) -> None:
     """The page folds its rows by its name."""
     limit = GroupName("crawl", 1)
-    first, *others = (house.registry.launch(work(), group=limit) for _ in range(3))
+    first, *others = (launch_job(house.registry, work(), group=limit) for _ in range(3))
     (news,) = house.later()
     assert [row["group"] for row in news["rows"]] == ["crawl"] * 3
     house.runner.finish(first)
@@ -442,7 +442,8 @@ def test_a_group_is_told_of_with_the_time_it_will_take_and_cancelled_as_one(hous
 
 def test_the_place_in_a_group_of_a_job_in_sight_is_told_anew(house: House) -> None:
     """As those before it start; of what nobody sees nothing is told."""
-    first, *others = (house.registry.launch(work(), group=GroupName("crawl", 1)) for _ in range(4))
+    jobs = [launch_job(house.registry, work(), group=GroupName("crawl", 1)) for _ in range(4)]
+    first, *others = jobs
     house.later()
     house.see(panel=True, look=["3"])
     house.runner.finish(first)

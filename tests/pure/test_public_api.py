@@ -14,10 +14,10 @@ import pytest
 from fakes import FakeClock, FakeRunner, work
 
 import ipy_bgtasks
+from ipy_bgtasks.ipython.programs import Jobs
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.views.collection import Jobs
 
 SIGNATURES = {
     "call_in_background": "(target: 'Callable[[], T]', *, loop: 'asyncio.AbstractEventLoop | "
@@ -199,6 +199,7 @@ def test_the_helpers_need_no_ipython(tmp_path: Path) -> None:
     assert {name for name in loaded if name.startswith("ipy_bgtasks.")} == {
         "ipy_bgtasks.background",
         "ipy_bgtasks.context",
+        "ipy_bgtasks.patching",
         "ipy_bgtasks.platforms",
         "ipy_bgtasks.sigint",
     }
@@ -238,5 +239,5 @@ def test_loading_imports_nothing_that_a_session_may_never_use(tmp_path: Path) ->
     for code in (load, launch):
         added = modules_after(code, tmp_path) - stock
         assert [name for name in added if name in foreign] == []
-        assert "ipy_bgtasks.views.html" not in added
+        assert "ipy_bgtasks.views.display" not in added
         assert "ipy_bgtasks.frontends.terminal.loop" not in added

@@ -11,13 +11,12 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.record import Record
-from ipy_bgtasks.log.output import Log
-from ipy_bgtasks.log.transcript import dropped_mark
+from ipy_bgtasks.log.output import Log, dropped_mark
 from ipy_bgtasks.registry import retention
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
@@ -47,7 +46,7 @@ def registry(fake: FakeRunner, clock: FakeClock) -> Registry:
 
 def launch(registry: Registry, name: str = "f()", **options: Any) -> Record:
     """A job of that name."""
-    return registry.launch(work(label=name), **options)
+    return launch_job(registry, work(label=name), **options)
 
 
 def test_jobs_are_numbered_from_one_and_kept_in_that_order(registry: Registry) -> None:

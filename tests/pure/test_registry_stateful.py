@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     Bundle,
@@ -98,7 +98,8 @@ class Registered(RuleBasedStateMachine):
             self._arm(model)
         self.models[number] = model
         self.recent.append(number)
-        self.handles[number] = self.registry.launch(
+        self.handles[number] = launch_job(
+            self.registry,
             work(label=name),
             timeout=timeout,
             after=[self.handles[n] for n in after],
@@ -138,8 +139,8 @@ class Registered(RuleBasedStateMachine):
             number = len(self.handles) + 1
             self.models[number] = model = Model(number, "x", group=group, timeout=timeout)
             self.recent.append(number)
-            self.handles[number] = self.registry.launch(
-                work(label="x"), timeout=timeout, group=GroupName(group, limit)
+            self.handles[number] = launch_job(
+                self.registry, work(label="x"), timeout=timeout, group=GroupName(group, limit)
             )
             self._join(group, limit)
             self._try_to_start(model)

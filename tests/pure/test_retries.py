@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeRunner, work
+from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
@@ -49,7 +49,7 @@ def test_what_fails_is_run_again_after_a_pause(
     registry: Registry, place: FakeRunner, clock: FakeClock
 ) -> None:
     """It is queued meanwhile, and whoever waits goes on to wait."""
-    job = registry.launch(work(), retries=2)
+    job = launch_job(registry, work(), retries=2)
     ends: list[Record] = []
     job.add_done_callback(ends.append)
     job.progress = 0.5
@@ -74,7 +74,7 @@ def test_the_outcome_is_that_of_the_last_attempt(
     registry: Registry, place: FakeRunner, clock: FakeClock
 ) -> None:
     """The earlier errors are notes on it."""
-    job = registry.launch(work(), retries=2)
+    job = launch_job(registry, work(), retries=2)
     for n in range(3):
         place.fail(job, ValueError(n))
         clock.advance(60)
@@ -87,7 +87,7 @@ def test_the_log_says_which_attempt_a_line_is_from(
     registry: Registry, place: FakeRunner, clock: FakeClock
 ) -> None:
     """Also after a partial line."""
-    job = registry.launch(work(), retries=1)
+    job = launch_job(registry, work(), retries=1)
     job.write("stdout", "half a line")
     place.fail(job, ValueError("no luck"))
     clock.advance(1)
@@ -109,7 +109,7 @@ def test_cancel_ends_it_at_once_between_two_attempts(
         def mark_reported(self, job: Record, yes: bool = True) -> None:
             """Nothing is shown here."""
 
-    job = registry.launch(work(), retries=3)
+    job = launch_job(registry, work(), retries=3)
     place.fail(job, ValueError())
     stopping = Stopping([job], Screen())  # type: ignore[arg-type]
     assert str(job.state) == "cancelled"
@@ -121,7 +121,7 @@ def test_cancel_ends_it_at_once_between_two_attempts(
 
 def test_who_was_asked_to_stop_is_not_run_again(registry: Registry, place: FakeRunner) -> None:
     """Though it fails, as code does that cleans up badly."""
-    job = registry.launch(work(), retries=3)
+    job = launch_job(registry, work(), retries=3)
     job.cancel()
     place.fail(job, ValueError())
     assert str(job.state) == "failed"
@@ -129,7 +129,7 @@ def test_who_was_asked_to_stop_is_not_run_again(registry: Registry, place: FakeR
 
 def test_an_exit_is_no_failure(registry: Registry, place: FakeRunner) -> None:
     """It is meant."""
-    job = registry.launch(work(), retries=3)
+    job = launch_job(registry, work(), retries=3)
     place.fail(job, SystemExit(1))
     assert str(job.state) == "failed"
 
@@ -138,7 +138,7 @@ def test_each_attempt_has_its_own_time_and_the_end_of_it_is_the_end(
     registry: Registry, place: FakeRunner, clock: FakeClock
 ) -> None:
     """The pause does not count."""
-    job = registry.launch(work(), retries=3, timeout=5)
+    job = launch_job(registry, work(), retries=3, timeout=5)
     clock.advance(4)
     place.fail(job, ValueError())
     clock.advance(1)
@@ -158,7 +158,7 @@ def test_between_attempts_it_has_no_place_in_its_group(
 ) -> None:
     """The next one starts; afterwards it gets in line."""
     first, second, third = (
-        registry.launch(work(), group=GroupName("g", 1), retries=1) for _ in range(3)
+        launch_job(registry, work(), group=GroupName("g", 1), retries=1) for _ in range(3)
     )
     place.fail(first, ValueError())
     assert [str(job.state) for job in (first, second, third)] == ["queued", "running", "queued"]
@@ -173,7 +173,7 @@ def test_dependents_wait_for_the_last_attempt(
     registry: Registry, place: FakeRunner, clock: FakeClock
 ) -> None:
     """An attempt that failed is not the job's end."""
-    job = registry.launch(work(), retries=1)
+    job = launch_job(registry, work(), retries=1)
     after = registry.launch(work(), after=[job])
     place.fail(job, ValueError())
     assert str(after.state) == "queued"
@@ -220,8 +220,11 @@ async def test_every_place_runs_it_again(kind: str, service: ServiceLoop) -> Non
 
     one = call if kind == "thread" else coroutine if kind != "adopted" else lambda: coroutine()
     is_async = kind in ("thread-async", "loop")
-    job = registry.launch(
-        work(one, is_async=is_async), where="loop" if kind == "loop" else "thread", retries=3
+    job = launch_job(
+        registry,
+        work(one, is_async=is_async),
+        where="loop" if kind == "loop" else "thread",
+        retries=3,
     )
     async with asyncio.timeout(BOUND):
         assert await job.job == 4

@@ -31,7 +31,7 @@ _FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms
 LAZY = {
     ("ipy_bgtasks.runners.child", "ipy_bgtasks.frontends.worker"): "a worker has its own front end",
     ("ipy_bgtasks", "ipy_bgtasks.ipython.extension"): "loading begins at the package",
-    ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.timeline"): "job.plot() is a picture",
+    ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.pictures"): "job.plot() is a picture",
     ("ipy_bgtasks.job.handle", "ipy_bgtasks.views.describe"): "job.describe() is a view, too",
 }
 
@@ -116,7 +116,7 @@ def test_only_the_front_ends_know_ipython() -> None:
     """And what faces its user: the extension, and what is displayed."""
     theirs = ("IPython", "ipykernel", "prompt_toolkit", "traitlets", "comm", "ipywidgets")
     allowed = ("ipython", "frontends", "live")
-    exceptions = {"ipy_bgtasks.session.settings", "ipy_bgtasks.views.collection"}
+    exceptions = {"ipy_bgtasks.session.settings"}
     for path in FILES:
         module = module_of(path)
         if room_of(module) in allowed or module in exceptions:

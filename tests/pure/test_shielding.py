@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from fakes import FakeClock, work
+from fakes import FakeClock, launch_job, work
 
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.log.output import Log
@@ -143,7 +143,7 @@ def test_what_was_launched_ends_wherever_the_launch_is_interrupted(where: str, a
     first = registry.launch(work(coroutine, is_async=True))
 
     def launch() -> None:
-        registry.launch(one, timeout=1000, after=[first] if after else ())
+        launch_job(registry, one, timeout=1000, after=[first] if after else ())
 
     for step in itertools.count(1):
         more = interrupted_at(step, launch)

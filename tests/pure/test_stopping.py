@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fakes import work
+from fakes import launch_job, work
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
@@ -49,7 +49,7 @@ def screen() -> Screen:
 
 def coroutine(registry: Registry, call: Callable[[], Any], **options: Any) -> Record:
     """A job on the loop."""
-    return registry.launch(work(call, is_async=True), **options)
+    return launch_job(registry, work(call, is_async=True), **options)
 
 
 async def stop(

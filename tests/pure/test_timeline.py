@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from fakes import FakeClock, FakeRunner, work
 
+from ipy_bgtasks.ipython.programs import Jobs
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.views.collection import Jobs
-from ipy_bgtasks.views.timeline import Span, timeline_svg, timeline_text
+from ipy_bgtasks.views.pictures import Span, timeline_svg, timeline_text
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _FAILED = "#d9413a"

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from fakes import work
+from patience import until
 
 from ipy_bgtasks.context import job_of
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
-from ipy_bgtasks.runners.loop import LoopRunner, contain_exits
+from ipy_bgtasks.runners.loop import LoopRunner, Watchdog, contain_exits
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.runners.watchdog import Watchdog
 from ipy_bgtasks.service import ServiceLoop
 
 BOUND = 20.0
@@ -180,15 +180,11 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends a while after the last one, and begins with the next."""
-    monkeypatch.setattr("ipy_bgtasks.runners.watchdog._IDLE_LOOKS", 1)
+    monkeypatch.setattr("ipy_bgtasks.runners.loop._IDLE_LOOKS", 1)
     watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
-    deadline = time.monotonic() + BOUND
-    while watched.dog._looking:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: not watched.dog._looking)
     waits = watched.launch(lambda: asyncio.sleep(1000))
-    while not waits.started:
-        time.sleep(0.005)
+    until(lambda: waits.started)
     assert watched.dog._looking
 
 

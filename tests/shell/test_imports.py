@@ -16,7 +16,6 @@ _LATER = (
     "ipy_bgtasks.frontends.commands",
     "ipy_bgtasks.hooks",
     "ipy_bgtasks.ipython.calls",
-    "ipy_bgtasks.ipython.completion",
     "ipy_bgtasks.ipython.options",
     "ipy_bgtasks.job.",
     "ipy_bgtasks.live",
@@ -27,7 +26,6 @@ _LATER = (
     "ipy_bgtasks.session.launching",
     "ipy_bgtasks.session.leaving",
     "ipy_bgtasks.session.notices",
-    "ipy_bgtasks.session.runners",
     "ipy_bgtasks.views",
     "ipy_bgtasks.work",
 )

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import NoSuchJob, jobs
-from ipy_bgtasks.ipython.completion import candidates
+from ipy_bgtasks.ipython.options import candidates
 
 BOUND = 20.0
 
@@ -28,23 +28,6 @@ async def waits(value=None):
 async def fails(value):
     raise ValueError(value)
 """
-
-
-@pytest.fixture
-async def cells(shell: InteractiveShell) -> Any:
-    """Runs cells in a loaded shell; the result, or what the cell raised."""
-
-    async def run(code: str) -> Any:
-        if "ipy_bgtasks" not in shell.extension_manager.loaded:
-            shell.extension_manager.load_extension("ipy_bgtasks")
-            await run(SETUP)
-        text = shell.transform_cell(code)
-        ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
-        if error := ran.error_before_exec or ran.error_in_exec:
-            raise error
-        return ran.result
-
-    return run
 
 
 async def test_a_loop_launches_a_sweep_and_its_results_come_as_a_list(cells: Any) -> None:

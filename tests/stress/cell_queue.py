@@ -97,9 +97,9 @@ class Stress:
             names = {n: f"q{at}" for at, n in enumerate(behind, 1)}
             which = "queue" if taken == set(behind) else names[taken.copy().pop()]
             beside.append(self._beside(f"%cancel {which}"))
+        beside.append(self._beside("%jobs"))  # all that wait are there when it has run
         if end == "interrupt":
             self.counts["interrupts"] += 1
-            beside.append(self._beside("%jobs"))  # those that wait are there when it comes
             k.interrupt()
         else:
             self.gate.touch()

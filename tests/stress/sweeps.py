@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pure"))
 
-from fakes import work
+from fakes import launch_job, work
 
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
@@ -105,7 +105,7 @@ class Sweep:
         elif where == "process":
             one = self.processes.accept(work(_Sleep(seconds, fails)))
         limit = GroupName(group, LIMITS[group])
-        return self.registry.launch(one, where=where, group=limit, retries=retries)
+        return launch_job(self.registry, one, where=where, group=limit, retries=retries)
 
     async def run(self, jobs: int) -> list[str]:
         """Launch all, cancel at random, and return what was wrong."""

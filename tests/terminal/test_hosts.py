@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,9 +52,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def output(home: Path, *command: str) -> str:
-    """Run a program to its end, which must be a good one, and return what it printed."""
-    done = subprocess.run(
+def run(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
         [sys.executable, *command],
         cwd=home,
         env={
@@ -67,6 +68,11 @@ def output(home: Path, *command: str) -> str:
         timeout=60,
         check=False,
     )
+
+
+def output(home: Path, *command: str) -> str:
+    """Run a program to its end, which must be a good one, and return what it printed."""
+    done = run(home, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout
@@ -94,3 +100,47 @@ def test_jupyter_run(home: Path) -> None:
     """`jupyter run` sends a script as one cell to a kernel that a configuration has prepared."""
     (home / "script.py").write_text(CODE)
     assert "values 1 2 3.0 0 said\n" in output(home, "-m", "jupyter_client.runapp", "script.py")
+
+
+STRICT = """\
+%config BgTasks.strict = True
+import atexit, threading
+begun = threading.Event()
+kept = open("kept.txt", "w")
+def fails(word):
+    begun.wait()
+    raise ValueError(word)
+def ends():
+    kept.write("not flushed before the end")
+atexit.register(ends)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("job = %bg fails('unseen')", "1 job failed, and nobody asked why: [1] fails('unseen') (V"),
+        ("job = %bg threading.Event().wait()", "1 job was ended with the session: [1] threading."),
+        ("job = %bg fails('seen')\nbegun.set(); print(repr(job.exception()))", ""),
+        ("job = %bg 'fine'.upper()", ""),
+    ],
+    ids=["failed", "cut off", "seen", "finished"],
+)
+def test_strict_makes_lost_jobs_the_scripts_failure(home: Path, code: str, said: str) -> None:
+    """The status says so, stderr why; the rest of the program's end takes place."""
+    code = f"{STRICT}{code}\nbegun.set()\nwhile job.running() and 'ails' in job.name: pass\n"
+    (home / "script.ipy").write_text(code)
+    for command in (["script.ipy"], ["-c", code]):
+        done = run(home, "-m", "IPython", *command)
+        assert done.returncode == (120 if said else 0), done.stderr
+        assert said in done.stderr
+        assert said or not re.search("nobody asked|with the session", done.stderr)
+        assert (home / "kept.txt").read_text() == "not flushed before the end"
+
+
+def test_without_strict_a_script_ends_as_its_own_code_does(home: Path) -> None:
+    """Jobs that failed were shown, and are no failure of the script."""
+    code = STRICT.replace("True", "False") + "job = %bg fails('x')\nbegun.set()\n"
+    done = run(home, "-m", "IPython", "-c", code)
+    assert done.returncode == 0
+    assert "nobody asked" not in done.stderr

@@ -333,7 +333,7 @@ class CellQueue:
         together = run.sent - before < _TOGETHER
         if not there or together or "%" not in run.code or not cells.front_end.settings.jump_queue:
             return False
-        from ipy_bgtasks.work.ahead import may_run_ahead
+        from ipy_bgtasks.work.names import may_run_ahead
 
         return may_run_ahead(run.code, there, cells.variables) and cells.prepare()
 

@@ -149,7 +149,7 @@ def show_value(
     value = None if job.outcome is None else job.outcome.value
     if value is None or _fits_in_card(value):
         return
-    from ipy_bgtasks.views.rows import summary
+    from ipy_bgtasks.views.describe import summary
     from ipy_bgtasks.views.value import run_as
 
     undecided = [True]  # the one that pops it decides

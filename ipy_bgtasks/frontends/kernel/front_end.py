@@ -8,16 +8,17 @@ the message ourselves.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import threading
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from contextvars import Context, copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, current
 from ipy_bgtasks.foreign import is_a, type_name
 from ipy_bgtasks.frontends.base import FrontEnd
@@ -29,12 +30,10 @@ from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import (
     formatted,
-    isolate_publisher,
     route_in_place,
-    translate_errors,
 )
 from ipy_bgtasks.sigint import woken_by_signals
-from ipy_bgtasks.text import error_line, message_of, sendable
+from ipy_bgtasks.text import error_line, message_of, printable, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +65,6 @@ class KernelFrontEnd(FrontEnd):
 
     def __init__(self, shell: Any, core: Core) -> None:
         super().__init__(shell, core)
-        #: The shell's own publisher: %%capture replaces it.
-        self._publisher = shell.display_pub
         self._streams: dict[str, Any] = {}
         self._own_writes: dict[str, Callable[[str], Any]] = {}
         self._lines = WholeLines(self.pin)
@@ -77,7 +74,7 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self.cards = Cards(self._send_card, self._later)
+        self.cards = Cards(self._send_card, self._later, _is_served(shell.kernel))
         #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
@@ -94,10 +91,9 @@ class KernelFrontEnd(FrontEnd):
 
     def install(self, changes: Installation) -> None:
         """Route output, and let interrupts reach the foreground and nothing else."""
-        shell, loop = self.shell, self._loop
+        loop = self._loop
         changes.step("streams", self._route)
-        changes.step("captures", self._isolate_captures)
-        changes.step("tracebacks", translate_errors, shell, self.translators)
+        super().install(changes)
         changes.step_on_loop("wake-up", loop, lambda here: here.enter(woken_by_signals(loop)))
         changes.step("background cells", self._background_cells)
         changes.step("interrupted cells", show_interrupts, self)
@@ -129,9 +125,6 @@ class KernelFrontEnd(FrontEnd):
         self._figures.install(changes, self.shell.events)
         self._watch_cells(changes)
 
-    def _isolate_captures(self, changes: Installation) -> None:
-        self._captures = isolate_publisher(changes, self.shell, self._publisher)
-
     def _background_cells(self, changes: Installation) -> None:
         from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
 
@@ -149,7 +142,6 @@ class KernelFrontEnd(FrontEnd):
 
     def _watch_cells(self, changes: Installation) -> None:
         """Track each cell that begins and ends."""
-        events = self.shell.events
 
         def begins() -> None:
             request = self.shell.get_parent() or {}  # the message of a widget is one, too
@@ -157,17 +149,16 @@ class KernelFrontEnd(FrontEnd):
             if kind != "execute_request" or not _on_main_thread():
                 return
             self._context = copy_context()
-            if cards := self.cards.places.request_begins(request):
+            if cards := self.cards.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
                 self._context = copy_context()
-                self.cards.places.request_ends()
+                self.cards.request_ends()
 
-        for event, call in (("pre_execute", begins), ("post_execute", ends)):
-            events.register(event, call)
-            changes.add(partial(events.unregister, event, call))
+        changes.event(self.shell.events, "pre_execute", begins)
+        changes.event(self.shell.events, "post_execute", ends)
 
     def _move(self, cards: list[Card], header: Any) -> None:
         """Show jobs of an earlier run of a cell where it shows its output now, labelled."""
@@ -257,6 +248,20 @@ class KernelFrontEnd(FrontEnd):
         line += ". `%bg` alone, in the next cell, sends it to the background\n"
         self.write_below(run.origin, "stderr", line)
 
+    @property
+    def attended(self) -> bool:
+        return self.cards.heard or not self.cards.by_program
+
+    def print_last(self, line: str) -> None:
+        # What goes by way of ipykernel's streams finds no reader any more; where it has put a pipe
+        # in the place of the process's own, the stream has a copy.
+        try:
+            descriptor = sys.stderr.fileno()
+        except OSError:
+            descriptor = 2
+        with suppress(OSError):
+            os.write(descriptor, f"{printable(line)}\n".encode(errors="replace"))
+
     # Places
 
     def here(self) -> Any:
@@ -298,7 +303,7 @@ class KernelFrontEnd(FrontEnd):
 
     def launching(self, job: Record) -> None:
         """Show the card under the cell that launches the job, or add the job to it."""
-        if self.cards.places.launch_card(job.origin) is None:
+        if self.cards.launch_card(job.origin) is None:
             self._flush()
         self.cards.launching(job)
         origin = job.origin if isinstance(job.origin, dict) else {}
@@ -306,7 +311,7 @@ class KernelFrontEnd(FrontEnd):
         if not of_a_cell and not self._widgets.around(self.place_of(job)):
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
-            self.write_below(self.cards.places.last, "stderr", line)
+            self.write_below(self.cards.last, "stderr", line)
 
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
@@ -370,7 +375,7 @@ class KernelFrontEnd(FrontEnd):
         self._flush()
         # A console takes an error for the end of the input that runs, whatever its parent is, and
         # qtconsole closes the session's tab on the name of SystemExit.
-        if self.cards.places.is_console(job.origin) or is_a(outcome.error, SystemExit):
+        if self.cards.is_console(job.origin) or is_a(outcome.error, SystemExit):
             self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
@@ -479,7 +484,7 @@ class KernelFrontEnd(FrontEnd):
             return
         self._lines.release(job)
         self._flush()
-        if widget is not None or not self.cards.places.stand_in(job.origin):
+        if widget is not None or not self.cards.stand_in(job.origin):
             self._send(job.origin, "clear_output", {"wait": wait})
             return
         # With the next output in any case, to avoid flicker.
@@ -495,7 +500,7 @@ class KernelFrontEnd(FrontEnd):
         key = self.place_of(job)
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
-            self.cards.places.show_again(job.origin)
+            self.cards.show_again(job.origin)
 
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
@@ -607,6 +612,15 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
         kernel.control_thread.io_loop.add_callback(kernel.iopub_thread.schedule, int)
     changes.wrap(shell, "ask_exit", ask_exit)
     at_exit(changes, let_it_answer)
+
+
+def _is_served(kernel: Any) -> bool:
+    """Return whether a server has started the kernel, and not a program for itself.
+
+    A server names the connection file by the kernel's id; what starts one kernel, as nbclient does,
+    leaves the name to `tempfile`.
+    """
+    return os.path.basename(getattr(kernel.parent, "connection_file", "")).startswith("kernel-")
 
 
 def _on_main_thread() -> bool:

@@ -14,14 +14,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks import streams_by_context as streams
+from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, cells_away
 from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.streams import (
     RoutedStream,
     formatted,
-    isolate_publisher,
-    translate_errors,
 )
 from ipy_bgtasks.frontends.terminal.above import AbovePrompt, EndNotices, PromptStream, sequences
 from ipy_bgtasks.text import printable
@@ -93,17 +91,13 @@ class TerminalFrontEnd(FrontEnd):
         """Route output, and let the prompt and await cells share the loop."""
         shell = self.shell
         self._route(changes)
-        changes.step("captures", self._isolate_captures)
+        super().install(changes)
         changes.step("partial lines", self._hold_lines_until_value)
-        changes.step("tracebacks", translate_errors, shell, self.translators)
         if self._prompts:
             changes.step("prompt", self._share_loop)
         # An embedded shell is left for the program around it, which waits for the main thread.
         if self._terminal is not None and shell.pt_app is not None and not _is_embedded(shell):
             changes.step("ctrl-z", self._background_cells, self._terminal)
-
-    def _isolate_captures(self, changes: Installation) -> None:
-        self._captures = isolate_publisher(changes, self.shell, self.shell.display_pub)
 
     def _background_cells(self, changes: Installation, terminal: TerminalLoop) -> None:
         from ipy_bgtasks.frontends.terminal.suspend import TerminalCells
@@ -114,7 +108,8 @@ class TerminalFrontEnd(FrontEnd):
 
     def _route(self, changes: Installation) -> None:
         """Route both streams through this front end."""
-        found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
+        # What another shell's code captures with just now, that shell puts away and may close.
+        found = {name: _unrouted(streams.real(name)) for name in streams.NAMES}
         self._stdout = found["stdout"]
         streams.give_each_job_its_own(
             changes,
@@ -141,7 +136,7 @@ class TerminalFrontEnd(FrontEnd):
     def _share_loop(self, changes: Installation) -> None:
         from ipy_bgtasks.frontends.terminal.loop import TerminalLoop
 
-        terminal = TerminalLoop(self.shell, self._loop, around_prompt=self.around_prompt)
+        terminal = TerminalLoop(self.shell, self._loop, self.around_prompt)
         line = terminal.install(changes)
         if line and self.interactive:
             self.print_aside(f"ipy_bgtasks: {line}")
@@ -414,7 +409,6 @@ class TerminalFrontEnd(FrontEnd):
             self._notices.retrying(job, line)
 
     def write(self, job: Record, name: str, text: str) -> None:
-        """Take text as if the job had written it here."""
         self.output(job, name, text, self._write)
 
     # Ends of jobs
@@ -449,20 +443,20 @@ class TerminalFrontEnd(FrontEnd):
         # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
         if failed and job.group is None:
-            from ipy_bgtasks.views.rows import exit_status
+            from ipy_bgtasks.views.describe import exit_status
 
             failed = not exit_status(job)
         self._notices.add(job, text if failed or value else None, notice=not reported)
 
     def _notice(self, job: Record) -> str:
-        from ipy_bgtasks.views.text import notice
+        from ipy_bgtasks.views.display import notice
 
         registry = self._core.registry
         return notice(job, registry.current, registry.previous)
 
     def _notice_of_group(self, name: str) -> str:
         """Return the line on a group; empty while one of its jobs goes on."""
-        from ipy_bgtasks.views.groups import group_line
+        from ipy_bgtasks.views.tables import group_line
 
         groups = (each for each in self._core.registry.groups() if each.name == name)
         group = next(groups, None)
@@ -519,7 +513,7 @@ class TerminalFrontEnd(FrontEnd):
         over = threading.Event()
 
         def look() -> None:
-            from ipy_bgtasks.views.rows import row
+            from ipy_bgtasks.views.describe import row
 
             if over.is_set() or job.done() or self._footer_is_anothers():
                 return

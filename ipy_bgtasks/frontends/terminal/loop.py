@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Begun = Callable[[], None] | None
-
 #: Seconds that a prompt that has ended waits for text that is being shown above it.
 _PAINTS = 0.5
 
@@ -38,32 +36,24 @@ _ALONE = (
 )
 
 
-def _above_prompt() -> AbstractContextManager[None]:
-    from prompt_toolkit.patch_stdout import patch_stdout
-
-    return patch_stdout(raw=True)
-
-
 class TerminalLoop:
     """Makes the prompt and the await cells of `shell` run on `loop`, with safe interrupts.
 
     `shell` is a ``TerminalInteractiveShell``. `around_prompt` makes a context in which each
-    prompt waits, which may yield a function to call when the prompt has begun; the default is
-    prompt_toolkit's ``patch_stdout``. All methods are for the main thread, unless stated otherwise;
-    a thread with a loop of its own (`own_loop`) may prompt and run cells in its place.
+    prompt waits, and which yields what is to be called when the prompt has begun. All methods are
+    for the main thread, unless stated otherwise; a thread with a loop of its own (`own_loop`) may
+    prompt and run cells in its place.
     """
 
     def __init__(
         self,
         shell: Any,
         loop: asyncio.AbstractEventLoop,
-        *,
-        around_prompt: Callable[[], AbstractContextManager[Begun]] | None = None,
+        around_prompt: Callable[[], AbstractContextManager[Callable[[], None]]],
     ) -> None:
         self._shell = shell
         self._loop = loop
-        self._around_prompt = around_prompt or _above_prompt
-        self._runner = _LoopRunner(self.run)
+        self._around_prompt = around_prompt
         self._told = False
         #: The loop of a thread that has one of its own, and what takes interrupts of its cell.
         self._here = threading.local()
@@ -76,10 +66,10 @@ class TerminalLoop:
         shell = self._shell
         runners = shell.loop_runner_map
         changes.add(self._restore_runner)
-        changes.attribute(shell, "loop_runner_map", {**runners, "asyncio": (self._runner, True)})
+        changes.attribute(shell, "loop_runner_map", {**runners, "asyncio": (self, True)})
         # Any other runner (trio's, say) is the user's choice; `%autoawait asyncio` finds ours.
         if shell.loop_runner is runners["asyncio"][0]:
-            shell.loop_runner = self._runner
+            shell.loop_runner = self
         if shell.pt_app is None:
             why = "this prompt (--simple-prompt) cannot share the event loop"
             return _ALONE.format(why=why)
@@ -87,10 +77,14 @@ class TerminalLoop:
         return self._new_obstacle()
 
     def _restore_runner(self) -> None:
-        if self._shell.loop_runner is self._runner:
+        if self._shell.loop_runner is self:
             self._shell.loop_runner = self._shell.loop_runner_map["asyncio"][0]
 
-    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+    def __str__(self) -> str:
+        """Return what `%autoawait` shows."""
+        return "asyncio"
+
+    def __call__(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run `coro` on the loop until it is done, as `run_interruptible` does. Any thread."""
 
         def reach(handler: SigintHandler) -> None:
@@ -232,17 +226,3 @@ class _PromptInterrupt:
     def _cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
-
-
-class _LoopRunner:
-    """A loop runner for IPython; `%autoawait` shows its name."""
-
-    def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._run = run
-
-    def __call__(self, coro: Coroutine[Any, Any, T]) -> T:
-        result: T = self._run(coro)
-        return result
-
-    def __str__(self) -> str:
-        return "asyncio"

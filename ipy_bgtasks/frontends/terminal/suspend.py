@@ -41,7 +41,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away
-from ipy_bgtasks.frontends.running_cells import MAIN, PASSES, BackgroundCells, RunningCell
+from ipy_bgtasks.frontends.running_cells import MAIN, PASSES, BackgroundCells, RunningCell, until
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import (
     can_take_signals,
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 #: Seconds in which a child puts the terminal in order and stops, and in which one that was
 #: continued makes it its own again.
 _STOPS, _RESUMES = 0.02, 0.15
-#: Seconds between two looks at what another thread does.
-_AGAIN = 0.005
 #: Characters of a value for which the notice of a job's end has room.
 _SHORT = 60
 #: Seconds that cells in the background have to end when the session does.
@@ -87,7 +85,6 @@ class Cell(RunningCell):
         self.values: list[str] = []
 
     def interrupt_await(self) -> bool:
-        """Interrupt it at its await, or where it asks."""
         if self.asks:
             self.interrupted = True
             return True
@@ -128,7 +125,8 @@ class TerminalCells(BackgroundCells[Cell]):
             raise NotImplementedError
         self._terminal = terminal
         self._loaded = True
-        changes.add(self._unload)
+        changes.add(self._close)
+        changes.add(lambda: setattr(self, "_loaded", False))
         if self._changes is not None:
             return  # an unloading that has not come to its end yet
         shell, own = self._shell, Installation()
@@ -143,10 +141,6 @@ class TerminalCells(BackgroundCells[Cell]):
         own.wrap(signal, "signal", self._set_handler)
         own.event(shell.events, "pre_run_cell", self._on_begin)
         own.event(shell.events, "post_run_cell", self._on_end)
-
-    def _unload(self) -> None:
-        self._loaded = False
-        self._close()
 
     def _close(self) -> None:
         """Undo everything, as soon as the main thread is the only one again."""
@@ -164,16 +158,16 @@ class TerminalCells(BackgroundCells[Cell]):
     # The turn
 
     def reaches(self) -> bool:
-        """Return whether an interrupt of the foreground reaches the calling thread."""
         return threading.get_ident() == self._turn
 
     def _main_is_free(self) -> bool:
         """Return whether the main thread waits for a text; if its cell has just ended, it will."""
-        deadline = time.monotonic() + _GRACE
-        while self._handed is None and time.monotonic() < deadline:
-            if (cell := self._cells.get(MAIN)) is not None and cell.result is None:
-                break
-            time.sleep(_AGAIN)
+
+        def is_settled() -> bool:
+            cell = self._cells.get(MAIN)
+            return self._handed is not None or (cell is not None and cell.result is None)
+
+        until(is_settled, _GRACE)
         return self._handed is not None and not self._handed.done()
 
     def _hand_over(self, text: str | None, error: BaseException | None = None) -> None:
@@ -255,10 +249,7 @@ class TerminalCells(BackgroundCells[Cell]):
         for cell in list(self._away):
             if cell.job is not None:
                 cell.job.cancel(False)
-        deadline = time.monotonic() + _GRACE
-        while not (free := self._main_is_free()) and time.monotonic() < deadline:
-            time.sleep(_AGAIN)
-        if free:
+        if until(self._main_is_free, _GRACE):
             self._hand_over("")
         # It computes on, and whatever ends the interpreter in good order needs it.
         with suppress(Exception):
@@ -365,7 +356,6 @@ class TerminalCells(BackgroundCells[Cell]):
         return cell
 
     def is_front(self, run: Cell) -> bool:
-        """Return whether Ctrl-C is meant for a cell."""
         return run is self._cells.get(self._turn)
 
     def _on_stop(self) -> None:
@@ -390,14 +380,8 @@ class TerminalCells(BackgroundCells[Cell]):
         time.sleep(_STOPS)
         if _reads_terminal(cell):
             return True
-        deadline = time.monotonic() + _RESUMES
-        while continue_group():
-            if is_raw() or handles_stop_signal():
-                return True
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_AGAIN)
-        return False
+        until(lambda: self.asks(cell) or not continue_group(), _RESUMES)
+        return self.asks(cell)
 
     def asks(self, run: Cell) -> bool:
         """Return whether a cell, or a child of it, has the terminal."""

@@ -187,7 +187,7 @@ class JobDirectory:
             case "timeout":
                 return TimeoutError(f"job {self.number} took longer than {state['seconds']:g} s")
             case "memory":
-                from ipy_bgtasks.usage import too_much
+                from ipy_bgtasks.platforms import too_much
 
                 return too_much(self.number, int(state["used"]), int(state["limit"]))
             case "died":
@@ -341,3 +341,31 @@ def startup_summary(known: Container[int | JobId]) -> str:
         return ""
     listed = ", ".join(f"{count} {state}" for state, count in states.items())
     return f"{total} kept job{'s' * (total != 1)}: {listed} (%jobs)"
+
+
+def notify(path: str) -> None:
+    """Notify the addresses of `BgTasks.notify` of the end of a job, as a program of its own.
+
+    Whoever writes the end starts it by `files.notify`: the watcher, which imports little, leaves
+    with the job. Whom it did not reach is the last line of the job's output.
+    """
+    from ipy_bgtasks.notify import Address, Ended, deliver, notice_of
+    from ipy_bgtasks.text import error_line
+
+    left = files.read_json(path, files.NOTIFY)
+    if left is None:
+        return
+    with suppress(OSError):
+        os.unlink(os.path.join(path, files.NOTIFY))
+    directory = JobDirectory(path)
+    state, name = directory.settle(), str((directory.job() or {}).get("name", ""))
+    error = directory.outcome(state).error
+    last = str(state.get("shown", "")) if error is None else error_line(error)
+    began, ended = state.get("started"), state.get("ended")
+    seconds = None if began is None or ended is None else ended - began
+    notice = notice_of(Ended(directory.number, name, str(state["state"]), seconds, last))
+    if failed := deliver(notice, [Address(url) for url in left["urls"]]):
+        with suppress(OSError):
+            files.append(path, time.time(), f"[{failed}]\n")
+    # What gave no answer is left to a thread that must not hold up the end.
+    os._exit(0)

@@ -1,8 +1,7 @@
-"""A timeline of jobs: when they were queued, and when they ran.
+"""Pictures of jobs, as SVG: when they were queued and ran, and where the time of one goes.
 
-`Timeline` is a picture with a row for each job. It stays in a saved notebook: the SVG is
-self-contained, without styles and scripts, and its colours are legible on white and on black, since
-a front end may show it as a separate image. The script of the page draws its own (`timeline.js`).
+Both stay in a saved notebook: they are self-contained, without styles and scripts, and their
+colours are legible on white and on black, since a front end may show them as separate images.
 """
 
 from __future__ import annotations
@@ -12,15 +11,21 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 from wcwidth import width as width_of
 
+from ipy_bgtasks.stacks import Cells, innermost, is_library, no_cells, place, source_line
 from ipy_bgtasks.text import cut_middle, elapsed_text, one_line, printable
-from ipy_bgtasks.views.html import COLOURS
+from ipy_bgtasks.views.describe import clock, frame_line
+from ipy_bgtasks.views.display import COLOURS, STYLE, aligned, html_note, html_text
 
 if TYPE_CHECKING:
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.stacks import Site, Times
+
 
 _GREY = "#7a7a7a"
 _WAIT = "#7a7a7a55"
@@ -139,7 +144,7 @@ def _axis(first: float, length: float, height: int) -> Iterator[str]:
         at += step
     for mark in marks:
         x = _NAME + (mark - first) / length * _BARS
-        text = time.strftime("%H:%M" if step >= 86400 else "%H:%M:%S", time.localtime(mark))
+        text = clock(mark, "%H:%M" if step >= 86400 else "%H:%M:%S")
         yield f'<path d="M{x:.1f} 16V{height - 4}" stroke="{_WAIT}"/>'
         yield f'<text x="{x:.1f}" y="11" fill="{_GREY}">{text}</text>'
 
@@ -183,3 +188,93 @@ def _label(spans: Sequence[Span]) -> str:
 
 def _xml(text: str) -> str:
     return html.escape(_NOT_XML.sub("\ufffd", text))
+
+
+_LINES = 20
+_LONG = 80  # characters of a text
+
+_WIDTH, _HEIGHT = 800, 17  # of the graph and of a box, in pixels
+_LEAST = 2  # pixels of a box that is drawn
+_DEEP = 60  # boxes above each other
+_USERS, _LIBRARIES = "#e8935a", "#9aa7b0"
+
+
+def profile(job: Record, times: Times, cells: Cells = no_cells) -> dict[str, str]:
+    """Return a table and a graph; *cells* tells which cell a file name stands for."""
+    title = f"job {job.number} ({one_line(job.name, _LONG)}): "
+    title += f"{elapsed_text(sum(times.values()))}{', until it ended' if job.done() else ''}"
+    found = lines(times, cells)
+    shares, rest = aligned([each[:1] for each in found], right=True), [each[1:] for each in found]
+    text = [f"{a}  {b}".rstrip() for a, b in zip(shares, aligned(rest), strict=True)]
+    rows = "\n".join(
+        f'<tr><td class="num">{share}</td><td>{where}</td><td>{function}</td>'
+        f"<td><code>{source}</code></td></tr>"
+        for share, where, function, source in (map(html_text, each) for each in found)
+    )
+    table = f'{STYLE}<div class="ipybg"><table><tbody>\n{rows}\n</tbody></table></div>'
+    return {
+        "text/plain": "\n".join([title, *text]),
+        "text/html": html_note(title) + table + flame_graph(times, cells),
+    }
+
+
+def lines(times: Times, cells: Cells = no_cells) -> list[tuple[str, ...]]:
+    """Return share, place, function and source of the user's lines, the most of the time first.
+
+    What a line calls in libraries counts as its own.
+    """
+    total = sum(times.values())
+    spent: dict[tuple[str, ...], float] = {}
+    for stack, seconds in times.items():
+        line = ("its code could not be seen", "", "")
+        if frame := innermost([FrameSummary(*site, lookup_line=False) for site in stack]):
+            function = "" if frame.name.startswith("<") else frame.name
+            line = (place(frame, cells), function, source_line(frame))
+        spent[line] = spent.get(line, 0.0) + seconds
+    ordered = sorted(spent.items(), key=itemgetter(1), reverse=True)
+    if rest := ordered[_LINES:]:
+        ordered[_LINES:] = [((f"{len(rest):,} more", "", ""), sum(map(itemgetter(1), rest)))]
+    return [
+        (f"{part / total:.0%}", *(one_line(text, _LONG) for text in line)) for line, part in ordered
+    ]
+
+
+def flame_graph(times: Times, cells: Cells = no_cells) -> str:
+    """Return a picture: callers above what they call, each as wide as its share of the time."""
+    total = sum(times.values())
+
+    def boxes(
+        stacks: Iterable[tuple[tuple[Site, ...], float]], depth: int, x: float
+    ) -> Iterator[str]:
+        """Yield the boxes of stacks that are alike above *depth*, from *x* on."""
+        alike: dict[Site, list[tuple[tuple[Site, ...], float]]] = {}
+        for stack, seconds in stacks:
+            if depth < min(len(stack), _DEEP):
+                alike.setdefault(stack[depth], []).append((stack, seconds))
+        for site, inner in alike.items():
+            share = sum(seconds for _, seconds in inner) / total
+            if (width := share * _WIDTH) >= _LEAST:
+                yield _box(FrameSummary(*site, lookup_line=False), share, depth, x, cells)
+                yield from boxes(inner, depth + 1, x)
+            x += width
+
+    height = _HEIGHT * min(max(map(len, times), default=0), _DEEP)
+    drawn = "\n".join(boxes(times.items(), 0, 0.0))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="Flame graph" '
+        f'style="max-width: 100%; margin-top: 6px" viewBox="0 0 {_WIDTH} {height}" '
+        f'width="{_WIDTH}" height="{height}" font-size="11" '
+        f'font-family="ui-monospace, Menlo, Consolas, monospace">\n{drawn}\n</svg>'
+    )
+
+
+def _box(frame: FrameSummary, share: float, depth: int, x: float, cells: Cells) -> str:
+    width, y = share * _WIDTH, depth * _HEIGHT
+    colour = _LIBRARIES if is_library(frame.filename) else _USERS
+    name = place(frame, cells) if frame.name.startswith("<") else frame.name
+    return (
+        f"<g><title>{share:.0%} {html_text(frame_line(frame, cells))}</title>"
+        f'<rect x="{x:.1f}" y="{y}" width="{width - 0.5:.1f}" height="{_HEIGHT - 1}" '
+        f'fill="{colour}"/><text x="{x + 3:.1f}" y="{y + 12}" fill="#111">'
+        f"{html_text(one_line(name, int((width - 4) / _COLUMN)))}</text></g>"
+    )

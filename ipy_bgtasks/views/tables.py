@@ -1,24 +1,35 @@
-"""Several jobs seen as one: how many are in which state, how far all are, which failed."""
+"""Several jobs: the tables of `%jobs`, and what is said of many as one."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
-from ipy_bgtasks.views.detail import card_html, card_text, traceback_text
-from ipy_bgtasks.views.html import CODE, html_note, html_text
-from ipy_bgtasks.views.rows import Fact, left_text, seconds_left
+from ipy_bgtasks.views.describe import Fact, Row, clock, left_text, rows, traceback_text
+from ipy_bgtasks.views.display import (
+    CODE,
+    card_html,
+    card_text,
+    html_details,
+    html_note,
+    html_table,
+    html_text,
+    text_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.queueing import Group
+
 
 _NAME = 80  # characters
 _MESSAGE = 200
@@ -81,7 +92,7 @@ class Tally:
         if self.is_over or not (self.counts["finished"] + self.counts["failed"]):
             return ""
         work = self.total - self.counts["cancelled"]
-        return left_text(seconds_left(self.done / max(work, 1), self.elapsed))
+        return left_text(self.done / max(work, 1), self.elapsed)
 
     def words(self) -> list[str]:
         """Return how many are in each state: ``8 running``, …."""
@@ -155,8 +166,7 @@ def many_card(
     if discarded:
         facts.append(Fact("quiet", f"{discarded:,} forgotten"))
     below = "".join(
-        f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
-        f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'
+        html_details(f"{CODE}{html_text(each.title)}</code>", each.trace)
         for each in failed
         if each.trace
     )
@@ -195,3 +205,88 @@ def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
         more = f" and {count - len(names):,} more" if count > len(names) else ""
         facts.append(Fact("quiet", f"{count:,} × {kind}: {', '.join(names)}{more}"))
     return facts
+
+
+_MOST = 100  # rows of a live table
+_NAMED = 8  # jobs that are left out, by number
+
+
+def table(
+    registry: Registry,
+    jobs: Sequence[Record],
+    *,
+    groups: Sequence[Group] = (),
+    verbose: bool = False,
+    cells: Cells = no_cells,
+    notes: Sequence[str] = (),
+    running: Sequence[Row] = (),
+    waiting: Sequence[Row] = (),
+) -> dict[str, str]:
+    """Return the table of some jobs, with *verbose* also where each running one is.
+
+    It begins with rows for cells that are *running*, and ends with those that are *waiting*. Above
+    it stands one line for each of *groups*, below it *notes*. *cells* tells which cell a file name
+    stands for.
+    """
+    found = [
+        *running,
+        *rows(
+            jobs,
+            current=registry.current,
+            previous=registry.previous,
+            where_now=verbose,
+            cells=cells,
+        ),
+        *waiting,
+    ]
+    text = text_table(found, shutil.get_terminal_size().columns)
+    bundle = {"text/plain": text, "text/html": html_table(found)}
+    if groups:
+        lines = "\n".join(map(group_line, groups))
+        bundle["text/plain"] = f"{lines}\n{text}" if found else lines
+        bundle["text/html"] = "".join(map(group_html, groups)) + bundle["text/html"]
+    if notes:
+        bundle["text/plain"] = "\n".join([bundle["text/plain"], *notes])
+        bundle["text/html"] += "".join(map(html_note, notes))
+    return bundle
+
+
+def left_out(registry: Registry, jobs: Sequence[Record]) -> list[str]:
+    """Return a line on those that run, and one on those that failed, and are not among *jobs*.
+
+    Those that are queued in a group are counted in its own line.
+    """
+    shown = {job.number for job in jobs}
+    rest = [job for job in registry if job.number not in shown]
+    run = sum(not job.done() and (job.group is None or job.started is not None) for job in rest)
+    failed = [str(job.number) for job in rest if job.state is JobState.FAILED]
+    lines = [f"{run:,} more {'runs' if run == 1 else 'run'}: %jobs -a"] if run else []
+    if failed:
+        named = ", ".join(failed[-_NAMED:])
+        dots = "…, " * (len(failed) > _NAMED)
+        lines.append(f"{len(failed):,} more failed ({dots}{named}): %jobs -a")
+    return lines
+
+
+def live_table(
+    registry: Registry, jobs: Sequence[Record], *, key: str = "", only: str = "", note: str = ""
+) -> dict[str, str]:
+    """Return the table for a display that is updated only on events, and so shows no clock.
+
+    *key* and *only* are by what the script of a page finds it, and shows the panel in its place.
+    """
+    found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
+    still = [
+        replace(row, elapsed=f"since {clock(job.started)}")
+        if job.started is not None and not row.ended
+        else row
+        for job, row in zip(jobs[-_MOST:], found, strict=True)
+    ]
+    notes = [f"the newest {_MOST} of {len(jobs):,} jobs"] if len(jobs) > len(found) else []
+    notes += [note] if note else []
+    below = "".join(map(html_note, notes))
+    found_by = f' data-bgt="panel" data-bgt-only="{only}" data-bgt-key="{key}"' if key else ""
+    return {
+        "text/plain": text_table(still, shutil.get_terminal_size().columns),
+        "text/html": f"<div{found_by}>{html_table(still)}{below}</div>",
+    }
