@@ -162,7 +162,7 @@ class Pages:
         with self._lock:
             match content:
                 case {"kind": "hello"}:
-                    self._cards.page_answers()
+                    self._cards.heard = True
                 case {"kind": "see", "client": str(client)} if (
                     0 < len(client) <= 64 and (sight := _sight(content)) is not None
                 ):

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.service import Soon
 from ipy_bgtasks.views.tables import live_table, table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Feed:
         self._changed: dict[int, Record] = {}
         self._gone: dict[int, None] = {}
         self._cell_changed = False
-        self._armed = False
+        self._soon = Soon(later, self._deliver)
         self._sent = 0.0
 
     def subscribe(self, call: Callable[[News], None]) -> Callable[[], None]:
@@ -123,12 +124,9 @@ class Feed:
         self._arm()
 
     def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
-            self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._deliver)
+        self._soon.within(max(_SOON, self._sent + _INTERVAL - time.monotonic()))
 
     def _deliver(self) -> None:
-        self._armed = False  # first: what comes from here on arms again
         self._sent = time.monotonic()
         changed: dict[int, Record] = {}
         gone: list[int] = []

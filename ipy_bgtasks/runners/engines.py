@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import Context
 from functools import cached_property
 from operator import attrgetter, methodcaller
 from types import FunctionType, ModuleType
@@ -28,6 +27,7 @@ from weakref import WeakValueDictionary
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Calling, Complete
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import short_repr
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ class Dask(Engine):
             if self._fetching:
                 return
             self._fetching = True
-        fetcher = threading.Thread(target=self._fetch, name="bg-dask", daemon=True)
-        Context().run(fetcher.start)
+        in_thread("bg-dask", self._fetch)
 
     def _fetch(self) -> None:
         while True:

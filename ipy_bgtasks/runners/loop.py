@@ -120,7 +120,6 @@ class LoopRunner(Runner):
             self.loop.call_soon_threadsafe(self._cancel, job, force)
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the whole await chain of the task."""
         return await_frames(self.task_of(job), self.thread, self.loop)
 
     @staticmethod
@@ -234,34 +233,26 @@ class Contained(Coroutine[Any, Any, Any]):
         return self._coro.__await__()
 
     def send(self, value: Any) -> Any:
-        """Take one step."""
-        try:
-            try:
-                return self._coro.send(value)
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise ExitInTask from error
-        except StopIteration:
-            raise
-        except BaseException as error:
-            hide(error)
-            raise
+        return _contained(self._coro.send, value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an exception at the await."""
-        try:
-            try:
-                return self._coro.throw(*error)
-            except (SystemExit, KeyboardInterrupt) as thrown:
-                raise ExitInTask from thrown
-        except StopIteration:
-            raise
-        except BaseException as thrown:
-            hide(thrown)
-            raise
+        return _contained(self._coro.throw, *error)
 
     def close(self) -> None:
-        """Close the coroutine."""
         self._coro.close()
+
+
+def _contained(step: Callable[..., Any], *args: Any) -> Any:
+    try:
+        try:
+            return step(*args)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ExitInTask from error
+    except StopIteration:
+        raise
+    except BaseException as error:
+        hide(error)
+        raise
 
 
 @coroutine
@@ -330,24 +321,19 @@ class CellRunner(Runner):
         self._interrupt = interrupt
 
     def blocks(self, thread: int | None) -> bool:
-        """Return whether the cell blocks everything else in *thread* until it ends."""
         return thread == self._cell.thread and not self._cell.awaits
 
     def start(self, job: Record) -> None:
-        """Note that it runs already."""
         job.begin(since=self._cell.began)
         job.thread = self._cell.thread
 
     def stop(self, job: Record, force: bool) -> None:
-        """Interrupt it; *force* makes no difference."""
         self._interrupt()
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the stack of its thread."""
         return self._cell.frames()
 
     def needs_this_thread(self) -> bool:
-        """Return whether it is this very thread that runs it."""
         return threading.get_ident() == self._cell.thread
 
 

@@ -138,10 +138,9 @@ class Connected:
 
         connection, _ = self._listener.accept()
         connection.settimeout(1.0)
-        try:
-            sent = _exactly(connection, _KEY_SIZE + 1)
-        except OSError:
-            sent = b""
+        sent = b""
+        with contextlib.suppress(OSError), connection.makefile("rb") as file:
+            sent = file.read(_KEY_SIZE + 1)
         which = sent[_KEY_SIZE:]
         if compare_digest(sent[:_KEY_SIZE], self._key) and which not in found:
             connection.settimeout(None)
@@ -172,13 +171,6 @@ def _call(argument: str, key: bytes) -> socket.socket:
     connection = socket.create_connection((_HOST, int(argument[1:])))
     connection.sendall(key)
     return connection
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (piece := connection.recv(size - len(data))):
-        data += piece
-    return data
 
 
 def _close(*sockets: socket.socket) -> None:

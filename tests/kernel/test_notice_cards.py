@@ -56,7 +56,7 @@ def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:
     kernel.ok("import sys; sys.modules['anywidget'] = None")
     kernel.ok(SETUP)
     cell = kernel.ok("%bg --notify work()")
-    end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")
+    end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")  # for what must not come
     assert scripts(kernel) == []
     assert cell.stderr + end.stderr == ""
 

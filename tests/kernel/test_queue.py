@@ -123,6 +123,7 @@ def test_cells_sent_together_keep_their_order(k: Kernel) -> None:
     """Run All: each may need what the one before has made."""
     cells = [
         k.start(code, queue=True)
+        # The first is still running when the last one has come.
         for code in ("time.sleep(0.3); job = %bg other(3)", "order.append(1)", "%jobs", "%fg job")
     ]
     shown = [cell.wait() for cell in cells]

@@ -504,6 +504,7 @@ def test_a_cell_that_asks_does_not_go_by_itself(k: Kernel) -> None:
     assert cell.wait().status == "ok"
     k.ok("go.set()\n%config BgTasks.background_after = 0")
     k.until(lambda: cell.reply.result == "'me'")
+    # Three times the time after which it would have gone.
     assert k.ok("time.sleep(0.3)\n'stayed'").result == "'stayed'"
     refused = k.run("%config BgTasks.background_after = -1").stderr
     assert "should not be less than 0" in refused

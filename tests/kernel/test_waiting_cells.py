@@ -98,6 +98,7 @@ def test_the_stop_button_hits_one_cell_in_any_moment_of_its_wait(k: Kernel, code
         k.wait_a_moment(chance.random() * 0.03)
         k.interrupt()
         assert cell.wait().ename == "KeyboardInterrupt", f"round {n}"
+        # What was left of the stop would end this wait, or be raised after it.
         assert k.ok("time.sleep(0.001); 'whole'").result == "'whole'", f"round {n}"
     k.ok("go.set()")
     k.until(lambda: away.reply.result == "42")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fakes import work
+from patience import until
 
 from ipy_bgtasks.async_exceptions import StopThread
 from ipy_bgtasks.context import current
@@ -75,14 +76,6 @@ def ended(job: Record) -> JobState:
     except (concurrent.futures.CancelledError, Exception):
         assert job.done()
     return job.state
-
-
-def until(holds: Callable[[], Any]) -> None:
-    """Wait for what another thread does and cannot signal."""
-    deadline = time.monotonic() + BOUND
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_loop_in_python_is_stopped(place: Place) -> None:

@@ -18,6 +18,8 @@ import time
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.service import Soon
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -154,10 +156,9 @@ class Texts:
     def __init__(self, streams: dict[str, Any], send: SendText, later: Later) -> None:
         self._streams = streams
         self._send = send
-        self._later = later
+        self._soon = Soon(later, self.flush)
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
-        self._armed = False
         self._sent = 0.0  # when something was, on the monotonic clock
 
     def install(self, changes: Installation) -> None:
@@ -189,7 +190,6 @@ class Texts:
         """Send everything now."""
         with self._lock:  # kept while sending: another thread's flush must not overtake
             texts, self._texts = self._texts, []
-            self._armed = False
             self._sent = time.monotonic()
             if len(texts) > _MANY:
                 joined: dict[Any, tuple[Any, str, list[str]]] = {}
@@ -212,9 +212,7 @@ class Texts:
                 last[2].append(text)
             else:
                 self._texts.append((header, name, [text]))
-            if not self._armed:
-                self._armed = True
-                self._later(_INTERVAL, self.flush)
+            self._soon.within(_INTERVAL)
 
 
 def _parent(stream: Any) -> Any:
