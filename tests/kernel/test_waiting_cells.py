@@ -7,14 +7,9 @@ import random
 import sys
 from importlib.util import find_spec
 
-import ipykernel
 import pytest
 from kernels import Kernel
 from test_running_cell import running, sent_away
-
-pytestmark = pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
-)
 
 #: Waits, and whether the system call must tell what is waited for. Not `os.system`, during which
 #: the C library has the whole process ignore SIGINT: in a script Ctrl-C does not end it either.
