@@ -141,7 +141,7 @@ class BackgroundCells(Generic[C]):
         self._lock = threading.RLock()
         self.signals = Signals(actions)
         self._per_thread: PerThread | None = None
-        self._apart = Installation()
+        self.apart = Installation()
         #: The cells in the background whose code runs.
         self._away: set[C] = set()
 
@@ -150,13 +150,13 @@ class BackgroundCells(Generic[C]):
     @property
     def unable(self) -> bool:
         """Whether it was tried, and this version of IPython is not built as needed."""
-        return bool(self._apart.missing)
+        return bool(self.apart.missing)
 
     def prepare(self) -> bool:
         """Keep for each thread what IPython keeps once; return whether that works here."""
         if self._per_thread is None and not self.unable:
             per_thread = PerThread()
-            self._apart.step("background cells", per_thread.install, self._shell)
+            self.apart.step("background cells", per_thread.install, self._shell)
             self._per_thread = None if self.unable else per_thread
         return not self.unable
 
@@ -493,8 +493,8 @@ class PerThread:
             own = self.quiet.get(threading.get_ident())
             return bool(quiet(hook) if own is None else own)
 
-        number = _property(type(shell).execution_count, self.numbers, own_only=True)
-        separator = _property(type(shell).separate_in, self.separators, own_only=True)
+        number = thread_property(type(shell).execution_count, self.numbers, own_only=True)
+        separator = thread_property(type(shell).separate_in, self.separators, own_only=True)
         changes.subclass(shell, {"execution_count": number, "separate_in": separator})
         # IPython counts the cells that use these, and the last one takes them off. What counts is
         # not made for two threads: a cell that began at that moment had its value shown nowhere.
@@ -502,14 +502,14 @@ class PerThread:
             changes.enter(trap)
         changes.add(lambda: setattr(hook, "exec_result", None))
         members = {
-            "exec_result": _property(type(hook).exec_result, self._results),
-            "msg": _property(None, self._messages),
+            "exec_result": thread_property(type(hook).exec_result, self._results),
+            "msg": thread_property(None, self._messages),
             "quiet": quiet_here,
         }
         changes.subclass(hook, members)
 
 
-def _property(trait: Any, own: dict[int, Any], *, own_only: bool = False) -> property:
+def thread_property(trait: Any, own: dict[int, Any], *, own_only: bool = False) -> property:
     """Return a property that is *trait* unless the calling thread has an entry in *own*.
 
     With *own_only* a thread without an entry sets the trait; else what it sets is its own.

@@ -302,24 +302,28 @@ def test_waiting_for_another_job_is_ended(place: Place) -> None:
 
 def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
     """Python prints and forgets what is raised there."""
-    begun = threading.Event()
+    begun, did = threading.Event(), []
 
     class Slow:
-        """It is nearly always in its destructor."""
-
         def __del__(self) -> None:
-            for _ in range(1000):
-                pass
+            try:
+                begun.set()
+                while True:
+                    pass
+            finally:
+                did.append("lost")
 
     def run() -> None:
-        begun.set()
+        Slow()
+        did.append("went on")
         while True:
-            Slow()
+            pass
 
     job = place.launch(run)
     begun.wait(BOUND)
     job.cancel()
     assert ended(job) is JobState.CANCELLED
+    assert did == ["lost", "went on"]
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine's thread"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class KernelCells(BackgroundCells[CellRun]):
         own = Installation()
         own.event(events, "pre_run_cell", self._on_begin)
         own.event(events, "post_run_cell", self._on_end)
-        own.add(self._apart.undo)
+        own.add(self.apart.undo)
 
         def close() -> None:
             self._close = own.undo
@@ -99,6 +100,10 @@ class KernelCells(BackgroundCells[CellRun]):
     def hear_no_more(self, comm: str) -> None:
         """Undo `hear`."""
         self._queue.urgent_comms.discard(comm)
+
+    def request_here(self) -> Any:
+        """Return the request of the calling thread, if that is not the kernel's (ipykernel 6)."""
+        return getattr(self._queue.receiver, "requests", {}).get(threading.get_ident())
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -175,7 +180,7 @@ class KernelCells(BackgroundCells[CellRun]):
                     self._interrupted = run, time.monotonic()
                 self.front_end.show_backgrounded(job)
 
-        self.kernel.shell_channel_thread.io_loop.add_callback(send)
+        self._queue.receiver.shell_channel_thread.io_loop.add_callback(send)
         return True
 
     # On the thread that runs a cell
