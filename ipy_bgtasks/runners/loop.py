@@ -395,7 +395,7 @@ class Watchdog:
     def _look(self) -> None:
         now = time.monotonic()
         held = self._held(now - self._due)
-        active = self._is_active()
+        active = bool(self._loop.active or (self._threads is not None and self._threads.busy()))
         self._idle = 0 if active or held is not None else self._idle + 1
         if self.limit <= 0 or self._idle > _IDLE_LOOKS or self._loop.loop.is_closed():
             self._suspect = None
@@ -409,9 +409,6 @@ class Watchdog:
         pause = min(max(self.limit / 4, 0.02), 0.5)
         self._due, self._used = time.monotonic() + pause, self._processor_times()
         self._service.loop.call_later(pause, self._look)
-
-    def _is_active(self) -> bool:
-        return bool(self._loop.active or (self._threads is not None and self._threads.busy()))
 
     def _processor_times(self) -> dict[int, float]:
         others = {} if self._threads is None else self._threads.latest_jobs()
