@@ -16,11 +16,13 @@ from __future__ import annotations
 import ast
 import inspect
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+T = TypeVar("T", bound=ast.AST)
 
 _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
 _NAMES = ("bg", "fg", "cancel", "jobs")
@@ -42,19 +44,20 @@ class AwaitedMagics:
 
     def visit(self, tree: Any) -> Any:
         """Mark what is awaited in the tree of a cell; most cells have nothing of that."""
-        if getattr(self._mentioned, "now", False):
-            self._mentioned.now = False
-            mark_awaited(tree)
-        return tree
+        if not getattr(self._mentioned, "now", False):
+            return tree
+        self._mentioned.now = False
+        return mark_awaited(tree)
 
 
-def mark_awaited(tree: ast.AST) -> None:
-    """Mark the lines of the magics that are awaited."""
+def mark_awaited(tree: T) -> T:
+    """Mark the lines of the magics that are awaited; returns the tree."""
     for node in ast.walk(tree):
         match node:
             case ast.Await(value=ast.Call(args=[_, ast.Constant() as line, *_]) as call):
                 if _waits(call) and not str(line.value).startswith(_MARK):
                     line.value = _MARK + str(line.value)
+    return tree
 
 
 def mentions(text: str) -> bool:
