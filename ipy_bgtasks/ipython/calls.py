@@ -467,7 +467,7 @@ def _take_out(session: Session, places: set[int] | None) -> None:
     """
     cells = session.front_end.cells
     if cells is None:
-        raise BadInput("the cells that wait can be reached in a kernel only, with ipykernel 7")
+        raise BadInput("the cells that wait can be reached in a kernel only")
     there = {each.place for each in cells.waiting()}
     if places is not None and (missing := sorted(places - there)):
         known = ", ".join(f"q{each}" for each in sorted(there)) or "none"
