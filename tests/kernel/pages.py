@@ -42,11 +42,11 @@ class Page:
         )
         self.kernel.send(message)
 
-    def see(self, *, panel: bool = False, **names: list[str]) -> None:
+    def see(self, *, panel: bool = False, watched: bool = False, **names: list[str]) -> None:
         """Say what the page shows."""
         self._turn += 1
         shown = {"jobs": [], "look": [], "many": [], "lists": [], **names}
-        self.send("see", turn=self._turn, panel=panel, **shown)
+        self.send("see", turn=self._turn, panel=panel, watched=watched, **shown)
 
     def until(self, predicate: Any) -> None:
         """Take in what the kernel sends until something is so."""
