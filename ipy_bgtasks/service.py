@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
 
+
+def in_thread(name: str, fn: Callable[..., object], *args: Any) -> threading.Thread:
+    """Call ``fn(*args)`` in a daemon thread that belongs to no job, whichever job's code calls."""
+    thread = threading.Thread(target=fn, args=args, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
+
+
 #: Seconds between two looks at what limited jobs use.
 _LOOK = 1.0
 
@@ -73,10 +81,8 @@ class ServiceLoop:
         if self._substitute is not None and not has_threads():
             return self._substitute  # and no second loop where a page has only one
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
         try:
-            # In an empty context: it serves all jobs, whichever happens to need it first.
-            Context().run(thread.start)
+            in_thread("bg-service", self._run, loop)
         except RuntimeError:
             loop.close()
             if self._substitute is None:

@@ -143,11 +143,6 @@ Cells: TypeAlias = "Callable[[str], int | None]"
 _LONG = 60  # characters of an expression that is named
 
 
-def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummary]:
-    """Return what `thread_frames` does, as summaries."""
-    return summaries(thread_frames(thread, below))
-
-
 def thread_frames(thread: int, below: CodeType | None = None) -> list[FrameType]:
     """Return the stack of the thread with identifier *thread*, from the user's first frame on.
 

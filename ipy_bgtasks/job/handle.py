@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import threading
 import traceback
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import hide
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from contextvars import Context
     from traceback import FrameSummary
 
     from ipy_bgtasks.job.progress import Progress
@@ -62,8 +63,7 @@ def _call_aside(fn: Callable[[], object], context: Context) -> None:
             hide(error)
             traceback.print_exception(error)  # in the context of the job
 
-    thread = threading.Thread(target=context.copy().run, args=(act,), name="bg-stop", daemon=True)
-    Context().run(thread.start)
+    in_thread("bg-stop", context.copy().run, act)
 
 
 def _fact(name: str, doc: str) -> Any:

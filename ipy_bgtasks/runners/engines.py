@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import Context
 from functools import cached_property
 from operator import attrgetter, methodcaller
 from types import FunctionType, ModuleType
@@ -28,6 +27,7 @@ from weakref import WeakValueDictionary
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Calling, Complete
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import short_repr
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ class Dask(Engine):
             if self._fetching:
                 return
             self._fetching = True
-        fetcher = threading.Thread(target=self._fetch, name="bg-dask", daemon=True)
-        Context().run(fetcher.start)
+        in_thread("bg-dask", self._fetch)
 
     def _fetch(self) -> None:
         while True:
@@ -247,19 +246,14 @@ class Dask(Engine):
             try:
                 values = self._target.gather([answer.task for answer in answers])
             except BaseException:  # from one of them: fetch each on its own
-                for answer in answers:
-                    self._fetch_one(answer)
-            else:
-                for answer, value in zip(answers, values, strict=True):
+                values = None
+            for index, answer in enumerate(answers):
+                try:
+                    value = answer.task.result() if values is None else values[index]
+                except BaseException as error:
+                    answer.set_exception(error)
+                else:
                     answer.set_result(value)
-
-    def _fetch_one(self, answer: _Answer) -> None:
-        try:
-            value = answer.task.result()
-        except BaseException as error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(value)
 
 
 #: The seconds between two questions to Slurm: at first, and later, as its administrators wish.

@@ -180,7 +180,6 @@ class ThreadRun(Run):
         return "cleaning" if is_handling_stop(target) else "caught"
 
     def frames(self) -> list[FrameType]:
-        """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
             return await_frames(task, target, loop)
@@ -388,7 +387,11 @@ class ThreadRun(Run):
         ):
             job.end_cancelled()
         else:
-            _suggest_loop(error)
+            if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
+                add_note(
+                    error,
+                    "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one",
+                )
             job.fail(error)
 
     def _release_launcher(self) -> None:
@@ -409,11 +412,6 @@ def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
         else cancels and is_a(one, asyncio.CancelledError)
         for one in leaves(error)
     )
-
-
-def _suggest_loop(error: BaseException) -> None:
-    if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
-        add_note(error, "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
 
 
 #: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
@@ -479,7 +477,6 @@ class ThreadRunner(Runner):
             self.loop_runner.stop(job, force)  # it has just moved there
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
         return run.frames() if isinstance(run, ThreadRun) else []
 
@@ -520,9 +517,8 @@ class ThreadRunner(Runner):
     def pursue(self, run: ThreadRun) -> None:
         """Have the service loop see to a run that is to stop."""
         self._pursued.append(run)
-        if (
-            len(self._pursued) == 1
-        ):  # else it is about to look: waking it may cost this thread a turn
+        # Else it is about to look: waking it may cost this thread a turn.
+        if len(self._pursued) == 1:
             self.service.loop.call_soon_threadsafe(self._begin_pursuits)
 
     def _begin_pursuits(self) -> None:

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ipy_bgtasks.platforms import passes_descriptors
-
 #: What a worker writes to the socket of questions as it begins a job. Nobody waits for it there,
 #: which would wake a thread for each job; it is looked for when the worker has died.
 BEGUN = b"."
@@ -96,7 +94,6 @@ class Inherited:
         return self.ends
 
     def close(self) -> None:
-        """Close all."""
         _close(*self._theirs, *(self.ends or ()))
 
 
@@ -138,10 +135,9 @@ class Connected:
 
         connection, _ = self._listener.accept()
         connection.settimeout(1.0)
-        try:
-            sent = _exactly(connection, _KEY_SIZE + 1)
-        except OSError:
-            sent = b""
+        sent = b""
+        with contextlib.suppress(OSError), connection.makefile("rb") as file:
+            sent = file.read(_KEY_SIZE + 1)
         which = sent[_KEY_SIZE:]
         if compare_digest(sent[:_KEY_SIZE], self._key) and which not in found:
             connection.settimeout(None)
@@ -150,13 +146,7 @@ class Connected:
             connection.close()
 
     def close(self) -> None:
-        """Close all."""
         _close(self._listener, *(self.ends or ()))
-
-
-def new_wire() -> Inherited | Connected:
-    """Return the wire for a worker that is about to be started."""
-    return Inherited() if passes_descriptors() else Connected()
 
 
 def ends_of_worker(argument: str) -> Ends:
@@ -172,13 +162,6 @@ def _call(argument: str, key: bytes) -> socket.socket:
     connection = socket.create_connection((_HOST, int(argument[1:])))
     connection.sendall(key)
     return connection
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (piece := connection.recv(size - len(data))):
-        data += piece
-    return data
 
 
 def _close(*sockets: socket.socket) -> None:

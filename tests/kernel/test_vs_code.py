@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import ipykernel
 import pytest
 from kernels import Kernel
 from pages import Page, open_panel
@@ -117,9 +116,6 @@ def test_a_cell_does_not_flash_while_its_job_goes_on(kernel: Kernel) -> None:
     assert Screen(kernel).dropped == []
 
 
-@pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="a busy kernel hears nothing before ipykernel 7"
-)
 def test_no_second_cell_is_needed_while_one_runs(kernel: Kernel) -> None:
     """VS Code would not send it: widgets' messages stop a job, and send the cell away."""
     pytest.importorskip("anywidget")

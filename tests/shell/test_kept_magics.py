@@ -354,6 +354,7 @@ async def test_progress_and_place_are_seen_from_another_session(cells: Any, tmp_
     job = await cells(f"%bg --keep steps({str(gate)!r})")
     until(lambda: job.progress is not None and job.progress.fraction == 0.25)
     assert until(job.stack)[-1].name == "steps"
+    # What the first look asks the job's process for is there at the second.
     printed = other_session("%jobs", "import time; time.sleep(0.5)", "%jobs -v")
     assert "25%" in printed
     assert "in steps" in printed

@@ -110,9 +110,12 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            self._texts = Texts(self._streams, self.write_below, self._later)
+            self._texts = Texts(self._streams, self.write_below, self._later, self._request_here)
         for name, stream in self._streams.items():
-            route_in_place(changes, stream, name, self)
+            write = self._own_writes[name]
+            if self._texts is not None:
+                write = self._texts.foreground(name, write)
+            route_in_place(changes, stream, name, self, write)
         route_displays(changes, self._publisher, self)
         streams.give_each_job_its_own(changes, {})
         if self._texts is not None:
@@ -201,8 +204,8 @@ class KernelFrontEnd(FrontEnd):
 
         if self.cells is None:
             raise BadInput(
-                "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
-                "start the cell with %%fg, and an interrupt sends it to the background"
+                "`%bg` alone does not work with this kernel, where no second thread can run other "
+                "cells: start the cell with %%fg, and an interrupt sends it to the background"
             )
         if self.cells.unable:
             raise BadInput(
@@ -265,6 +268,9 @@ class KernelFrontEnd(FrontEnd):
         """Return the header of the caller's cell's request."""
         job = current.get()
         return self._parent_here() if job is None else job.origin
+
+    def _request_here(self) -> Any:
+        return None if self.cells is None else self.cells.request_here()
 
     def _parent_here(self) -> Any:
         return (self.shell.get_parent() or {}).get("header") or {}

@@ -150,13 +150,21 @@ _MANY = 20
 class Texts:
     """Buffers and sends what jobs write to *streams*. Any thread may call.
 
-    *later* calls a function after some seconds.
+    *later* calls a function after some seconds. *request_here* returns the request that the calling
+    thread serves, if that is not the streams'.
     """
 
-    def __init__(self, streams: dict[str, Any], send: SendText, later: Later) -> None:
+    def __init__(
+        self,
+        streams: dict[str, Any],
+        send: SendText,
+        later: Later,
+        request_here: Callable[[], Any] = lambda: None,
+    ) -> None:
         self._streams = streams
         self._send = send
         self._soon = Soon(later, self.flush)
+        self._request_here = request_here
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
         self._sent = 0.0  # when something was, on the monotonic clock
@@ -166,12 +174,30 @@ class Texts:
         for stream in self._streams.values():
 
             def set_parent(original: Any, parent: Any, stream: Any = stream) -> None:
-                with self._lock:
-                    stream.flush()
-                    original(parent)
+                if self._request_here() is None:
+                    with self._lock:
+                        stream.flush()
+                        original(parent)
+
+            def flush(original: Any) -> None:
+                if self._request_here() is not None:
+                    self.flush()
+                original()
 
             changes.wrap(stream, "set_parent", set_parent)
+            changes.wrap(stream, "flush", flush)
         changes.add(self.flush)
+
+    def foreground(self, name: str, write: Write) -> Write:
+        """Return the stand-in of cells for *write*, that of the stream *name*."""
+
+        def write_here(text: str) -> Any:
+            if (request := self._request_here()) is None:
+                return write(text)
+            self.put(request["header"], name, text)
+            return len(text)
+
+        return write_here
 
     def writer(self, job: Record, name: str, write: Write) -> Write:
         """Return the job's stand-in for *write*, that of the stream *name*."""
