@@ -234,13 +234,14 @@ class BackgroundCells(Generic[C]):
         if job is not None:
             self._settle(run, job)
 
-    def missed(self, run: C) -> bool:
+    def missed(self, run: C, died: bool = False) -> bool:
         """Return whether an interrupt came before the end of a cell and was not raised in it.
 
         The signal ends the cell's child processes, too: where the last line waits for one, it may
-        be over before our thread gets its turn.
+        be over before our thread gets its turn. A child that has *died* of the signal says that it
+        comes, even if the thread that has received it is not through with its handler.
         """
-        came = self.is_front(run) and self.signals.arrives("SIGINT")
+        came = self.is_front(run) and self.signals.arrives("SIGINT", expected=died)
         if (sent := run.stop) is not None:
             came = came or sent.pending
             sent.drop()
@@ -395,10 +396,10 @@ class Signals:
                 self.give_back("SIGINT")
                 self.take("SIGINT")
 
-    def arrives(self, name: str) -> bool:
+    def arrives(self, name: str, expected: bool = False) -> bool:
         """Return whether a signal has come, if it is taken, and no action was called for it yet.
 
-        None is called then.
+        None is called then. One that is *expected* is waited for a little longer.
         """
 
         def has_come() -> bool:
@@ -408,7 +409,8 @@ class Signals:
         if not self.takes(name):
             return False
         arriving = is_pending(getattr(signal, name))
-        return has_come() or (arriving and until(has_come, PASSES, _SOON))
+        seconds = PASSES * (10 if expected else arriving)
+        return has_come() or (seconds > 0 and until(has_come, seconds, _SOON))
 
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""

@@ -213,9 +213,11 @@ class Watching:
         cells = self._session.core.sources.cell
         pages = Pages(self._registry, self.feed, cards, self, send, cell, cells)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
-        let_page_choose_shell(widget)
         if self._cells is not None:
             self._cells.hear(widget.model_id)
+        # A page answers as soon as it knows of the model, which may have been before this thread
+        # had said who listens.
+        send({"kind": "again"})
         return pages, widget
 
     # %jobs -w

@@ -246,19 +246,14 @@ class Dask(Engine):
             try:
                 values = self._target.gather([answer.task for answer in answers])
             except BaseException:  # from one of them: fetch each on its own
-                for answer in answers:
-                    self._fetch_one(answer)
-            else:
-                for answer, value in zip(answers, values, strict=True):
+                values = None
+            for index, answer in enumerate(answers):
+                try:
+                    value = answer.task.result() if values is None else values[index]
+                except BaseException as error:
+                    answer.set_exception(error)
+                else:
                     answer.set_result(value)
-
-    def _fetch_one(self, answer: _Answer) -> None:
-        try:
-            value = answer.task.result()
-        except BaseException as error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(value)
 
 
 #: The seconds between two questions to Slurm: at first, and later, as its administrators wish.

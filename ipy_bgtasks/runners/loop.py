@@ -34,7 +34,8 @@ from ipy_bgtasks.stacks import (
     no_cells,
     place,
     running_stack,
-    thread_stack,
+    summaries,
+    thread_frames,
 )
 
 if TYPE_CHECKING:
@@ -394,7 +395,7 @@ class Watchdog:
     def _look(self) -> None:
         now = time.monotonic()
         held = self._held(now - self._due)
-        active = self._is_active()
+        active = bool(self._loop.active or (self._threads is not None and self._threads.busy()))
         self._idle = 0 if active or held is not None else self._idle + 1
         if self.limit <= 0 or self._idle > _IDLE_LOOKS or self._loop.loop.is_closed():
             self._suspect = None
@@ -408,9 +409,6 @@ class Watchdog:
         pause = min(max(self.limit / 4, 0.02), 0.5)
         self._due, self._used = time.monotonic() + pause, self._processor_times()
         self._service.loop.call_later(pause, self._look)
-
-    def _is_active(self) -> bool:
-        return bool(self._loop.active or (self._threads is not None and self._threads.busy()))
 
     def _processor_times(self) -> dict[int, float]:
         others = {} if self._threads is None else self._threads.latest_jobs()
@@ -437,7 +435,7 @@ class Watchdog:
             number = None if job.source is None else self._cells(job.source)
             where = "" if number is None else f" (cell {number})"
             if not job.done():  # the thread lets go of the interpreter right at the call's end
-                where = self._where(thread_stack(thread)) or where
+                where = self._where(summaries(thread_frames(thread))) or where
             self._say(
                 job, f"held the interpreter for {late:.1f} s{where}: all else had to wait", "-p"
             )

@@ -27,6 +27,7 @@ from ipy_bgtasks.platforms import (
     has_sessions,
     kill_group,
     oom_kills,
+    passes_descriptors,
     reaped,
     why_killed,
 )
@@ -69,7 +70,7 @@ class Worker:
         self._stopped = self._reaped = False
         self._queries: dict[tuple[str, str], Future[Any]] = {}
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
-        self._wire = wire.new_wire()
+        self._wire = wire.Inherited() if passes_descriptors() else wire.Connected()
         self._connected = threading.Event()
         try:
             self._process = self._started()
@@ -159,7 +160,7 @@ class Worker:
         ends = self._wire.connect(self._process)
         self._connected.set()
         if ends is not None:
-            self._await_first(ends[0])
+            self._note_delay(ends[0])
             with contextlib.suppress(OSError):
                 for messages in wire.received(ends[0]):
                     for message in _joined(messages):
@@ -178,11 +179,15 @@ class Worker:
         self._wire.close()
         self.closed.set()
 
-    def _await_first(self, sock: socket.socket) -> None:
+    def _note_delay(self, sock: socket.socket) -> None:
+        """Say so in the output of the job that waits for it if it takes long to come up."""
         with selectors.DefaultSelector() as selector:
             selector.register(sock, selectors.EVENT_READ)
-            if not selector.select(_LATE):
-                self._runner.on_delay(self)
+            late = not selector.select(_LATE)
+        if late and (run := self.run) is not None and not run.job.cancel_requested:
+            note = f"[its worker process, {self.pid}, has not come up for {_LATE:g} s]\n"
+            run.context.run(run.job.enter)
+            run.context.run(run.job.write, "stderr", note)
 
     def _reap(self) -> None:
         exit_status(self.pid)  # wait without the lock, where possible
@@ -385,13 +390,6 @@ class ProcessRunner(Runner):
             if is_spare:
                 worker.kill()
             self._fill()
-
-    def on_delay(self, worker: Worker) -> None:
-        """Say that a worker takes long to come up, in the output of the job that waits for it."""
-        if (run := worker.run) is not None and not run.job.cancel_requested:
-            note = f"[its worker process, {worker.pid}, has not come up for {_LATE:g} s]\n"
-            run.context.run(run.job.enter)
-            run.context.run(run.job.write, "stderr", note)
 
     def on_exit(self, worker: Worker, exitcode: int | None) -> None:
         """Handle the end of a worker, after all its messages.

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ipy_bgtasks.platforms import passes_descriptors
-
 #: What a worker writes to the socket of questions as it begins a job. Nobody waits for it there,
 #: which would wake a thread for each job; it is looked for when the worker has died.
 BEGUN = b"."
@@ -96,7 +94,6 @@ class Inherited:
         return self.ends
 
     def close(self) -> None:
-        """Close all."""
         _close(*self._theirs, *(self.ends or ()))
 
 
@@ -149,13 +146,7 @@ class Connected:
             connection.close()
 
     def close(self) -> None:
-        """Close all."""
         _close(self._listener, *(self.ends or ()))
-
-
-def new_wire() -> Inherited | Connected:
-    """Return the wire for a worker that is about to be started."""
-    return Inherited() if passes_descriptors() else Connected()
 
 
 def ends_of_worker(argument: str) -> Ends:

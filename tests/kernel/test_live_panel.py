@@ -51,6 +51,23 @@ def test_the_panel_is_told_while_a_cell_blocks(kernel: Kernel) -> None:
     assert cell.wait().status == "error"
 
 
+def test_a_page_that_answers_before_anybody_listens_is_asked_again(kernel: Kernel) -> None:
+    """Its model is made, and so announced, in a thread; what a page says then comes in another."""
+    pytest.importorskip("anywidget")
+    kernel.ok(JOB)
+    kernel.ok(
+        "import threading\nfrom ipy_bgtasks.live import pages\n"
+        "make, answered = pages.page_widget, threading.Event()\n"
+        "def late(key):\n"
+        "    widget = make(key); answered.wait(30)\n"
+        "    return widget\n"
+        "pages.page_widget = late"
+    )
+    page = open_panel(kernel)
+    kernel.ok("answered.set()\n%bg work('a');")
+    page.until(lambda: page.rows.get("1", {}).get("state") == "running")
+
+
 def test_one_widget_serves_all_cards_and_panels(kernel: Kernel) -> None:
     """However many there are; a thousand cards make no other."""
     pytest.importorskip("anywidget")

@@ -99,6 +99,21 @@ def test_the_stop_button_hits_one_cell_in_any_moment_of_its_wait(k: Kernel, code
     k.until(lambda: away.reply.result == "42")
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_child_may_die_of_the_interrupt_before_the_kernel_has_it(
+    k: Kernel, interrupted: bool
+) -> None:
+    """The cell was interrupted then, else its child has failed."""
+    away = running(k)
+    sent_away(k, away)
+    late = "threading.Timer(0.1, os.kill, [os.getpid(), 2]).start()" if interrupted else "pass"
+    reply = k.run(f"{late}\nsubprocess.check_output('kill -INT $$', shell=True)")
+    assert reply.ename == ("KeyboardInterrupt" if interrupted else "CalledProcessError")
+    assert k.ok("time.sleep(0.001); 'whole'").result == "'whole'"
+    k.ok("go.set()")
+    k.until(lambda: away.reply.result == "42")
+
+
 @every_kind
 def test_cancel_ends_a_wait_of_a_cell_that_was_sent_away(k: Kernel, code: str) -> None:
     """In the main thread the signal itself does it."""

@@ -6,6 +6,7 @@ Each cell in the background is a job, in the thread in which it runs.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -146,13 +147,16 @@ class KernelCells(BackgroundCells[CellRun]):
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
         return run is self._queue.newest and not self.front_end.interrupt_backgrounds
 
-    def interrupted_here(self, cancelled: bool) -> bool:
+    def interrupted_here(self, error: BaseException) -> bool:
         """Return whether the calling thread's cell, which has failed, was interrupted.
 
-        It awaited and was *cancelled* by that, or failed because the signal has ended its child.
+        It awaited and was cancelled by that, or failed because the signal has ended its child.
         """
-        run = self._run_here()
-        return run is not None and (run.interrupted if cancelled else self.missed(run))
+        if (run := self._run_here()) is None:
+            return False
+        if type(error) is asyncio.CancelledError:
+            return run.interrupted
+        return self.missed(run, getattr(error, "returncode", 0) == -signal.SIGINT)
 
     def take_last(self) -> Record | None:
         """Return the job of the cell that was just sent to the background, to the first caller."""

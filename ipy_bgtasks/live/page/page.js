@@ -69,6 +69,7 @@ class Link {
     else if (kind === "missed") this.missed(message.jobs);
     else if (kind === "said") for (const view of this.viewsOf(message.to)) view.say(message.text);
     else if (kind === "notice") this.notices.hear(message);
+    else if (kind === "again") this.repeat();
     else if (kind === "over") this.lose((this.over = message.text));
   }
 
@@ -185,6 +186,13 @@ class Link {
       else this.inSight.delete(name);
     }
     this.seen();
+  }
+
+  // It may have announced the model before anything there listened, and asks again when it does.
+  repeat() {
+    this.told = null;
+    this.send("hello");
+    if (this.views.size) this.seen();
   }
 
   // Tell the kernel what stands here, and of which jobs it is worth to know the last line.

@@ -56,7 +56,12 @@ def replace(directory: str, name: str, data: bytes, *, sync: bool = True) -> Non
             os.unlink(aside)
         raise
     if sync:
-        _sync_directory(directory)
+        with suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def replace_json(directory: str, name: str, content: dict[str, Any], *, sync: bool = True) -> None:
@@ -104,15 +109,6 @@ def release(directory: str) -> None:
     """Give back what was set aside."""
     with suppress(OSError):
         os.unlink(os.path.join(directory, RESERVE))
-
-
-def _sync_directory(directory: str) -> None:
-    with suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def lock(directory: str, name: str, *, wait: bool = False) -> int | None:

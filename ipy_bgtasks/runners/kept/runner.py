@@ -435,7 +435,10 @@ class Finder:
             for directory, told, state in found:
                 self._runner.tokens[directory.number] = str(told["token"])
                 self._adopt(directory, told, state)
-            self._drop_gone({directory.number for directory in there})
+            left = {directory.number for directory in there}
+            for job in self._registry:
+                if job.number in self._registry.adopted and job.done() and job.number not in left:
+                    self._registry.discard(job)
 
     def prune(self) -> int:
         """Remove the kept jobs that have ended; returns how many of other sessions there were."""
@@ -457,14 +460,9 @@ class Finder:
             self._registry.discard(known)
         return not known.done()
 
-    def _drop_gone(self, there: set[Any]) -> None:
-        for job in self._registry:
-            if job.number in self._registry.adopted and job.done() and job.number not in there:
-                self._registry.discard(job)
-
     def _adopt(self, directory: JobDirectory, told: dict[str, Any], state: dict[str, Any]) -> None:
         name = str(told.get("name", ""))
-        work = Work(_elsewhere, name, str(told.get("code", "")), False)
+        work = Work(int, name, str(told.get("code", "")), False)  # which is not called here
         ended = "ended" in state
         registry = self._registry
         job = Record(
@@ -518,7 +516,3 @@ def _record(log: Log, at: float, stream: str, text: str) -> None:
         log.publish(*shown)
     else:
         log.clear(wait=shown[0])
-
-
-def _elsewhere() -> None:
-    """Do nothing, in place of the call of a job that another session has launched."""
