@@ -35,7 +35,8 @@ from ipy_bgtasks.stacks import (
     no_cells,
     place,
     running_stack,
-    thread_stack,
+    summaries,
+    thread_frames,
 )
 
 if TYPE_CHECKING:
@@ -435,7 +436,7 @@ class Watchdog:
             number = None if job.source is None else self._cells(job.source)
             where = "" if number is None else f" (cell {number})"
             if not job.done():  # the thread lets go of the interpreter right at the call's end
-                where = self._where(thread_stack(thread)) or where
+                where = self._where(summaries(thread_frames(thread))) or where
             self._say(
                 job, f"held the interpreter for {late:.1f} s{where}: all else had to wait", "-p"
             )

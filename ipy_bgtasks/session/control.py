@@ -105,7 +105,8 @@ class Core:
         from ipy_bgtasks.work import Work
         from ipy_bgtasks.work.reading import label_of_cell
 
-        work = Work(_runs_already, label_of_cell(cell.code), cell.code, False)
+        # Its call is never made: the cell was not started here.
+        work = Work(lambda: None, label_of_cell(cell.code), cell.code, False)
         runner = CellRunner(cell, interrupt)
         return self.registry.launch(work, where=runner, origin=cell.origin)
 
@@ -118,10 +119,6 @@ def _named(jobs: Sequence[Record]) -> str:
             named[i] += f" ({error_line(outcome.error)})"
     more = [f"{len(jobs) - _NAMED:,} more"] if len(jobs) > _NAMED else []
     return ", ".join([*named, *more])
-
-
-def _runs_already() -> None:
-    """Do nothing, in place of the call of a cell that was not started here."""
 
 
 class Session:
@@ -233,7 +230,6 @@ class Session:
         front_end, registry = self.core.front_end, runners.registry
         self._foreground = Foreground(self.core.loop, front_end.reaches, self.loaded.is_loading)
         front_end.interrupt_wait = self._foreground.interrupt
-        runners.watch(self.front_end.print_at)
         runners.apply(self.settings)
         registry.host.exchange(self.front_end)
         registry.on_find = self._look_for
@@ -244,7 +240,7 @@ class Session:
         from ipy_bgtasks.job.host import Absence
 
         runners.registry.on_find = str
-        runners.stop_watching()
+        runners.watchdog.limit = 0
         runners.registry.host.exchange(Absence())
 
     def close_notices(self) -> None:

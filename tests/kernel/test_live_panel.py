@@ -51,6 +51,23 @@ def test_the_panel_is_told_while_a_cell_blocks(kernel: Kernel) -> None:
     assert cell.wait().status == "error"
 
 
+def test_a_page_that_answers_before_anybody_listens_is_asked_again(kernel: Kernel) -> None:
+    """Its model is made, and so announced, in a thread; what a page says then comes in another."""
+    pytest.importorskip("anywidget")
+    kernel.ok(JOB)
+    kernel.ok(
+        "import threading\nfrom ipy_bgtasks.live import pages\n"
+        "make, answered = pages.page_widget, threading.Event()\n"
+        "def late(key):\n"
+        "    widget = make(key); answered.wait(30)\n"
+        "    return widget\n"
+        "pages.page_widget = late"
+    )
+    page = open_panel(kernel)
+    kernel.ok("answered.set()\n%bg work('a');")
+    page.until(lambda: page.rows.get("1", {}).get("state") == "running")
+
+
 def test_one_widget_serves_all_cards_and_panels(kernel: Kernel) -> None:
     """However many there are; a thousand cards make no other."""
     pytest.importorskip("anywidget")
@@ -65,6 +82,20 @@ def test_one_widget_serves_all_cards_and_panels(kernel: Kernel) -> None:
     names = kernel.ok("[each._model_name for each in open_widgets()]").result
     assert sorted(ast.literal_eval(names or "")) == ["AnyModel", "LayoutModel"]
     assert scripts(kernel) == [page.model_id]
+
+
+def test_a_panel_that_is_looked_at_tells_what_processes_use(kernel: Kernel) -> None:
+    """CPU and memory of a command, with all that it starts, while it runs."""
+    pytest.importorskip("anywidget")
+    page = open_panel(kernel)
+    spin = "python -c 'while True: pass'"
+    kernel.ok(f"%bg !{spin} & {spin}; wait")
+    page.see(panel=True, watched=True, look=["1"])
+    page.until(lambda: "% CPU, " in page.rows.get("1", {}).get("uses", ""))
+    assert page.rows["1"]["uses"].endswith(("in 2 processes", "in 3 processes"))
+    kernel.ok("%cancel 1")
+    page.until(lambda: page.rows["1"]["state"] == "cancelled")
+    assert page.rows["1"]["uses"] == ""
 
 
 def test_unloading_ends_the_panel(kernel: Kernel) -> None:
