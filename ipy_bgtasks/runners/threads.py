@@ -414,9 +414,6 @@ def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
     )
 
 
-#: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
-#: of them, any other thread waits for a third of a second, at each step.
-SHORT = 0.0005
 #: With more busy threads than this, the switch interval is shortened for the foreground's sake.
 _CROWD = 8
 
@@ -447,7 +444,6 @@ class ThreadRunner(Runner):
         self._pursued: deque[ThreadRun] = deque()
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
-        self._switch_interval = SwitchInterval()
         #: Called before each job begins.
         self.on_begin: Callable[[], object] = int
 
@@ -535,8 +531,13 @@ class ThreadRunner(Runner):
         else:
             worker = _Worker(self, f"bg-{next(self._names)}")
             self._workers.add(worker)
-        self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+        self._look_at_crowd()
         return worker
+
+    def _look_at_crowd(self) -> None:
+        crowded = len(self._workers) - len(self._idle) > _CROWD
+        if self.service.switch_interval.short("threads", crowded):
+            prepare_to_raise()  # while the others do not compete for each step yet
 
     def _give(self, worker: _Worker, run: ThreadRun) -> None:
         self.on_begin()
@@ -562,7 +563,7 @@ class ThreadRunner(Runner):
             if self._queue:
                 return self._queue.popleft()
             self._idle.append(worker)
-            self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+            self._look_at_crowd()
             return None
 
     def _drop(self, run: ThreadRun) -> bool:
@@ -604,23 +605,3 @@ class _Worker(threading.Thread):
                 self.run_now = run = None
                 run = self._pool._next(self)
         del stoppable[threading.get_ident()]
-
-
-class SwitchInterval:
-    """Shortens Python's switch interval while that is needed; its owner serializes the calls."""
-
-    def __init__(self) -> None:
-        self._before: float | None = None
-
-    def short(self, yes: bool) -> None:
-        """Shorten the switch interval, or restore it."""
-        if yes and self._before is None:
-            now = sys.getswitchinterval()
-            if now > SHORT:
-                self._before = now
-                sys.setswitchinterval(SHORT)
-                prepare_to_raise()  # while the others do not compete for each step yet
-        elif not yes and self._before is not None:
-            before, self._before = self._before, None
-            if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # unchanged since
-                sys.setswitchinterval(before)

@@ -388,9 +388,7 @@ def uses_now(jobs: Iterable[Record]) -> dict[int | None, str]:
     time.sleep(_GLANCE)
     after, took = usage_of(leaders), time.monotonic() - began
     return {
-        leader: f"{max(now.cpu - before[leader].cpu, 0) / took:.0%} CPU, {now}"
-        for leader, now in after.items()
-        if leader in before
+        leader: now.since(before[leader], took) for leader, now in after.items() if leader in before
     }
 
 

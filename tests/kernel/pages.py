@@ -43,10 +43,11 @@ class Page:
         )
         self.kernel.send(message)
 
-    def see(self, *, panel: bool = False, **names: list[str]) -> None:
+    def see(self, *, panel: bool = False, watched: bool = False, **names: list[str]) -> None:
         """Say what the page shows."""
         self._turn += 1
-        self._seen = {"jobs": [], "look": [], "many": [], "lists": [], "panel": panel, **names}
+        self._seen = {"jobs": [], "look": [], "many": [], "lists": [], **names}
+        self._seen |= {"panel": panel, "watched": watched}
         self.send("see", turn=self._turn, **self._seen)
 
     def until(self, predicate: Any) -> None:

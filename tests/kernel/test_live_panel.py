@@ -84,6 +84,20 @@ def test_one_widget_serves_all_cards_and_panels(kernel: Kernel) -> None:
     assert scripts(kernel) == [page.model_id]
 
 
+def test_a_panel_that_is_looked_at_tells_what_processes_use(kernel: Kernel) -> None:
+    """CPU and memory of a command, with all that it starts, while it runs."""
+    pytest.importorskip("anywidget")
+    page = open_panel(kernel)
+    spin = "python -c 'while True: pass'"
+    kernel.ok(f"%bg !{spin} & {spin}; wait")
+    page.see(panel=True, watched=True, look=["1"])
+    page.until(lambda: "% CPU, " in page.rows.get("1", {}).get("uses", ""))
+    assert page.rows["1"]["uses"].endswith(("in 2 processes", "in 3 processes"))
+    kernel.ok("%cancel 1")
+    page.until(lambda: page.rows["1"]["state"] == "cancelled")
+    assert page.rows["1"]["uses"] == ""
+
+
 def test_unloading_ends_the_panel(kernel: Kernel) -> None:
     """It says so; loading again shows the same jobs."""
     pytest.importorskip("anywidget")

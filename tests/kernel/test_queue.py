@@ -239,6 +239,17 @@ def test_programs_see_the_queue(k: Kernel, typed: Typed) -> None:
     assert (data["cell"], data["queue"]) == (None, [])
 
 
+def test_it_gets_its_turn_beside_a_cell_that_computes(k: Kernel, typed: Typed) -> None:
+    """Python lets threads take turns more often, until nothing runs beside a cell any more."""
+    before = k.ok("import sys\nsys.getswitchinterval()").result
+    first = running(typed, "print('begins')\nwhile not go.is_set(): pass")
+    typed("job = %bg sys.getswitchinterval()").wait()
+    release(typed)
+    first.wait()
+    assert float(k.ok("job.result()").result or 0) < float(before or 0)
+    k.until(lambda: k.ok("sys.getswitchinterval()").result == before)
+
+
 def test_it_can_be_turned_off(k: Kernel, typed: Typed) -> None:
     """Then all cells wait for their turn."""
     k.ok("%config BgTasks.jump_queue = False")

@@ -27,7 +27,7 @@ from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.service import SHORT, ServiceLoop, SwitchInterval
 
 BOUND = 20.0
 
@@ -419,3 +419,22 @@ def test_a_tracer_works_after_a_stop_that_was_taken_back() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND, check=True
     )
     assert done.stdout == "1\n"
+
+
+def test_the_switch_interval_is_short_while_anybody_needs_that() -> None:
+    """It is restored by the last, unless somebody else has set it since."""
+    before = sys.getswitchinterval()
+    interval = SwitchInterval()
+    try:
+        assert interval.short("threads", True)
+        assert not interval.short("cells", True)
+        interval.short("threads", False)
+        assert sys.getswitchinterval() == pytest.approx(SHORT)
+        interval.short("cells", False)
+        assert sys.getswitchinterval() == pytest.approx(before)
+        interval.short("cells", True)
+        sys.setswitchinterval(0.1)
+        interval.short("cells", False)
+        assert sys.getswitchinterval() == pytest.approx(0.1)
+    finally:
+        sys.setswitchinterval(before)

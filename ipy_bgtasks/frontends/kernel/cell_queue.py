@@ -67,6 +67,8 @@ def let_page_choose_shell(widget: Any) -> None:
 
 #: Seconds: cells that are sent in quicker succession are meant to run in that order.
 _TOGETHER = 0.25
+#: Seconds after which nobody is taken to ask something beside a cell any more.
+_QUIET = 0.5
 #: Seconds in which the channel's thread does what another one asks it to do.
 _PATIENCE = 5.0
 #: `%bg` without CODE, as the text of a cell.
@@ -168,6 +170,7 @@ class CellQueue:
         self._sent = 0.0  # when the newest of the foreground's cells was
         self._arrivals = self._places = 0
         self._aborts_until = 0.0  # on the monotonic clock
+        self._interval = cells.front_end.switch_interval
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
@@ -197,6 +200,7 @@ class CellQueue:
             loop.add_callback(lambda: receiver.shell_stream.on_recv(receive, copy=False))
 
         give_to(self._on_message)
+        changes.add(lambda: self._interval.short("cells", False))
         changes.add(lambda: give_to(self._arrived))
 
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
@@ -311,6 +315,8 @@ class CellQueue:
         self._arrivals += 1
         run.arrival = self._arrivals
         run.beside = self._may_run_ahead(run)
+        if run.beside:  # the cell that runs may compute
+            self._interval.short("cells", True)
         # A number is not given to another cell while any waits: `%cancel q2` may come late.
         self._places = (self._places if self._waiting else 0) + (not run.beside)
         run.place = self._places
@@ -474,11 +480,20 @@ class CellQueue:
         for busy in (self.in_background, self._beside):
             if busy.get(run.subshell) is run:
                 del busy[run.subshell]
+        self._end_beside(run)
         await self._answer_asking()
         front = self.running
         others = self.in_background or self._beside
         if not others and (front is None or front.over or front.subshell is None):
             self._cells.on_main_free()
+
+    def _end_beside(self, run: CellRun) -> None:
+        def restore() -> None:
+            if not self._beside and not any(each.beside for each in self._waiting):
+                self._interval.short("cells", False)
+
+        if run.beside:
+            self._channel.io_loop.call_later(_QUIET, restore)
 
     def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""
@@ -495,6 +510,7 @@ class CellQueue:
                 self._abort(run)
 
     def _abort(self, run: CellRun) -> None:
+        self._end_beside(run)
         kernel = self._kernel
         publish = type(kernel)._publish_status
         publish(kernel, "busy", "shell", run.message)

@@ -16,7 +16,6 @@ import asyncio
 import threading
 from collections import deque
 from contextlib import nullcontext
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from ipy_bgtasks.frontends.running_cells import thread_property
 from ipy_bgtasks.hooks import at_exit
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.service import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,12 +74,12 @@ class _Thread:
     def __init__(self, name: str) -> None:
         self.io_loop = IOLoop(make_current=False)
         self.lock = asyncio.Lock()
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-        # A debugger that stops all threads does not stop this one, as with the kernel's own.
-        vars(self.thread).update(pydev_do_not_trace=True, is_pydev_daemon_thread=True)
+        self._name = name
 
     def start(self) -> None:
-        Context().run(self.thread.start)
+        self.thread = in_thread(self._name, self._run)
+        # A debugger that stops all threads does not stop this one, as with the kernel's own.
+        vars(self.thread).update(pydev_do_not_trace=True, is_pydev_daemon_thread=True)
 
     def _run(self) -> None:
         try:

@@ -38,7 +38,9 @@ class Link {
     };
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onLive);
+    this.onVisible = () => this.seen();
     window.addEventListener("pagehide", this.onHide);
+    document.addEventListener("visibilitychange", this.onVisible);
     this.notices = new Notices(this);
     this.since = this.remembered(); // when a page was last in contact with this kernel
     this.send("hello");
@@ -115,6 +117,7 @@ class Link {
     this.sight.disconnect();
     this.notices.close();
     window.removeEventListener("pagehide", this.onHide);
+    document.removeEventListener("visibilitychange", this.onVisible);
     this.model.off("msg:custom", this.onMessage);
     this.model.off("comm_live_update", this.onLive);
   }
@@ -205,6 +208,7 @@ class Link {
       const isJob = (name) => !/^[m@]|^panel$/.test(name);
       const sight = {
         panel: names.includes("panel"),
+        watched: this.inSight.has("panel") && !document.hidden, // else nothing is measured for it
         jobs: of(names, isJob),
         look: of([...this.inSight], isJob),
         many: of(names, (name) => /^m/.test(name)),
