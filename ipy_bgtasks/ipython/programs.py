@@ -66,11 +66,11 @@ def launch(
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
-    asked = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
-    if sum(asked.values()) > 1:
-        raise BadInput(f"a job runs in one place: {' and '.join(k for k in asked if asked[k])}")
+    places = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
+    if sum(places.values()) > 1:
+        raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
     options = LaunchOptions(
-        place=next((place for place in ("process", "loop", "thread") if asked[place]), None),
+        place=next((place for place in ("process", "loop", "thread") if places[place]), None),
         name=name,
         quiet=quiet,
         timeout=timeout,
