@@ -71,6 +71,7 @@ def launch(
         raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
     options = LaunchOptions(
         place=next((place for place in ("process", "loop", "thread") if places[place]), None),
+        on=on,
         name=name,
         quiet=quiet,
         timeout=timeout,
@@ -82,10 +83,7 @@ def launch(
         notify=notify,
         keep=keep,
     )
-    if on is not None and not keep:
-        where = session.core.runners.executors.runner_for(on, short_repr(on))
-    else:
-        where = place_of(session, options, None, is_command=False)
+    where = place_of(session, options, None, is_command=False)
     others = [after] if isinstance(after, Job | str) else after
     specs = [str(each.number) if isinstance(each, Job) else each for each in others]
     card = None if quiet else session.front_end.launching

@@ -32,7 +32,7 @@ from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import MemoryLimits
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import error_line, short_repr
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work
@@ -241,6 +241,8 @@ def place_of(
     if is_command:
         return "shell"
     if options.on is not None:
+        if not isinstance(options.on, str):
+            return session.core.runners.executors.runner_for(options.on, short_repr(options.on))
         try:
             executor = eval(options.on, dict(variables(session, local)))
         except Exception as error:
