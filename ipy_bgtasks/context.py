@@ -357,8 +357,9 @@ def _has_none(module: Any, name: str) -> NoReturn:
 
 
 def real(name: str) -> Any:
-    """Return the stream that is not a replacement; call this while each job has its own."""
-    return _ENTRIES[name].base
+    """Return the stream that is not a replacement: while no job has its own, the present one."""
+    entry = _ENTRIES[name]
+    return entry.base if entry.real else getattr(sys, name)
 
 
 def capturing(name: str) -> Any:

@@ -383,6 +383,11 @@ class Usage(NamedTuple):
         many = f" in {self.processes} processes" if self.processes > 1 else ""
         return f"{size_text(self.memory)}{many}"
 
+    def since(self, before: Usage, seconds: float) -> str:
+        """Return it as ``98% CPU, 3.1 GB``, given what it was some seconds before."""
+        cpu = f"{max(self.cpu - before.cpu, 0) / seconds:.0%} CPU, " if seconds else ""
+        return f"{cpu}{self}"
+
     def plus(self, cpu: float, memory: int) -> Usage:
         """Return it with one more process."""
         return Usage(self.cpu + cpu, self.memory + memory, self.processes + 1)

@@ -6,7 +6,9 @@ Timers above all: a timeout must fire even then, and a job that uses too much me
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,47 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ipy_bgtasks.job.record import Record
+
+
+def in_thread(name: str, fn: Callable[..., object], *args: Any) -> threading.Thread:
+    """Call ``fn(*args)`` in a daemon thread that belongs to no job, whichever job's code calls."""
+    thread = threading.Thread(target=fn, args=args, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
+
+
+#: Seconds; Python's own switch interval is 5 ms. With 64 threads that compute, any other waits for
+#: a third of a second, at each step; and a request takes a dozen steps, of two or three threads.
+SHORT = 0.0005
+
+
+class SwitchInterval:
+    """Shortens Python's switch interval while somebody needs that. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._needed: set[str] = set()
+        self._before = 0.0
+
+    def short(self, who: str, needed: bool) -> bool:
+        """Shorten the switch interval, or restore it; return whether it was shortened now."""
+        if needed == (who in self._needed):
+            return False
+        with self._lock:
+            others = self._needed - {who}
+            self._needed = others | ({who} if needed else set())
+            if others:
+                return False
+            now = sys.getswitchinterval()
+            if needed and now > SHORT:
+                self._before = now
+                sys.setswitchinterval(SHORT)
+                return True
+            if not needed and self._before and abs(now - SHORT) < SHORT / 2:  # unchanged since
+                sys.setswitchinterval(self._before)
+            self._before = 0.0
+            return False
+
 
 #: Seconds between two looks at what limited jobs use.
 _LOOK = 1.0
@@ -35,6 +78,7 @@ class ServiceLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         #: The identifier of its thread, once there is one.
         self.thread: int | None = None
+        self.switch_interval = SwitchInterval()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -72,10 +116,8 @@ class ServiceLoop:
         if self._substitute is not None and not has_threads():
             return self._substitute  # and no second loop where a page has only one
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name="bg-service", daemon=True)
         try:
-            # In an empty context: it serves all jobs, whichever happens to need it first.
-            Context().run(thread.start)
+            in_thread("bg-service", self._run, loop)
         except RuntimeError:
             loop.close()
             if self._substitute is None:
@@ -87,6 +129,31 @@ class ServiceLoop:
         self.thread = threading.get_ident()
         asyncio.set_event_loop(loop)
         loop.run_forever()
+
+
+class Soon:
+    """Calls *call* once, however often it is asked for meanwhile. Any thread may call.
+
+    *later* calls a function after some seconds. There is no lock: at worst it is called twice.
+    """
+
+    def __init__(
+        self, later: Callable[[float, Callable[[], None]], object], call: Callable[[], None]
+    ) -> None:
+        self._later = later
+        self._call = call
+        self._due = float("inf")  # on the monotonic clock
+
+    def within(self, seconds: float) -> None:
+        """Have it called after so many seconds, unless it will be earlier."""
+        due = time.monotonic() + seconds
+        if due < self._due:
+            self._due = due
+            self._later(seconds, self._run)
+
+    def _run(self) -> None:
+        self._due = float("inf")  # first: what comes from here on asks again
+        self._call()
 
 
 class MemoryLimits:

@@ -22,12 +22,11 @@ import functools
 import gc
 import linecache
 import sys
-import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from itertools import islice, zip_longest
 from pathlib import PurePath
 from traceback import FrameSummary
@@ -43,9 +42,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ipy_bgtasks.foreign import is_a, related, trace_of, with_trace
 from ipy_bgtasks.platforms import has_threads
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import error_line, short_repr
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ipy_bgtasks.job.record import Record
@@ -141,11 +142,6 @@ _AWAITABLES = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
 Cells: TypeAlias = "Callable[[str], int | None]"
 
 _LONG = 60  # characters of an expression that is named
-
-
-def thread_stack(thread: int, below: CodeType | None = None) -> list[FrameSummary]:
-    """Return what `thread_frames` does, as summaries."""
-    return summaries(thread_frames(thread, below))
 
 
 def thread_frames(thread: int, below: CodeType | None = None) -> list[FrameType]:
@@ -459,9 +455,7 @@ def aside(call: Callable[[], T], name: str) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    context = copy_context()  # its print options, and where its output goes
-    thread = threading.Thread(target=context.run, args=(run,), name=name, daemon=True)
-    Context().run(thread.start)
+    in_thread(name, copy_context().run, run)  # its print options, and where its output goes
     return future
 
 

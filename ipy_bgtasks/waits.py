@@ -29,9 +29,8 @@ switches threads only between two steps of bytecode, so that the receiver cannot
 
 Not ended: somebody else's lock, `Thread.join`, `SimpleQueue.get`, and whatever computes. Sending
 the thread a signal does not help: Python retries an interrupted call unless a handler raises, and
-handlers run on the main thread. What is in the
-way then is named: a lock and who holds it, or a library. All that is found from outside, from the
-frames of threads and the source of their lines; what cannot be told is left out.
+handlers run on the main thread. What is in the way then is named, a lock and who holds it or a
+library, from the frames of threads and the source of their lines; what cannot be told is left out.
 """
 
 from __future__ import annotations

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
+from typing import Any
+
+from patience import until
 
 from ipy_bgtasks.runners.kept.directory import directories
 
 
 def end_kept_jobs(patience: float = 20.0) -> None:
     """Stop all kept jobs, and wait for that: a watcher may be about to start its process."""
-    deadline = time.monotonic() + patience
+
+    def has_ended(place: Any) -> bool:
+        if place.job() is None or "ended" in place.settle():
+            return True
+        place.request("force")
+        return False
+
     for place in directories():
-        while place.job() is not None and "ended" not in place.settle():
-            place.request("force")
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(partial(has_ended, place), patience)

@@ -88,6 +88,7 @@ class FrontEnd(Host):
         self._loop = core.loop
         #: ``self._later(seconds, function)`` calls a function after some time.
         self._later = core.service.later
+        self.switch_interval = core.service.switch_interval
         self._lock = threading.RLock()
         self.labels = Labels()
         #: Its cells, where one that runs can be sent to the background.

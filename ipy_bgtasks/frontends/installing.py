@@ -483,8 +483,11 @@ TOUCHES = {
         "shell_channel_thread, its manager._create_subshell; shell_channel_thread_main; "
         "shell_stream.on_recv; shell_handlers; _publish_status; before 7.4 the manager's "
         "_shell_socket; the classes of the shell and of its display hook; shell.display_trap, "
-        "builtin_trap",
-        "ipykernel 7.0 to 7.4",
+        "builtin_trap; before 7 the class of shell_stream, its socket, _recv_callback, "
+        "_handle_events, _update_handler, _rebuild_io_state; kernel.dispatch_shell, eventloop, "
+        "_parents, _parent_ident, _allow_stdin, _cancel_on_sigint; parent_header of the shell, its "
+        "display hook and publisher",
+        _IPYKERNEL,
         "`%bg` alone sends the cell that runs to the background",
         "`%bg` alone does nothing: start a cell with %%fg",
         optional=True,

@@ -141,7 +141,7 @@ class BackgroundCells(Generic[C]):
         self._lock = threading.RLock()
         self.signals = Signals(actions)
         self._per_thread: PerThread | None = None
-        self._apart = Installation()
+        self.apart = Installation()
         #: The cells in the background whose code runs.
         self._away: set[C] = set()
 
@@ -150,13 +150,13 @@ class BackgroundCells(Generic[C]):
     @property
     def unable(self) -> bool:
         """Whether it was tried, and this version of IPython is not built as needed."""
-        return bool(self._apart.missing)
+        return bool(self.apart.missing)
 
     def prepare(self) -> bool:
         """Keep for each thread what IPython keeps once; return whether that works here."""
         if self._per_thread is None and not self.unable:
             per_thread = PerThread()
-            self._apart.step("background cells", per_thread.install, self._shell)
+            self.apart.step("background cells", per_thread.install, self._shell)
             self._per_thread = None if self.unable else per_thread
         return not self.unable
 
@@ -234,13 +234,14 @@ class BackgroundCells(Generic[C]):
         if job is not None:
             self._settle(run, job)
 
-    def missed(self, run: C) -> bool:
+    def missed(self, run: C, died: bool = False) -> bool:
         """Return whether an interrupt came before the end of a cell and was not raised in it.
 
         The signal ends the cell's child processes, too: where the last line waits for one, it may
-        be over before our thread gets its turn.
+        be over before our thread gets its turn. A child that has *died* of the signal says that it
+        comes, even if the thread that has received it is not through with its handler.
         """
-        came = self.is_front(run) and self.signals.arrives("SIGINT")
+        came = self.is_front(run) and self.signals.arrives("SIGINT", expected=died)
         if (sent := run.stop) is not None:
             came = came or sent.pending
             sent.drop()
@@ -403,10 +404,10 @@ class Signals:
                 self.give_back("SIGINT")
                 self.take("SIGINT")
 
-    def arrives(self, name: str) -> bool:
+    def arrives(self, name: str, expected: bool = False) -> bool:
         """Return whether a signal has come, if it is taken, and no action was called for it yet.
 
-        None is called then.
+        None is called then. One that is *expected* is waited for a little longer.
         """
 
         def has_come() -> bool:
@@ -416,7 +417,8 @@ class Signals:
         if not self.takes(name):
             return False
         arriving = is_pending(getattr(signal, name))
-        return has_come() or (arriving and until(has_come, PASSES, _SOON))
+        seconds = PASSES * (10 if expected else arriving)
+        return has_come() or (seconds > 0 and until(has_come, seconds, _SOON))
 
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""
@@ -499,8 +501,8 @@ class PerThread:
             own = self.quiet.get(threading.get_ident())
             return bool(quiet(hook) if own is None else own)
 
-        number = _property(type(shell).execution_count, self.numbers, own_only=True)
-        separator = _property(type(shell).separate_in, self.separators, own_only=True)
+        number = thread_property(type(shell).execution_count, self.numbers, own_only=True)
+        separator = thread_property(type(shell).separate_in, self.separators, own_only=True)
         changes.subclass(shell, {"execution_count": number, "separate_in": separator})
         # IPython counts the cells that use these, and the last one takes them off. What counts is
         # not made for two threads: a cell that began at that moment had its value shown nowhere.
@@ -508,14 +510,14 @@ class PerThread:
             changes.enter(trap)
         changes.add(lambda: setattr(hook, "exec_result", None))
         members = {
-            "exec_result": _property(type(hook).exec_result, self._results),
-            "msg": _property(None, self._messages),
+            "exec_result": thread_property(type(hook).exec_result, self._results),
+            "msg": thread_property(None, self._messages),
             "quiet": quiet_here,
         }
         changes.subclass(hook, members)
 
 
-def _property(trait: Any, own: dict[int, Any], *, own_only: bool = False) -> property:
+def thread_property(trait: Any, own: dict[int, Any], *, own_only: bool = False) -> property:
     """Return a property that is *trait* unless the calling thread has an entry in *own*.
 
     With *own_only* a thread without an entry sets the trait; else what it sets is its own.

@@ -158,15 +158,23 @@ class RoutedStream:
             self.__dict__["_stream"].close()
 
 
-def route_in_place(changes: Installation, stream: Any, name: str, front_end: FrontEnd) -> None:
+def route_in_place(
+    changes: Installation,
+    stream: Any,
+    name: str,
+    front_end: FrontEnd,
+    foreground: Write,
+) -> None:
     """Route a stream without replacing the object.
 
     For streams whose class is written in Python, such as ipykernel's: a logging handler that
-    has held the stream for long is routed, too.
+    has held the stream for long is routed, too. What does not come from a job goes
+    to *foreground*.
     """
     cls = type(stream)
     route = _Route(name, front_end, cls.write.__get__(stream))
-    route_write = route.writer(route.own_write)
+    route.innermost = foreground
+    route_write = route.writer(route.innermost)
 
     def write(self: Any, text: str) -> Any:
         return route_write(text)

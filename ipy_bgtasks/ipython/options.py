@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.ipython import options as opt
+from ipy_bgtasks.frontends import installing
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
-from ipy_bgtasks.text import cut_middle
+from ipy_bgtasks.text import cut_middle, error_line
 from ipy_bgtasks.views.describe import GLYPHS
 
 if TYPE_CHECKING:
@@ -163,75 +163,76 @@ def read_options(
     Values are expanded with *variables*, where those are given, as IPython expands after ``!``.
     Raises `BadInput` for an unknown or malformed option.
     """
-    options = Options()
-    rest = line.strip()
-    while rest[:1] == "-" and (match := re.match(r"-\S+", rest)) and not re.match(r"-\s|$", rest):
-        word = match.group()
-        if word == "--":
-            return options, rest[2:].strip()
-        rest = _Reader(table, magic, options, variables).word(word, rest[len(word) :])
-    return options, rest
+    reader, rest = _Reader(table, magic, variables), line.strip()
+    while re.match(r"-\S", rest):
+        if re.match(r"--(\s|$)", rest):
+            return reader.options, rest[2:].strip()
+        rest = reader.word(rest)
+    return reader.options, rest
 
 
 def read_all(line: str, table: tuple[Option, ...], magic: str) -> tuple[Options, list[str]]:
     """Return options and other words, in any order, for magics that take no code."""
-    options = Options()
-    words: list[str] = []
+    reader, words = _Reader(table, magic), list[str]()
     rest = line.strip().rstrip(";").strip()
     while rest:
-        word = rest.split(None, 1)[0]
-        if word.startswith("-") and word not in ("-", "--") and not word[1:].isdigit():
-            rest = _Reader(table, magic, options, None).word(word, rest[len(word) :])
+        if re.match(r"-(?!\d+(\s|$)|-?(\s|$))", rest):  # -1 and - are words
+            rest = reader.word(rest)
         else:
             quoted = rest[0] in "\"'"
             value, rest = _value(rest)
             words += [value] if quoted else split_specs(value)
-    return options, words
+    return reader.options, words
 
 
-class _Reader(NamedTuple):
+class _Reader:
     """Reads the words of one magic's options."""
 
-    table: tuple[Option, ...]
-    magic: str
-    options: Options
-    variables: Variables | None
+    def __init__(
+        self, table: tuple[Option, ...], magic: str, variables: Variables | None = None
+    ) -> None:
+        self.options = Options()
+        self._table = table
+        self._magic = magic
+        self._variables = variables
 
-    def word(self, word: str, rest: str) -> str:
-        """Read one word; returns what is left of the line behind it and its value."""
+    def word(self, line: str) -> str:
+        """Read the first word of *line*; returns what is left behind it and its value."""
+        word = line.split(None, 1)[0]
+        rest = line[len(word) :]
         if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            option = self._find(word, lambda o: o.name == name)
+            asked, equals, value = word.partition("=")
+            option = self._find(asked, word)
             if equals and option.takes is None:
-                raise BadInput(f"{self.magic} --{name} takes no value, not {value!r}")
+                raise BadInput(f"{self._magic} {asked} takes no value, not {value!r}")
             if equals and not value:
-                raise BadInput(f"{self.magic} --{name} needs a value: --{name} {option.takes}")
-            return self._give(option, f"--{name}", value + rest if equals else rest)
+                raise BadInput(f"{self._magic} {asked} needs a value: {asked} {option.takes}")
+            return self._set(option, asked, value + rest)
         for i, letter in enumerate(word[1:], 2):
-            option = self._find(word, lambda o, letter=letter: o.short == letter)  # type: ignore[misc]
+            option = self._find(f"-{letter}", word)
             if option.takes:
-                return self._give(option, f"-{letter}", word[i:] + rest)
-            self._give(option, f"-{letter}", "")
+                return self._set(option, f"-{letter}", word[i:] + rest)
+            self._set(option, f"-{letter}", "")
         return rest.lstrip()
 
-    def _find(self, word: str, fits: Callable[[Option], bool]) -> Option:
-        for option in self.table:
-            if fits(option):
+    def _find(self, asked: str, word: str) -> Option:
+        for option in self._table:
+            if asked in option.words:
                 return option
-        known = ", ".join(o.words[0] for o in self.table if o is not AWAITED)
-        magic = self.magic
+        known = ", ".join(o.words[0] for o in self._table if o is not AWAITED)
+        magic = self._magic
         hint = f"; `--` ends them: {magic} -- {word} …" if magic in ("%bg", "%fg") else ""
         raise BadInput(f"{magic} has no option {word}; it has {known}{hint}")
 
-    def _give(self, option: Option, word: str, rest: str) -> str:
+    def _set(self, option: Option, word: str, rest: str) -> str:
         """Set the option; returns the rest behind its value."""
         given: Any = True
         if option.takes is not None:
             given, rest = _value(rest.lstrip())
             if not given:
-                raise BadInput(f"{self.magic} {word} needs a value: {word} {option.takes}")
-            if self.variables is not None and not option.is_code:
-                given = expanded(given, self.variables, f"{self.magic} {word}")
+                raise BadInput(f"{self._magic} {word} needs a value: {word} {option.takes}")
+            if self._variables is not None and not option.is_code:
+                given = expanded(given, self._variables, f"{self._magic} {word}")
             given = option.read(given)
         if option in (*_PLACES, _ON):
             before = self.options.place if self.options.on is None else "on"
@@ -275,13 +276,8 @@ def expanded(text: str, variables: Variables, what: str) -> str:
     """
     if not any(char in text for char in "{}$"):
         return text
-    from IPython.utils.text import DollarFormatter
-
-    from ipy_bgtasks.text import error_line
-
-    known = {**(os.environ if "$" in text else {}), **variables()}
     try:
-        return DollarFormatter().vformat(text, [], known)
+        return installing.expanded(text, {**(os.environ if "$" in text else {}), **variables()})
     except Exception as error:
         doubled = "" if "$" in text else "; braces that are meant as such are doubled"
         raise BadInput(f"{what} {text}: {error_line(error)}{doubled}") from None
@@ -313,9 +309,11 @@ def _end(text: str, stops: Callable[[str], bool]) -> int:
     return len(text)
 
 
+# Completion
+
 _WIDE = 50  # columns of a description
 _LINE = re.compile(r"^\s*(?:[\w., ]+=\s*)?(%{0,2})(bg|fg|jobs|cancel)\s(.*)$", re.DOTALL)
-_TABLES = {"bg": opt.BG, "fg": opt.FG, "jobs": opt.JOBS, "cancel": opt.CANCEL}
+_TABLES = {"bg": BG, "fg": FG, "jobs": JOBS, "cancel": CANCEL}
 
 
 def candidates(
@@ -329,35 +327,31 @@ def candidates(
     *token* is the part that IPython will replace: it splits words at some characters. *variables*
     are the user's, some of which may hold jobs.
     """
-    match = _LINE.match(line)
-    if match is None:
+    if (match := _LINE.match(line)) is None:
         return []
     percents, magic, rest = match.groups()
-    word = re.split(r"[\s,]", rest)[-1]
-    before = re.split(r"[\s,]", rest)[-2:-1]
-    if before == ["--log"]:
-        return [(path[len(word) - len(token) :], "file") for path in _files(word)]
-    if before and before[0] in ("-g", "--group"):
+    *_, before, word = ["", *re.split(r"[\s,]", rest)]
+    found: list[tuple[str, str]] = []
+    if before == "--log":
+        found = [(path, "file") for path in _files(word)]
+    elif before in ("-g", "--group"):
         names = (group.name for group in registry.groups())
-        return [
-            (name[len(word) - len(token) :], "group") for name in names if name.startswith(word)
-        ]
-    if before in (["--on"], ["--show"]):
-        return []  # an expression: IPython knows better
-    found = _options(percents, magic, word) if word.startswith("-") else []
-    if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
-        found = [*_specs(registry, magic, word), *_holders(variables or {}, word)]
+        found = [(name, "group") for name in names if name.startswith(word)]
+    elif before not in ("--on", "--show"):  # else an expression: IPython knows better
+        found = _options(percents, magic, word) if word.startswith("-") else []
+        if not found and (magic in ("fg", "jobs", "cancel") or "--after" in rest):
+            found = [*_specs(registry, magic, word), *_holders(variables or {}, word)]
     kept = len(word) - len(token) if word.endswith(token) else 0
     # A popup breaks a description at its blanks, over the rows below.
     return [(text[kept:], kind.replace(" ", "\xa0")) for text, kind in found]
 
 
 def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
-    table = opt.FG_CELL if (percents, magic) == ("%%", "fg") else _TABLES[magic]
+    table = FG_CELL if (percents, magic) == ("%%", "fg") else _TABLES[magic]
     return [
         (text, f"option {option.takes or ''}".strip())
         for option in table
-        if option is not opt.AWAITED
+        if option is not AWAITED
         for text in option.words
         if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
     ]
@@ -372,13 +366,13 @@ def _files(word: str) -> list[str]:
 def _holders(variables: Mapping[str, Any], word: str) -> list[tuple[str, str]]:
     """Return the variables that hold jobs and begin with *word*; none if that is empty."""
     return [
-        (name, _told(value, value.name))
+        (name, _description(value, value.name))
         for name, value in variables.items()
         if word and name.startswith(word) and name[:1] != "_" and isinstance(value, Job)
     ]
 
 
-def _told(job: Job | Record, words: str) -> str:
+def _description(job: Job | Record, words: str) -> str:
     """Describe a job: JupyterLab makes an icon of the first character."""
     return f"{GLYPHS.get(job.state, '○')} {job.state}: {cut_middle(words, _WIDE)}"
 
@@ -386,7 +380,9 @@ def _told(job: Job | Record, words: str) -> str:
 def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
     if word.startswith("?"):
         text = word[1:]
-        return [(f"?{j.name}", _told(j, f"job {j.number}")) for j in registry if text in j.name]
+        return [
+            (f"?{j.name}", _description(j, f"job {j.number}")) for j in registry if text in j.name
+        ]
     groups = [
         (f"@{group.name}", f"group of {len(group.jobs()):,} jobs")
         for group in registry.groups()
@@ -398,7 +394,7 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
     bare = word.removeprefix("%")
     jobs = registry.alive() if magic == "cancel" else list(registry)
     found = [
-        (f"{percent}{job.number}", _told(job, job.name))
+        (f"{percent}{job.number}", _description(job, job.name))
         for job in jobs
         if str(job.number).startswith(bare)
     ]
@@ -406,7 +402,7 @@ def _specs(registry: Registry, magic: str, word: str) -> list[tuple[str, str]]:
         # A name with a blank or a comma would be read as several specs.
         names = Counter(job.name for job in jobs if not re.search(r"[\s,]", job.name))
         found += [
-            (f"%{job.name}", _told(job, f"job {job.number}"))
+            (f"%{job.name}", _description(job, f"job {job.number}"))
             for job in jobs
             if job.name.startswith(bare) and names[job.name] == 1
         ]

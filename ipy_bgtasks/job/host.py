@@ -81,7 +81,6 @@ class Absence(Host):
         self.missed: deque[Record] = deque(maxlen=200)
 
     def ended(self, job: Record) -> None:
-        """Remember the job."""
         self.missed.append(job)
 
 
@@ -92,18 +91,14 @@ class HostSwitch(Host):
     its own, since each job calls several.
     """
 
-    _EVENTS = (
-        *("new_log", "entering", "write", "publish", "clear"),
-        *("changed", "context", "retrying", "closing", "ended"),
-    )
-
     def __init__(self) -> None:
         self.exchange(Absence())
 
     def exchange(self, host: Host) -> None:
         """Pass everything on to *host* from now on, and report to it the ends that it missed."""
         before = vars(self).get("host")
-        vars(self).update({name: getattr(host, name) for name in self._EVENTS}, host=host)
+        events = [name for name in vars(Host) if not name.startswith("_") and name != "has_output"]
+        vars(self).update({name: getattr(host, name) for name in events}, host=host)
         for job in getattr(before, "missed", ()):
             host.ended(job)
 

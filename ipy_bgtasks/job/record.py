@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
@@ -99,7 +99,7 @@ class Record:
     launched: float = field(init=False)
     _lock: Any = field(default_factory=threading.Lock, init=False)
     _callbacks: tuple[Callable[[Record], object], ...] = field(default=(), init=False)
-    _pokes: list[Waker] | None = field(default=None, init=False)
+    _pokes: list[threading.Event | _Waker] | None = field(default=None, init=False)
     _log: Log | None = field(default=None, init=False)
     _decimal: Any = field(init=False)
     _progress: Progress | None = field(default=None, init=False)
@@ -239,7 +239,7 @@ class Record:
         if not self.was_fetched:
             self.was_fetched = True
             if self.registry is not None:
-                self.registry.note_fetched(self)
+                self.registry.job_fetched(self)
 
     # Waiting
 
@@ -289,7 +289,9 @@ class Record:
             try:
                 return outcome.get()
             except (SystemExit, KeyboardInterrupt) as error:
-                if _in_asyncios_own_task():
+                # In a task that asyncio made of a bare awaitable, as `gather` does.
+                task = asyncio.current_task()
+                if getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable":
                     raise ExitInTask(f"job {self.number} raised {error!r}") from error
                 raise
         except BaseException as error:
@@ -344,7 +346,7 @@ class Record:
         except BaseException:  # an exit would end the loop, or a thread of the pool
             logging.getLogger(__name__).exception("done callback of job %s failed", self.number)
 
-    def wake_at_end(self, event: Waker) -> bool:
+    def wake_at_end(self, event: threading.Event | _Waker) -> bool:
         """Set *event* when the job ends, or moves to another place; False if it has ended."""
         with self._lock:
             if self._outcome is not None:
@@ -352,7 +354,7 @@ class Record:
             self._pokes = [*(self._pokes or ()), event]
             return True
 
-    def stop_waking(self, event: Waker) -> None:
+    def stop_waking(self, event: threading.Event | _Waker) -> None:
         """Stop setting *event*."""
         with self._lock:
             self._pokes = [each for each in self._pokes or () if each is not event]
@@ -403,7 +405,7 @@ class Record:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
         if self.registry is not None:
-            self.registry.note_paused(self)
+            self.registry.job_paused(self)
         self.notify(self.host.changed)
 
     def stop_for(self, error: Exception) -> None:
@@ -528,7 +530,7 @@ class Record:
             self.runner = self.work = self.run = self.pid = None
         # Books and front end before those that wait: a script may exit after its last wait.
         if self.registry is not None:
-            self.registry.note_end(self)
+            self.registry.job_ended(self)
         if pokes is not None:
             for event in pokes:
                 event.set()
@@ -594,13 +596,6 @@ class Attempts:
             add_note(error, line)
 
 
-class Waker(Protocol):
-    """What a job wakes those that wait for it by, such as a `threading.Event`."""
-
-    def set(self) -> None:
-        """Wake the waiter; called on any thread."""
-
-
 def _late(job: Record, timeout: float | None) -> TimeoutError:
     return TimeoutError(f"job {job.number} has not ended after {timeout:g} s")
 
@@ -622,9 +617,3 @@ class _Waker:
     def _resolve(self) -> None:
         if not self.woken.done():
             self.woken.set_result(None)
-
-
-def _in_asyncios_own_task() -> bool:
-    """Return whether asyncio made the running task from a bare awaitable, as `gather` does."""
-    task = asyncio.current_task()
-    return getattr(task and task.get_coro(), "__name__", "") == "_wrap_awaitable"

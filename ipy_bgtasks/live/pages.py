@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.log.output import Entry, dropped_mark
+from ipy_bgtasks.platforms import usage_of
 from ipy_bgtasks.registry.specs import JobId
+from ipy_bgtasks.service import Soon
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import one_line, short_repr, visible
-from ipy_bgtasks.views.describe import GLYPHS, row
-from ipy_bgtasks.views.display import THEMED, traceback_text
+from ipy_bgtasks.views.describe import GLYPHS, row, traceback_text
+from ipy_bgtasks.views.display import THEMED
 from ipy_bgtasks.views.tables import group_tally
 from ipy_bgtasks.work.reading import label_of_cell
 
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
-    from ipy_bgtasks.frontends.kernel.cards import Card, Cards
+    from ipy_bgtasks.frontends.kernel.cards import Card
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.live.watching import Feed, News, Watching
+    from ipy_bgtasks.live.watching import News, Watching
     from ipy_bgtasks.notify import Notice
-    from ipy_bgtasks.registry.collection import Registry
+    from ipy_bgtasks.platforms import Usage
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ _CREDIT = 600  # messages that are sent without a sign of life: five minutes of 
 _CLIENTS = 50  # pages that are known; the oldest is forgotten
 _MANY = 5000  # cards that one page may name
 _LOGS = 20  # logs that are open at a time
+_SAMPLE = 2.0  # seconds between two looks at what processes use
+_NAMES = ("jobs", "look", "many", "lists")  # lists of names that a page sends
 _FACTS = ("state", "where", "started", "ended")  # are sent also of a row that nobody sees
 _WHOLE = 1 << 62
 _PROBE = 400  # characters by which the end of what was shown is found again
@@ -95,8 +99,9 @@ class _Sight:
     #: How often the page has said so before: the first time may be heard last, on a busy main shell
     #: when the next went to a subshell, and must not count then.
     turn: int = 0
-    #: Whether a panel is among it, which shows all jobs.
+    #: Whether a panel is among it, which shows all jobs, and whether somebody looks at that.
     panel: bool = False
+    watched: bool = False
     #: The jobs that have cards, and those of which anything is in sight.
     jobs: frozenset[int | JobId] = frozenset()
     look: frozenset[int | JobId] = frozenset()
@@ -108,28 +113,15 @@ class _Sight:
 class Pages:
     """The pages of one kernel. Any thread may call.
 
-    *send* takes a message for all of them; *actions* is what the buttons do. *cell* returns the
-    cell to show that runs in the foreground, as `tail.cell_row` makes it. As long as no page shows
-    anything of us, it costs nothing.
+    *views* has what they show, and does what their buttons ask for; *send* takes a message for all
+    of them. As long as no page shows anything of us, it costs nothing.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        feed: Feed,
-        cards: Cards,
-        actions: Watching,
-        send: Callable[[dict[str, Any]], None],
-        cell: Callable[[], dict[str, Any] | None] = lambda: None,
-        cells: Cells = no_cells,
-    ) -> None:
-        self._registry = registry
-        self._feed = feed
-        self._cards = cards
-        self._actions = actions
+    def __init__(self, views: Watching, send: Callable[[dict[str, Any]], None]) -> None:
+        self._views = views
+        self._registry = views.registry
+        self._cards = views.cards
         self._send = send
-        self._cell = cell
-        self._cells = cells
         self._lock = threading.RLock()
         self._clients: dict[str, _Sight] = {}
         self._all = _Sight()  # what any of them shows
@@ -140,6 +132,10 @@ class Pages:
         self._front: tuple[Any, ...] = ()
         self._credit = 0
         self._unsubscribe: Callable[[], None] | None = None
+        #: What the processes of jobs that somebody sees at work used, and when that was.
+        self._used: dict[int | JobId, tuple[float, Usage]] = {}
+        self._uses: dict[int | JobId, str] = {}
+        self._sampling = Soon(views.feed.later, self._sample)
 
     def tell(self, notice: Notice, job: Record) -> None:
         """Send a notice; each page decides whether it shows it, and leads a click to the card."""
@@ -162,7 +158,7 @@ class Pages:
         with self._lock:
             match content:
                 case {"kind": "hello"}:
-                    self._cards.page_answers()
+                    self._cards.heard = True
                 case {"kind": "see", "client": str(client)} if (
                     0 < len(client) <= 64 and (sight := _sight(content)) is not None
                 ):
@@ -189,23 +185,23 @@ class Pages:
             case {"kind": "cancel", "job": name, "force": bool(force), "to": str(to)} if job := (
                 self._job(name)
             ):
-                self._actions.cancel([job], self._status_of(to), force=force)
+                self._views.cancel([job], self._status_of(to), force=force)
             case {"kind": "cancel all", "many": str(name), "to": str(to)} if card := (
                 self._cards.many.get(name)
             ):
-                self._actions.cancel(card.alive(), self._status_of(to))
+                self._views.cancel(card.alive(), self._status_of(to))
             case {"kind": "cancel all", "group": str(name), "to": str(to)} if alive := [
                 job for job in self._registry.alive() if job.group == name
             ]:
-                self._actions.cancel(alive, self._status_of(to))
+                self._views.cancel(alive, self._status_of(to))
             case {"kind": "forget", "job": name, "to": str(to)} if job := self._job(name):
-                self._actions.discard(job, self._status_of(to))
+                self._views.discard(job, self._status_of(to))
             case {"kind": "background", "cell": str(cell), "to": str(to)}:
-                self._actions.send_away(cell, self._status_of(to))
+                self._views.send_away(cell, self._status_of(to))
             case {"kind": "take out", "cell": int(place), "to": str(to)}:
-                self._actions.take_out(place, self._status_of(to))
+                self._views.take_out(place, self._status_of(to))
             case {"kind": "notify", "job": name, "on": bool(wanted)} if job := self._job(name):
-                self._actions.notify(job, wanted)
+                self._views.notify(job, wanted)
                 self._send_news([job])
             case _:
                 return False
@@ -225,6 +221,7 @@ class Pages:
         while len(self._clients) > _CLIENTS:
             self._leave(next(iter(self._clients)))
         self._look()
+        self._sample_soon()
         if missed or (sight.panel and not before.panel):
             self._start_over()
             return
@@ -241,19 +238,16 @@ class Pages:
     def _look(self) -> None:
         """Note what all pages show together, and listen if that is anything."""
         seen = self._clients.values()
-        self._all = _Sight(
-            0,
-            any(each.panel for each in seen),
-            frozenset().union(*(each.jobs for each in seen)),
-            frozenset().union(*(each.look for each in seen)),
-            frozenset().union(*(each.many for each in seen)),
-            frozenset().union(*(each.lists for each in seen)),
-        )
+        names: dict[str, frozenset[Any]] = {
+            part: frozenset().union(*(getattr(each, part) for each in seen)) for part in _NAMES
+        }
+        panel, watched = (any(getattr(each, w) for each in seen) for w in ("panel", "watched"))
+        self._all = _Sight(0, panel, watched, **names)
         shown = self._all.panel or self._all.jobs or self._all.many or self._logs
         if not shown:
             self._rest()
         elif self._unsubscribe is None:
-            self._unsubscribe = self._feed.subscribe(self._take)
+            self._unsubscribe = self._views.feed.subscribe(self._take)
 
     def _listed(self, sight: _Sight) -> frozenset[int | JobId]:
         cards = [card for name in sight.lists if (card := self._cards.many.get(name))]
@@ -276,7 +270,7 @@ class Pages:
             return
         _, readers = self._logs.pop(job.number, (None, set()))
         # Also for those who see it already: one message for all.
-        self._logs[job.number] = (Tail(job, self._cells), readers | {client})
+        self._logs[job.number] = (Tail(job, self._views.sources), readers | {client})
         while len(self._logs) > _LOGS:
             del self._logs[next(iter(self._logs))]
         self._look()
@@ -309,7 +303,7 @@ class Pages:
             self._send_news(jobs[start : start + _AT_ONCE])
         for number, (_, readers) in list(self._logs.items()):
             if job := self._registry.get(number):
-                self._logs[number] = (Tail(job, self._cells), readers)
+                self._logs[number] = (Tail(job, self._views.sources), readers)
                 self._send_news([], logs=[number])
 
     def _take(self, news: News) -> None:
@@ -323,6 +317,7 @@ class Pages:
             logs = [job.number for job in news.jobs if job.number in self._logs]
             jobs = [job for job in news.jobs if self._registry.get(job.number) is job]
             jobs += self._moved_up({job.group for job in jobs} - {None})
+            self._sample_soon()
             for start in range(0, max(len(jobs), 1), _AT_ONCE):
                 last = start + _AT_ONCE >= len(jobs)
                 self._send_news(
@@ -349,7 +344,9 @@ class Pages:
         rows = [row for job in jobs if (row := self._new_row(job, look))]
         many = {name: facts for name in self._all.many if (facts := self._new_many(name))}
         tails = [news for number in logs if (news := self._logs[number][0].news())]
-        cell, current, previous = self._cell(), self._registry.current, self._registry.previous
+        current, previous = self._registry.current, self._registry.previous
+        running = self._views.front()
+        cell = None if running is None else cell_row(*running)
         shown = cell and (cell["id"], [each["n"] for each in cell["queue"]])
         front = (shown, current and current.number, previous and previous.number)
         if not (rows or many or gone or tails or reset or front != self._front):
@@ -364,6 +361,34 @@ class Pages:
         message["previous"] = None if previous is None else str(previous.number)
         self._send({**message, "cell": cell})
 
+    # What processes use
+
+    def _watched(self) -> list[Record]:
+        """Return the jobs that somebody sees in a panel and that have processes at work."""
+        seen = self._all.look if self._all.watched else ()
+        jobs = [job for n in seen if (job := self._registry.get(n))]
+        return [job for job in jobs if job.pid is not None and not job.done()]
+
+    def _sample_soon(self) -> None:
+        if not self._used and self._watched():
+            self._sampling.within(0)
+
+    def _sample(self) -> None:
+        """Send what processes use, now and as long as somebody looks."""
+        with self._lock:
+            jobs = self._watched()
+        now, found = time.monotonic(), usage_of({job.pid for job in jobs if job.pid is not None})
+        with self._lock:
+            before, self._used, self._uses = self._used, {}, {}
+            for job in jobs:
+                if used := found.get(job.pid or 0):
+                    at, last = before.get(job.number, (now, used))
+                    self._used[job.number] = now, used
+                    self._uses[job.number] = used.since(last, now - at)
+            self._send_news(jobs)
+            if self._used:
+                self._sampling.within(_SAMPLE)
+
     def _new_row(self, job: Record, look: frozenset[int | JobId]) -> dict[str, Any] | None:
         number, shown = job.number, self._all
         if not (shown.panel or number in shown.jobs or number in look):
@@ -373,7 +398,7 @@ class Pages:
             self._stale[number] = None
             return None
         self._stale.pop(number, None)
-        row = live_row(job, self._actions.is_asked(job))
+        row = live_row(job, self._views.is_asked(job), self._uses.get(number, ""))
         if row == sent:
             return None
         self._sent[number] = row
@@ -401,10 +426,8 @@ class Pages:
 
     def _rest(self) -> None:
         self._all = _Sight()
-        self._logs.clear()
-        self._sent.clear()
-        self._sent_many.clear()
-        self._stale.clear()
+        for known in (self._logs, self._sent, self._sent_many, self._stale, self._uses):
+            known.clear()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
@@ -412,20 +435,20 @@ class Pages:
 
 def _sight(content: dict[str, Any]) -> _Sight | None:
     """Read what a page says that it shows; None if that makes no sense."""
-    turn, panel = content.get("turn"), content.get("panel")
-    lists = [content.get(part) for part in ("jobs", "look", "many", "lists")]
-    for names in lists:
-        if not isinstance(names, list) or len(names) > _MANY:
-            return None
-        if not all(isinstance(name, str) for name in names):
-            return None
-    if type(turn) is not int or not isinstance(panel, bool):
+    turn, panel, watched = (content.get(word) for word in ("turn", "panel", "watched"))
+    if type(turn) is not int or not isinstance(panel, bool) or not isinstance(watched, bool):
         return None
-    jobs, look = (
-        frozenset(n for name in names or () if (n := _number(name)) is not None)
-        for names in lists[:2]
-    )
-    return _Sight(turn, panel, jobs, look, frozenset(lists[2] or ()), frozenset(lists[3] or ()))
+    names: dict[str, Any] = {}
+    for part in _NAMES:
+        found = content.get(part)
+        if not isinstance(found, list) or len(found) > _MANY:
+            return None
+        if not all(isinstance(name, str) for name in found):
+            return None
+        names[part] = frozenset(found)
+    for part in ("jobs", "look"):
+        names[part] = frozenset(n for name in names[part] if (n := _number(name)) is not None)
+    return _Sight(turn, panel, watched, **names)
 
 
 def _number(name: object) -> int | JobId | None:
@@ -444,10 +467,10 @@ def _is_news(job: Record, sent: dict[str, Any]) -> bool:
 # Jobs as plain data
 
 
-def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
+def live_row(job: Record, asked: bool, uses: str) -> dict[str, Any]:
     """Return one job as data: texts are text, times are seconds since the epoch or None.
 
-    *asked* tells whether there will be a notice of its end.
+    *asked* tells whether there will be a notice of its end, *uses* what its processes use.
     """
     seen = row(job)
     code = one_line(job.code, 500)
@@ -466,6 +489,7 @@ def live_row(job: Record, asked: bool = False) -> dict[str, Any]:
         "fraction": seen.fraction,
         "label": seen.label,
         "notify": asked,
+        "uses": "" if job.done() else uses,
     }
 
 

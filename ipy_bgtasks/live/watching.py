@@ -12,17 +12,18 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.service import Soon
 from ipy_bgtasks.views.tables import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.frontends.base import FrontEnd
-    from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
+    from ipy_bgtasks.frontends.base import ForegroundCell, FrontEnd, WaitingCell
     from ipy_bgtasks.frontends.kernel.cards import Cards
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.pages import Pages
@@ -50,8 +51,8 @@ class News:
 class Feed:
     """The news of one registry's jobs. Any thread may call.
 
-    While nobody listens it is connected to nothing, and costs nothing. With *cells* it also tells
-    when the one that runs for a while is another one, or none.
+    While nobody listens it is connected to nothing, and costs nothing. It also tells when the cell
+    that runs for a while is another one, or none. *later* calls a function after some seconds.
     """
 
     def __init__(
@@ -59,19 +60,18 @@ class Feed:
         registry: Registry,
         front_end: FrontEnd,
         later: Callable[[float, Callable[[], None]], object],
-        cells: KernelCells | None = None,
     ) -> None:
         self._registry = registry
-        self._cells = cells
         self._front_end = front_end
-        self._later = later
+        self._cells = front_end.cells
+        self.later = later
         self._lock = threading.Lock()
         self._listeners: list[Callable[[News], None]] = []
         # Filled by any thread and emptied by one, item by item: no lock on the way of a print.
         self._changed: dict[int, Record] = {}
         self._gone: dict[int, None] = {}
         self._cell_changed = False
-        self._armed = False
+        self._soon = Soon(later, self._deliver)
         self._sent = 0.0
 
     def subscribe(self, call: Callable[[News], None]) -> Callable[[], None]:
@@ -79,34 +79,27 @@ class Feed:
         with self._lock:
             self._listeners.append(call)
             if len(self._listeners) == 1:
-                self._connect()
+                self._registry.on_discard.append(self._mark_gone)
+                self._watch(self._mark, self._mark_cell)
 
         def end() -> None:
             with self._lock:
                 if call in self._listeners:
                     self._listeners.remove(call)
                     if not self._listeners:
-                        self._disconnect()
+                        self._registry.on_discard.remove(self._mark_gone)
+                        self._watch(None, None)
 
         return end
 
-    def _connect(self) -> None:
-        registry = self._registry
-        registry.on_discard.append(self._mark_gone)
-        self._front_end.watcher = self._mark
+    def _watch(self, jobs: Callable[[Record], None] | None, cell: Any) -> None:
+        self._front_end.watcher = jobs
         if self._cells is not None:
-            self._cells.watcher = self._mark_cell
-
-    def _disconnect(self) -> None:
-        registry = self._registry
-        registry.on_discard.remove(self._mark_gone)
-        self._front_end.watcher = None
-        if self._cells is not None:
-            self._cells.watcher = None
+            self._cells.watcher = cell
 
     def _mark_cell(self, begins: bool) -> None:
         if begins:  # most are over before anybody could want to know
-            self._later(_LONG + 0.2, self._cell_changes)  # it is seen to be long by then
+            self.later(_LONG + 0.2, self._cell_changes)  # it is seen to be long by then
         else:
             self._cell_changes()
 
@@ -123,22 +116,18 @@ class Feed:
         self._arm()
 
     def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
-            self._later(max(_SOON, self._sent + _INTERVAL - time.monotonic()), self._deliver)
+        self._soon.within(max(_SOON, self._sent + _INTERVAL - time.monotonic()))
 
     def _deliver(self) -> None:
-        self._armed = False  # first: what comes from here on arms again
         self._sent = time.monotonic()
         changed: dict[int, Record] = {}
-        gone: list[int] = []
         while self._changed:
             number, job = self._changed.popitem()
             changed[number] = job
+        gone: list[int] = []
         while self._gone:
-            number, _ = self._gone.popitem()
-            gone.append(number)
-            changed.pop(number, None)
+            gone.append(self._gone.popitem()[0])
+            changed.pop(gone[-1], None)
         if not changed and not gone and not self._cell_changed:
             return
         self._cell_changed = False
@@ -152,12 +141,13 @@ class Watching:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._registry = session.registry
+        self.registry = session.registry
         self._front_end = session.front_end
         self._service = session.core.service
-        front_end = session.core.front_end
-        self._cells = None if front_end is None else front_end.cells
-        self.feed = Feed(self._registry, self._front_end, self._service.later, self._cells)
+        self._cells = session.front_end.cells
+        #: Which cell a file name in a traceback stands for.
+        self.sources = session.core.sources.cell
+        self.feed: Feed = Feed(self.registry, self._front_end, self._service.later)
         self._tables: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -189,7 +179,7 @@ class Watching:
     def _opened(self) -> tuple[Pages, Any] | None:
         with self._lock:
             if self._page is None and not self._closed and self.has_page:
-                self._page = self._make_page(self._front_end.cards)
+                self._page = self._make_page()
             return self._page
 
     @property
@@ -197,28 +187,35 @@ class Watching:
         """Whether there are widgets here, and so a script."""
         return find_spec("anywidget") is not None
 
-    def _make_page(self, cards: Cards) -> tuple[Pages, Any]:
-        from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
-        from ipy_bgtasks.live.pages import Pages, cell_row, page_widget
+    @property
+    def cards(self) -> Cards:
+        """The cards that the script brings to life."""
+        return self._front_end.cards
 
-        def cell() -> dict[str, Any] | None:
-            now = None if self._cells is None else self._cells.now()
-            if self._cells is None or now is None or time.time() - now.began < _LONG:
-                return None
-            return cell_row(now, self._cells.waiting())
+    def _make_page(self) -> tuple[Pages, Any]:
+        from ipy_bgtasks.frontends.kernel.cell_queue import let_page_choose_shell
+        from ipy_bgtasks.live.pages import Pages, page_widget
 
         def send(message: dict[str, Any]) -> None:
             widget.send(message)
             let_page_choose_shell(widget)
 
-        widget = page_widget(cards.key)
-        cells = self._session.core.sources.cell
-        pages = Pages(self._registry, self.feed, cards, self, send, cell, cells)
+        widget = page_widget(self.cards.key)
+        pages = Pages(self, send)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
-        let_page_choose_shell(widget)
         if self._cells is not None:
             self._cells.hear(widget.model_id)
+        # A page answers as soon as it knows of the model, which may have been before this thread
+        # had said who listens.
+        send({"kind": "again"})
         return pages, widget
+
+    def front(self) -> tuple[ForegroundCell, list[WaitingCell]] | None:
+        """Return the cell that runs in the foreground for a while, and those that wait for it."""
+        now = None if self._cells is None else self._cells.now()
+        if self._cells is None or now is None or time.time() - now.began < _LONG:
+            return None
+        return now, self._cells.waiting()
 
     # %jobs -w
 
@@ -232,17 +229,14 @@ class Watching:
         def jobs() -> list[Record]:
             return self._session.visible(every) if chosen is None else chosen
 
-        if not self._front_end.live and not jobs():
-            self._front_end.print_line("no jobs")
-            return asyncio.sleep(0) if awaited else None
         if self._front_end.live:
-            self.show(chosen, jobs)
-            return asyncio.sleep(0) if awaited else None
-        return self._session.wait(
-            self.follow(jobs),
-            awaited,
-            instead=lambda: self._front_end.show(table(self._registry, jobs())),
-        )
+            self._show(chosen, jobs)
+        elif not jobs():
+            self._front_end.print_line("no jobs")
+        else:
+            once = partial(self._show_once, jobs)
+            return self._session.wait(self._follow(jobs), awaited, instead=once)
+        return asyncio.sleep(0) if awaited else None
 
     def close(self) -> None:
         """Bring nothing up to date any more.
@@ -262,13 +256,13 @@ class Watching:
                 self._cells.hear_no_more(page[1].model_id)
             page[1].close()
 
-    async def follow(self, visible: Callable[[], list[Record]]) -> None:
+    async def _follow(self, visible: Callable[[], list[Record]]) -> None:
         """Keep the table at the bottom of a terminal until Ctrl-C, which ends it quietly.
 
         Where lines cannot be replaced, print it once.
         """
         if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
-            self._front_end.show(table(self._registry, visible()))
+            self._show_once(visible)
             return
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
@@ -292,14 +286,17 @@ class Watching:
             unsubscribe()
             self._front_end.footer(None)
 
+    def _show_once(self, visible: Callable[[], list[Record]]) -> None:
+        self._front_end.show(table(self.registry, visible()))
+
     def _terminal_table(self, jobs: list[Record]) -> str:
-        lines = table(self._registry, jobs)["text/plain"].split("\n")
+        lines = table(self.registry, jobs)["text/plain"].split("\n")
         room = max(1, shutil.get_terminal_size().lines - 3)
         if len(lines) > room:
             lines = [f"… {len(lines) - room:,} more above", *lines[-room:]]
         return "\n".join([*lines, "Ctrl-C returns to the prompt"])
 
-    def show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
+    def _show(self, chosen: Sequence[Record] | None, visible: Callable[[], list[Record]]) -> None:
         """Display the table of *visible* in a notebook, and keep it up to date; returns at once.
 
         The script of a page shows a panel in its place, of the jobs *chosen*, or of all. There the
@@ -307,12 +304,12 @@ class Watching:
         notebook that is saved or exported has them.
         """
         only = "" if chosen is None else " ".join(str(job.number) for job in chosen)
-        cards = self._front_end.cards
+        cards = self.cards
 
         def now() -> dict[str, str]:
             key = cards.key if self.has_page else ""
             note = "" if self.has_page else "pip install 'ipy_bgtasks[panel]' gives it buttons"
-            return live_table(self._registry, visible(), key=key, only=only, note=note)
+            return live_table(self.registry, visible(), key=key, only=only, note=note)
 
         def states() -> list[Any]:
             return [(job.number, job.state) for job in visible()]
@@ -329,7 +326,7 @@ class Watching:
                 update(shown)
 
         def last() -> None:
-            update(table(self._registry, visible()))
+            update(table(self.registry, visible()))
 
         self._tables.append((self.feed.subscribe(news), last))
         while len(self._tables) > _TABLES:
@@ -353,7 +350,7 @@ class Watching:
     def discard(self, job: Record, say: Callable[[str], None]) -> None:
         """Forget the job, if it has ended."""
         try:
-            self._registry.discard(job)
+            self.registry.discard(job)
         except BadInput as error:
             say(str(error))
         else:

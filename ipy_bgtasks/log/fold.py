@@ -69,7 +69,9 @@ class Fold:
             text, self._held = self._held + text, ""
         if "\x1b" in text:
             # A second one begins anew; what is taken out must not join the first to what follows.
-            text = self._hold_back(_ESCAPES.sub("\x1b", text))
+            text = _ESCAPES.sub("\x1b", text)
+            if unfinished := _UNFINISHED.search(text, max(0, len(text) - 256)):
+                self._held, text = unfinished.group(), text[: unfinished.start()]
         if "\r\n" in text:
             text = _LINE_END.sub("\n", text)
         if self.below or ("\x1b" in text and _UP_OR_DOWN.search(text)):
@@ -88,12 +90,6 @@ class Fold:
             return up and f"{up}\r{self.line}"
         simple = not _NOT_SIMPLE.search(self.line)
         return f"{up}\r" + (self.line[: self._column].ljust(self._column) if simple else "")
-
-    def _hold_back(self, text: str) -> str:
-        if unfinished := _UNFINISHED.search(text, max(0, len(text) - 256)):
-            self._held = unfinished.group()
-            return text[: unfinished.start()]
-        return text
 
     def _follow(self, text: str) -> None:
         """Keep up with text that was appended as it is."""
@@ -200,7 +196,8 @@ class Fold:
 
     def _fold_cells(self, part: str) -> None:
         row = _Row(self._line_pen)
-        if erased := _last_erased(part):
+        # What was written before the last erasure of the whole line is gone.
+        if erased := max((match.end() for match in _ERASED_LINE.finditer(part)), default=0):
             self._pen = _pen_after(self._pen, part[:erased])
             part = part[erased:]
         else:
@@ -340,11 +337,3 @@ def _pen_after(pen: str, text: str) -> str:
             if len(pen) > _LONGEST_PEN:
                 pen = match.group()
     return pen
-
-
-def _last_erased(part: str) -> int:
-    """Return where the text after the last erasure of the whole line begins; 0: there is none."""
-    end = 0
-    for match in _ERASED_LINE.finditer(part):
-        end = match.end()
-    return end

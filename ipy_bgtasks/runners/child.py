@@ -18,7 +18,6 @@ import socket
 import sys
 import threading
 from contextvars import copy_context
-from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import current
@@ -56,12 +55,12 @@ class RemoteJob:
 
     @property
     def job(self) -> RemoteJob:
-        """Return what users get, which shows them no more than this."""
+        """What users get, which shows them no more than this."""
         return self
 
     @property
     def progress(self) -> Progress | None:
-        """Return how far the job is; what is set here is shown in the session."""
+        """How far the job is; what is set here is shown in the session."""
         return self._progress
 
     @progress.setter
@@ -73,42 +72,21 @@ class RemoteJob:
         self._child.send("progress", self.number, shown)
 
 
-class Link:
-    """How a worker and whoever watches it speak to each other."""
-
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message: its kind, the job's number, and what there is to say."""
-        raise NotImplementedError
-
-    def before_display(self) -> None:
-        """Prepare for a display to be sent."""
-
-    def after_display(self) -> None:
-        """Return when what is written from now on comes behind it."""
-
-    def questions(self) -> Iterator[Any]:
-        """Yield what it is asked, "stack" or "show" and a text, until the other end is gone."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close it, in a forked child: it must neither write there nor keep it open after us."""
-        raise NotImplementedError
-
-
 class Child:
-    """The worker that this process is."""
+    """The worker that this process is; *link* leads to whoever watches it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: _Sockets | _Pipes) -> None:
         self.pid = os.getpid()
         self.job = RemoteJob(self, 0)
         self._link = link
         self._lock = threading.Lock()
-        self._main = threading.get_ident()
+        self._main, self._start = threading.get_ident(), sys._getframe(1).f_code
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         sys.argv = [""]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
         current.set(self.job)
         if hasattr(os, "register_at_fork"):
+            # A forked child must neither write there nor keep it open after us.
             os.register_at_fork(after_in_child=link.close)
         self.changes = Installation()  # for good
         threads_of_jobs.track(self.changes)
@@ -117,7 +95,10 @@ class Child:
         threading.Thread(target=self._listen, name="bg-questions", daemon=True).start()
 
     def send(self, *message: Any) -> None:
-        """Send one message; in a forked child there is nobody to send it to."""
+        """Send one message: its kind, the job's number, and what there is to say.
+
+        In a forked child there is nobody to send it to.
+        """
         if os.getpid() == self.pid:
             with self._lock:
                 self._link.send(message)
@@ -125,9 +106,8 @@ class Child:
     def display(self, kind: str, *what: Any) -> None:
         """Send what the job whose code calls displays, behind the text it has written."""
         job = current.get() or self.job
-        self._link.before_display()
-        self.send("display", job.number, kind, *what)
-        self._link.after_display()
+        with self._link.displaying():
+            self.send("display", job.number, kind, *what)
 
     def run(self, data: bytes) -> Answer:
         """Run the work of `job`, in a context of its own, and return its answer."""
@@ -187,19 +167,12 @@ class Child:
         aside(answer, "bg-query")
 
     def _frames(self) -> list[FrameType]:
-        if (now := self._task) is not None:
-            from ipy_bgtasks.stacks import await_frames
+        from ipy_bgtasks.stacks import await_frames, thread_frames
 
+        if (now := self._task) is not None:
             loop, task = now
             return await_frames(task, self._main, loop)
-        frames: list[FrameType] = []
-        frame = sys._current_frames().get(self._main)
-        while frame is not None and frame.f_globals.get("__name__") != __name__:
-            frames.append(frame)
-            frame = frame.f_back
-        if frame is None:
-            return []  # between two jobs
-        return list(dropwhile(_is_ours, reversed(frames)))
+        return thread_frames(self._main, self._start)
 
 
 class _Stream(io.TextIOBase):
@@ -214,7 +187,6 @@ class _Stream(io.TextIOBase):
         self._stream = name
 
     def writable(self) -> bool:
-        """Return True."""
         return True
 
     def write(self, text: str) -> int:
@@ -250,12 +222,8 @@ def _leave(kind: str, data: Any, trace: str) -> NoReturn:
     os._exit(status or 0)
 
 
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
-
-
-class _Sockets(Link):
-    """The link of a worker process."""
+class _Sockets:
+    """The link of a worker process: the sockets to its session."""
 
     def __init__(self, jobs: socket.socket, control: socket.socket) -> None:
         self._jobs = jobs
@@ -265,11 +233,14 @@ class _Sockets(Link):
             sock.set_inheritable(False)  # what a job starts must not keep it open after us
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message to the session."""
         self._jobs.sendall(wire.packed(*message))
 
+    def displaying(self) -> contextlib.AbstractContextManager[None]:
+        """Send a display inside; what is written afterwards comes behind it."""
+        return contextlib.nullcontext()
+
     def questions(self) -> Iterator[Any]:
-        """Yield what the session asks."""
+        """Yield what is asked, "stack" or "show" and a text, until the other end is gone."""
         for messages in wire.received(self._control):
             yield from messages
 
@@ -281,7 +252,6 @@ class _Sockets(Link):
                 yield message
 
     def close(self) -> None:
-        """Close both sockets."""
         self._jobs.close()
         self._control.close()
 
@@ -322,8 +292,8 @@ _GLANCE = 10_000_000
 _NONE = pickle.dumps(None)
 
 
-class _Pipes(Link):
-    """The link of a kept worker: lines, from and to its watcher."""
+class _Pipes:
+    """The link of a kept worker: lines, from and to its watcher. The methods are the same."""
 
     def __init__(self, asks: int, answers: int) -> None:
         self._asks = asks
@@ -334,20 +304,17 @@ class _Pipes(Link):
             os.set_inheritable(fd, False)  # what the job starts must not keep it open after us
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message as JSON."""
         self._lines.write(json.dumps(message, default=_encoded) + "\n")
         self._lines.flush()
 
-    def before_display(self) -> None:
-        """Prepare to wait until it is recorded."""
-        self._recorded.clear()
-
-    def after_display(self) -> None:
+    @contextlib.contextmanager
+    def displaying(self) -> Iterator[None]:
         """Wait until it is recorded: what is written next goes another way, by the streams."""
+        self._recorded.clear()
+        yield
         self._recorded.wait(_RECORDED)
 
     def questions(self) -> Iterator[Any]:
-        """Yield what each line asks that is not on a display, as JSON."""
         with open(self._asks, encoding="utf-8", closefd=False) as lines:
             for line in lines:
                 if line == "shown\n":
@@ -356,7 +323,6 @@ class _Pipes(Link):
                     yield json.loads(line)
 
     def close(self) -> None:
-        """Close both pipes."""
         for fd in (self._asks, self._answers):
             with contextlib.suppress(OSError):
                 os.close(fd)

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from ipy_bgtasks.platforms import (
 )
 from ipy_bgtasks.runners import sessions
 from ipy_bgtasks.runners.supervisor import all_of
+from ipy_bgtasks.service import in_thread
 
 if TYPE_CHECKING:
     import subprocess
@@ -49,7 +49,7 @@ _AFTERWARDS = 0.2
 _PAUSE, _PAUSE_MOST = 0.01, 0.2
 #: Seconds after which the supervisor is told of commands that have ended.
 _TELLING = 0.1
-#: Bytes read before the loop runs on: as much as a pipe holds, as a rule.
+#: Bytes read at once: as much as a pipe holds, as a rule.
 _BLOCK = 65536
 
 
@@ -212,12 +212,10 @@ class _Run(Run):
 
     @property
     def processes(self) -> Any:
-        """The command and all that it started."""
         return self._all
 
     @property
     def note(self) -> str:
-        """What has been done to stop it, in the user's words. Any thread may call."""
         if self._ending is None:
             return ""
         if (left := self._ending.kill_at - time.monotonic()) > 0:
@@ -241,15 +239,15 @@ class _Run(Run):
     def begin(self, data: bytes = b"") -> None:
         """Begin to read its output, after *data* was given to it. Any thread may call."""
         if (stdin := self.process.stdin) is not None:
-            thread = threading.Thread(target=_feed, args=[stdin, data], name="bg-pipe", daemon=True)
-            Context().run(thread.start)
-        self._loop.call_soon_threadsafe(self._attach)
+            in_thread("bg-pipe", _feed, stdin, data)
+        self._runner.service.submit(self._attach())
 
-    def _attach(self) -> None:
+    async def _attach(self) -> None:
         for name in ("stdout", "stderr"):
             if (pipe := getattr(self.process, name)) is not None:
-                write = partial(self._pass_on, name)
-                self._pipes.append(TextPipe(self._loop, pipe, write, self._closed))
+                reader = TextPipe(partial(self._pass_on, name), self._closed)
+                self._pipes.append(reader)
+                await reader.read(self._loop, pipe)
         on_exit(self._loop, self.process, self._ended)
 
     def _pass_on(self, name: str, text: str) -> None:
@@ -312,63 +310,43 @@ def _feed(pipe: IO[bytes], data: bytes) -> None:
         pipe.write(data)
 
 
-class TextPipe:
-    """Reads a pipe as UTF-8 as it comes: passes text to *take*, and calls *closed* at its end.
+class TextPipe(asyncio.Protocol):
+    """Takes what comes through a pipe: passes it to *take* as text, and calls *closed* at its end.
 
     At most one block is in memory at a time, so that a fast writer has to wait. Every method is
     for the loop's thread.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        pipe: IO[bytes],
-        take: Callable[[str], object],
-        closed: Callable[[], object],
-    ) -> None:
-        self._loop = loop
-        self._pipe = pipe
+    def __init__(self, take: Callable[[str], object], closed: Callable[[], object]) -> None:
         self._take = take
         self._closed = closed
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.is_open = True
-        try:
-            loop.add_reader(pipe.fileno(), self._read)
-            if not unblock(pipe.fileno()):
-                loop.remove_reader(pipe.fileno())
-                raise NotImplementedError
-        except NotImplementedError:  # Windows
-            threading.Thread(target=self._read_blocking, name="bg-pipe", daemon=True).start()
 
-    def _read(self) -> None:
-        try:
-            data = os.read(self._pipe.fileno(), _BLOCK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._pipe.fileno())
-        self._got(data)
+    async def read(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
+        """Begin to read the pipe."""
+        if unblock(pipe.fileno()):
+            await loop.connect_read_pipe(lambda: self, pipe)
+        else:  # Windows, where a loop can only read pipes that were made for it
+            in_thread("bg-pipe", self._read_blocking, loop, pipe)
 
-    def _got(self, data: bytes) -> None:
-        text = self._decoder.decode(data, final=not data)
-        if not data:
-            self.is_open = False
-            self._pipe.close()
-        if text:
+    def data_received(self, data: bytes, final: bool = False) -> None:
+        if text := self._decoder.decode(data, final):
             self._take(text)
-        if not data:
-            self._closed()
 
-    def _read_blocking(self) -> None:
-        data = b"."
-        while data:
-            data = self._pipe.read(_BLOCK)
-            taken = threading.Event()
-            self._loop.call_soon_threadsafe(self._got, data)
-            self._loop.call_soon_threadsafe(taken.set)
-            taken.wait()
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.is_open = False
+        self.data_received(b"", final=True)
+        self._closed()
+
+    def _read_blocking(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
+        with pipe:
+            while data := pipe.read(_BLOCK):
+                taken = threading.Event()
+                loop.call_soon_threadsafe(self.data_received, data)
+                loop.call_soon_threadsafe(taken.set)
+                taken.wait()
+        loop.call_soon_threadsafe(self.connection_lost, None)
 
 
 def on_exit(
@@ -394,4 +372,4 @@ def on_exit(
         process.wait()
         loop.call_soon_threadsafe(fn)
 
-    threading.Thread(target=wait, name="bg-wait", daemon=True).start()
+    in_thread("bg-wait", wait)

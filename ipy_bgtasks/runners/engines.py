@@ -18,16 +18,16 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import Context
 from functools import cached_property
 from operator import attrgetter, methodcaller
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners import remote
 from ipy_bgtasks.runners.packing import Calling, Complete
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import short_repr
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ class Dask(Engine):
             if self._fetching:
                 return
             self._fetching = True
-        fetcher = threading.Thread(target=self._fetch, name="bg-dask", daemon=True)
-        Context().run(fetcher.start)
+        in_thread("bg-dask", self._fetch)
 
     def _fetch(self) -> None:
         while True:
@@ -247,19 +246,14 @@ class Dask(Engine):
             try:
                 values = self._target.gather([answer.task for answer in answers])
             except BaseException:  # from one of them: fetch each on its own
-                for answer in answers:
-                    self._fetch_one(answer)
-            else:
-                for answer, value in zip(answers, values, strict=True):
+                values = None
+            for index, answer in enumerate(answers):
+                try:
+                    value = answer.task.result() if values is None else values[index]
+                except BaseException as error:
+                    answer.set_exception(error)
+                else:
                     answer.set_result(value)
-
-    def _fetch_one(self, answer: _Answer) -> None:
-        try:
-            value = answer.task.result()
-        except BaseException as error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(value)
 
 
 #: The seconds between two questions to Slurm: at first, and later, as its administrators wish.
@@ -287,16 +281,6 @@ class _File:
         return re.sub(r"submitit INFO \(\d{4}-.*?\) - .*\n", "", self._decoder.decode(data))
 
 
-class _Followed:
-    """What is known of a job of submitit's."""
-
-    def __init__(self, paths: list[Any]) -> None:
-        self.files = [_File(each.stdout, "stdout") for each in paths]
-        self.files += [_File(each.stderr, "stderr") for each in paths]
-        self.since = time.monotonic()
-        self.gone: float | None = None  # since when Slurm has been done with it
-
-
 class Submitit(Engine):
     """A submitit executor: jobs of Slurm, or processes of this machine."""
 
@@ -318,7 +302,13 @@ class Submitit(Engine):
         tasks = [job.task(n) for n in range(job.num_tasks)]  # raises in a batch of submitit's
         if run.own is None:
             run.job.where = f"{self.where} {job.job_id}"
-            run.own = _Followed([task.paths for task in tasks])
+            files = [
+                _File(getattr(task.paths, stream), stream)
+                for stream in ("stdout", "stderr")
+                for task in tasks
+            ]
+            # And since when it is known, and since when Slurm has been done with it.
+            run.own = SimpleNamespace(files=files, since=time.monotonic(), gone=None)
             self._interval = _SOON
         end = self._slurms_end(run) if self._is_slurm else job.done() and job.state
         has_results = all(task.paths.result_pickle.exists() for task in tasks)

@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import pickle
 import threading
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -19,11 +19,13 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.runners.engines import engine_for, is_ray
 from ipy_bgtasks.runners.packing import Packed, ending, pack
 from ipy_bgtasks.runners.remote import awaited, value_of
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import thread_frames
 from ipy_bgtasks.text import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
     from types import FrameType
 
     from ipy_bgtasks.job.record import Record
@@ -71,14 +73,11 @@ class ExecutorRunner(Runner):
         return pack(work, "--on this executor", complete=self.engine.is_complete)
 
     def start(self, job: Record) -> None:
-        """Hand the job to the executor."""
-        work = job.work
-        if work is None:
+        if (work := job.work) is None:
             return
-        if not self.engine.is_local and not isinstance(work.call, Packed):
-            work = self.accept(work)  # it waited for jobs whose results it uses
+        call = self.accept(work).call  # it may have waited for jobs whose results it uses
         run = job.run = Submission(self, job, copy_context())
-        what = work.call.data if isinstance(work.call, Packed) else partial(self._call, run)
+        what = call.data if isinstance(call, Packed) else partial(run.context.run, self._call, run)
         # In the job's own context, so that a thread that this starts cannot delay the exit.
         context = copy_context()
         if self.engine.is_local:
@@ -105,32 +104,22 @@ class ExecutorRunner(Runner):
         if not isinstance(run, Submission):
             job.end_cancelled()  # it still waits for other jobs
         elif run.handle is not None and run.ask(force):
-            dropping = threading.Thread(target=self._drop, args=[run, force], daemon=True)
-            Context().run(dropping.start)
+            in_thread("bg-executor", self._drop, run, force)
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the stack; it is known only for a thread of this process."""
-        run = job.run
-        if isinstance(run, Submission) and run.thread is not None:
-            return thread_frames(run.thread)
-        return []
+        thread = job.run.thread if isinstance(job.run, Submission) else None
+        return [] if thread is None else thread_frames(thread)
 
     def waits(self, job: Record) -> str:
-        """Return what the engine says of it."""
         return job.run.waits_for if isinstance(job.run, Submission) else ""
 
     def shutdown(self) -> None:
-        """Have the engine drop what has not begun."""
         with self._lock:
             waiting = [run for run in self._runs if run.handle and run.job.started is None]
         self.engine.leave(waiting)
 
-    # In a thread of this process
-
     def _call(self, run: Submission) -> None:
-        run.context.run(self._run_here, run)
-
-    def _run_here(self, run: Submission) -> None:
+        """Run it in this thread of the user's pool, in the job's context."""
         job, work = run.job, run.job.work
         if work is None or job.cancel_requested or not job.begin():
             return
@@ -214,8 +203,7 @@ class ExecutorRunner(Runner):
             if self._watching:
                 return
             self._watching = True
-        watcher = threading.Thread(target=self._look_after, name="bg-executor", daemon=True)
-        Context().run(watcher.start)
+        in_thread("bg-executor", self._look_after)
 
     def _look_after(self) -> None:
         pause = _PAUSE
@@ -229,17 +217,14 @@ class ExecutorRunner(Runner):
                     self._watching = False
                     return
             for run in runs:
-                self._look(run)
-
-    def _look(self, run: Submission) -> None:
-        if run.handle is None:
-            return
-        try:
-            self.engine.look(run)
-        except ProcessDied as error:
-            self._over(run, self._failed(run, error))
-        except Exception:  # a cluster that does not answer just now
-            return
+                if run.handle is None:
+                    continue
+                try:
+                    self.engine.look(run)
+                except ProcessDied as error:
+                    self._over(run, self._failed(run, error))
+                except Exception:  # a cluster that does not answer just now
+                    continue
 
 
 class Submission(Run):
@@ -264,7 +249,6 @@ class Submission(Run):
 
     @property
     def note(self) -> str:
-        """What `%cancel` says of it while it goes on."""
         return self._runner.engine.note
 
     def ask(self, force: bool) -> bool:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -34,7 +35,8 @@ from ipy_bgtasks.stacks import (
     no_cells,
     place,
     running_stack,
-    thread_stack,
+    summaries,
+    thread_frames,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +122,6 @@ class LoopRunner(Runner):
             self.loop.call_soon_threadsafe(self._cancel, job, force)
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the whole await chain of the task."""
         return await_frames(self.task_of(job), self.thread, self.loop)
 
     @staticmethod
@@ -234,34 +235,26 @@ class Contained(Coroutine[Any, Any, Any]):
         return self._coro.__await__()
 
     def send(self, value: Any) -> Any:
-        """Take one step."""
-        try:
-            try:
-                return self._coro.send(value)
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise ExitInTask from error
-        except StopIteration:
-            raise
-        except BaseException as error:
-            hide(error)
-            raise
+        return _contained(self._coro.send, value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an exception at the await."""
-        try:
-            try:
-                return self._coro.throw(*error)
-            except (SystemExit, KeyboardInterrupt) as thrown:
-                raise ExitInTask from thrown
-        except StopIteration:
-            raise
-        except BaseException as thrown:
-            hide(thrown)
-            raise
+        return _contained(self._coro.throw, *error)
 
     def close(self) -> None:
-        """Close the coroutine."""
         self._coro.close()
+
+
+def _contained(step: Callable[..., Any], *args: Any) -> Any:
+    try:
+        try:
+            return step(*args)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ExitInTask from error
+    except StopIteration:
+        raise
+    except BaseException as error:
+        hide(error)
+        raise
 
 
 @coroutine
@@ -330,24 +323,19 @@ class CellRunner(Runner):
         self._interrupt = interrupt
 
     def blocks(self, thread: int | None) -> bool:
-        """Return whether the cell blocks everything else in *thread* until it ends."""
         return thread == self._cell.thread and not self._cell.awaits
 
     def start(self, job: Record) -> None:
-        """Note that it runs already."""
         job.begin(since=self._cell.began)
         job.thread = self._cell.thread
 
     def stop(self, job: Record, force: bool) -> None:
-        """Interrupt it; *force* makes no difference."""
         self._interrupt()
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the stack of its thread."""
         return self._cell.frames()
 
     def needs_this_thread(self) -> bool:
-        """Return whether it is this very thread that runs it."""
         return threading.get_ident() == self._cell.thread
 
 
@@ -408,7 +396,7 @@ class Watchdog:
     def _look(self) -> None:
         now = time.monotonic()
         held = self._held(now - self._due)
-        active = self._is_active()
+        active = bool(self._loop.active or (self._threads is not None and self._threads.busy()))
         self._idle = 0 if active or held is not None else self._idle + 1
         if self.limit <= 0 or self._idle > _IDLE_LOOKS or self._loop.loop.is_closed():
             self._suspect = None
@@ -422,9 +410,6 @@ class Watchdog:
         pause = min(max(self.limit / 4, 0.02), 0.5)
         self._due, self._used = time.monotonic() + pause, self._processor_times()
         self._service.loop.call_later(pause, self._look)
-
-    def _is_active(self) -> bool:
-        return bool(self._loop.active or (self._threads is not None and self._threads.busy()))
 
     def _processor_times(self) -> dict[int, float]:
         others = {} if self._threads is None else self._threads.latest_jobs()
@@ -451,7 +436,7 @@ class Watchdog:
             number = None if job.source is None else self._cells(job.source)
             where = "" if number is None else f" (cell {number})"
             if not job.done():  # the thread lets go of the interpreter right at the call's end
-                where = self._where(thread_stack(thread)) or where
+                where = self._where(summaries(thread_frames(thread))) or where
             self._say(
                 job, f"held the interpreter for {late:.1f} s{where}: all else had to wait", "-p"
             )
@@ -488,16 +473,16 @@ class Watchdog:
             self._tell(job, f"job {job.number} ({job.name}) {what}. %bg {instead} would avoid that")
 
 
+@dataclass(slots=True)
 class _Suspect:
     """A job's task that was in the middle of a step when the watchdog checked."""
 
-    def __init__(self, task: asyncio.Task[Any], job: Record, since: float) -> None:
-        self.task = task
-        self.job = job
-        self.since = since
-        self.told = False
-        self.asked = False
-        self.loop_turned = False
+    task: asyncio.Task[Any]
+    job: Record
+    since: float
+    told: bool = False
+    asked: bool = False
+    loop_turned: bool = False
 
     def turn(self) -> None:
         """Note the loop's sign of life."""

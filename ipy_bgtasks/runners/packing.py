@@ -56,8 +56,10 @@ def pack(work: Work, option: str, *, complete: bool = False) -> Work:
     """Return the work with its call `Packed`, for `remote.answer`. Any thread may call.
 
     With *complete* it also runs where this package is not installed. Raises `BadInput`, which
-    names what cannot be sent, or what the user's *option* needs.
+    names what cannot be sent, or what the user's *option* needs. Packed work stays as it is.
     """
+    if isinstance(work.call, Packed):
+        return work
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
@@ -147,20 +149,18 @@ def movable(call: Callable[[], Any]) -> Callable[[], Any]:
     text = "def anchor():\n " + ";".join(names or ["None"])
     code = next(c for c in compile(text, "<names>", "exec").co_consts if isinstance(c, CodeType))
     anchor = FunctionType(code, cell.namespace)
-    run = _run_cell_async if cell.is_async else _run_cell
-    return partial(run, anchor, cell.body, cell.last, cell.settle)
+    return partial(_run_cell, anchor, cell.is_async, cell.body, cell.last, cell.settle)
 
 
 def _run_cell(
-    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
+    anchor: FunctionType,
+    is_async: bool,
+    body: CodeType | None,
+    last: CodeType | None,
+    settle: bool,
 ) -> Any:
-    return Cell(body, last, anchor.__globals__, settle).run()
-
-
-async def _run_cell_async(
-    anchor: FunctionType, body: CodeType | None, last: CodeType | None, settle: bool
-) -> Any:
-    return await Cell(body, last, anchor.__globals__, settle).run_async()
+    cell = Cell(body, last, anchor.__globals__, settle)
+    return cell.run_async() if is_async else cell.run()
 
 
 def _marshalled(call: Any) -> Any:

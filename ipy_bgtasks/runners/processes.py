@@ -16,6 +16,8 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from contextvars import Context, copy_context
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import ProcessDied
@@ -26,11 +28,13 @@ from ipy_bgtasks.platforms import (
     has_sessions,
     kill_group,
     oom_kills,
+    passes_descriptors,
     reaped,
     why_killed,
 )
 from ipy_bgtasks.runners import sessions, wire
 from ipy_bgtasks.runners.supervisor import all_of
+from ipy_bgtasks.service import in_thread
 
 if TYPE_CHECKING:
     import socket
@@ -64,11 +68,10 @@ class Worker:
         #: How many processes had been killed for lack of memory, and, at its end, how much it had.
         self.oom_kills, self.peak = oom_kills(), 0
         self._lock = threading.Lock()
-        self._stopped = False
-        self._reaped = False
+        self._stopped = self._reaped = False
         self._queries: dict[tuple[str, str], Future[Any]] = {}
         self._around: tuple[list[str], str] | None = None  # as the worker knows it
-        self._wire = wire.new_wire()
+        self._wire = wire.Inherited() if passes_descriptors() else wire.Connected()
         self._connected = threading.Event()
         try:
             self._process = self._started()
@@ -78,8 +81,7 @@ class Worker:
         self.pid = self._process.pid
         #: It, and all that it started.
         self.processes = all_of(self.pid)
-        thread = threading.Thread(target=self._listen, name="bg-process", daemon=True)
-        Context().run(thread.start)  # no job's thread, whichever launches
+        in_thread("bg-process", self._listen)
 
     def _started(self) -> subprocess.Popen[bytes]:
         wire = self._wire
@@ -110,8 +112,7 @@ class Worker:
         if len(message) <= _SMALL and self._wire.ends is not None:
             self._send(message)
         else:  # it may not even have started
-            sender = threading.Thread(target=self._send, args=[message], daemon=True)
-            Context().run(sender.start)
+            in_thread("bg-process", self._send, message)
 
     def has_begun(self) -> bool:
         """Return whether it has begun a job since this was last asked."""
@@ -160,7 +161,7 @@ class Worker:
         ends = self._wire.connect(self._process)
         self._connected.set()
         if ends is not None:
-            self._await_first(ends[0])
+            self._note_delay(ends[0])
             with contextlib.suppress(OSError):
                 for messages in wire.received(ends[0]):
                     for message in _joined(messages):
@@ -179,11 +180,15 @@ class Worker:
         self._wire.close()
         self.closed.set()
 
-    def _await_first(self, sock: socket.socket) -> None:
+    def _note_delay(self, sock: socket.socket) -> None:
+        """Say so in the output of the job that waits for it if it takes long to come up."""
         with selectors.DefaultSelector() as selector:
             selector.register(sock, selectors.EVENT_READ)
-            if not selector.select(_LATE):
-                self._runner.on_delay(self)
+            late = not selector.select(_LATE)
+        if late and (run := self.run) is not None and not run.job.cancel_requested:
+            note = f"[its worker process, {self.pid}, has not come up for {_LATE:g} s]\n"
+            run.context.run(run.job.enter)
+            run.context.run(run.job.write, "stderr", note)
 
     def _reap(self) -> None:
         exit_status(self.pid)  # wait without the lock, where possible
@@ -212,21 +217,11 @@ class Worker:
 
 def _joined(messages: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
     """Return the messages with neighbouring texts of one stream joined; each line comes as one."""
-    pending: tuple[Any, ...] | None = None
-    texts: list[str] = []
-    for message in messages:
-        if pending is not None and message[:3] == pending[:3] and message[0] == "text":
-            texts.append(message[3])
-            continue
-        if pending is not None:
-            yield (*pending[:3], "".join(texts))
-        pending = None
-        if message[0] == "text":
-            pending, texts = message, [message[3]]
+    for stream, group in groupby(messages, lambda each: each[:3] if each[0] == "text" else None):
+        if stream is None:
+            yield from group
         else:
-            yield message
-    if pending is not None:
-        yield (*pending[:3], "".join(texts))
+            yield (*stream, "".join(text for *_, text in group))
 
 
 #: How often a job is given to another worker when one died before the job began.
@@ -263,22 +258,16 @@ class ProcessRunner(Runner):
         self._shut_down = False
 
     def accept(self, work: Work) -> Work:
-        """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
         from ipy_bgtasks.runners.packing import pack
 
         return pack(work, "--process")
 
     def start(self, job: Record) -> None:
         """Hand the job to a worker, or queue it if all are busy."""
-        from ipy_bgtasks.runners.packing import Packed
-
-        work = job.work
-        if work is None:
+        if (work := job.work) is None:
             return
-        if not isinstance(work.call, Packed):  # it waited for jobs whose results it uses
-            work = self.accept(work)
-        assert isinstance(work.call, Packed)
-        run = job.run = _Run(job, work.call.data, copy_context())
+        call: Any = self.accept(work).call  # it may have waited for jobs whose results it uses
+        run = job.run = _Run(job, call.data, copy_context())
         self._runs[job.number] = run
         self._launch(run)
 
@@ -289,13 +278,11 @@ class ProcessRunner(Runner):
             job.end_cancelled()  # it still waits for other jobs
             return
         with self._lock:
-            worker = run.worker
-            queued = run in self._queue
-            if queued:
+            if queued := run in self._queue:
                 self._queue.remove(run)
         if queued:
             job.end_cancelled()
-        elif worker is not None:
+        elif (worker := run.worker) is not None:
             worker.kill()
 
     def discard(self, job: Record) -> None:
@@ -303,7 +290,6 @@ class ProcessRunner(Runner):
         self._runs.pop(job.number, None)
 
     def shutdown(self) -> None:
-        """Kill all workers, without waiting, as the session ends."""
         if os.getpid() != self._owner:
             return
         with self._lock:
@@ -373,18 +359,6 @@ class ProcessRunner(Runner):
         elif job.cancel_requested:  # by somebody who found no worker yet
             worker.kill()
 
-    def _next(self, worker: Worker) -> None:
-        """Give a worker that has done its job another one, or let it wait."""
-        with self._lock:
-            is_spare = len(self._workers) > self.max_processes
-            if is_spare:
-                self._workers.discard(worker)
-            elif worker.usable:
-                self._idle.append(worker)
-        if is_spare:
-            worker.kill()
-        self._fill()
-
     # From worker to end
 
     def on_message(self, worker: Worker, message: tuple[Any, ...]) -> None:
@@ -399,7 +373,9 @@ class ProcessRunner(Runner):
             elif kind == "display":
                 run.context.run(run.job.show, *rest)
             elif kind == "progress":
-                run.job.progress = _progress(rest[0])
+                from ipy_bgtasks.job.progress import Progress
+
+                run.job.progress = None if rest[0] is None else Progress(*rest[0])
             elif kind == "begin":
                 worker.warm = True
                 run.context.run(self._begin, run.job, worker)
@@ -407,14 +383,14 @@ class ProcessRunner(Runner):
             from ipy_bgtasks.runners.packing import ending
 
             self._end(run, ending(run.job, *rest))
-            self._next(worker)
-
-    def on_delay(self, worker: Worker) -> None:
-        """Say that a worker takes long to come up, in the output of the job that waits for it."""
-        if (run := worker.run) is not None and not run.job.cancel_requested:
-            note = f"[its worker process, {worker.pid}, has not come up for {_LATE:g} s]\n"
-            run.context.run(run.job.enter)
-            run.context.run(run.job.write, "stderr", note)
+            with self._lock:
+                if is_spare := len(self._workers) > self.max_processes:
+                    self._workers.discard(worker)
+                elif worker.usable:
+                    self._idle.append(worker)
+            if is_spare:
+                worker.kill()
+            self._fill()
 
     def on_exit(self, worker: Worker, exitcode: int | None) -> None:
         """Handle the end of a worker, after all its messages.
@@ -425,8 +401,7 @@ class ProcessRunner(Runner):
             self._workers.discard(worker)
             if worker in self._idle:
                 self._idle.remove(worker)
-        run = worker.take_run()
-        if run is not None:
+        if (run := worker.take_run()) is not None:
             why = why_killed(worker.oom_kills, worker.peak)
             self._lost(run, exitcode, worker.has_begun(), why)
         self._fill()
@@ -452,26 +427,22 @@ class ProcessRunner(Runner):
         run.context.copy().run(end)
 
 
+@dataclass(eq=False)
 class _Run(Run):
     """One job on its way through a worker."""
 
-    def __init__(self, job: Record, data: bytes, context: Context) -> None:
-        self.job = job
-        self.data = data
-        self.context = context
-        self.worker: Worker | None = None
-        self.attempts = 0
+    job: Record
+    data: bytes
+    context: Context
+    worker: Worker | None = None
+    attempts: int = 0
 
     def query(self, what: str, text: str, wait: float) -> Any:
-        """Return what the worker answers."""
-        worker = self.worker
-        return None if worker is None else worker.query(what, text, wait)
+        return None if (worker := self.worker) is None else worker.query(what, text, wait)
 
     @property
     def processes(self) -> Any:
-        """The worker and all that it started."""
-        worker = self.worker
-        return None if worker is None else worker.processes
+        return None if (worker := self.worker) is None else worker.processes
 
 
 def how_it_died(exitcode: int | None, begun: bool, why: str = "") -> str:
@@ -490,9 +461,3 @@ def how_it_died(exitcode: int | None, begun: bool, why: str = "") -> str:
     hints = {"SIGKILL": why, "SIGSEGV": "a crash in C code"}
     hint = f" ({hints[name]})" if hints.get(name) else ""
     return f"the worker process was killed by {name}{hint}{when}"
-
-
-def _progress(given: Any) -> Any:
-    from ipy_bgtasks.job.progress import Progress
-
-    return None if given is None else Progress(*given)

@@ -281,7 +281,9 @@ class _Watch:
             select.select(watched, [], [], pause)
             if not self._read():
                 break
-            self._forget_empty()
+            if self._ended and (now := time.monotonic()) - self._looked >= _SLOW:
+                self._looked = now  # at once, since their numbers may be reused
+                self._ended = {session for session in self._ended if Sessions(session).is_left()}
         self._read()
         group = Sessions(*self._live, *self._ended)
         Ending(group, GRACE).wait(self._tokens.strays, _LINGER)
@@ -305,14 +307,6 @@ class _Watch:
         self._live.discard(session)
         self._ended.discard(session)
         (self._live if line[0] == "+" else self._ended).add(session)
-
-    def _forget_empty(self) -> None:
-        """Discard empty sessions at once, since their numbers may be reused."""
-        now = time.monotonic()
-        if not self._ended or now - self._looked < _SLOW:
-            return
-        self._looked = now
-        self._ended = {session for session in self._ended if Sessions(session).is_left()}
 
 
 def main() -> None:

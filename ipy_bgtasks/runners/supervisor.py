@@ -102,11 +102,19 @@ class Supervisor:
     # Inside, with the lock held
 
     def _send(self, line: str) -> None:
-        try:
-            if (process := self._running()) is not None and process.stdin is not None:
+        for is_new in (False, True):
+            if (process := self._running()) is None or process.stdin is None:
+                return
+            if is_new:
+                line = "".join(f"+{session}\n" for session in self._sessions)
+            try:
                 process.stdin.write(line.encode())
-        except OSError:
-            self._replace()
+                return
+            except OSError:  # it was killed: another one takes its place, once
+                self._process = None
+                with suppress(OSError):
+                    process.communicate()
+        self._broken = True
 
     def _running(self) -> Popen[bytes] | None:
         if self._process is None and not self._broken:
@@ -131,19 +139,6 @@ class Supervisor:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(wait)
         self._closed = [process for process in self._closed if process.returncode is None]
-
-    def _replace(self) -> None:
-        """Start another supervisor, once, after the first was killed, and tell it all sessions."""
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(OSError):
-                process.communicate()
-        try:
-            fresh = self._running()
-            if fresh is not None and fresh.stdin is not None:
-                fresh.stdin.write("".join(f"+{s}\n" for s in self._sessions).encode())
-        except OSError:
-            self._broken = True
 
 
 def refuse_without_psutil() -> None:

@@ -180,7 +180,6 @@ class ThreadRun(Run):
         return "cleaning" if is_handling_stop(target) else "caught"
 
     def frames(self) -> list[FrameType]:
-        """Return where the job is right now, the innermost entry last."""
         target, task, loop = self._target, self._task, self._loop
         if task is not None and loop is not None and target is not None:
             return await_frames(task, target, loop)
@@ -388,7 +387,11 @@ class ThreadRun(Run):
         ):
             job.end_cancelled()
         else:
-            _suggest_loop(error)
+            if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
+                add_note(
+                    error,
+                    "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one",
+                )
             job.fail(error)
 
     def _release_launcher(self) -> None:
@@ -411,14 +414,6 @@ def _is_stop(error: BaseException, asked: bool, *, cancels: bool) -> bool:
     )
 
 
-def _suggest_loop(error: BaseException) -> None:
-    if is_a(error, RuntimeError) and "no running event loop" in message_of(error):
-        add_note(error, "no event loop runs in this thread: %bg -l …, or `await` in CODE, uses one")
-
-
-#: The switch interval, in seconds, while many threads compute. Python's default is 5 ms: with 64
-#: of them, any other thread waits for a third of a second, at each step.
-SHORT = 0.0005
 #: With more busy threads than this, the switch interval is shortened for the foreground's sake.
 _CROWD = 8
 
@@ -449,7 +444,6 @@ class ThreadRunner(Runner):
         self._pursued: deque[ThreadRun] = deque()
         self._workers: set[_Worker] = set()
         self._names = itertools.count(1)
-        self._switch_interval = SwitchInterval()
         #: Called before each job begins.
         self.on_begin: Callable[[], object] = int
 
@@ -479,7 +473,6 @@ class ThreadRunner(Runner):
             self.loop_runner.stop(job, force)  # it has just moved there
 
     def frames(self, job: Record) -> list[FrameType]:
-        """Return the thread's stack, or the await chain of a coroutine that runs in the thread."""
         run = job.run
         return run.frames() if isinstance(run, ThreadRun) else []
 
@@ -520,9 +513,8 @@ class ThreadRunner(Runner):
     def pursue(self, run: ThreadRun) -> None:
         """Have the service loop see to a run that is to stop."""
         self._pursued.append(run)
-        if (
-            len(self._pursued) == 1
-        ):  # else it is about to look: waking it may cost this thread a turn
+        # Else it is about to look: waking it may cost this thread a turn.
+        if len(self._pursued) == 1:
             self.service.loop.call_soon_threadsafe(self._begin_pursuits)
 
     def _begin_pursuits(self) -> None:
@@ -539,8 +531,13 @@ class ThreadRunner(Runner):
         else:
             worker = _Worker(self, f"bg-{next(self._names)}")
             self._workers.add(worker)
-        self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+        self._look_at_crowd()
         return worker
+
+    def _look_at_crowd(self) -> None:
+        crowded = len(self._workers) - len(self._idle) > _CROWD
+        if self.service.switch_interval.short("threads", crowded):
+            prepare_to_raise()  # while the others do not compete for each step yet
 
     def _give(self, worker: _Worker, run: ThreadRun) -> None:
         self.on_begin()
@@ -566,7 +563,7 @@ class ThreadRunner(Runner):
             if self._queue:
                 return self._queue.popleft()
             self._idle.append(worker)
-            self._switch_interval.short(len(self._workers) - len(self._idle) > _CROWD)
+            self._look_at_crowd()
             return None
 
     def _drop(self, run: ThreadRun) -> bool:
@@ -608,23 +605,3 @@ class _Worker(threading.Thread):
                 self.run_now = run = None
                 run = self._pool._next(self)
         del stoppable[threading.get_ident()]
-
-
-class SwitchInterval:
-    """Shortens Python's switch interval while that is needed; its owner serializes the calls."""
-
-    def __init__(self) -> None:
-        self._before: float | None = None
-
-    def short(self, yes: bool) -> None:
-        """Shorten the switch interval, or restore it."""
-        if yes and self._before is None:
-            now = sys.getswitchinterval()
-            if now > SHORT:
-                self._before = now
-                sys.setswitchinterval(SHORT)
-                prepare_to_raise()  # while the others do not compete for each step yet
-        elif not yes and self._before is not None:
-            before, self._before = self._before, None
-            if abs(sys.getswitchinterval() - SHORT) < SHORT / 2:  # unchanged since
-                sys.setswitchinterval(before)

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ipy_bgtasks.platforms import passes_descriptors
-
 #: What a worker writes to the socket of questions as it begins a job. Nobody waits for it there,
 #: which would wake a thread for each job; it is looked for when the worker has died.
 BEGUN = b"."
@@ -35,34 +33,27 @@ def packed(*message: Any) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-class Unpacker:
-    """Makes messages of what comes over the wire, piece by piece."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[tuple[Any, ...]]:
-        """Take a piece in; yield each message that is whole now."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            with memoryview(buffer) as view:
-                message = pickle.loads(view[start + _LENGTH.size : end])
-            start = end
-            yield message
-        del buffer[:start]
-
-
 def received(sock: socket.socket) -> Iterator[Iterator[tuple[Any, ...]]]:
     """Yield what comes over a blocking socket, until the other end is gone: messages in batches."""
-    unpacker = Unpacker()
+    buffer = bytearray()
     while data := sock.recv(_CHUNK):
-        yield unpacker.feed(data)
+        buffer += data
+        yield _whole(buffer)
+
+
+def _whole(buffer: bytearray) -> Iterator[tuple[Any, ...]]:
+    """Yield the messages that are whole, and remove them."""
+    start = 0
+    while len(buffer) - start >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(buffer, start)
+        end = start + _LENGTH.size + length
+        if len(buffer) < end:
+            break
+        with memoryview(buffer) as view:
+            message = pickle.loads(view[start + _LENGTH.size : end])
+        start = end
+        yield message
+    del buffer[:start]
 
 
 _HOST = "127.0.0.1"
@@ -96,7 +87,6 @@ class Inherited:
         return self.ends
 
     def close(self) -> None:
-        """Close all."""
         _close(*self._theirs, *(self.ends or ()))
 
 
@@ -138,10 +128,9 @@ class Connected:
 
         connection, _ = self._listener.accept()
         connection.settimeout(1.0)
-        try:
-            sent = _exactly(connection, _KEY_SIZE + 1)
-        except OSError:
-            sent = b""
+        sent = b""
+        with contextlib.suppress(OSError), connection.makefile("rb") as file:
+            sent = file.read(_KEY_SIZE + 1)
         which = sent[_KEY_SIZE:]
         if compare_digest(sent[:_KEY_SIZE], self._key) and which not in found:
             connection.settimeout(None)
@@ -150,13 +139,7 @@ class Connected:
             connection.close()
 
     def close(self) -> None:
-        """Close all."""
         _close(self._listener, *(self.ends or ()))
-
-
-def new_wire() -> Inherited | Connected:
-    """Return the wire for a worker that is about to be started."""
-    return Inherited() if passes_descriptors() else Connected()
 
 
 def ends_of_worker(argument: str) -> Ends:
@@ -172,13 +155,6 @@ def _call(argument: str, key: bytes) -> socket.socket:
     connection = socket.create_connection((_HOST, int(argument[1:])))
     connection.sendall(key)
     return connection
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (piece := connection.recv(size - len(data))):
-        data += piece
-    return data
 
 
 def _close(*sockets: socket.socket) -> None:

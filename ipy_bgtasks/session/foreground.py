@@ -71,7 +71,7 @@ class Foreground:
         """
         waits = [wait for wait in list(self._waits) if wait.thread == thread]
         for wait in waits:
-            wait.interrupt_soon()
+            wait.on_its_loop(wait.interrupt)
         return bool(waits)
 
     def attach(
@@ -206,11 +206,6 @@ class _Wait:
                 job.add_done_callback(self._job_ended)
         self._check()
 
-    def interrupt_soon(self) -> None:
-        """Detach, on the loop that waits. Any thread may call."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.interrupt)
-
     def interrupt(self) -> bool:
         """Detach; return whether there was anything left to detach from."""
         left = [job.number for job in self.jobs if not job.done()]
@@ -234,9 +229,13 @@ class _Wait:
         which = numbered(left, "goes", "go")
         self._raise(TimeoutError(f"not ended after {self.timeout:g} s; {which} on"))
 
-    def _job_ended(self, _job: Record) -> None:
+    def on_its_loop(self, call: Callable[[], object]) -> None:
+        """Make the call on the loop that waits. Any thread may call."""
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._one_ended)
+            self.loop.call_soon_threadsafe(call)
+
+    def _job_ended(self, _job: Record) -> None:
+        self.on_its_loop(self._one_ended)
 
     def _one_ended(self) -> None:
         self.ended += 1
@@ -248,10 +247,11 @@ class _Wait:
         if self.first and (ended := [job for job in self.jobs if job.done()]):
             self._stop_following()
             self.future.set_result(ended[0].job)
-        if self.future.done() or self.ended < len(self.jobs):
+            return
+        if self.ended < len(self.jobs):
             return
         self._stop_following()  # what was written last comes before the result
-        missed = [job for job in self.jobs if _state(job) is not JobState.FINISHED]
+        missed = [job for job in self.jobs if job.state is not JobState.FINISHED]
         # If some failed, the others do not count as shown: the next `%fg all` has their results.
         for job in self.jobs if self.settled or not missed else missed:
             job.end_shown = True
@@ -271,7 +271,7 @@ class _Wait:
 
     def _failure_of(self, missed: list[Record]) -> BaseException:
         """Return what to raise; those that were cancelled matter only where none has failed."""
-        failed = [job for job in missed if _state(job) is JobState.FAILED]
+        failed = [job for job in missed if job.state is JobState.FAILED]
         errors = [error for job in failed or missed if (error := _error(job)) is not None]
         if len(errors) == 1:
             return errors[0]
@@ -313,11 +313,6 @@ def _error(job: Record) -> BaseException | None:
     if outcome.state is JobState.CANCELLED:
         return concurrent.futures.CancelledError(*outcome.error.args)
     return outcome.exception()
-
-
-def _state(job: Record) -> JobState:
-    assert job.outcome is not None
-    return job.outcome.state
 
 
 def _settled(job: Record) -> Any:
@@ -419,10 +414,12 @@ class Stopping:
     def _line(self, job: Record, before: JobState) -> str:
         who = f"job {job.number} ({job.name})"
         state = job.state
+        # An attempt may have failed, after which it waited for the next.
+        has_run = job.attempts is not None and job.attempts.has_failed
         if before in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED):
             return f"{who} had {_ended(state)} before"
         match state:
-            case JobState.CANCELLED if job.started is None and not _has_run(job):
+            case JobState.CANCELLED if job.started is None and not has_run:
                 job.end_shown = True  # there is nothing more to report
                 return f"{who} cancelled; it never started"
             case JobState.CANCELLED:
@@ -483,11 +480,6 @@ class Stopping:
             f"is still in {where}{doing_so}; it stops when that returns. "
             "Started with %bg -p it could be killed."
         )
-
-
-def _has_run(job: Record) -> bool:
-    """Return whether an attempt of the job has failed, after which it waited for the next."""
-    return job.attempts is not None and job.attempts.has_failed
 
 
 def _end_of(job: Record) -> str:

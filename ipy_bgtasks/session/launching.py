@@ -38,7 +38,6 @@ from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work
 
 if TYPE_CHECKING:
-    import ast
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ipy_bgtasks.job.record import Record
@@ -186,8 +185,7 @@ def _read(
     """Read CODE; if it looks like a job or shell command, the error suggests what to write."""
     if not cell:
         code = code.strip().removesuffix(";").rstrip()
-        if code[:1] in ("@", "%"):
-            _refuse_a_job(session, code)
+        _refuse_a_job(session, code)
     shell = session.shell
     line, file = _place_of_call()
     # The transformers of others see the tree, as that of any cell.
@@ -196,7 +194,7 @@ def _read(
         namespace=shell.user_ns,
         local=None if local is shell.user_ns or cell else local,
         transform=partial(_transform, shell),
-        transform_magics=_marked,
+        transform_magics=mark_awaited,
         transform_ast=shell.transform_ast if others else None,
         name_source=partial(session.core.sources.name, caller=file),
         first_line=line + 1 if cell else line,
@@ -265,11 +263,6 @@ def _transform(shell: Any, text: str) -> str:
     return "".join(await_magics(lines, top_level=awaits("".join(lines))))
 
 
-def _marked(tree: ast.Module) -> ast.Module:
-    mark_awaited(tree)
-    return tree
-
-
 def _accepted(session: Session, work: Work, where: str | Runner | None, *, copy: bool) -> Work:
     """Return the work as it is sent there; raises `BadInput` if it cannot run there."""
     place = where.where if isinstance(where, Runner) else where
@@ -334,12 +327,20 @@ class Runners:
         )
         if not has_threads():
             del self.registry.runners["thread"]
-        self.registry.on_discard += [core.sources.release, self.processes.discard]
-        self.registry.on_discard.append(core.front_end.discarded)
+        discarded = core.front_end.discarded
+        self.registry.on_discard += [core.sources.release, self.processes.discard, discarded]
         self.limits = MemoryLimits(core.service.later)
+        #: Reports the jobs for which others have to wait.
+        self.watchdog = Watchdog(
+            self.loop,
+            self.threads,
+            core.service,
+            core.front_end.print_at,
+            limit=0,
+            cells=core.sources.cell,
+        )
+        self.loop.on_active = self.threads.on_begin = self.watchdog.wake
         self._core = core
-        self._settings: BgTasks | None = None
-        self._watchdog: Watchdog | None = None
 
     @cached_property
     def executors(self) -> Executors:
@@ -362,41 +363,21 @@ class Runners:
         """What finds the kept jobs of other sessions; raises `BadInput` on Windows."""
         from ipy_bgtasks.runners.kept.runner import Finder
 
-        return Finder(
-            self.registry,
-            self.kept,
-            lambda: 30.0 if self._settings is None else self._settings.keep_days,
-        )
-
-    def watch(self, tell: Callable[[Record, str], object]) -> None:
-        """Report the jobs for which others have to wait through *tell*, until `stop_watching`."""
-        core = self._core
-        dog = Watchdog(self.loop, self.threads, core.service, tell, cells=core.sources.cell)
-        self._watchdog = dog
-        self.loop.on_active = self.threads.on_begin = dog.wake
-
-    def stop_watching(self) -> None:
-        """Report no such jobs any more."""
-        self.loop.on_active = self.threads.on_begin = int
-        if self._watchdog is not None:
-            self._watchdog.limit = 0
+        return Finder(self.registry, self.kept, lambda: self._core.front_end.settings.keep_days)
 
     def apply(self, settings: BgTasks) -> None:
         """Use these settings from now on."""
-        self._settings = settings
         self.threads.max_threads = settings.max_threads
         self.threads.grace = self.commands.grace = settings.cancel_grace
         self.processes.max_processes = settings.max_processes
         self.registry.max_finished = settings.max_finished
+        self.watchdog.limit = settings.watchdog
+        if self.loop.active or self.threads.busy():
+            self.watchdog.wake()
         if "kept" in vars(self):
             self._apply_to_kept(self.kept)
-        if self._watchdog is not None:
-            self._watchdog.limit = settings.watchdog
-            if self.loop.active or self.threads.busy():
-                self._watchdog.wake()
 
     def _apply_to_kept(self, runner: KeptRunner) -> None:
-        if (settings := self._settings) is not None:
-            runner.grace = settings.cancel_grace
-            runner.log_limit = settings.keep_log_limit
-            runner.urls = [address.reveal() for address in settings.notify]
+        settings = self._core.front_end.settings
+        runner.grace, runner.log_limit = settings.cancel_grace, settings.keep_log_limit
+        runner.urls = [address.reveal() for address in settings.notify]

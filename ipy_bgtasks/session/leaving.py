@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import job_of
 from ipy_bgtasks.runners.loop import LoopRunner
-from ipy_bgtasks.runners.threads import SHORT
+from ipy_bgtasks.service import SHORT
 from ipy_bgtasks.sigint import run_interruptible
 
 if TYPE_CHECKING:

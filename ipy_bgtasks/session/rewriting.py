@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+T = TypeVar("T", bound=ast.AST)
 
 _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
 _NAMES = ("bg", "fg", "cancel", "jobs")
@@ -42,19 +45,20 @@ class AwaitedMagics:
 
     def visit(self, tree: Any) -> Any:
         """Mark what is awaited in the tree of a cell; most cells have nothing of that."""
-        if getattr(self._mentioned, "now", False):
-            self._mentioned.now = False
-            mark_awaited(tree)
-        return tree
+        if not getattr(self._mentioned, "now", False):
+            return tree
+        self._mentioned.now = False
+        return mark_awaited(tree)
 
 
-def mark_awaited(tree: ast.AST) -> None:
-    """Mark the lines of the magics that are awaited."""
+def mark_awaited(tree: T) -> T:
+    """Mark the lines of the magics that are awaited; returns the tree."""
     for node in ast.walk(tree):
         match node:
             case ast.Await(value=ast.Call(args=[_, ast.Constant() as line, *_]) as call):
                 if _waits(call) and not str(line.value).startswith(_MARK):
                     line.value = _MARK + str(line.value)
+    return tree
 
 
 def mentions(text: str) -> bool:
@@ -78,7 +82,7 @@ def await_magics(
         tree = compile(text, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except (SyntaxError, ValueError, RecursionError):
         return lines  # IPython will show the error
-    calls = list(_waiting_calls(tree) if top_level else _async_functions(tree))
+    calls = list(_waiting_calls(tree, top_level))
     silent = _silenced(tree)
     if calls and not enabled():
         calls = []
@@ -92,19 +96,24 @@ def await_magics(
     return b"".join(encoded).decode().splitlines(keepends=True)
 
 
+def _magic_in(node: ast.AST) -> tuple[str, str, str] | None:
+    """Return how a call runs a magic, its name and its line; None for anything else."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=how),
+            args=[ast.Constant(value=name), ast.Constant(value=line), *_],
+        ):
+            return how, str(name), str(line)
+    return None
+
+
 def _silenced(tree: ast.AST) -> ast.Call | None:
     """Return the `%bg …;` at the end of a cell, whose `;` IPython expects behind the call."""
     match tree:
         case ast.Module(body=[*_, ast.Expr(value=ast.Call() as call)]):
-            pass
-        case _:
-            return None
-    match call:
-        case ast.Call(
-            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
-            args=[ast.Constant(value="bg"), ast.Constant(value=line), *_],
-        ) if attr == "run_line_magic" and str(line).rstrip().endswith(";"):
-            return call
+            how, name, line = _magic_in(call) or ("", "", "")
+            if (how, name) == ("run_line_magic", "bg") and line.rstrip().endswith(";"):
+                return call
     return None
 
 
@@ -117,59 +126,41 @@ def awaits(text: str) -> bool:
     return bool(code.co_flags & inspect.CO_COROUTINE)
 
 
-def _waiting_calls(node: ast.AST) -> Iterator[ast.Call]:
-    """Yield the calls to rewrite, in order; not those that are awaited already."""
-    if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
-        # An async function inside is reached when its turn comes; a class body cannot await.
-        body: list[ast.AST] = [*node.body] if isinstance(node.body, list) else [node.body]
-        for child in body:
-            yield from _async_functions(child)
-        return
-    if isinstance(node, ast.Await):
+def _waiting_calls(node: ast.AST, may_await: bool) -> Iterator[ast.Call]:
+    """Yield the calls to rewrite, in order; not those that are awaited already.
+
+    *may_await* tells whether an `await` may stand at the node: not in a function or a class.
+    """
+    if isinstance(node, ast.AsyncFunctionDef):
+        may_await = True
+    elif isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+        may_await = False
+    elif isinstance(node, ast.Await):
         node = node.value  # a macro or a saved cell: IPython keeps what it was rewritten to
-    elif isinstance(node, ast.Call) and _waits(node):
+    elif may_await and isinstance(node, ast.Call) and _waits(node):
         yield node
         return
     for child in ast.iter_child_nodes(node):
-        yield from _waiting_calls(child)
-
-
-def _async_functions(node: ast.AST) -> Iterator[ast.Call]:
-    if isinstance(node, ast.AsyncFunctionDef):
-        yield from _waiting_calls(node)
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _async_functions(child)
+        yield from _waiting_calls(child, may_await)
 
 
 def _waits(call: ast.Call) -> bool:
-    match call:
-        case ast.Call(
-            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr),
-            args=[ast.Constant(value=name), ast.Constant(value=line), *_],
-        ) if name in _WAITING.get(attr, ()):
-            # A table is shown at once; only the live one and a profile wait.
-            return name != "jobs" or _watches(str(line))
-    return False
-
-
-def _watches(line: str) -> bool:
-    return any(
-        word.startswith(("--watch", "--profile"))
-        or (word.startswith("-") and word[1:2] != "-" and "w" in word)
+    how, name, line = _magic_in(call) or ("", "", "")
+    if name not in _WAITING.get(how, ()):
+        return False
+    # A table is shown at once; only the live one and a profile wait.
+    return name != "jobs" or any(
+        word.startswith(("--watch", "--profile")) or re.match("-(?!-).*w", word)
         for word in line.split()
     )
 
 
 def _await(lines: list[bytes], call: ast.Call) -> None:
     """Put an `await` before one call."""
-    argument = call.args[1]
-    assert isinstance(argument, ast.Constant)
-    end = call.end_lineno or call.lineno
+    _, _, line = _magic_in(call) or ("", "", "")
     # A `;` after the magic's words silences the value; IPython looks for it at the cell's end.
-    text = str(argument.value)
-    silent = ";" if text.rstrip().endswith(";") and isinstance(call.func, ast.Attribute) else ""
-    _insert(lines, end, call.end_col_offset or 0, f"){silent}".encode())
+    after = b");" if line.rstrip().endswith(";") else b")"
+    _insert(lines, call.end_lineno or call.lineno, call.end_col_offset or 0, after)
     _insert(lines, call.lineno, call.col_offset, b"(await ")
 
 

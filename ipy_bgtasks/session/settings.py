@@ -79,18 +79,18 @@ class BgTasks(Configurable):
         ["stop", "background"],
         "stop",
         help="What the stop button does first: stop the cell that runs, or send it to the "
-        "background (in a kernel, ipykernel 7); a second press within two seconds stops it.",
+        "background (in a kernel); a second press within two seconds stops it.",
     ).tag(config=True)
     jump_queue = Bool(
         True,
         help="While a cell runs, another that is one of our magics alone does not wait for it (in "
-        "a kernel, ipykernel 7), unless it uses what the cells before it change.",
+        "a kernel), unless it uses what the cells before it change.",
     ).tag(config=True)
     background_after = Float(
         0.0,
         min=0,
         help="Seconds after which a cell that still runs goes to the background by itself, as "
-        "`%bg` alone sends it there in a kernel (ipykernel 7) and Ctrl-Z in a terminal; 0: never.",
+        "`%bg` alone sends it there in a kernel and Ctrl-Z in a terminal; 0: never.",
     ).tag(config=True)
     ctrl_z = Enum(
         ["background", "suspend"],

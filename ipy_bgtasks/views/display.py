@@ -9,52 +9,36 @@ elements: a notebook that is not trusted keeps only those.
 from __future__ import annotations
 
 import html
-import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from traceback import FrameSummary, TracebackException
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from wcwidth import width as width_of
 
-from ipy_bgtasks.job.outcome import JobState, LazyError
-from ipy_bgtasks.job.progress import progress_of
-from ipy_bgtasks.stacks import Cells, innermost, no_cells
-from ipy_bgtasks.text import (
-    bar,
-    cut_end,
-    cut_middle,
-    elapsed_text,
-    error_line,
-    message_of,
-    one_line,
-    short_repr,
-    visible,
-)
+from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.stacks import Cells, no_cells
+from ipy_bgtasks.text import bar, cut_end, cut_middle, elapsed_text, one_line, visible
 from ipy_bgtasks.views.describe import (
     GLYPHS,
     Fact,
     Row,
-    after_text,
-    attempt_text,
-    end_of,
+    all_facts,
+    card_facts,
     exit_status,
-    frame_line,
-    progress_text,
-    row,
-    stack_now,
+    log_tail,
     summary,
-    uses_now,
+    traceback_text,
 )
 from ipy_bgtasks.views.value import value_line
 
 if TYPE_CHECKING:
-    from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
-    from ipy_bgtasks.views.describe import Row
-
 
 _LONGEST = 120  # characters of a name or a last line that are shown
+_GAP = "  "
+_VALUE = 60  # characters of a value in a notice
+_LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
+_LEAST_LAST = 6  # columns; less of the last column says nothing
+_NO_JOBS = "no jobs"
 
 # The state is also a word, so that a front end that strips styles loses nothing.
 #: The colour of each state that has one, in all views; distinct on white and on black.
@@ -97,6 +81,12 @@ _TRACK = (
 )
 _FILL = "display: block; height: 100%; background: var(--jp-brand-color1, #2f80ed)"
 
+_BOX = (
+    "display: flex; flex-wrap: wrap; gap: 2px 10px; align-items: baseline; "
+    "padding-left: var(--jp-code-padding, 5px); "
+    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
+)
+_FAILED = "; border-left: 3px solid var(--jp-error-color1, #d9413a)"
 _HEADINGS = (
     '<th></th><th></th><th>state</th><th>where</th><th>name</th><th class="num">time</th><th></th>'
 )
@@ -105,7 +95,7 @@ _HEADINGS = (
 def html_table(rows: Sequence[Row]) -> str:
     """Return a table with one row per job, or ``no jobs``."""
     if not rows:
-        return f'{STYLE}<div class="ipybg">{NO_JOBS}</div>'
+        return f'{STYLE}<div class="ipybg">{_NO_JOBS}</div>'
     body = "\n".join(_html_row(row) for row in rows)
     return (
         f'{STYLE}<div class="ipybg"><table>\n<thead><tr>{_HEADINGS}</tr></thead>\n'
@@ -124,18 +114,15 @@ def html_text(text: str) -> str:
     return html.escape(visible(text))
 
 
-def html_glyph(state: str) -> str:
-    """Return the sign of a state, with its colour in the element."""
+def _html_glyph(state: str) -> str:
     return f'<span style="color: {THEMED.get(state, "#888")}">{GLYPHS.get(state, "○")}</span>'
 
 
-def html_state(state: str) -> str:
-    """Return a state as a word after its sign."""
-    return f'<span class="state">{html_glyph(state)} {html_text(one_line(state, 20))}</span>'
+def _html_state(state: str) -> str:
+    return f'<span class="state">{_html_glyph(state)} {html_text(one_line(state, 20))}</span>'
 
 
-def html_bar(fraction: float) -> str:
-    """Return a progress bar with its percentage; `fraction` from 0 to 1."""
+def _html_bar(fraction: float) -> str:
     percent = int(min(max(fraction, 0.0), 1.0) * 100 + 1e-9)
     fill = f'<span style="{_FILL}; width: {percent}%"></span>'
     return f'<span>{percent}%</span> <span style="{_TRACK}">{fill}</span> '
@@ -145,36 +132,38 @@ def html_fact(fact: Fact) -> str:
     """Return what is said of a job, without its label."""
     kind, text, _, fraction = fact
     if kind == "glyph":
-        return html_glyph(text)
+        return _html_glyph(text)
     if kind == "state":
-        return html_state(text)
+        return _html_state(text)
     if kind == "count":
-        return f"<span>{html_glyph(text.rpartition(' ')[2])} {html_text(text)}</span>"
+        return f"<span>{_html_glyph(text.rpartition(' ')[2])} {html_text(text)}</span>"
     if kind == "bar":
-        return html_bar(fraction) + (f"{QUIET}{html_text(text)}</span>" if text else "")
+        return _html_bar(fraction) + (f"{QUIET}{html_text(text)}</span>" if text else "")
     if kind in ("code", "result", "error"):
         return f"{CODE}{'→ ' * (kind == 'result')}{html_text(text)}</code>"
     return f"{QUIET}{html_text(text)}</span>" if kind == "quiet" and text else html_text(text)
 
 
-def html_last(row: Row) -> str:
-    """Return the last column of a row: its progress as a bar, or its text as code."""
-    if row.fraction is not None:
-        return html_bar(row.fraction) + html_text(one_line(row.label, _LONGEST))
-    return _code("→ " * (row.kind == "result") + one_line(row.last, _LONGEST))
+def html_details(summary: str, text: str) -> str:
+    """Return text that opens with a click on its summary, which is HTML."""
+    pre = f'<pre style="margin: 0 0 6px 1em">{html_text(text)}</pre>'
+    return f"<details><summary>{summary}</summary>{pre}</details>"
 
 
 def _html_row(row: Row) -> str:
     name = one_line(row.name, 500)
     # A name that is cut is shown in full as a tooltip.
     title = f' title="{html_text(name)}"' if len(name) > _LONGEST else ""
-    last = html_last(row)
+    if row.fraction is None:
+        last = _code("→ " * (row.kind == "result") + one_line(row.last, _LONGEST))
+    else:
+        last = _html_bar(row.fraction) + html_text(one_line(row.label, _LONGEST))
     if row.at:
         last += f"{'<br>' if last else ''}at {_code(one_line(row.at, _LONGEST))}"
     cells = (
         f'<td class="num">{row.number}</td>',
         f"<td>{html_text(one_line(row.mark, 1))}</td>",
-        f"<td>{html_state(row.state)}</td>",
+        f"<td>{_html_state(row.state)}</td>",
         f"<td>{html_text(one_line(row.where, 20))}</td>",
         f"<td{title}>{_code(cut_middle(name, _LONGEST))}</td>",
         f'<td class="num">{html_text(one_line(row.elapsed, 20))}</td>',
@@ -187,21 +176,13 @@ def _code(text: str) -> str:
     return f"<code>{html_text(text)}</code>" if text else ""
 
 
-_GAP = "  "
-_VALUE = 60  # characters of a value in a notice
-_LEAST_NAME = 8  # columns; a name is not cut shorter, whatever the width
-_LEAST_LAST = 6  # columns; less of the last column says nothing
-
-NO_JOBS = "no jobs"
-
-
 def text_table(rows: Sequence[Row], width: int = 80) -> str:
     """Return one line per job, aligned, in at most `width` columns; ``no jobs`` if there is none.
 
     In a very narrow terminal lines are longer, so that some of each job's name is left.
     """
     if not rows:
-        return NO_JOBS
+        return _NO_JOBS
     cells = [_cells(row) for row in rows]
     heads = aligned([head for head, _, _, _ in cells])
     times = aligned([(elapsed,) for _, _, elapsed, _ in cells], right=True)
@@ -227,13 +208,11 @@ def _cells(row: Row) -> tuple[tuple[str, ...], str, str, str]:
         f"{GLYPHS.get(row.state, '○')} {one_line(row.state, 20)}",
         one_line(row.where, 20),
     )
-    return head, one_line(row.name, 500), one_line(row.elapsed, 20), _last(row)
-
-
-def _last(row: Row) -> str:
     if row.fraction is None:
-        return "→ " * (row.kind == "result") + one_line(row.last, 500)
-    return f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
+        last = "→ " * (row.kind == "result") + one_line(row.last, 500)
+    else:
+        last = f"{bar(row.fraction)} {one_line(row.label, 500)}".rstrip()
+    return head, one_line(row.name, 500), one_line(row.elapsed, 20), last
 
 
 def aligned(table: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
@@ -279,27 +258,6 @@ def notice(job: Record, current: Record | None, previous: Record | None) -> str:
     return f"{line}  {summary(job, _VALUE)}".rstrip()
 
 
-_NAME = 80  # characters, on a card
-_LINE = 100  # of a result, on a card
-_RESULT = 500  # of a result or an error, in full
-_CODE = 10_000  # characters of code that are shown
-_TAIL = 8_000  # characters of the log searched for the last lines
-_TAIL_LINES = 20
-_TRACE = 20_000  # characters of a traceback
-_DEEP = 20  # frames shown at each end of a stack
-#: Places whose workers' output stays with them, with the name to show for each.
-_ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the executor"}
-
-_BOX = (
-    "display: flex; flex-wrap: wrap; gap: 2px 10px; align-items: baseline; "
-    "padding-left: var(--jp-code-padding, 5px); "
-    "color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-code-font-size, 13px)"
-)
-_FAILED = "; border-left: 3px solid var(--jp-error-color1, #d9413a)"
-
-# The card
-
-
 def card(
     job: Record, key: str = "", *, live: bool = False, again: bool = False, late: str = ""
 ) -> dict[str, str]:
@@ -309,13 +267,12 @@ def card(
     *again* the job was launched by an earlier run of the cell under which the card stands. *late*
     is output that is shown nowhere else.
     """
-    facts = list(_lasting_facts(job, live, again))
+    facts = list(card_facts(job, live, again))
     title, below = f"[{job.number}]", ""
     text = card_text(title, facts)
     if late:
         text += "\n" + late.rstrip()
-        below = "<details><summary>what came after its cell had ended</summary>"
-        below += f'<pre style="margin: 0 0 6px 1em">{html_text(late.rstrip())}</pre></details>'
+        below = html_details("what came after its cell had ended", late.rstrip())
     page = card_html(str(job.number), title, facts, key, job.code, again, below)
     return {"text/plain": text, "text/html": page}
 
@@ -347,160 +304,27 @@ def card_html(
     return f'<div{found}><div style="{_BOX}{failed}"{tip}>{"".join(parts)}</div>{below}</div>'
 
 
-def _lasting_facts(job: Record, live: bool, again: bool) -> Iterator[Fact]:
-    """Yield what a card says; of a job that goes on nothing that time makes wrong."""
-    state = str(job.state)
-    ended = job.done()
-    if job.started is None and not ended:
-        # Without the word: a console that shows no updates goes on showing this.
-        yield Fact("glyph", "queued")
-    else:
-        yield Fact("glyph" if live and not ended else "state", state)
-    yield Fact("code", one_line(job.name, _NAME))
-    if ended:
-        took = "" if job.started is None else f" after {elapsed_text(job.elapsed)}"
-        yield Fact("quiet", f"{_clock(job.ended or 0.0)}{took}")
-    else:
-        yield Fact("quiet", attempt_text(job) or after_text(job))
-        if job.started is not None:
-            yield Fact("quiet", f"started {_clock(job.started)}")
-    if again:
-        yield Fact("quiet", "from an earlier run of this cell")
-    if ended:
-        kind, text = end_of(job, _LINE)
-        if kind in ("result", "error", "reason"):
-            yield Fact("quiet" if kind == "reason" else kind, text)
-    elif not live and job.started is not None and (progress := progress_of(job)) is not None:
-        text = one_line(progress_text(job, progress), _NAME)
-        fraction = progress.fraction
-        yield Fact("quiet", text) if fraction is None else Fact("bar", text, fraction=fraction)
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))
-
-
-# In full
-
-
-def detail_text(job: Record, cells: Cells = no_cells) -> str:
-    """Return all there is to say about a job, as plain text; the log's tail comes last."""
-    facts = list(_all_facts(job, cells))
+def detail(job: Record, cells: Cells = no_cells) -> dict[str, str]:
+    """Return all there is to say of a job as a MIME bundle; the end of its log comes last."""
+    facts = list(all_facts(job, cells))
+    below = [log_tail(job)]
+    if job.outcome is not None and str(job.state) == "failed":
+        below.append(traceback_text(job.outcome, cells))
     size = max(len(fact.label) for fact in facts)
-    lines = []
-    for kind, text, label, fraction in facts:
+    lines, rows = [], []
+    for fact in facts:
+        kind, text, label, fraction = fact
         shown = f"{bar(fraction)} {text}" if kind == "bar" else visible(text)
         first, *more = shown.split("\n")
         lines.append(f"{label:{size}}  {first}".rstrip())
         lines += [f"{'':{size}}  {line}".rstrip() for line in more]
-    lines += [f"\n{visible(part)}" for part in _below(job, cells)]
-    return "\n".join(lines)
-
-
-def detail_html(job: Record, cells: Cells = no_cells) -> str:
-    """Return all there is to say about a job, as HTML."""
-    body = "\n".join(
-        f"<tr><th>{fact.label}</th><td>{html_fact(fact)}</td></tr>"
-        for fact in _all_facts(job, cells)
-    )
-    log = "".join(f'<pre class="log">{html_text(part)}</pre>' for part in _below(job, cells))
-    return f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
-
-
-def _below(job: Record, cells: Cells) -> Iterator[str]:
-    """Yield the log's tail, and the traceback of a job that has failed."""
-    if tail := log_tail(job):
-        yield tail
-    if job.outcome is not None and str(job.state) == "failed":
-        yield traceback_text(job.outcome, cells)
-
-
-def log_tail(job: Record) -> str:
-    """Return the last lines of a job's output, after a mark if there were more."""
-    if not job.has_output:
-        return ""
-    log = job.log
-    entries = log.tail(_TAIL)
-    # A display is a block of its own even if its text has no line feed.
-    blocks = [f"{e.text}\n" if e.bundle is not None else e.text for e in entries]
-    lines = "".join(blocks).rstrip("\n").split("\n")
-    if len(lines) > _TAIL_LINES or log.size > _TAIL or log.dropped:
-        lines = ["[… earlier output left out …]", *lines[-_TAIL_LINES:]]
-    return "\n".join(lines)
-
-
-def traceback_text(outcome: Outcome, cells: Cells = no_cells) -> str:
-    """Return the traceback of a job that has failed, as plain and visible text; never raises."""
-    error = outcome.error
-    if issubclass(type(error), LazyError):
-        text = "\n".join(error._render_traceback_())  # type: ignore[union-attr]
-    else:
-        kind = type(error)
-        try:
-            lines = TracebackException(kind, error, outcome.traceback, compact=True).format()  # type: ignore[arg-type]
-            text = "".join(lines)
-        except BaseException:  # it does not let itself be looked at: what it raises is its own
-            text = "" if error is None else error_line(error, _RESULT)
-    for name in set(re.findall(r'File "([^"]+)"', text)):
-        if (number := cells(name)) is not None:
-            text = text.replace(f'File "{name}"', f"cell {number}")
-    text = visible(text).rstrip("\n")
-    return text if len(text) <= _TRACE else f"{text[: _TRACE // 2]}\n[…]\n{text[-_TRACE // 2 :]}"
-
-
-def _all_facts(job: Record, cells: Cells) -> Iterator[Fact]:
-    seen = row(job)
-    yield Fact("text", str(job.number), "job")
-    yield Fact("code", one_line(job.name, 500), "name")
-    code = job.code.strip("\n")
-    if code.strip() != job.name.strip():
-        yield Fact("code", code if len(code) <= _CODE else code[:_CODE] + "…", "code")
-    yield Fact("state", seen.state, "state")
-    if seen.state == "queued" and seen.kind == "wait":
-        yield Fact("text", seen.last, "waits")
-    yield Fact("text", seen.where, "where")
-    if use := uses_now([job]).get(job.pid):
-        yield Fact("text", use, "uses")
-    if seen.where in _ELSEWHERE and not job.has_output:
-        stays = f"what other processes of {_ELSEWHERE[seen.where]} print stays there"
-        yield Fact("text", stays, "output")
-    if job.has_output and (problem := job.log.file_error):
-        yield Fact("code", problem, "log file")
-    if group := job.group:
-        yield Fact("code", group, "group")
-    if attempts := job.attempts:
-        yield Fact("text", str(attempts).removeprefix("attempt "), "attempt")
-    yield from _course(job, seen)
-    yield from _outcome(job, seen.state, cells)
-
-
-def _course(job: Record, seen: Row) -> Iterator[Fact]:
-    if job.started is not None:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
-        yield Fact("text", began, "started")
-        yield Fact("text", seen.elapsed, "elapsed")
-    if seen.fraction is not None:
-        yield Fact("bar", seen.label, "progress", seen.fraction)
-    elif seen.label:
-        yield Fact("text", seen.last, "progress")
-
-
-def _outcome(job: Record, state: str, cells: Cells) -> Iterator[Fact]:
-    outcome = job.outcome
-    if outcome is None:
-        if stack := stack_now(job):
-            yield Fact("code", frame_line(innermost(stack), cells), "at")
-        if len(stack) > 1:
-            frames = [frame_line(frame, cells) for frame in _shortened(stack)]
-            yield Fact("code", "\n".join(frames), "stack")
-    elif outcome.error is None:
-        yield Fact("code", short_repr(outcome.value, _RESULT), "result")
-    elif state == "cancelled":
-        yield Fact("code", one_line(message_of(outcome.error), _RESULT), "reason")
-    else:
-        yield Fact("code", error_line(outcome.error, _RESULT), "error")
-
-
-def _shortened(stack: list[FrameSummary]) -> list[FrameSummary]:
-    """Return both ends of a stack that is very deep."""
-    return stack if len(stack) <= 2 * _DEEP else stack[:_DEEP] + stack[-_DEEP:]
+        rows.append(f"<tr><th>{label}</th><td>{html_fact(fact)}</td></tr>")
+    lines += [f"\n{visible(part)}" for part in below if part]
+    body = "\n".join(rows)
+    log = "".join(f'<pre class="log">{html_text(part)}</pre>' for part in below if part)
+    return {
+        "text/plain": "\n".join(lines),
+        "text/html": (
+            f'{STYLE}<div class="ipybg"><table><tbody>\n{body}\n</tbody></table>{log}</div>'
+        ),
+    }

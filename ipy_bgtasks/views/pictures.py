@@ -19,7 +19,7 @@ from wcwidth import width as width_of
 
 from ipy_bgtasks.stacks import Cells, innermost, is_library, no_cells, place, source_line
 from ipy_bgtasks.text import cut_middle, elapsed_text, one_line, printable
-from ipy_bgtasks.views.describe import frame_line
+from ipy_bgtasks.views.describe import clock, frame_line
 from ipy_bgtasks.views.display import COLOURS, STYLE, aligned, html_note, html_text
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _axis(first: float, length: float, height: int) -> Iterator[str]:
         at += step
     for mark in marks:
         x = _NAME + (mark - first) / length * _BARS
-        text = time.strftime("%H:%M" if step >= 86400 else "%H:%M:%S", time.localtime(mark))
+        text = clock(mark, "%H:%M" if step >= 86400 else "%H:%M:%S")
         yield f'<path d="M{x:.1f} 16V{height - 4}" stroke="{_WAIT}"/>'
         yield f'<text x="{x:.1f}" y="11" fill="{_GREY}">{text}</text>'
 

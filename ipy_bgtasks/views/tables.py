@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,18 +11,16 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.progress import progress_of
 from ipy_bgtasks.stacks import Cells, no_cells
 from ipy_bgtasks.text import bar, elapsed_text, message_of, one_line
-from ipy_bgtasks.views.describe import Fact, Row, left_text, rows, seconds_left
+from ipy_bgtasks.views.describe import Fact, Row, clock, left_text, rows, traceback_text
 from ipy_bgtasks.views.display import (
     CODE,
     card_html,
     card_text,
-    detail_html,
-    detail_text,
+    html_details,
     html_note,
     html_table,
     html_text,
     text_table,
-    traceback_text,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +92,7 @@ class Tally:
         if self.is_over or not (self.counts["finished"] + self.counts["failed"]):
             return ""
         work = self.total - self.counts["cancelled"]
-        return left_text(seconds_left(self.done / max(work, 1), self.elapsed))
+        return left_text(self.done / max(work, 1), self.elapsed)
 
     def words(self) -> list[str]:
         """Return how many are in each state: ``8 running``, …."""
@@ -169,8 +166,7 @@ def many_card(
     if discarded:
         facts.append(Fact("quiet", f"{discarded:,} forgotten"))
     below = "".join(
-        f"<details><summary>{CODE}{html_text(each.title)}</code></summary>"
-        f'<pre style="margin: 0 0 6px 1em">{html_text(each.trace)}</pre></details>'
+        html_details(f"{CODE}{html_text(each.title)}</code>", each.trace)
         for each in failed
         if each.trace
     )
@@ -281,7 +277,7 @@ def live_table(
     """
     found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
     still = [
-        replace(row, elapsed=f"since {time.strftime('%H:%M:%S', time.localtime(job.started))}")
+        replace(row, elapsed=f"since {clock(job.started)}")
         if job.started is not None and not row.ended
         else row
         for job, row in zip(jobs[-_MOST:], found, strict=True)
@@ -294,8 +290,3 @@ def live_table(
         "text/plain": text_table(still, shutil.get_terminal_size().columns),
         "text/html": f"<div{found_by}>{html_table(still)}{below}</div>",
     }
-
-
-def detail(job: Record, *, cells: Cells = no_cells) -> dict[str, str]:
-    """Return one job in full, with its stack if it runs."""
-    return {"text/plain": detail_text(job, cells), "text/html": detail_html(job, cells)}

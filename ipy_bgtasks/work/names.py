@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
+#: What the compiler adds for annotations since Python 3.14: no names of the user's.
+_COMPILERS = frozenset({"__annotate__", "__conditional_annotations__"})
 _AWAITS = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 #: Functions of their own before Python 3.12, in which ``:=`` binds names of the code around them.
@@ -65,7 +67,7 @@ def touched(*codes: CodeType | None) -> tuple[dict[str, None], frozenset[str]]:
                 loads[instruction.argval] = None
             elif own and instruction.opname in _BINDS:
                 binds.add(instruction.argval)
-    return loads, frozenset(binds)
+    return loads, frozenset(binds - _COMPILERS)
 
 
 def bound_first(code: CodeType | None) -> set[str]:

@@ -159,7 +159,7 @@ class Lab:
                 # The server answers so when a kernel that it is to list ends at that moment.
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                time.sleep(0.1)  # it ends soon: asked again until then
 
     def address(self, app: str, name: str) -> str:
         """Where an application shows a notebook, and nothing that was open before."""

@@ -31,7 +31,9 @@ def test_output_stays_under_its_own_cell(open_notebook: OpenNotebook, app: str) 
     notebook.shows(2, "begin a")
     notebook.shows(3, "begin b")
     notebook.set_source(
-        4, "gates['b'].set(); gates['a'].set()\nawait asyncio.sleep(0.2)\nprint('c')"
+        # The cell goes on while both end, and its own line comes after theirs.
+        4,
+        "gates['b'].set(); gates['a'].set()\nawait asyncio.sleep(0.2)\nprint('c')",
     )
     notebook.run(4)
     notebook.shows(2, "begin a\nend a")

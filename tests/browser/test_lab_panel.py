@@ -55,6 +55,17 @@ def test_its_buttons_stop_and_forget_a_job(open_notebook: OpenNotebook, app: str
     expect(row).to_have_count(0, timeout=TIMEOUT)
 
 
+def test_a_row_tells_what_its_processes_use(open_notebook: OpenNotebook) -> None:
+    """While they run and somebody looks at the panel."""
+    spin = "%bg !python -c 'while True: pass'"
+    notebook = with_panel(open_notebook, spin)
+    uses = notebook.row(PANEL, 1).locator(".uses")
+    shows(uses, "% CPU, ")
+    shows(uses, "MB")
+    press(notebook.row(PANEL, 1), "Cancel job 1")
+    expect(uses).to_have_text("", timeout=TIMEOUT)
+
+
 def test_a_log_streams_while_it_is_open(open_notebook: OpenNotebook) -> None:
     """What there is, then what comes; Escape closes it."""
     notebook = with_panel(open_notebook, "%bg work('a');")

@@ -30,6 +30,16 @@ NAME = "under-test"
 _SOCKETS = {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB, "stdin": zmq.DEALER}
 
 
+EVENT = """
+import pathlib, threading, time
+{name} = threading.Event()
+def _set_{name}():
+    while not pathlib.Path({path!r}).exists(): time.sleep(0.01)
+    {name}.set()
+threading.Thread(target=_set_{name}, daemon=True).start()
+"""
+
+
 class Reply:
     """One execute request and all that came of it, so far.
 
@@ -239,6 +249,12 @@ class Kernel:
     def subshell(self) -> str:
         """Open a subshell (ipykernel 7) and return its id, for `start(..., subshell=)`."""
         return self.ask("create_subshell_request", {}, "control")["subshell_id"]
+
+    def event(self, name: str) -> Callable[[], None]:
+        """Make an event of that name in the kernel; returns what sets it, whatever runs there."""
+        path = self._home / f"set-{name}"
+        self.ok(EVENT.format(name=name, path=str(path)))
+        return path.touch
 
     def load(self) -> Reply:
         """Load the extension."""

@@ -31,6 +31,7 @@ class Page:
         self.log = ""
         self.cell: dict[str, Any] | None = None
         self._taken = self._turn = 0
+        self._seen: dict[str, Any] | None = None
         self.model_id: str = kernel.until(lambda: scripts(kernel) and scripts(kernel)[-1])
         self.send("hello")
 
@@ -42,11 +43,12 @@ class Page:
         )
         self.kernel.send(message)
 
-    def see(self, *, panel: bool = False, **names: list[str]) -> None:
+    def see(self, *, panel: bool = False, watched: bool = False, **names: list[str]) -> None:
         """Say what the page shows."""
         self._turn += 1
-        shown = {"jobs": [], "look": [], "many": [], "lists": [], **names}
-        self.send("see", turn=self._turn, panel=panel, **shown)
+        self._seen = {"jobs": [], "look": [], "many": [], "lists": [], **names}
+        self._seen |= {"panel": panel, "watched": watched}
+        self.send("see", turn=self._turn, **self._seen)
 
     def until(self, predicate: Any) -> None:
         """Take in what the kernel sends until something is so."""
@@ -73,7 +75,11 @@ class Page:
         return ours
 
     def _apply(self, content: dict[str, Any]) -> None:
-        if content["kind"] == "said":
+        if content["kind"] == "again":
+            self.send("hello")
+            if self._seen is not None:
+                self.see(**self._seen)
+        elif content["kind"] == "said":
             self.said.append(content["text"])
         elif content["kind"] == "notice":
             self.notices.append(content)

@@ -176,7 +176,7 @@ def test_the_foreground_replaces_a_stream_for_itself(ready: Kernel, way: str) ->
         "        print('job'); display('shown'); time.sleep(0.01)\n"
     )
     job = ready.ok("job = %bg chat()")
-    cell = ready.ok(f"for _ in {way}():\n    time.sleep(0.1)")
+    cell = ready.ok(f"for _ in {way}():\n    time.sleep(0.1)")  # while the job prints
     ready.ok("gate.set()\n%fg")
     ready.until(lambda: cell.stdout.endswith("\n"))
     assert "True" in cell.stdout
@@ -249,7 +249,7 @@ def bar(name):
     with Progress() as progress:
         task = progress.add_task(name, total=20)
         for i in range(20):
-            time.sleep(0.05)
+            time.sleep(0.05)  # so that bars, pages and cells meet
             if i % 5 == 0:
                 print(name, i)
             progress.advance(task)

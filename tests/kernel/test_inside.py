@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-import ipykernel
 import pytest
 from kernels import Kernel
 
@@ -192,7 +191,6 @@ def test_a_profile_ends_with_its_job(kernel: Kernel) -> None:
     assert bundle["text/plain"].partition("\n")[0].endswith("s, until it ended")
 
 
-@pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="`%bg` alone needs ipykernel 7")
 def test_a_cell_sent_away_is_looked_into(kernel: Kernel) -> None:
     """As any job."""
     cell = kernel.start(

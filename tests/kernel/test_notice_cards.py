@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipykernel
 import pytest
 from kernels import Kernel, MakeKernel
 from pages import Page, scripts
@@ -32,7 +31,6 @@ def test_the_pages_are_told_which_job_and_where_it_stands(kernel: Kernel) -> Non
     assert 'data-bgt="1"' in cell.displays[-1]["text/html"]
 
 
-@pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="needs subshells")
 def test_a_cell_that_is_sent_away_can_be_asked_for_too(kernel: Kernel) -> None:
     """`%bg` alone, with that option."""
     pytest.importorskip("anywidget")
@@ -56,7 +54,7 @@ def test_without_widgets_there_is_nothing(kernel: Kernel) -> None:
     kernel.ok("import sys; sys.modules['anywidget'] = None")
     kernel.ok(SETUP)
     cell = kernel.ok("%bg --notify work()")
-    end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")
+    end = kernel.ok("gate.set()\n%fg 1;\nawait asyncio.sleep(0.2)")  # for what must not come
     assert scripts(kernel) == []
     assert cell.stderr + end.stderr == ""
 

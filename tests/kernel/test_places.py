@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kernels import Kernel
+from processes import is_gone
 
 from ipy_bgtasks.text import strip_ansi
 
@@ -47,14 +48,6 @@ def open_gate(path: str) -> None:
     """Let one reader through."""
     with open(path, "w"):
         pass
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no such process runs."""
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state in "ZX"
-    return True
 
 
 #: Where a job may run, by the option, and what has to be done before.

@@ -171,6 +171,26 @@ def test_an_executed_notebook_holds_late_output_and_the_traceback(tmp_path: Path
     assert [output["text"] for output in own if "text" in output] == ["own\n"]
 
 
+def test_a_card_is_one_line_for_a_program(shared: Kernel) -> None:
+    """Whatever state it shows, of one job or of several: the HTML beside it is for pages."""
+    shared.ok(SETUP + "\nclass Odd:\n    def __repr__(self): return 'two\\nlines'")
+    fine = shared.ok("fine = %bg -n 'odd\\nname' len('abc')")
+    waits = shared.ok("waits = %bg -n waits second.wait(30)")
+    bad = shared.ok("bad = %bg diverge()")
+    several = shared.ok("for i in range(3):\n    %bg diverge() if i else Odd()")
+    shared.ok("second.set()\n%fg --settled all")
+    ends = {fine: "finished", waits: "finished", bad: "failed", several: "2 failed"}
+    for cell, end in ends.items():
+        shared.until(lambda cell=cell, end=end: end in str(cell.displays))
+        texts = [shown["text/plain"] for shown in cell.displays if "text/html" in shown]
+        lines = [text.partition("\n")[0] for text in texts]
+        assert all(line.startswith(("[", "2 jobs", "3 jobs")) for line in lines)
+        assert not [line for line in lines if "<" in line or "&" in line]
+        assert cell is bad or texts == lines
+    below = bad.displays[-1]["text/plain"].partition("\n")[2]
+    assert not below or below.endswith("ValueError: diverged")
+
+
 def test_a_late_failure_is_text_in_a_console(shared: Kernel) -> None:
     """An `error` would end the input that runs there, whatever request it belongs to."""
     shared.ok(SETUP)

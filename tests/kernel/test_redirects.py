@@ -39,7 +39,9 @@ def test_the_kernel_survives_redirections_while_threads_print(kernel: Kernel) ->
         "    assert ours.getvalue() == 'mine\\n'",
         timeout=120,
     )
-    assert kernel.ok("%%capture ours\nprint('mine')\ntime.sleep(0.1)").stdout == ""
+    assert (
+        kernel.ok("%%capture ours\nprint('mine')\ntime.sleep(0.1)").stdout == ""
+    )  # jobs print meanwhile
     assert kernel.ok("ours.stdout").result == r"'mine\n'"
     kernel.ok("stop.set()\nr = %fg all")
     same = "j.log.text.endswith(f'<{j.result() - 1}>\\n')"

@@ -10,10 +10,6 @@ import ipykernel
 import pytest
 from kernels import Kernel, Pending, Reply
 
-pytestmark = pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
-)
-
 #: Seconds. On a quiet machine leaving takes less than one, as it is measured by `tests/stress`.
 BOUND = 3.0
 
@@ -216,6 +212,7 @@ def test_two_in_quick_succession_send_one_cell_away(k: Kernel) -> None:
     k.until(lambda: cell.reply.result == "42")
 
 
+@pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="a client's subshells need ipykernel 7")
 @pytest.mark.parametrize("code", ["%bg", "%bg;"])
 def test_a_subshell_sends_away_the_cell_of_the_main_shell(k: Kernel, code: str) -> None:
     """There the card is shown, and `%jobs` lists it; cells that waited run meanwhile."""
@@ -261,17 +258,6 @@ def test_cells_that_waited_run_next_and_in_order(k: Kernel) -> None:
     k.until(lambda: cell.reply.result == "42")
 
 
-def test_a_failure_stops_the_cells_that_wait(k: Kernel) -> None:
-    """As it does without the extension; what comes later runs."""
-    fails = k.start("print('begins')\ngo.wait()\n1 / 0", stop_on_error=True)
-    k.until(lambda: "begins\n" in fails.reply.stdout)
-    queued = [k.start("never = True", queue=True) for _ in range(3)]
-    k.ok("go.set()", subshell=k.subshell())
-    assert fails.wait().status == "error"
-    assert [pending.wait().status for pending in queued] == ["aborted"] * 3
-    assert k.ok("'never' in globals()").result == "False"
-
-
 @pytest.mark.parametrize("code", ["%bg", " %bg ", "%bg;", "%bg  # this one", "%bg --notify"])
 def test_with_nothing_to_send_it_is_one_line(k: Kernel, code: str) -> None:
     """Which says what would work."""
@@ -313,10 +299,11 @@ def test_it_waits_for_what_comes_after_it(k: Kernel) -> None:
 
 def test_unloading_gives_the_kernel_back_its_messages(k: Kernel) -> None:
     """Also while a cell is away: it ends in its own place."""
+    go = k.event("go")
     cell = running(k)
     sent_away(k, cell)
     k.ok("%unload_ext ipy_bgtasks")
-    k.ok("go.set()", subshell=k.subshell())
+    go()
     k.until(lambda: cell.reply.result == "42")
     assert k.ok("1 + 1, str(job.state)").result == "(2, 'finished')"
     assert k.run("%bg").status == "error"
@@ -504,6 +491,7 @@ def test_a_cell_that_asks_does_not_go_by_itself(k: Kernel) -> None:
     assert cell.wait().status == "ok"
     k.ok("go.set()\n%config BgTasks.background_after = 0")
     k.until(lambda: cell.reply.result == "'me'")
+    # Three times the time after which it would have gone.
     assert k.ok("time.sleep(0.3)\n'stayed'").result == "'stayed'"
     refused = k.run("%config BgTasks.background_after = -1").stderr
     assert "should not be less than 0" in refused

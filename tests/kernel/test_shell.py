@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from kernels import Kernel, Reply
+from processes import children_of, still_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -42,34 +41,6 @@ def pids_of(kernel: Kernel, reply: Reply) -> list[int]:
     """The processes of a tree, all of which run by then."""
     kernel.until(lambda: len(reply.stdout.split()) == TREE_SIZE)
     return [int(word) for word in reply.stdout.split()]
-
-
-def still_alive(pids: Iterable[int], timeout: float) -> list[int]:
-    """Wait until all have ended; returns those that have not after *timeout* seconds."""
-    deadline = time.monotonic() + timeout
-    left = []
-    for pid in pids:
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        if not select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0]:
-            left.append(pid)
-        os.close(fd)
-    return left
-
-
-def children_of(parent: int) -> dict[int, str]:
-    """The state of each child; Z is one that nobody waited for."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if int(ppid) == parent:
-            found[int(stat.parent.name)] = state
-    return found
 
 
 def test_output_comes_under_its_cell_while_another_blocks(kernel: Kernel, gate: Path) -> None:

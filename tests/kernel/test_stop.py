@@ -62,7 +62,7 @@ def test_a_blocked_loop_is_told_under_the_jobs_own_cell(ready: Kernel) -> None:
 def test_the_watchdog_can_be_turned_off_and_blames_no_job_for_a_cell(ready: Kernel) -> None:
     """`%config` has effect at once."""
     waits = ready.ok("%bg asyncio.sleep(1000);")
-    cell = ready.ok("time.sleep(1.6)")
+    cell = ready.ok("time.sleep(1.6)")  # longer than the watchdog's limit
     ready.ok("%config BgTasks.watchdog = 0")
     blocks = ready.ok("threading.Timer(1.6, gate.set).start()\n%bg child();")
     ready.ok("%fg")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import ipykernel
 import pytest
 from kernels import Kernel
-from pages import open_panel
+from pages import Page, open_panel
 from vs_code import Screen
 
 import ipy_bgtasks
@@ -96,9 +95,27 @@ def test_a_session_is_shown_as_it_is_meant(kernel: Kernel) -> None:
     assert [m for m in kernel.messages if m["msg_type"] == "update_display_data"]
 
 
-@pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="a busy kernel hears nothing before ipykernel 7"
-)
+def test_a_cell_does_not_flash_while_its_job_goes_on(kernel: Kernel) -> None:
+    """Once its page answers: progress is told there, and only what is printed is an output."""
+    pytest.importorskip("anywidget")
+    kernel.ok(
+        SETUP + "async def climb():\n    await gate.wait()\n    for _ in track(range(40)):\n"
+        "        await asyncio.sleep(0.05)\n    print('top')"
+    )
+    cell = kernel.ok("job = %bg climb()", cell="a")
+    page = Page(kernel)
+    page.see(jobs=["1"], look=["1"])
+    page.until(lambda: page.rows)
+    kernel.ok("gate.set()")
+    page.until(lambda: page.rows["1"]["fraction"])
+    before = Screen(kernel).flashes[cell.msg_id]
+    page.until(lambda: page.rows["1"]["state"] == "finished")
+    kernel.until(lambda: "finished" in Screen(kernel).text(cell))
+    assert "top" in Screen(kernel).text(cell)
+    assert Screen(kernel).flashes[cell.msg_id] - before == 2  # what it printed, and its end
+    assert Screen(kernel).dropped == []
+
+
 def test_no_second_cell_is_needed_while_one_runs(kernel: Kernel) -> None:
     """VS Code would not send it: widgets' messages stop a job, and send the cell away."""
     pytest.importorskip("anywidget")

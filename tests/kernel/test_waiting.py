@@ -45,6 +45,7 @@ def test_fg_lets_all_others_go_on(k: Kernel) -> None:
         "opener = %bg -q opens(ticks + 20)"
     )
     assert k.ok("x = %fg %slow\nx, ticks >= 20").result == "(7, True)"
+    # Time for fifty ticks.
     assert k.ok("a = ticks; time.sleep(0.05); ticks == a").result == "True"
 
 

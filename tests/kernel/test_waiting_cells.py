@@ -7,14 +7,9 @@ import random
 import sys
 from importlib.util import find_spec
 
-import ipykernel
 import pytest
 from kernels import Kernel
 from test_running_cell import running, sent_away
-
-pytestmark = pytest.mark.skipif(
-    ipykernel.version_info[0] < 7, reason="`%bg` alone needs the subshells of ipykernel 7"
-)
 
 #: Waits, and whether the system call must tell what is waited for. Not `os.system`, during which
 #: the C library has the whole process ignore SIGINT: in a script Ctrl-C does not end it either.
@@ -98,7 +93,23 @@ def test_the_stop_button_hits_one_cell_in_any_moment_of_its_wait(k: Kernel, code
         k.wait_a_moment(chance.random() * 0.03)
         k.interrupt()
         assert cell.wait().ename == "KeyboardInterrupt", f"round {n}"
+        # What was left of the stop would end this wait, or be raised after it.
         assert k.ok("time.sleep(0.001); 'whole'").result == "'whole'", f"round {n}"
+    k.ok("go.set()")
+    k.until(lambda: away.reply.result == "42")
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_child_may_die_of_the_interrupt_before_the_kernel_has_it(
+    k: Kernel, interrupted: bool
+) -> None:
+    """The cell was interrupted then, else its child has failed."""
+    away = running(k)
+    sent_away(k, away)
+    late = "threading.Timer(0.1, os.kill, [os.getpid(), 2]).start()" if interrupted else "pass"
+    reply = k.run(f"{late}\nsubprocess.check_output('kill -INT $$', shell=True)")
+    assert reply.ename == ("KeyboardInterrupt" if interrupted else "CalledProcessError")
+    assert k.ok("time.sleep(0.001); 'whole'").result == "'whole'"
     k.ok("go.set()")
     k.until(lambda: away.reply.result == "42")
 

@@ -3,12 +3,13 @@
 Read in `cellExecutionMessageHandler.ts` of microsoft/vscode-jupyter: each cell that was run listens
 on for outputs that answer its own request, or a widget message sent by a widget that its request
 opened, until it is run again; of the latter streams are dropped. An update is shown where a display
-of that id was shown before. All else is dropped.
+of that id was shown before. All else is dropped. What changes the outputs of a cell while none runs
+is done by an execution of that cell for the moment, which a reader sees as a flash beside it.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Screen:
     def __init__(self, kernel: Kernel) -> None:
         #: What no cell shows: of another's request, or an update of what was never displayed.
         self.dropped: list[Message] = []
+        #: How often each cell was executed for the moment, by its request.
+        self.flashes: Counter[str] = Counter()
+        self._running: set[str] = set()
         self._below: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._to_clear: set[str] = set()
         # From a message's id to the request of the cell that shows what answers it.
@@ -58,6 +62,8 @@ class Screen:
             if message["msg_type"] == "stream" and parent in comms:
                 owner = None
             content = message["content"]
+            if owner == parent and (state := content.get("execution_state")):
+                (self._running.add if state == "busy" else self._running.discard)(parent)
             if message["msg_type"] == "comm_open" and owner is not None:
                 self._owners |= {
                     m["header"]["msg_id"]: owner
@@ -77,14 +83,18 @@ class Screen:
         if kind == "clear_output":
             self._to_clear.add(owner)
             if not content["wait"]:
+                self._flash(owner)
                 self._clear(owner)
             return True
         if kind == "update_display_data":
             name = content["transient"]["display_id"]
             shown = [old for below in self._below.values() for old in below if _name(old) == name]
+            if any(old["data"] != content["data"] for old in shown):
+                self._flash(owner)
             for old in shown:
                 old["data"] = content["data"]
             return bool(shown)
+        self._flash(owner)
         self._clear(owner)
         below = self._below[owner]
         if kind == "stream" and below and below[-1].get("name") == content["name"]:
@@ -92,6 +102,10 @@ class Screen:
         else:
             below.append(dict(content))
         return True
+
+    def _flash(self, owner: str) -> None:
+        if not self._running:
+            self.flashes[owner] += 1
 
     def _clear(self, owner: str) -> None:
         if owner in self._to_clear:

@@ -4,7 +4,8 @@
     python tests/peers/suites.py CHECKOUT [ARGUMENT ...]
 
 The first runs modules of Python's package `test` in a terminal's shell in which a job has run, the
-second pytest in a checkout of ipykernel, nbclient or IPython, of the version that is installed.
+second pytest in a checkout (or an unpacked sdist) of ipykernel, nbclient or IPython, of the version
+that is installed; with ``-o asyncio_default_fixture_loop_scope=function`` where a plugin wants it.
 What differs is run once more, both ways: others' suites, too, have tests that fail now and then.
 The exit status counts what still differs.
 """
@@ -92,6 +93,8 @@ def checkout(path: Path, arguments: list[str], extension: bool, home: Path) -> d
     plugin = ["-p", "loads_extension"] if extension else []
     options = ["-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *plugin, *arguments]
     run([sys.executable, "-m", "pytest", *options], home, extension, at=path)
+    if not report.exists():
+        raise SystemExit((home / "output.txt").read_text()[-2000:])
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case} & {"failure", "error", "skipped"}

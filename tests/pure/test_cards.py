@@ -36,7 +36,7 @@ class Screen:
         """A cell runs; returns the header of its request."""
         header = {"msg_id": message}
         metadata = {} if cell is None else {"cellId": cell}
-        moved = self.cards.places.request_begins({"header": header, "metadata": metadata})
+        moved = self.cards.request_begins({"header": header, "metadata": metadata})
         self.cards.move(moved, header)
         return header
 
@@ -61,7 +61,7 @@ def test_a_page_that_answers_is_left_the_rest() -> None:
     for n in range(50):
         screen.launch(n + 1, screen.request(f"m{n}", f"cell {n}"))
     screen.clock.advance(0.3)
-    screen.cards.page_answers()
+    screen.cards.heard = True
     screen.clock.advance(10)
     assert screen.opened == 1
     assert screen.views() == []
@@ -76,7 +76,7 @@ def test_where_nobody_answers_a_view_is_tried() -> None:
         screen.clock.advance(0.3)
         screen.clock.advance(2.5)
     assert (helped.views(), lost.views(), program.views()) == (["first"], ["first"], [])
-    helped.cards.page_answers()
+    helped.cards.heard = True
     for screen in (helped, lost):
         screen.clock.advance(5)
         screen.launch(2, screen.request("second", "b"))
@@ -104,7 +104,7 @@ def test_progress_is_no_update_of_a_display_that_a_page_keeps_alive(heard: bool)
     """Only each change of state is; elsewhere there is nothing else to see."""
     screen = Screen()
     if heard:
-        screen.cards.page_answers()
+        screen.cards.heard = True
     job = screen.launch(1, screen.request("first", "a"))
     screen.clock.advance(1)
     before = len(screen.sent)

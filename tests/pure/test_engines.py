@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from elsewhere import PATIENCE, Gate, House
+from patience import until
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners.executors import Executors
@@ -102,14 +102,6 @@ def text(job: Any, stream: str | None = None) -> str:
     return "".join(e.text for e in job.log.tail(10_000) if stream in (None, e.stream))
 
 
-def wait_for(predicate: Callable[[], object]) -> None:
-    """Wait until something holds of which nobody is told."""
-    deadline = time.monotonic() + PATIENCE
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_results_exceptions_and_output_come_back(house: House, engine: Any, gate: Gate) -> None:
     """The output while it runs, under the name of the place."""
     runner = Executors().runner_for(engine, "engine")
@@ -159,7 +151,7 @@ def test_slurm_says_why_a_job_waits(house: House, slurm: Any, gate: Gate) -> Non
     house.namespace["path"] = gate.path
     held = house.running(house.launch(runner, "wait(path)"))
     waiting = house.launch(runner, "add(1)")
-    wait_for(lambda: row(waiting).last)
+    until(lambda: row(waiting).last)
     assert row(waiting).last in ("Slurm: Resources", "Slurm: Priority", "Slurm: None")
     assert row(waiting).state == "queued"
     assert re.fullmatch(r"slurm \d+", waiting.where)
@@ -180,10 +172,10 @@ def test_what_waits_for_slurm_does_not_outlive_the_session(
     house.namespace["path"] = gate.path
     held = house.running(house.launch(runner, "wait(path)"))
     waiting = house.launch(runner, "add(1)")
-    wait_for(lambda: waiting.where != "slurm")
+    until(lambda: waiting.where != "slurm")
     runner.shutdown()
     command = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", waiting.where.split()[1]]
-    wait_for(lambda: subprocess.check_output(command, text=True).strip() == "CANCELLED")
+    until(lambda: subprocess.check_output(command, text=True).strip() == "CANCELLED")
     gate.open()
     assert held.result(PATIENCE) == "went on"
 

@@ -12,7 +12,7 @@ from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.text import elapsed_text
-from ipy_bgtasks.views.describe import left_text, rough_time, row, seconds_left
+from ipy_bgtasks.views.describe import left_text, row
 from ipy_bgtasks.views.display import card
 from ipy_bgtasks.views.tables import Tally, failure_of, group_html, group_line, many_card
 
@@ -20,43 +20,26 @@ from ipy_bgtasks.views.tables import Tally, failure_of, group_html, group_line, 
 @pytest.mark.parametrize(
     ("fraction", "elapsed", "left"),
     [
-        (0.5, 60.0, 60.0),
-        (0.25, 30.0, 90.0),
-        (None, 60.0, None),
-        (0.0, 60.0, None),
-        (0.005, 60.0, None),
-        (0.5, 1.0, None),
-        (1.0, 60.0, None),
+        (0.5, 60.0, "1m left"),
+        (0.25, 30.0, "2m left"),
+        (0.99, 2.0, "1s left"),
+        (0.5, 41.2, "41s left"),
+        (0.5, 59.6, "1m left"),
+        (0.5, 125, "2m left"),
+        (0.5, 3580, "1h00m left"),
+        (0.5, 3900, "1h05m left"),
+        (None, 60.0, ""),
+        (0.0, 60.0, ""),
+        (0.005, 60.0, ""),
+        (0.5, 1.0, ""),
+        (1.0, 60.0, ""),
     ],
 )
 def test_the_pace_so_far_tells_what_is_left(
-    fraction: float | None, elapsed: float, left: float | None
+    fraction: float | None, elapsed: float, left: str
 ) -> None:
-    """As soon as there is enough of it, and as long as something is left."""
-    assert seconds_left(fraction, elapsed) == left
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "1s"),
-        (41.2, "41s"),
-        (59.6, "1m"),
-        (125, "2m"),
-        (3580, "1h00m"),
-        (3900, "1h05m"),
-    ],
-)
-def test_times_are_rounded(seconds: float, text: str) -> None:
-    """Nobody wants to know more."""
-    assert rough_time(seconds) == text
-
-
-def test_it_is_said_in_a_few_words() -> None:
-    """Or not at all."""
-    assert left_text(120) == "2m left"
-    assert left_text(0.01) == "1s left"
-    assert left_text(None) == ""
+    """Rounded, in a few words: as soon as there is enough of it, and while something is left."""
+    assert left_text(fraction, elapsed) == left
 
 
 @pytest.fixture

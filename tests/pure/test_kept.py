@@ -118,7 +118,7 @@ def test_a_late_reader_begins_near_the_end_with_a_whole_line(tmp_path: Path) -> 
     writer = OutputWriter(str(tmp_path), 1_000_000)
     for i in range(10_000):
         writer.write(1.0, "stdout", f"{i}\n")
-    reader = OutputReader.of_the_end(str(tmp_path), 20_000)
+    reader = OutputReader(str(tmp_path), 20_000)
     lines = read_all(reader).splitlines()
     assert lines == [str(i) for i in range(int(lines[0]), 10_000)]
     assert 500 < len(lines) < 1000

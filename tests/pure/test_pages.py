@@ -15,15 +15,18 @@ from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.live.pages import Pages, Tail
 from ipy_bgtasks.live.watching import Feed
 from ipy_bgtasks.log.output import Log
+from ipy_bgtasks.platforms import Usage
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.registry.specs import JobId
+from ipy_bgtasks.stacks import no_cells
 
 
 class FakeScreen(Host):
     """Notes changes as a screen does."""
 
     watcher: Callable[[Record], object] | None = None
+    cells = None
 
     def changed(self, job: Record) -> None:
         """Something about the job is new."""
@@ -45,9 +48,13 @@ class House:
         self.sent: list[dict[str, Any]] = []
         self.done: list[tuple[object, ...]] = []
         self.turn = 0
-        feed = Feed(self.registry, self.screen, self.clock.later)  # type: ignore[arg-type]
+        self.feed = Feed(self.registry, self.screen, self.clock.later)  # type: ignore[arg-type]
+        self.sources = no_cells
         self.cards = Cards(lambda *_, **__: None, lambda _seconds, _fn: None)
-        self.pages = Pages(self.registry, feed, self.cards, self, self.sent.append)  # type: ignore[arg-type]
+        self.pages = Pages(self, self.sent.append)  # type: ignore[arg-type]
+
+    def front(self) -> None:
+        """No cell runs."""
 
     def cancel(
         self, jobs: Sequence[Record], say: Callable[[str], None], *, force: bool = False
@@ -83,11 +90,13 @@ class House:
         self.pages.receive({"kind": kind, "client": "page", **fields})
         return list(self.sent)
 
-    def see(self, panel: bool = False, **fields: list[str]) -> list[dict[str, Any]]:
+    def see(
+        self, panel: bool = False, watched: bool = False, **fields: list[str]
+    ) -> list[dict[str, Any]]:
         """The page says what it shows; returns what was sent because of it."""
         self.turn += 1
         shown: dict[str, list[str]] = {"jobs": [], "look": [], "many": [], "lists": [], **fields}
-        return self.receive("see", turn=self.turn, panel=panel, **shown)
+        return self.receive("see", turn=self.turn, panel=panel, watched=watched, **shown)
 
     def later(self, seconds: float = 1) -> list[dict[str, Any]]:
         """Time passes; returns what was sent."""
@@ -251,7 +260,14 @@ def test_the_buttons_act(house: House) -> None:
     ]
 
 
-NOTHING: dict[str, Any] = {"turn": 1, "jobs": [], "look": [], "many": [], "lists": []}
+NOTHING: dict[str, Any] = {
+    "watched": False,
+    "turn": 1,
+    "jobs": [],
+    "look": [],
+    "many": [],
+    "lists": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -337,7 +353,14 @@ def test_a_second_page_is_told_what_the_first_knows() -> None:
     house = House()
     house.launch()
     house.see(jobs=["1"])
-    sight = {"kind": "see", "client": "another", "panel": False, **NOTHING, "jobs": ["1"]}
+    sight = {
+        "kind": "see",
+        "client": "another",
+        "panel": False,
+        "watched": False,
+        **NOTHING,
+        "jobs": ["1"],
+    }
     for _ in range(2):
         house.sent.clear()
         house.pages.receive(sight)
@@ -349,8 +372,12 @@ def test_what_a_page_said_before_and_is_heard_late_does_not_count() -> None:
     """A busy main shell hears the first message after a subshell has heard the second."""
     house = House()
     job = house.launch()
-    assert house.receive("see", turn=2, panel=False, jobs=["1"], look=[], many=[], lists=[])
-    assert not house.receive("see", turn=1, panel=False, jobs=[], look=[], many=[], lists=[])
+    assert house.receive(
+        "see", turn=2, panel=False, watched=False, jobs=["1"], look=[], many=[], lists=[]
+    )
+    assert not house.receive(
+        "see", turn=1, panel=False, watched=False, jobs=[], look=[], many=[], lists=[]
+    )
     house.runner.finish(job)
     assert [row["state"] for message in house.later() for row in message["rows"]] == ["finished"]
 
@@ -451,3 +478,40 @@ def test_the_place_in_a_group_of_a_job_in_sight_is_told_anew(house: House) -> No
     told = {row["n"]: row["last"] for row in news["rows"] if row["state"] == "queued"}
     assert told == {"3": "1st of @crawl"}
     assert others[0].state == "running"
+
+
+def test_what_processes_use_is_looked_at_only_while_somebody_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a panel, and at the rows of such jobs; else not even once."""
+    looks: list[set[int]] = []
+
+    def usage_of(pids: set[int]) -> dict[int, Usage]:
+        looks.append(pids)
+        return {pid: Usage(float(len(looks)), 512_000_000, 1) for pid in pids}
+
+    monkeypatch.setattr("ipy_bgtasks.live.pages.usage_of", usage_of)
+    house = House()
+    thread, process = house.launch("t()"), house.launch("p()")
+    process.pid = 77
+    house.see(panel=True, look=["1", "2"])
+    house.later(10)
+    house.see(panel=True, watched=True, look=["1"])
+    house.later(10)
+    assert looks == []
+    house.see(panel=True, watched=True, look=["1", "2"])
+    (message,) = house.later(0)
+    assert [(row["n"], row["uses"]) for row in message["rows"]] == [("2", "512 MB")]
+    (message,) = house.later(2)
+    assert message["rows"][0]["uses"].endswith("% CPU, 512 MB")
+    house.see(panel=True, watched=False, look=["1", "2"])
+    house.later(10)
+    assert looks == [{77}, {77}, set()]
+    house.see(panel=True, watched=True, look=["1", "2"])
+    house.later(0)
+    house.runner.finish(process)
+    house.runner.finish(thread)
+    assert [row["uses"] for message in house.later(10) for row in message["rows"]][-2:] == ["", ""]
+    house.later(10)
+    assert house.clock.pending == 0
+    assert looks[3:] == [{77}, set()]

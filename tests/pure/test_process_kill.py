@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from elsewhere import PATIENCE, Gate, House, stop
+from patience import until
+from processes import is_gone
 
 from ipy_bgtasks.errors import ProcessDied
 from ipy_bgtasks.job.record import Record
@@ -56,14 +58,6 @@ def said(house: House, job: Record, text: str) -> Record:
     """Wait until the job has written something."""
     house.until(lambda: text in job.log.text)
     return job
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no such process runs; one that nobody waited for does not run."""
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state in "ZX"
-    return True
 
 
 @pytest.mark.parametrize(
@@ -125,9 +119,7 @@ def test_what_a_job_started_dies_with_it(house: House, processes: ProcessRunner)
     job.cancel()
     with pytest.raises(CancelledError):
         job.result(PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while not is_gone(child):
-        assert time.monotonic() < deadline
+    until(lambda: is_gone(child))
 
 
 def test_a_job_can_be_cancelled_before_its_worker_started(

@@ -28,7 +28,7 @@ from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
-from ipy_bgtasks.views.display import detail_html, detail_text
+from ipy_bgtasks.views.display import detail
 
 BOUND = 20.0
 ARGUMENTS: dict[type[BaseException], tuple[Any, ...]] = {
@@ -227,8 +227,8 @@ def check_end(job: Record, caplog: pytest.LogCaptureFixture) -> None:
     assert job.outcome is not None
     assert type(job.outcome.error) is not ProcessDied
     assert repr(handle)
-    assert detail_text(job)
-    assert detail_html(job)
+    assert detail(job)["text/plain"]
+    assert detail(job)["text/html"]
     assert [record.getMessage() for record in caplog.records] == []
 
 

@@ -104,6 +104,7 @@ def test_the_signal_of_a_child_forked_in_c_is_not_the_parent_s() -> None:
     code = (
         "import ctypes\n"
         "if (pid := ctypes.PyDLL(None).fork()) == 0: time.sleep(60)\n"
+        # The time in which its parent, the test's program, would act on the signal by mistake.
         "os.kill(pid, signal.SIGTERM); time.sleep(0.1); os.kill(pid, signal.SIGKILL)\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL\n"
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from fakes import work
+from patience import until
 
 from ipy_bgtasks.async_exceptions import StopThread
 from ipy_bgtasks.context import current
@@ -30,7 +31,7 @@ from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
-from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.service import SHORT, ServiceLoop, SwitchInterval
 
 BOUND = 20.0
 
@@ -79,14 +80,6 @@ def ended(job: Record) -> JobState:
     except (concurrent.futures.CancelledError, Exception):
         assert job.done()
     return job.state
-
-
-def until(holds: Callable[[], Any]) -> None:
-    """Wait for what another thread does and cannot signal."""
-    deadline = time.monotonic() + BOUND
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_loop_in_python_is_stopped(place: Place) -> None:
@@ -459,3 +452,22 @@ def test_a_thread_that_begins_takes_no_signal_before_its_first_line() -> None:
     assert seen == [True, False]
     assert not is_blocked()
     assert not threads_of_jobs.blocked_at_start
+
+
+def test_the_switch_interval_is_short_while_anybody_needs_that() -> None:
+    """It is restored by the last, unless somebody else has set it since."""
+    before = sys.getswitchinterval()
+    interval = SwitchInterval()
+    try:
+        assert interval.short("threads", True)
+        assert not interval.short("cells", True)
+        interval.short("threads", False)
+        assert sys.getswitchinterval() == pytest.approx(SHORT)
+        interval.short("cells", False)
+        assert sys.getswitchinterval() == pytest.approx(before)
+        interval.short("cells", True)
+        sys.setswitchinterval(0.1)
+        interval.short("cells", False)
+        assert sys.getswitchinterval() == pytest.approx(0.1)
+    finally:
+        sys.setswitchinterval(before)

@@ -14,7 +14,7 @@ from ipy_bgtasks.job.host import SILENT, Host
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.log.output import Log
 from ipy_bgtasks.views.describe import Row, frame_line, innermost, rows
-from ipy_bgtasks.views.display import detail_html, detail_text, html_table, text_table
+from ipy_bgtasks.views.display import detail, html_table, text_table
 
 
 @dataclass
@@ -225,7 +225,7 @@ def test_nothing_of_a_job_gets_into_the_html(form: str) -> None:
     """Names, code, results, errors, output and places."""
     jobs = nasty_jobs()
     table = html_table(rows(jobs, where_now=True))
-    for text in [table] if form == "table" else [detail_html(job) for job in jobs]:
+    for text in [table] if form == "table" else [detail(job)["text/html"] for job in jobs]:
         text.encode()
         tags = Tags(text)
         assert "script" not in tags.seen
@@ -239,7 +239,7 @@ def test_nothing_of_a_job_acts_on_a_terminal() -> None:
     jobs = nasty_jobs()
     table = text_table(rows(jobs, where_now=True), 100)
     assert len(table.splitlines()) == len(jobs) + 1
-    for text in [table, *map(detail_text, jobs)]:
+    for text in [table, *(detail(job)["text/plain"] for job in jobs)]:
         text.encode()
         assert not set(text) & set("\x1b\x00\r\x07\u202e\ud800")
 
@@ -258,7 +258,7 @@ def test_a_job_in_full() -> None:
     for n in range(30):
         job.log.write("stdout", f"line {n}\n")
     job.log.display({"text/plain": "<Figure>"})
-    text = detail_text(job)
+    text = detail(job)["text/plain"]
     lines = text.splitlines()
     assert "name     for i in x: …" in lines
     assert "code     for i in x:" in lines
@@ -268,7 +268,7 @@ def test_a_job_in_full() -> None:
     assert "[… earlier output left out …]" in lines
     assert lines[-4:] == ["line 29", "<Figure>", "", "ValueError: bad"]  # raised nowhere
     assert "line 5" not in lines
-    page = detail_html(job)
+    page = detail(job)["text/html"]
     assert "line 29\n&lt;Figure&gt;" in page
     assert "ValueError: bad" in page
 
@@ -276,19 +276,20 @@ def test_a_job_in_full() -> None:
 def test_a_running_job_in_full() -> None:
     """Progress and place; code that is the name is not said twice."""
     frame = FrameSummary("train.py", 12, "fit", line="step()")
-    text = detail_text(FakeJob(progress=Progress(1, 4), frames=[frame]))
+    job = FakeJob(progress=Progress(1, 4), frames=[frame])
+    text = detail(job)["text/plain"]
     assert "progress   25% ██▌        1/4" in text
     assert "at        train.py:12 in fit: step()" in text
     assert "code" not in text
-    queued = detail_text(FakeJob(state="queued", started=None))
+    queued = detail(FakeJob(state="queued", started=None))["text/plain"]
     assert "started" not in queued
     assert "result    None" not in queued
-    assert "result   None" in detail_text(finished())
+    assert "result   None" in detail(finished())["text/plain"]
 
 
 def test_a_long_log_is_not_read_in_full() -> None:
     """Only its end is shown, and that something is missing is said."""
     job = printing("x" * 20_000)
-    assert detail_text(job).endswith("x" * 100)
-    assert len(detail_text(job)) < 9000
-    assert "earlier output" in detail_text(job)
+    assert detail(job)["text/plain"].endswith("x" * 100)
+    assert len(detail(job)["text/plain"]) < 9000
+    assert "earlier output" in detail(job)["text/plain"]

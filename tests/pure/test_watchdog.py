@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fakes import work
+from patience import until
 
 from ipy_bgtasks.context import job_of
 from ipy_bgtasks.job.record import Record
@@ -181,13 +182,9 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
     """It ends a while after the last one, and begins with the next."""
     monkeypatch.setattr("ipy_bgtasks.runners.loop._IDLE_LOOKS", 1)
     watched.launch(lambda: asyncio.sleep(0)).result(BOUND)
-    deadline = time.monotonic() + BOUND
-    while watched.dog._looking:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: not watched.dog._looking)
     waits = watched.launch(lambda: asyncio.sleep(1000))
-    while not waits.started:
-        time.sleep(0.005)
+    until(lambda: waits.started)
     assert watched.dog._looking
 
 

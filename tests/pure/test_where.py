@@ -18,7 +18,7 @@ from ipy_bgtasks.stacks import (
     place,
     running_stack,
     summaries,
-    thread_stack,
+    thread_frames,
 )
 
 Start = Callable[[asyncio.Event], Coroutine[Any, Any, Any]]
@@ -198,13 +198,13 @@ def test_a_thread_shows_its_stack_while_it_is_blocked_in_c() -> None:
     assert thread.ident is not None
     frame: FrameSummary | None = None
     while frame is None or frame.line != "lock.acquire()":
-        stack = thread_stack(thread.ident)
+        stack = summaries(thread_frames(thread.ident))
         frame = stack[-1] if stack else None
     assert names(stack) == ["waits"]
     assert doing(frame) == "lock.acquire"
     lock.release()
     thread.join()
-    assert thread_stack(thread.ident) == []
+    assert summaries(thread_frames(thread.ident)) == []
 
 
 @pytest.mark.parametrize(

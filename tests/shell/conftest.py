@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -50,3 +52,28 @@ async def loaded(shell: InteractiveShell) -> AsyncIterator[InteractiveShell]:
     yield shell
     if EXTENSION in shell.extension_manager.loaded:
         shell.extension_manager.unload_extension(EXTENSION)
+
+
+async def run_cell(shell: InteractiveShell, code: str) -> Any:
+    """Run a cell; its value, or what it raised."""
+    text = shell.transform_cell(code)
+    ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), 30)
+    if error := ran.error_before_exec or ran.error_in_exec:
+        raise error
+    return ran.result
+
+
+@pytest.fixture
+async def cells(shell: InteractiveShell, request: pytest.FixtureRequest) -> Any:
+    """Runs cells in a loaded shell, the first after the module's ``SETUP``: see `run_cell`.
+
+    It loads at the first cell, not before: pytest gives each phase of a test other streams.
+    """
+
+    async def run(code: str) -> Any:
+        if EXTENSION not in shell.extension_manager.loaded:
+            shell.extension_manager.load_extension(EXTENSION)
+            await run_cell(shell, getattr(request.module, "SETUP", ""))
+        return await run_cell(shell, code)
+
+    return run

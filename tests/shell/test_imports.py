@@ -32,7 +32,7 @@ _LATER = (
 #: … but for this, which the screens are.
 _BASE = {"ipy_bgtasks.job.host"}
 #: All that is imported beside the package itself, where IPython has not done so already.
-_OTHERS = {"_uuid", "faulthandler", "gc", "uuid"}
+_OTHERS = {"_uuid", "faulthandler", "gc", "uuid", "secrets"}  # of uuid, since Python 3.15
 _LOAD = """
 import sys
 from IPython.terminal.interactiveshell import TerminalInteractiveShell

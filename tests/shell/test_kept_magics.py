@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -11,17 +10,17 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 from keeping_ends import end_kept_jobs
+from patience import until
+from processes import is_gone
 from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
@@ -56,22 +55,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     end_kept_jobs()
 
 
-@pytest.fixture
-async def cells(shell: InteractiveShell) -> Any:
-    """Runs cells in a shell that loads with the first; the result, or what the cell raised."""
-
-    async def run(code: str) -> Any:
-        if "ipy_bgtasks" not in shell.extension_manager.loaded:
-            shell.extension_manager.load_extension("ipy_bgtasks")
-        text = shell.transform_cell(code)
-        ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
-        if error := ran.error_before_exec or ran.error_in_exec:
-            raise error
-        return ran.result
-
-    return run
-
-
 def other_session(*cells: str) -> str:
     """What another session, which is gone when this returns, has printed."""
     texts = [textwrap.dedent(cell) for cell in cells]
@@ -80,23 +63,6 @@ def other_session(*cells: str) -> str:
     )
     assert done.returncode == (-9 if DIES in cells else 0), done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Wait until a condition holds; return what it is."""
-    deadline = time.monotonic() + BOUND
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def state_of(home: Path, number: str) -> dict[str, Any]:
@@ -219,7 +185,7 @@ async def test_another_session_cancels_the_whole_tree(cells: Any, home: Path) ->
     assert "job k1" in other_session("%cancel k1")
     until(job.done)
     assert job.cancelled()
-    until(lambda: not is_alive(pid))
+    until(lambda: is_gone(pid))
 
 
 async def test_cancel_all_leaves_the_jobs_of_others(
@@ -267,7 +233,7 @@ async def test_a_killed_watcher_takes_the_job_along(cells: Any, home: Path, code
     until(job.done)
     with pytest.raises(ProcessDied, match="its watcher was killed"):
         job.result()
-    assert not is_alive(state["pid"])
+    assert is_gone(state["pid"])
 
 
 async def test_if_nobody_is_left_the_next_who_looks_writes_the_end(home: Path) -> None:
@@ -279,9 +245,9 @@ async def test_if_nobody_is_left_the_next_who_looks_writes_the_end(home: Path) -
     os.kill(state["watcher"], 19)  # so that it does not renew its guard
     os.kill(guard, 9)
     os.kill(state["watcher"], 9)
-    until(lambda: not is_alive(state["watcher"]))
+    until(lambda: is_gone(state["watcher"]))
     assert "failed" in other_session("%jobs")
-    assert not is_alive(state["pid"])
+    assert is_gone(state["pid"])
 
 
 async def test_a_guard_that_was_killed_is_replaced(cells: Any, home: Path) -> None:
@@ -306,7 +272,7 @@ async def test_a_restart_of_the_machine_is_told_from_a_kill(home: Path) -> None:
     job = json.loads((home / "k1" / "job.json").read_text())
     place = directories()[0]
     place.request("force")
-    until(lambda: not is_alive(state["watcher"]))
+    until(lambda: is_gone(state["watcher"]))
     (home / "k1" / "job.json").write_text(json.dumps({**job, "boot": "another"}))
     (home / "k1" / "state.json").write_text(json.dumps(state))
     assert place.settle()["why"] == "the machine was restarted"
@@ -388,6 +354,7 @@ async def test_progress_and_place_are_seen_from_another_session(cells: Any, tmp_
     job = await cells(f"%bg --keep steps({str(gate)!r})")
     until(lambda: job.progress is not None and job.progress.fraction == 0.25)
     assert until(job.stack)[-1].name == "steps"
+    # What the first look asks the job's process for is there at the second.
     printed = other_session("%jobs", "import time; time.sleep(0.5)", "%jobs -v")
     assert "25%" in printed
     assert "in steps" in printed
@@ -485,8 +452,8 @@ async def test_a_job_whose_directory_is_removed_is_ended(cells: Any, home: Path,
     job = jobs()["k1"]
     with pytest.raises(ProcessDied, match="its directory was removed"):
         job.result(BOUND)
-    assert not is_alive(state["pid"])
-    until(lambda: not is_alive(state["watcher"]))
+    assert is_gone(state["pid"])
+    until(lambda: is_gone(state["watcher"]))
 
 
 async def test_a_watcher_whose_directory_is_removed_ends_the_job(cells: Any, home: Path) -> None:
@@ -494,7 +461,7 @@ async def test_a_watcher_whose_directory_is_removed_ends_the_job(cells: Any, hom
     other_session("%bg --keep !sleep 1000")
     state = until(lambda: state_of(home, "k1"))
     remove(home / "k1")
-    until(lambda: not is_alive(state["pid"]) and not is_alive(state["watcher"]))
+    until(lambda: is_gone(state["pid"]) and is_gone(state["watcher"]))
 
 
 async def test_a_forked_child_of_a_kept_job_ends_in_silence(cells: Any) -> None:

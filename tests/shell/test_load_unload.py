@@ -268,6 +268,23 @@ def test_a_job_closes_only_its_own_stream(
     assert "still open\n" in capsys.readouterr().out
 
 
+def test_a_shell_that_loads_while_another_captures_keeps_nothing_of_that(
+    manager: Any, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a program does that embeds IPython while its output is redirected."""
+    manager.load_extension("ipy_bgtasks")
+    second = InteractiveShell(config=shell.config)
+    with contextlib.redirect_stdout(io.StringIO()) as captured:
+        second.extension_manager.load_extension("ipy_bgtasks")
+        print("inside")
+        assert captured.getvalue() == "inside\n"
+    captured.close()
+    print("after", flush=True)
+    second.extension_manager.unload_extension("ipy_bgtasks")
+    print("at last", flush=True)
+    assert capsys.readouterr().out == "after\nat last\n"
+
+
 def test_magics_of_another_extension_are_given_back(
     shell: InteractiveShell, manager: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 
 from ipy_bgtasks import jobs
 
-BOUND = 10.0
 
-
-@pytest.fixture
-async def cell(loaded: InteractiveShell) -> Any:
-    """Runs a cell; returns its value or raises what it raised."""
-
-    async def run(code: str) -> Any:
-        text = loaded.transform_cell(code)
-        ran = await asyncio.wait_for(loaded.run_cell_async(code, transformed_cell=text), BOUND)
-        if error := ran.error_before_exec or ran.error_in_exec:
-            raise error
-        return ran.result
-
-    return run
-
-
-async def test_what_a_name_stands_for_is_asked_at_each_launch(cell: Any) -> None:
+async def test_what_a_name_stands_for_is_asked_at_each_launch(cells: Any) -> None:
     """Its value, whether it is a coroutine function, and whether it is there at all."""
-    await cell(
+    await cells(
         "launched = []\n"
         "for n in range(6):\n"
         "    if n % 2: \n"
@@ -40,20 +22,20 @@ async def test_what_a_name_stands_for_is_asked_at_each_launch(cell: Any) -> None
         "    launched.append(job)\n"
     )
     kinds = ["plain", "later"] * 3
-    assert await cell("%fg all") == [(kinds[n], n) for n in range(6)]
+    assert await cells("%fg all") == [(kinds[n], n) for n in range(6)]
     assert [job.where for job in jobs()] == ["thread", "loop"] * 3
-    assert await cell("%fg launched[2]") == ("plain", 2)
-    assert await cell("x = %fg launched[n], launched[0]\nx") == [("later", 5), ("plain", 0)]
+    assert await cells("%fg launched[2]") == ("plain", 2)
+    assert await cells("x = %fg launched[n], launched[0]\nx") == [("later", 5), ("plain", 0)]
     assert len(jobs()) == 6
     with pytest.raises(Exception, match="name 'n' is not defined"):
-        await cell("for _ in range(2):\n    %bg f(n)\n    del n")
+        await cells("for _ in range(2):\n    %bg f(n)\n    del n")
 
 
-async def test_after_looks_the_names_up_at_the_start(cell: Any) -> None:
+async def test_after_looks_the_names_up_at_the_start(cells: Any) -> None:
     """The same text, with and without it."""
-    await cell("import asyncio\nx = 0\ngate = asyncio.Event()\nasync def f(): await gate.wait()")
-    await cell("async def g(value): return value")
-    await cell(
+    await cells("import asyncio\nx = 0\ngate = asyncio.Event()\nasync def f(): await gate.wait()")
+    await cells("async def g(value): return value")
+    await cells(
         "first = %bg x = f() or 9\n"
         "waits = []\n"
         "for _ in range(2):\n"
@@ -61,18 +43,18 @@ async def test_after_looks_the_names_up_at_the_start(cell: Any) -> None:
         "    waits.append(get_ipython().run_line_magic('bg', '--after first g(x)'))\n"
         "gate.set()"
     )
-    assert await cell("%fg all")
-    assert [job.result() for job in (await cell("waits"))] == [0, None, 0, None]
+    assert await cells("%fg all")
+    assert [job.result() for job in (await cells("waits"))] == [0, None, 0, None]
 
 
 async def test_a_failure_shows_its_line_though_jobs_of_that_text_were_forgotten(
-    cell: Any,
+    cells: Any,
 ) -> None:
     """The source goes with the last job compiled from it, and comes back with the next."""
-    await cell(
+    await cells(
         "%config BgTasks.max_finished = 1\nfrom asyncio import wait\nasync def g(x): return x"
     )
-    sources, lines = await cell(
+    sources, lines = await cells(
         "from linecache import cache\n"
         "from traceback import extract_tb\n"
         "sources, lines = [], []\n"
@@ -92,9 +74,9 @@ async def test_a_failure_shows_its_line_though_jobs_of_that_text_were_forgotten(
     assert sources == [False] * 4
 
 
-async def test_a_stream_read_again_and_again_stays_the_jobs_own(cell: Any) -> None:
+async def test_a_stream_read_again_and_again_stays_the_jobs_own(cells: Any) -> None:
     """As the interpreter, once it has seen enough of them, takes short cuts to attributes."""
-    await cell(
+    await cells(
         "import io, sys, threading\n"
         "both = threading.Barrier(2, timeout=10)\n"
         "def captures():\n"
@@ -111,6 +93,6 @@ async def test_a_stream_read_again_and_again_stays_the_jobs_own(cell: Any) -> No
         "one = %bg captures()\n"
         "other = %bg captures()"
     )
-    assert await cell("await one, await other") == (True, True)
+    assert await cells("await one, await other") == (True, True)
     with pytest.raises(AttributeError, match="module 'sys' has no attribute 'nothing'"):
-        await cell("sys.nothing")
+        await cells("sys.nothing")

@@ -57,26 +57,6 @@ number = 42
 """
 
 
-@pytest.fixture
-async def cells(shell: InteractiveShell) -> Any:
-    """Runs cells in a loaded shell; the result, or what the cell raised.
-
-    It loads at the first cell, not before: pytest gives each phase of a test other streams.
-    """
-
-    async def run(code: str) -> Any:
-        if "ipy_bgtasks" not in shell.extension_manager.loaded:
-            shell.extension_manager.load_extension("ipy_bgtasks")
-            await run(SETUP)
-        text = shell.transform_cell(code)
-        ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
-        if error := ran.error_before_exec or ran.error_in_exec:
-            raise error
-        return ran.result
-
-    return run
-
-
 # Bad input
 
 

@@ -121,8 +121,8 @@ async def test_fg_asks_for_a_job_that_it_launches(told: Told) -> None:
 async def test_a_setting_asks_for_all_that_take_longer(told: Told) -> None:
     """Jobs that run already included; 0 ends it."""
     await told.run("%bg waits(1)")
-    await told.run("%config BgTasks.notify_after = 0.01")
-    await told.run("%bg asyncio.sleep(0)\nawait asyncio.sleep(0.02)\ngate.set()")
+    await told.run("%config BgTasks.notify_after = 0.4")
+    await told.run("%bg asyncio.sleep(0)\nawait asyncio.sleep(0.45)\ngate.set()")
     assert (await told.next()).title == "job 1 finished: waits(1)"
     await told.run("%config BgTasks.notify_after = 0\n%fg asyncio.sleep(0.02)")
     await told.run("%fg --notify asyncio.sleep(0)")

@@ -30,23 +30,6 @@ async def fails(value):
 """
 
 
-@pytest.fixture
-async def cells(shell: InteractiveShell) -> Any:
-    """Runs cells in a loaded shell; the result, or what the cell raised."""
-
-    async def run(code: str) -> Any:
-        if "ipy_bgtasks" not in shell.extension_manager.loaded:
-            shell.extension_manager.load_extension("ipy_bgtasks")
-            await run(SETUP)
-        text = shell.transform_cell(code)
-        ran = await asyncio.wait_for(shell.run_cell_async(code, transformed_cell=text), BOUND)
-        if error := ran.error_before_exec or ran.error_in_exec:
-            raise error
-        return ran.result
-
-    return run
-
-
 async def test_a_loop_launches_a_sweep_and_its_results_come_as_a_list(cells: Any) -> None:
     """Each with the values of its turn, in order of number."""
     await cells("for i in range(6):\n    %bg -g crawl:2 waits(i)")

@@ -24,16 +24,17 @@ sys.path.append(str(Path(__file__).parents[1] / "kernel"))
 from kernels import Kernel, Pending
 
 SETUP = """
-import threading, time
+import os, threading, time
 order = []
-go = threading.Event()
+def wait():
+    while not os.path.exists(GATE): time.sleep(0.001)
 def other(n): return n
 def front(n):
     order.append(n)
     print(f'({n})')
     return n
 """
-ENDS = {"ok": "go.wait()", "error": "go.wait()\n1 / 0", "interrupt": "while True: pass"}
+ENDS = {"ok": "wait()", "error": "wait()\n1 / 0", "interrupt": "while True: pass"}
 WRONG = (
     "replies lost or doubled",
     "idle lost or doubled",
@@ -54,10 +55,11 @@ class Stress:
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
-        self.kernel = Kernel(Path(tempfile.mkdtemp()))
+        home = Path(tempfile.mkdtemp())
+        self.gate = home / "gate"
+        self.kernel = Kernel(home)
         self.kernel.load()
-        self.kernel.ok(SETUP)
-        self.inside = self.kernel.subshell()
+        self.kernel.ok(SETUP.replace("GATE", repr(str(self.gate))))
         self.counts: Counter[str] = Counter(dict.fromkeys(WRONG, 0))
         self.fronts = self.launched = self.seconds = 0
         self.expected: list[int] = []
@@ -77,7 +79,7 @@ class Stress:
         """One cell, others behind it and beside it, and its end."""
         dice, k = self.dice, self.kernel
         end = dice.choice([*ENDS])
-        k.run("go.clear()", subshell=self.inside)
+        self.gate.unlink(missing_ok=True)
         first = k.start(f"print('here')\n{ENDS[end]}", queue=True, stop_on_error=True)
         k.until(lambda: "here" in first.reply.stdout)
         behind: dict[int, Pending] = {}
@@ -95,12 +97,12 @@ class Stress:
             names = {n: f"q{at}" for at, n in enumerate(behind, 1)}
             which = "queue" if taken == set(behind) else names[taken.copy().pop()]
             beside.append(self._beside(f"%cancel {which}"))
+        beside.append(self._beside("%jobs"))  # all that wait are there when it has run
         if end == "interrupt":
             self.counts["interrupts"] += 1
-            k.run("", subshell=self.inside)  # those that wait are there, too, when it comes
             k.interrupt()
         else:
-            k.run("go.set()", subshell=self.inside)
+            self.gate.touch()
         pending = [first, *behind.values(), *(each for _, each in beside)]
         for each in pending:
             each.wait(60)

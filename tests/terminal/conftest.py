@@ -1,4 +1,4 @@
-"""The fixtures `terminal` and `spawn_terminal`; `terminals` says what they give."""
+"""The fixtures `terminal`, `loaded` and `spawn_terminal`; `terminals` says what they give."""
 
 from __future__ import annotations
 
@@ -49,3 +49,12 @@ def spawn_terminal(tmp_path: Path, _spare: Spare) -> Iterator[Callable[..., Term
 def terminal(spawn_terminal: Callable[..., Terminal]) -> Terminal:
     """A terminal IPython at its first prompt, without any extension."""
     return spawn_terminal()
+
+
+@pytest.fixture
+def loaded(spawn_terminal: Callable[..., Terminal], request: pytest.FixtureRequest) -> Terminal:
+    """A terminal IPython that was started with the extension; the module's ``SETUP`` has run."""
+    terminal = spawn_terminal("--ext", "ipy_bgtasks")
+    if setup := getattr(request.module, "SETUP", ""):
+        terminal.run(setup)
+    return terminal

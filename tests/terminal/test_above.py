@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-import pytest
 from terminals import Terminal
 
 SETUP = """\
@@ -17,14 +15,6 @@ def lines(name):
         print(f'<{name}:{i}>'); i += 1
     return i
 """
-
-
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run(SETUP)
-    return terminal
 
 
 def _shown(terminal: Terminal, name: str) -> list[int]:
@@ -78,6 +68,7 @@ def test_a_line_that_the_cell_has_begun_is_not_torn(loaded: Terminal) -> None:
     """Jobs wait for its end, but not for ever."""
     loaded.run("%bg lines('a')")
     assert "one two\n" in loaded.run("print('one', end=' '); time.sleep(0.01); print('two')")
+    # Longer than jobs wait for the end of a line.
     shown = loaded.run("print('be' 'gun', end=' '); time.sleep(0.5); print('en' 'ded')")
     assert re.search(r"begun \n(<a:\d+>\n)+.*ended\n", shown, re.DOTALL)
     loaded.run("stop.set()")

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,7 @@ from terminals import Terminal
 
 import ipy_bgtasks
 
-
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal with the extension loaded."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run("import asyncio, threading, time\ngo = threading.Event()")
-    return terminal
+SETUP = "import asyncio, threading, time\ngo = threading.Event()"
 
 
 def test_a_semicolon_shows_nothing(loaded: Terminal) -> None:
@@ -111,7 +104,7 @@ def test_a_script_tells_of_failures_when_it_ends(tmp_path: Path) -> None:
     assert "ValueError: bad thing" in done.stderr
     assert "failed  bad()" in done.stderr
     assert "prompt" not in done.stdout + done.stderr
-    code = "%bg 1 + 1; \nimport time; time.sleep(.2)"
+    code = "%bg 1 + 1; \nimport time; time.sleep(.2)"  # for a notice that must not come
     quiet = _ipython("--ext", "ipy_bgtasks", "-c", code, home=tmp_path)
     assert "prompt" not in quiet.stdout + quiet.stderr
 

@@ -32,14 +32,6 @@ async def fails():
 """
 
 
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run(SETUP)
-    return terminal
-
-
 def test_tickers_tick_at_the_prompt_and_stand_still_in_a_blocking_cell(loaded: Terminal) -> None:
     """They go on during `%fg`, and stop when they are told to."""
     assert "Traceback" not in loaded.text
@@ -53,10 +45,10 @@ def test_tickers_tick_at_the_prompt_and_stand_still_in_a_blocking_cell(loaded: T
     seen = int(loaded.expect(r"\ba (\d+)\n")[1])  # some may have ticked before the prompt came
     loaded.expect(rf"\ba {seen + 6}\n")
     assert "still: True" in loaded.run(
-        "before = steps; time.sleep(0.1); print('still:', steps == before)"
+        "before = steps; time.sleep(0.1); print('still:', steps == before)"  # time for a hundred
     )
     loaded.run("before = steps")
-    loaded.run("%fg asyncio.sleep(0.1)")
+    loaded.run("%fg asyncio.sleep(0.1)")  # the time that it lets them go on
     assert "moved: True" in loaded.run("print('moved:', steps > before)")
     said = loaded.run("%cancel 1")
     assert "job 1 (ticks) cancelled" in said

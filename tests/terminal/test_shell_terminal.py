@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from terminals import CTRL_C, Terminal
-
-
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    return spawn_terminal("--ext", "ipy_bgtasks")
 
 
 def test_ctrl_c_reaches_no_command(loaded: Terminal, tmp_path: Path) -> None:

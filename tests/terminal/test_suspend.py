@@ -95,6 +95,7 @@ def test_the_end_of_a_cell_leaves_the_foregrounds_line_whole(t: Terminal) -> Non
     """IPython's loop of its thread, which goes round, prints nothing into it."""
     job = send_away(t, "print('beg' 'ins'); gate.wait(); None")
     waits = f"while __import__('ipy_bgtasks').jobs()[{job}].running(): pass"
+    # The loop of the cell's thread goes round in that time.
     shown = t.run(f"print('par', end='')\ngate.set()\n{waits}\ntime.sleep(0.1)\nprint('tial')")
     assert "partial\n" in shown
 
@@ -137,6 +138,7 @@ def test_main_in_the_background_prints_while_cells_are_interrupted(t: Terminal) 
     """What it records must not take the signal from the cell in front."""
     send_away(t, "print('beg' 'ins')\nwhile not go.wait(0.001): print('.')\n'prin' 'ted'")
     for _ in range(5):
+        # Ctrl-C comes in the sleep or in the loop, while the other prints.
         t.start("print('beg' 'un'); time.sleep(0.2)\nwhile True: pass")
         t.expect("begun")
         t.send(CTRL_C)

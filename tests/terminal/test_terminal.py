@@ -60,7 +60,7 @@ def test_a_blocking_cell_stands_still(shared: Terminal) -> None:
         "        steps.append(1); await asyncio.sleep(0)"
     )
     shared.run("task = loop.create_task(count())")
-    shared.run("before = len(steps); time.sleep(0.1); after = len(steps)")
+    shared.run("before = len(steps); time.sleep(0.1); after = len(steps)")  # time for many steps
     assert "still: True" in shared.run("print('still:', before == after)")
     assert "moved: True" in shared.run("print('moved:', len(steps) > after)")
 
@@ -276,7 +276,7 @@ def test_output_of_a_task_is_whole_and_in_order_across_prompts(shared: Terminal)
     """Neither the end of a prompt nor a cell swallows or reorders a line."""
     shared.run("task = loop.create_task(ticker(1500, 'line', 0.001))")
     for _ in range(10):
-        shared.run("await asyncio.sleep(0.01)")
+        shared.run("await asyncio.sleep(0.01)")  # a cell of some lines' length
         shared.run("1")
     shared.run("await task")
     shared.run("1")

@@ -17,14 +17,6 @@ def until(path):
 """
 
 
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run(SETUP)
-    return terminal
-
-
 def _asked(job: int) -> str:
     """What asks for a notification of a job's end, by OSC 9 and OSC 777, and then rings."""
     nine = rf"\x1b\]9;job {job} finished: [^\x07\x1b]*\x07"
@@ -95,7 +87,7 @@ def test_a_dumb_terminal_is_sent_nothing(
     terminal.run("%fg --notify time.sleep(0.01)")
     terminal.run("%bg --notify time.sleep(0.01)")
     terminal.run("%fg 2")
-    terminal.run("time.sleep(0.5)")
+    terminal.run("time.sleep(0.5)")  # for what must not come
     assert "\x07" not in terminal.sent
     assert "\x1b]9" not in terminal.sent
     assert "\x1b]777" not in terminal.sent

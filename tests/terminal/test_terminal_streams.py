@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
 from terminals import Terminal
 
 SETUP = """\
@@ -24,14 +21,6 @@ def quiet():
         seen.set(); print('ins' 'ide'); gate.wait(30); print('ins' 'ide')
     return text.getvalue()
 """
-
-
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run(SETUP)
-    return terminal
 
 
 def test_two_rich_bars_while_the_prompt_waits_and_cells_run(loaded: Terminal) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 from terminals import Terminal
@@ -16,14 +15,6 @@ async def one(i):
     if i in (11, 44, 300): raise ValueError('bad ' + 'luck', i)
     return i
 """
-
-
-@pytest.fixture
-def loaded(spawn_terminal: Callable[..., Terminal]) -> Terminal:
-    """A terminal IPython with the extension."""
-    terminal = spawn_terminal("--ext", "ipy_bgtasks")
-    terminal.run(SETUP)
-    return terminal
 
 
 def test_a_thousand_jobs_have_one_notice(loaded: Terminal) -> None:

@@ -6,7 +6,9 @@ Each cell in the background is a job, in the thread in which it runs.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +56,7 @@ class KernelCells(BackgroundCells[CellRun]):
         own = Installation()
         own.event(events, "pre_run_cell", self._on_begin)
         own.event(events, "post_run_cell", self._on_end)
-        own.add(self._apart.undo)
+        own.add(self.apart.undo)
 
         def close() -> None:
             self._close = own.undo
@@ -99,6 +101,10 @@ class KernelCells(BackgroundCells[CellRun]):
         """Undo `hear`."""
         self._queue.urgent_comms.discard(comm)
 
+    def request_here(self) -> Any:
+        """Return the request of the calling thread, if that is not the kernel's (ipykernel 6)."""
+        return getattr(self._queue.receiver, "requests", {}).get(threading.get_ident())
+
     @property
     def variables(self) -> dict[str, Any]:
         """The user's variables."""
@@ -141,13 +147,16 @@ class KernelCells(BackgroundCells[CellRun]):
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
         return run is self._queue.newest and not self.front_end.interrupt_backgrounds
 
-    def interrupted_here(self, cancelled: bool) -> bool:
+    def interrupted_here(self, error: BaseException) -> bool:
         """Return whether the calling thread's cell, which has failed, was interrupted.
 
-        It awaited and was *cancelled* by that, or failed because the signal has ended its child.
+        It awaited and was cancelled by that, or failed because the signal has ended its child.
         """
-        run = self._run_here()
-        return run is not None and (run.interrupted if cancelled else self.missed(run))
+        if (run := self._run_here()) is None:
+            return False
+        if type(error) is asyncio.CancelledError:
+            return run.interrupted
+        return self.missed(run, getattr(error, "returncode", 0) == -signal.SIGINT)
 
     def take_last(self) -> Record | None:
         """Return the job of the cell that was just sent to the background, to the first caller."""
@@ -171,7 +180,7 @@ class KernelCells(BackgroundCells[CellRun]):
                     self._interrupted = run, time.monotonic()
                 self.front_end.show_backgrounded(job)
 
-        self.kernel.shell_channel_thread.io_loop.add_callback(send)
+        self._queue.receiver.shell_channel_thread.io_loop.add_callback(send)
         return True
 
     # On the thread that runs a cell

@@ -13,8 +13,9 @@ import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ipy_bgtasks.service import Soon
 from ipy_bgtasks.stacks import Cells, no_cells
 
 if TYPE_CHECKING:
@@ -37,14 +38,6 @@ _BUDGET = 40  # updates of all cards in one interval
 _COPIES = 4  # displays of one job that are kept up to date; the newest
 _OPENED = 0.2  # seconds from the first card to the script of the page: a short job needs none
 _PATIENCE = 2.0  # seconds in which a page answers that shows all outputs in one document
-
-
-class Send(Protocol):
-    """Send a display, or the update of one, to a place."""
-
-    def __call__(
-        self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
-    ) -> None: ...
 
 
 def place_of(parent: Any) -> str | None:
@@ -180,147 +173,34 @@ class Card:
         return card(job, self.key, live=live, again=self.again, late=late[-_LATE:])
 
 
-class Places:
-    """The cards of each request, sent to where they are shown. Any thread may call."""
+class _Request(NamedTuple):
+    """Where a request comes from."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._lock = threading.Lock()
-        self._at: OrderedDict[str, list[Card]] = OrderedDict()
-        self._launch: dict[str, Card] = {}
-        #: The name of the cell of each request, where it has one.
-        self._cells: OrderedDict[str, str] = OrderedDict()
-        #: The header of the request that runs now, if one does.
-        self._now: Any = None
-        #: The header of the cell that runs, or ran last.
-        self.last: Any = {}
-        self._unseen: list[Card] = []
-        #: The requests of consoles; the newest.
-        self._consoles: OrderedDict[str | None, None] = OrderedDict()
-        #: Whether the request that runs, or ran last, comes from a program, which asks nobody; and
-        #: whether a page has answered.
-        self.by_program = self.has_page = False
-
-    def launch_card(self, parent: Any) -> Card | None:
-        """Return the card of what was launched in a place."""
-        key = place_of(parent)
-        return None if key is None else self._launch.get(key)
-
-    def is_console(self, parent: Any) -> bool:
-        """Return whether a request comes from somebody who can be asked, and from no notebook."""
-        return place_of(parent) in self._consoles
-
-    def has_cell(self, parent: Any) -> bool:
-        """Return whether a request is known to come from the cell of a notebook."""
-        return place_of(parent) in self._cells
-
-    def add(self, card: Card, bundle: dict[str, Any], *, launch: bool) -> None:
-        """Show a card in its place."""
-        key = place_of(card.parent)
-        card.shown = bundle
-        card.sent = time.monotonic()
-        card.launches |= launch
-        if key is not None:
-            with self._lock:
-                self._keep(card, key, launch)
-        self._send(card.parent, card.shown, card.display_id, update=False)
-
-    def _keep(self, card: Card, key: str, launch: bool) -> None:
-        cards = self._at.setdefault(key, [])
-        cards.append(card)
-        del cards[:-_CARDS]
-        self._at.move_to_end(key)
-        if launch:
-            self._launch[key] = card
-        if len(self._at) > _PLACES:
-            gone, _ = self._at.popitem(last=False)
-            self._launch.pop(gone, None)
-
-    def put(self, card: Card, bundle: dict[str, Any]) -> None:
-        """Update a card in all clients.
-
-        A program that executes a notebook sees an update only as part of the request that runs:
-        the end is also sent with that as its parent, or with the next one. To others it is not: a
-        server that keeps the outputs of a notebook would take it for the output of that cell.
-        """
-        if card.shown == bundle and not card.is_over:
-            return
-        card.shown = bundle
-        card.sent = time.monotonic()
-        self._send(card.parent, bundle, card.display_id, update=True)
-        if not card.is_over or not self.by_program or self.has_page:
-            return
-        with self._lock:
-            now = self._now
-            if now is None:
-                self._unseen.append(card)
-                del self._unseen[:-_PLACES]
-        if now is not None and place_of(now) != place_of(card.parent):
-            self._send(now, bundle, card.display_id, update=True)
-
-    def request_begins(self, request: Any) -> list[Card]:
-        """Note that a cell runs now, and send it the ends that no cell was sent.
-
-        Returns the cards of earlier runs of the same cell of which jobs still go on: the front
-        end has just taken them away. They are moved to where the cell shows its output now.
-        """
-        parent, cell = request.get("header") or {}, cell_of(request)
-        key = place_of(parent)
-        stdin = (request.get("content") or {}).get("allow_stdin")
-        with self._lock:
-            self._now = self.last = parent
-            self.by_program = stdin is False
-            unseen, self._unseen = self._unseen, []
-            earlier = [k for k, name in self._cells.items() if name == cell and k != key]
-            cards = [card for k in earlier for card in self._at.pop(k, ())]
-            for k in earlier:
-                del self._cells[k]
-                self._launch.pop(k, None)
-            if cell is None and stdin:
-                self._consoles[key] = None
-                if len(self._consoles) > _PLACES:
-                    self._consoles.popitem(last=False)
-            if cell is not None and key is not None:
-                self._cells[key] = cell
-                while len(self._cells) > _PLACES:
-                    self._cells.popitem(last=False)
-        for card in unseen:
-            self._send(parent, card.shown, card.display_id, update=True)
-        return [card for card in cards if card.launches and not card.is_over]
-
-    def request_ends(self) -> None:
-        """Note that no cell runs now; a program hears of what it launched by its card alone."""
-        card = self.launch_card(self._now)
-        if card is not None and self.by_program and not self.has_page:
-            for job in card.alive():
-                card.seen = len(job.log.text) if job.has_output else 0
-        self._now = None
-
-    def stand_in(self, parent: Any) -> bool:
-        """Return whether there are cards in the place of a request."""
-        return bool(self._at.get(place_of(parent) or ""))
-
-    def show_again(self, parent: Any) -> None:
-        """Show the cards of a place that was cleared."""
-        with self._lock:
-            cards = list(self._at.get(place_of(parent) or "", ()))
-        for card in cards:
-            self._send(parent, card.shown, card.display_id, update=False)
+    #: What names its cell in its notebook, where the front end says so.
+    cell: str | None
+    #: Whether somebody sits there who can be asked.
+    asks: bool
 
 
 class Cards:
-    """The cards of the jobs that have not ended, and where they stand. Any thread may call.
+    """The cards of all jobs, sent to where they are shown. Any thread may call.
 
-    *later* calls a function after some seconds.
+    *send* sends a display, or the update of one, to a place; *later* calls a function after some
+    seconds. *served* tells whether a server has started the kernel, and not a program for itself.
     """
 
-    def __init__(self, send: Send, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        send: Callable[..., None],
+        later: Callable[[float, Callable[[], None]], object],
+        served: bool = False,
+    ) -> None:
         self._send = send
         self._later = later
+        self._served = served
         self._lock = threading.RLock()
         #: What the script of a page knows the cards of this kernel by.
         self.key = secrets.token_hex(6)
-        self.places = Places(send)
         # Opens the script of the page; returns what shows a view of it, None where there is none.
         self._open_page: Callable[[], dict[str, Any] | None] | None = None
         #: Whether a page has answered …
@@ -333,7 +213,16 @@ class Cards:
         #: Those of several jobs, by what they are called in the page; the newest.
         self.many: OrderedDict[str, Card] = OrderedDict()
         self._changed: dict[Card, None] = {}
-        self._due = float("inf")  # when these are brought up to date, on the monotonic clock
+        self._soon = Soon(later, self._update)
+        self._at: OrderedDict[str, list[Card]] = OrderedDict()  # in each place
+        self._launch: dict[str, Card] = {}  # of what was launched there
+        self._requests: OrderedDict[str, _Request] = OrderedDict()  # the newest
+        #: The header of the request that runs, if one does, and of the one that runs or ran last.
+        self._now: Any = None
+        self.last: Any = {}
+        #: Whether that comes from a program, which asks nobody.
+        self.by_program = False
+        self._unseen: list[Card] = []
 
     def use(self, open_page: Callable[[], dict[str, Any] | None], cells: Cells) -> None:
         """Open the page with the first card, or now if there are some already.
@@ -350,9 +239,88 @@ class Cards:
         self._open_page = None
         self.heard = self._opened = False
 
+    # Requests
+
+    def request_begins(self, request: Any) -> list[Card]:
+        """Note that a cell runs now, and send it the ends that no cell was sent.
+
+        Returns the cards of earlier runs of the same cell of which jobs still go on: the front
+        end has just taken them away. They are to be moved to where the cell shows its output now.
+        """
+        parent, cell = request.get("header") or {}, cell_of(request)
+        key = place_of(parent)
+        stdin = (request.get("content") or {}).get("allow_stdin")
+        with self._lock:
+            self._now = self.last = parent
+            self.by_program = stdin is False
+            unseen, self._unseen = self._unseen, []
+            earlier = (
+                []
+                if cell is None
+                else [k for k, known in self._requests.items() if known.cell == cell and k != key]
+            )
+            cards = [card for k in earlier for card in self._at.pop(k, ())]
+            for k in earlier:
+                del self._requests[k]
+                self._launch.pop(k, None)
+            if key is not None:
+                self._requests[key] = _Request(cell, bool(stdin))
+            if len(self._requests) > _PLACES:
+                self._requests.popitem(last=False)
+        for card in unseen:
+            if self._repeats:
+                self._send(parent, card.shown, card.display_id, update=True)
+        return [card for card in cards if card.launches and not card.is_over]
+
+    def request_ends(self) -> None:
+        """Note that no cell runs now; a program hears of what it launched by its card alone."""
+        card = self.launch_card(self._now)
+        if card is not None and self._repeats:
+            for job in card.alive():
+                card.seen = len(job.log.text) if job.has_output else 0
+        self._now = None
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether the end of a card is sent with the request that runs as well, or with the next.
+
+        A program that executes a notebook takes an update only as part of the request that runs.
+        A server that executes the cells of an open notebook would take it for output of that cell.
+        It cannot be told by what it sends, but by how it has started the kernel; and a page that
+        answers needs no repeats.
+        """
+        return self.by_program and not self._served and not self.heard
+
+    def has_cell(self, parent: Any) -> bool:
+        """Return whether a request is known to come from the cell of a notebook."""
+        known = self._requests.get(place_of(parent) or "")
+        return known is not None and known.cell is not None
+
+    def is_console(self, parent: Any) -> bool:
+        """Return whether a request comes from somebody who can be asked, and from no notebook."""
+        known = self._requests.get(place_of(parent) or "")
+        return known is not None and known.asks and known.cell is None
+
+    # Cards in their places
+
+    def launch_card(self, parent: Any) -> Card | None:
+        """Return the card of what was launched in a place."""
+        return self._launch.get(place_of(parent) or "")
+
+    def stand_in(self, parent: Any) -> bool:
+        """Return whether there are cards in a place."""
+        return bool(self._at.get(place_of(parent) or ""))
+
+    def show_again(self, parent: Any) -> None:
+        """Show the cards of a place that was cleared."""
+        with self._lock:
+            cards = list(self._at.get(place_of(parent) or "", ()))
+        for card in cards:
+            self._send(parent, card.shown, card.display_id, update=False)
+
     def launching(self, job: Record) -> None:
         """Show a job that is about to start where it was launched: alone, or with the others."""
-        card = self.places.launch_card(job.origin)
+        card = self.launch_card(job.origin)
         if card is None:
             self._new(job, job.origin, launch=True)
             return
@@ -367,7 +335,7 @@ class Cards:
 
     def show(self, job: Record, parent: Any) -> None:
         """Display the job in a place, and keep it up to date there until it has ended."""
-        card = self.places.launch_card(parent)
+        card = self.launch_card(parent)
         if card is None or not card.holds(job):
             self._new(job, parent, launch=False)
 
@@ -375,11 +343,11 @@ class Cards:
         """Show cards of an earlier run of a cell where it shows its output now."""
         for card in cards:
             card.parent, card.again = parent, True
-            self.places.add(card, card.bundle(live=self.heard), launch=False)
+            self._add(card, launch=False)
 
     def is_alone(self, job: Record) -> bool:
         """Return whether the cell that launched the job shows a card of it alone."""
-        card = self.places.launch_card(job.origin)
+        card = self.launch_card(job.origin)
         return card is not None and card.count == 1 and card.holds(job)
 
     def names_failure(self, job: Record) -> bool:
@@ -387,14 +355,14 @@ class Cards:
 
         A program, or a console, shows no later news of a card: there the first are shown as well.
         """
-        card = self.places.launch_card(job.origin)
+        card = self.launch_card(job.origin)
         if card is None or card.count == 1 or not card.holds(job):
             return False
-        return self.places.has_cell(job.origin) or len(card.failed) >= _SHOWN
+        return self.has_cell(job.origin) or len(card.failed) >= _SHOWN
 
     def _new(self, job: Record, parent: Any, *, launch: bool) -> None:
         card = Card(job, parent, self.key)
-        self.places.add(card, card.bundle(live=self.heard), launch=launch)
+        self._add(card, launch=launch)
         if not self._opened:
             self._opened = True
             self._later(_OPENED, self._open)
@@ -412,11 +380,24 @@ class Cards:
         elif not launch:
             self._mark_changed(card)  # it may have begun meanwhile
 
-    # The page
+    def _add(self, card: Card, *, launch: bool) -> None:
+        key = place_of(card.parent)
+        card.shown, card.sent = card.bundle(live=self.heard), time.monotonic()
+        card.launches |= launch
+        if key is not None:
+            with self._lock:
+                cards = self._at.setdefault(key, [])
+                cards.append(card)
+                del cards[:-_CARDS]
+                self._at.move_to_end(key)
+                if launch:
+                    self._launch[key] = card
+                if len(self._at) > _PLACES:
+                    gone, _ = self._at.popitem(last=False)
+                    self._launch.pop(gone, None)
+        self._send(card.parent, card.shown, card.display_id, update=False)
 
-    def page_answers(self) -> None:
-        """Leave to the page what happens between two changes of state: it has answered."""
-        self.heard = self.places.has_page = True
+    # The page
 
     def _open(self) -> None:
         if self._open_page is not None and self._open_page() is not None:
@@ -429,7 +410,7 @@ class Cards:
         shown. A request without a cell comes from a program, which shows neither.
         """
         cards = [card for cards in list(self._cards.values()) for card in cards]
-        card = next((each for each in cards if self.places.has_cell(each.parent)), None)
+        card = next((each for each in cards if self.has_cell(each.parent)), None)
         if self.heard or card is None:
             return
         self._needs_views = True
@@ -459,30 +440,24 @@ class Cards:
 
     def _mark_changed(self, card: Card) -> None:
         hurries = card.is_over or time.time() - card.began < _INTERVAL
-        wait = _SOON if hurries else _RARELY if self.heard else _INTERVAL
         with self._lock:
             self._changed[card] = None
-            if self._due <= time.monotonic() + wait:
-                return
-            self._due = time.monotonic() + wait
-        self._later(wait, self._update)
+        self._soon.within(_SOON if hurries else _RARELY if self.heard else _INTERVAL)
 
     def ended(self, job: Record) -> None:
         """Show on the job's cards that it has ended, and let go of it."""
-        if job.number not in self._cards:
-            return
         with self._lock:
             cards = self._cards.pop(job.number, [])
         for card in cards:
             card.settle(job, self._cells)
             if card.count == 1 or (card.is_over and time.monotonic() - card.sent > _INTERVAL):
-                self.places.put(card, card.bundle(live=False))
+                self._update_card(card)
             else:
                 self._mark_changed(card)
 
     def discarded(self, job: Record) -> None:
         """Show that the job, one of several on a card, is kept no more: it cannot be fetched."""
-        card = self.places.launch_card(job.origin)
+        card = self.launch_card(job.origin)
         if card is not None and card.discarded(job):
             self._mark_changed(card)
 
@@ -491,10 +466,26 @@ class Cards:
             due = list(self._changed)[:_BUDGET]
             for card in due:
                 del self._changed[card]
-            self._due = time.monotonic() + _INTERVAL if self._changed else float("inf")
         if self._changed:
-            self._later(_INTERVAL, self._update)
+            self._soon.within(_INTERVAL)
         for card in due:
             # The end of a single job is sent by `ended`, at once but after its last text.
             if card.count > 1 or any(not job.done() for job in card.alive()):
-                self.places.put(card, card.bundle(live=self.heard))
+                self._update_card(card)
+
+    def _update_card(self, card: Card) -> None:
+        """Update a card in all clients, if it looks different."""
+        bundle = card.bundle(live=self.heard)
+        if card.shown == bundle and not card.is_over:
+            return
+        card.shown, card.sent = bundle, time.monotonic()
+        self._send(card.parent, bundle, card.display_id, update=True)
+        if not card.is_over or not self._repeats:
+            return
+        with self._lock:
+            now = self._now
+            if now is None:
+                self._unseen.append(card)
+                del self._unseen[:-_PLACES]
+        if now is not None and place_of(now) != place_of(card.parent):
+            self._send(now, bundle, card.display_id, update=True)

@@ -1,11 +1,11 @@
 """Hands the kernel its cells one at a time, so that one can be sent to the background.
 
-Messages for the shell arrive on a thread of their own, also while the main thread runs a cell
-(ipykernel 7). Stock ipykernel puts them into the main thread's queue at once, out of reach. Here
-a cell waits until the one before it is over; when that one is sent to the background, it counts
-as over: it gets its reply, and the cells that wait run in a subshell, the kernel's own second
-thread for cells, until the main thread is free again. A cell that is one of our magics alone runs
-in a subshell at once, beside the one that runs.
+Messages for the shell arrive on a thread of their own, also while the main thread runs a cell: that
+is ipykernel 7's, or a `ShellChannel`. Stock ipykernel puts them into the main thread's queue at
+once, out of reach. Here a cell waits until the one before it is over; when that one is sent to the
+background, it counts as over: it gets its reply, and the cells that wait run in a subshell, the
+kernel's own second thread for cells, until the main thread is free again. A cell that is one of our
+magics alone runs in a subshell at once, beside the one that runs.
 
 All methods are for the shell channel's thread unless said otherwise.
 """
@@ -67,6 +67,8 @@ def let_page_choose_shell(widget: Any) -> None:
 
 #: Seconds: cells that are sent in quicker succession are meant to run in that order.
 _TOGETHER = 0.25
+#: Seconds after which nobody is taken to ask something beside a cell any more.
+_QUIET = 0.5
 #: Seconds in which the channel's thread does what another one asks it to do.
 _PATIENCE = 5.0
 #: `%bg` without CODE, as the text of a cell.
@@ -147,9 +149,13 @@ class CellQueue:
 
     def __init__(self, cells: KernelCells) -> None:
         self._cells = cells
-        self._kernel = kernel = cells.kernel
-        self._channel = kernel.shell_channel_thread
-        self._arrived = kernel.shell_channel_thread_main
+        self._kernel = self.receiver = kernel = cells.kernel
+        if not hasattr(kernel, "shell_channel_thread"):
+            from ipy_bgtasks.frontends.kernel.shell_channel import ShellChannel
+
+            self.receiver = ShellChannel(kernel, self._release_all, cells.apart)
+        self._channel = self.receiver.shell_channel_thread
+        self._arrived = self.receiver.shell_channel_thread_main
         self._waiting: deque[CellRun] = deque()
         self._by_id: dict[str, CellRun] = {}
         #: The waiting cell, `%bg` alone, that wants the running one sent to the background.
@@ -163,27 +169,39 @@ class CellQueue:
         self._beside: dict[str | None, CellRun] = {}
         self._sent = 0.0  # when the newest of the foreground's cells was
         self._arrivals = self._places = 0
+        self._aborts_until = 0.0  # on the monotonic clock
+        self._interval = cells.front_end.switch_interval
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
     def install(self, changes: Installation) -> None:
         """Stand between the channel and the kernel. Any thread may call.
 
-        Raises `AttributeError` where the kernel is not built like ipykernel 7.
+        Raises `AttributeError` where the kernel is not built like ipykernel 6 or 7.
         """
         kernel, loop, manager = self._kernel, self._channel.io_loop, self._channel.manager
-        stream, handlers = kernel.shell_stream, kernel.shell_handlers
+        receiver, handlers = self.receiver, kernel.shell_handlers
         _ = manager._create_subshell
+        if receiver is not kernel:
+            main: Any = kernel.shell_stream.io_loop
+            changes.step_on_loop("background cells", main.asyncio_loop, receiver.install)
+            if changes.missing:
+                raise NotImplementedError
         execute = self._executing(handlers["execute_request"])
         changes.entry(handlers, "execute_request", execute)
         changes.wrap(kernel, "_publish_status", self._publish_status)
         if hasattr(manager, "_shell_socket"):
             # Before 7.4 replies bypass the stream that reads the same socket. A reply sent at the
             # moment in which a request came made the stream miss that request for ever.
-            changes.attribute(manager, "_shell_socket", stream)
+            changes.attribute(manager, "_shell_socket", kernel.shell_stream)
         changes.add(lambda: loop.add_callback(self._release_all))
-        loop.add_callback(lambda: stream.on_recv(self._on_message, copy=False))
-        changes.add(lambda: loop.add_callback(lambda: stream.on_recv(self._arrived, copy=False)))
+
+        def give_to(receive: Callable[[list[Any]], Any]) -> None:
+            loop.add_callback(lambda: receiver.shell_stream.on_recv(receive, copy=False))
+
+        give_to(self._on_message)
+        changes.add(lambda: self._interval.short("cells", False))
+        changes.add(lambda: give_to(self._arrived))
 
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
         """Return what stands for the kernel's handler of cells: each replies once."""
@@ -193,6 +211,9 @@ class CellQueue:
             if run is not None:
                 run.number = self._kernel.execution_count  # as the front end knows it
                 stream = _ReplyOnce(stream, run, self._kernel.session.unpack, self._on_failure)
+                # We abort those behind it. The kernel would refuse cells for other shells, too (6),
+                # or those which came before a message that it sends to itself.
+                parent["content"]["stop_on_error"] = False
             await execute(stream, ident, parent)
 
         return execute_once
@@ -288,9 +309,14 @@ class CellQueue:
 
     async def _queue(self, run: CellRun) -> None:
         self._cells.signals.settle("SIGINT")  # one that came earlier is not meant for this cell
+        if time.monotonic() < self._aborts_until:
+            self._abort(run)
+            return
         self._arrivals += 1
         run.arrival = self._arrivals
         run.beside = self._may_run_ahead(run)
+        if run.beside:  # the cell that runs may compute
+            self._interval.short("cells", True)
         # A number is not given to another cell while any waits: `%cancel q2` may come late.
         self._places = (self._places if self._waiting else 0) + (not run.beside)
         run.place = self._places
@@ -329,7 +355,6 @@ class CellQueue:
             if not self._set_apart():
                 return
             self._waiting.remove(run)
-            run.message["content"]["stop_on_error"] = False  # it does not stop those before it
             run.subshell = shell = self._idle_shell()
             self._beside[shell] = self._by_id[run.id] = run
             self._cells.signals.take("SIGINT")
@@ -444,8 +469,7 @@ class CellQueue:
     def _on_idle(self, run: CellRun) -> None:
         """Note that the kernel is done with a cell. On the thread that ran it."""
         self._by_id.pop(run.id, None)
-        # After a failure the kernel refuses what comes before a message that it sends to itself
-        # by way of this thread: nothing may overtake that.
+        # After a failure those behind it are aborted first, on the channel's thread.
         run.over = not run.failed
         self._cells.on_over(run)
         if run.failed or run.backgrounded or run.subshell is not None or self._waiting:
@@ -456,11 +480,20 @@ class CellQueue:
         for busy in (self.in_background, self._beside):
             if busy.get(run.subshell) is run:
                 del busy[run.subshell]
+        self._end_beside(run)
         await self._answer_asking()
         front = self.running
         others = self.in_background or self._beside
         if not others and (front is None or front.over or front.subshell is None):
             self._cells.on_main_free()
+
+    def _end_beside(self, run: CellRun) -> None:
+        def restore() -> None:
+            if not self._beside and not any(each.beside for each in self._waiting):
+                self._interval.short("cells", False)
+
+        if run.beside:
+            self._channel.io_loop.call_later(_QUIET, restore)
 
     def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""
@@ -469,13 +502,15 @@ class CellQueue:
             self._channel.io_loop.add_callback(self._abort_behind, run)
 
     def _abort_behind(self, failed: CellRun) -> None:
-        """Answer the cells that wait behind a failed one as the kernel does."""
+        """Answer the cells that wait behind a failed one, or come soon, as the kernel does."""
+        self._aborts_until = time.monotonic() + self._kernel.stop_on_error_timeout
         for run in list(self._waiting):
             if run.arrival > failed.arrival:
                 self._waiting.remove(run)
                 self._abort(run)
 
     def _abort(self, run: CellRun) -> None:
+        self._end_beside(run)
         kernel = self._kernel
         publish = type(kernel)._publish_status
         publish(kernel, "busy", "shell", run.message)

@@ -74,7 +74,7 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self.cards = Cards(self._send_card, self._later)
+        self.cards = Cards(self._send_card, self._later, _is_served(shell.kernel))
         #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
@@ -110,9 +110,12 @@ class KernelFrontEnd(FrontEnd):
             name: type(stream).write.__get__(stream) for name, stream in self._streams.items()
         }
         if not all(map(knows_contexts, self._streams.values())):
-            self._texts = Texts(self._streams, self.write_below, self._later)
+            self._texts = Texts(self._streams, self.write_below, self._later, self._request_here)
         for name, stream in self._streams.items():
-            route_in_place(changes, stream, name, self)
+            write = self._own_writes[name]
+            if self._texts is not None:
+                write = self._texts.foreground(name, write)
+            route_in_place(changes, stream, name, self, write)
         route_displays(changes, self._publisher, self)
         streams.give_each_job_its_own(changes, {})
         if self._texts is not None:
@@ -146,13 +149,13 @@ class KernelFrontEnd(FrontEnd):
             if kind != "execute_request" or not _on_main_thread():
                 return
             self._context = copy_context()
-            if cards := self.cards.places.request_begins(request):
+            if cards := self.cards.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
             if _on_main_thread():
                 self._context = copy_context()
-                self.cards.places.request_ends()
+                self.cards.request_ends()
 
         changes.event(self.shell.events, "pre_execute", begins)
         changes.event(self.shell.events, "post_execute", ends)
@@ -201,8 +204,8 @@ class KernelFrontEnd(FrontEnd):
 
         if self.cells is None:
             raise BadInput(
-                "`%bg` alone needs ipykernel 7, whose subshells run other cells meanwhile; here "
-                "start the cell with %%fg, and an interrupt sends it to the background"
+                "`%bg` alone does not work with this kernel, where no second thread can run other "
+                "cells: start the cell with %%fg, and an interrupt sends it to the background"
             )
         if self.cells.unable:
             raise BadInput(
@@ -247,8 +250,7 @@ class KernelFrontEnd(FrontEnd):
 
     @property
     def attended(self) -> bool:
-        places = self.cards.places
-        return places.has_page or not places.by_program
+        return self.cards.heard or not self.cards.by_program
 
     def print_last(self, line: str) -> None:
         # What goes by way of ipykernel's streams finds no reader any more; where it has put a pipe
@@ -266,6 +268,9 @@ class KernelFrontEnd(FrontEnd):
         """Return the header of the caller's cell's request."""
         job = current.get()
         return self._parent_here() if job is None else job.origin
+
+    def _request_here(self) -> Any:
+        return None if self.cells is None else self.cells.request_here()
 
     def _parent_here(self) -> Any:
         return (self.shell.get_parent() or {}).get("header") or {}
@@ -298,7 +303,7 @@ class KernelFrontEnd(FrontEnd):
 
     def launching(self, job: Record) -> None:
         """Show the card under the cell that launches the job, or add the job to it."""
-        if self.cards.places.launch_card(job.origin) is None:
+        if self.cards.launch_card(job.origin) is None:
             self._flush()
         self.cards.launching(job)
         origin = job.origin if isinstance(job.origin, dict) else {}
@@ -306,7 +311,7 @@ class KernelFrontEnd(FrontEnd):
         if not of_a_cell and not self._widgets.around(self.place_of(job)):
             line = f"job {job.number} ({job.name}) was launched by a widget, whose output no cell"
             line += f" shows: %jobs {job.number} shows it, %fg {job.number} brings it here\n"
-            self.write_below(self.cards.places.last, "stderr", line)
+            self.write_below(self.cards.last, "stderr", line)
 
     def show_job(self, job: Record) -> None:
         """Show the job's card under the caller's cell."""
@@ -370,7 +375,7 @@ class KernelFrontEnd(FrontEnd):
         self._flush()
         # A console takes an error for the end of the input that runs, whatever its parent is, and
         # qtconsole closes the session's tab on the name of SystemExit.
-        if self.cards.places.is_console(job.origin) or is_a(outcome.error, SystemExit):
+        if self.cards.is_console(job.origin) or is_a(outcome.error, SystemExit):
             self.print_at(job, "\n".join(content["traceback"]))
         else:
             self._send(job.origin, "error", content)
@@ -479,7 +484,7 @@ class KernelFrontEnd(FrontEnd):
             return
         self._lines.release(job)
         self._flush()
-        if widget is not None or not self.cards.places.stand_in(job.origin):
+        if widget is not None or not self.cards.stand_in(job.origin):
             self._send(job.origin, "clear_output", {"wait": wait})
             return
         # With the next output in any case, to avoid flicker.
@@ -495,7 +500,7 @@ class KernelFrontEnd(FrontEnd):
         key = self.place_of(job)
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
-            self.cards.places.show_again(job.origin)
+            self.cards.show_again(job.origin)
 
     def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
         self._lines.release(job)
@@ -607,6 +612,15 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
         kernel.control_thread.io_loop.add_callback(kernel.iopub_thread.schedule, int)
     changes.wrap(shell, "ask_exit", ask_exit)
     at_exit(changes, let_it_answer)
+
+
+def _is_served(kernel: Any) -> bool:
+    """Return whether a server has started the kernel, and not a program for itself.
+
+    A server names the connection file by the kernel's id; what starts one kernel, as nbclient does,
+    leaves the name to `tempfile`.
+    """
+    return os.path.basename(getattr(kernel.parent, "connection_file", "")).startswith("kernel-")
 
 
 def _on_main_thread() -> bool:

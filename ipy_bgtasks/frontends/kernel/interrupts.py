@@ -191,7 +191,7 @@ class _AwaitCells:
         cancelled = type(error) is asyncio.CancelledError
         if threading.current_thread() is not threading.main_thread():
             cells = self._front_end.cells
-            return cells is not None and cells.interrupted_here(cancelled)
+            return cells is not None and cells.interrupted_here(error)
         interrupted, self._interrupted = cancelled and self._interrupted, False
         return interrupted
 

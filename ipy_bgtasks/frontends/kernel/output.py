@@ -18,6 +18,8 @@ import time
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.service import Soon
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -148,16 +150,23 @@ _MANY = 20
 class Texts:
     """Buffers and sends what jobs write to *streams*. Any thread may call.
 
-    *later* calls a function after some seconds.
+    *later* calls a function after some seconds. *request_here* returns the request that the calling
+    thread serves, if that is not the streams'.
     """
 
-    def __init__(self, streams: dict[str, Any], send: SendText, later: Later) -> None:
+    def __init__(
+        self,
+        streams: dict[str, Any],
+        send: SendText,
+        later: Later,
+        request_here: Callable[[], Any] = lambda: None,
+    ) -> None:
         self._streams = streams
         self._send = send
-        self._later = later
+        self._soon = Soon(later, self.flush)
+        self._request_here = request_here
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
-        self._armed = False
         self._sent = 0.0  # when something was, on the monotonic clock
 
     def install(self, changes: Installation) -> None:
@@ -165,12 +174,30 @@ class Texts:
         for stream in self._streams.values():
 
             def set_parent(original: Any, parent: Any, stream: Any = stream) -> None:
-                with self._lock:
-                    stream.flush()
-                    original(parent)
+                if self._request_here() is None:
+                    with self._lock:
+                        stream.flush()
+                        original(parent)
+
+            def flush(original: Any) -> None:
+                if self._request_here() is not None:
+                    self.flush()
+                original()
 
             changes.wrap(stream, "set_parent", set_parent)
+            changes.wrap(stream, "flush", flush)
         changes.add(self.flush)
+
+    def foreground(self, name: str, write: Write) -> Write:
+        """Return the stand-in of cells for *write*, that of the stream *name*."""
+
+        def write_here(text: str) -> Any:
+            if (request := self._request_here()) is None:
+                return write(text)
+            self.put(request["header"], name, text)
+            return len(text)
+
+        return write_here
 
     def writer(self, job: Record, name: str, write: Write) -> Write:
         """Return the job's stand-in for *write*, that of the stream *name*."""
@@ -189,7 +216,6 @@ class Texts:
         """Send everything now."""
         with self._lock:  # kept while sending: another thread's flush must not overtake
             texts, self._texts = self._texts, []
-            self._armed = False
             self._sent = time.monotonic()
             if len(texts) > _MANY:
                 joined: dict[Any, tuple[Any, str, list[str]]] = {}
@@ -212,9 +238,7 @@ class Texts:
                 last[2].append(text)
             else:
                 self._texts.append((header, name, [text]))
-            if not self._armed:
-                self._armed = True
-                self._later(_INTERVAL, self.flush)
+            self._soon.within(_INTERVAL)
 
 
 def _parent(stream: Any) -> Any:

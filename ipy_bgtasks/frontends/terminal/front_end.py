@@ -108,7 +108,8 @@ class TerminalFrontEnd(FrontEnd):
 
     def _route(self, changes: Installation) -> None:
         """Route both streams through this front end."""
-        found = {name: _unrouted(getattr(sys, name)) for name in streams.NAMES}
+        # What another shell's code captures with just now, that shell puts away and may close.
+        found = {name: _unrouted(streams.real(name)) for name in streams.NAMES}
         self._stdout = found["stdout"]
         streams.give_each_job_its_own(
             changes,

@@ -152,7 +152,7 @@ class TerminalCells(BackgroundCells[Cell]):
         self._forget_threads()
 
     def _forget_threads(self) -> None:
-        self._apart.undo()
+        self.apart.undo()
         self._per_thread = None
 
     # The turn

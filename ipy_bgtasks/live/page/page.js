@@ -38,7 +38,9 @@ class Link {
     };
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onLive);
+    this.onVisible = () => this.seen();
     window.addEventListener("pagehide", this.onHide);
+    document.addEventListener("visibilitychange", this.onVisible);
     this.notices = new Notices(this);
     this.since = this.remembered(); // when a page was last in contact with this kernel
     this.send("hello");
@@ -69,6 +71,7 @@ class Link {
     else if (kind === "missed") this.missed(message.jobs);
     else if (kind === "said") for (const view of this.viewsOf(message.to)) view.say(message.text);
     else if (kind === "notice") this.notices.hear(message);
+    else if (kind === "again") this.repeat();
     else if (kind === "over") this.lose((this.over = message.text));
   }
 
@@ -114,6 +117,7 @@ class Link {
     this.sight.disconnect();
     this.notices.close();
     window.removeEventListener("pagehide", this.onHide);
+    document.removeEventListener("visibilitychange", this.onVisible);
     this.model.off("msg:custom", this.onMessage);
     this.model.off("comm_live_update", this.onLive);
   }
@@ -187,6 +191,13 @@ class Link {
     this.seen();
   }
 
+  // It may have announced the model before anything there listened, and asks again when it does.
+  repeat() {
+    this.told = null;
+    this.send("hello");
+    if (this.views.size) this.seen();
+  }
+
   // Tell the kernel what stands here, and of which jobs it is worth to know the last line.
   seen() {
     clearTimeout(this.looking);
@@ -197,6 +208,7 @@ class Link {
       const isJob = (name) => !/^[m@]|^panel$/.test(name);
       const sight = {
         panel: names.includes("panel"),
+        watched: this.inSight.has("panel") && !document.hidden, // else nothing is measured for it
         jobs: of(names, isJob),
         look: of([...this.inSight], isJob),
         many: of(names, (name) => /^m/.test(name)),

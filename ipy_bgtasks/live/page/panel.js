@@ -116,10 +116,11 @@ class Panel extends View {
     line.name = make("bdi", { dir: "auto" });
     line.bar = new Bar(n);
     line.last = make("bdi", { dir: "auto" });
+    line.uses = make("span", { class: "uses quiet" });
     line.el = make(
       "div", { role: "row", class: `row ${kind}`, "data-n": n },
       cell("number", line.number, line.mark), cell("name", line.name), cell("where", line.state.el, line.place),
-      cell("last", line.bar.el, line.last), line.time, cell("do", ...buttons),
+      cell("last", line.bar.el, line.last, line.uses), line.time, cell("do", ...buttons),
     );
     return line;
   }
@@ -260,6 +261,9 @@ class Panel extends View {
     line.bar.show(ended || lost ? null : row.fraction, row.label);
     setText(line.last, !ended && !lost && row.fraction !== null ? "" : (row.kind === "result" ? "→ " : "") + row.last);
     line.last.title = row.last;
+    const uses = ended || lost ? "" : row.uses;
+    setText(line.uses, uses.split(" in ")[0]);
+    line.uses.title = uses;
     const who = `job ${row.n}, ${row.name}`;
     const word = row.state !== "cancelling" ? "Cancel" : KILLED.has(row.where.split(" ")[0]) ? "Kill" : "Insist on the end of";
     const moves = ended && document.activeElement === line.stop;

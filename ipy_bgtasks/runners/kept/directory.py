@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import shutil
 import stat
 import threading
 import time
@@ -140,7 +141,7 @@ class JobDirectory:
                 os.rename(self.path, gone)
             finally:
                 os.close(lock)
-            _remove(gone)
+            shutil.rmtree(gone, ignore_errors=True)
             return True
         return False
 
@@ -232,8 +233,14 @@ class _Loaded:
 
     def _load(self) -> Any:
         path = os.path.join(self._directory, files.VALUE)
+        flags = os.O_RDONLY | _os.O_NOFOLLOW | _os.O_CLOEXEC
         try:
-            data = _trusted(self._directory, path)
+            if not files.is_ours(self._directory):
+                raise OSError(1, "others can write to its directory")
+            with open(os.open(path, flags), "rb") as file:
+                if not files.is_private(os.fstat(file.fileno()), stat.S_ISREG):
+                    raise OSError(1, "others can write to it")
+                data = file.read()
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotSend(f"{self._what} cannot be read from {path}: {reason}") from None
@@ -245,16 +252,6 @@ class _Loaded:
             line = " ".join(f"{type(error).__name__}: {error}".split())
             unreadable = CannotSend(f"{self._what} cannot be loaded: {line}; it is kept in {path}")
             raise caused(unreadable, self._trace) from unreadable.__cause__
-
-
-def _trusted(directory: str, path: str) -> bytes:
-    """Return the content of a file that nobody else can have written; raises `OSError`."""
-    if not files.is_ours(directory):
-        raise OSError(1, "others can write to its directory")
-    with open(os.open(path, os.O_RDONLY | _os.O_NOFOLLOW | _os.O_CLOEXEC), "rb") as file:
-        if not files.is_private(os.fstat(file.fileno()), stat.S_ISREG):
-            raise OSError(1, "others can write to it")
-        return file.read()
 
 
 # All of them
@@ -308,7 +305,7 @@ def sweep(keep_days: float) -> None:
     with suppress(OSError):
         for name in os.listdir(root):
             if name.startswith(_GONE):
-                _remove(os.path.join(root, name))
+                shutil.rmtree(os.path.join(root, name), ignore_errors=True)
     now = time.time()
     for directory in directories():
         with suppress(OSError):
@@ -320,12 +317,6 @@ def sweep(keep_days: float) -> None:
             state = files.read_json(directory.path, files.STATE) or {}
             if now - state.get("ended", now) > keep_days * _DAY:
                 directory.remove()
-
-
-def _remove(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def startup_summary(known: Container[int | JobId]) -> str:

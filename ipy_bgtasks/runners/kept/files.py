@@ -56,7 +56,12 @@ def replace(directory: str, name: str, data: bytes, *, sync: bool = True) -> Non
             os.unlink(aside)
         raise
     if sync:
-        _sync_directory(directory)
+        with suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def replace_json(directory: str, name: str, content: dict[str, Any], *, sync: bool = True) -> None:
@@ -104,15 +109,6 @@ def release(directory: str) -> None:
     """Give back what was set aside."""
     with suppress(OSError):
         os.unlink(os.path.join(directory, RESERVE))
-
-
-def _sync_directory(directory: str) -> None:
-    with suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def lock(directory: str, name: str, *, wait: bool = False) -> int | None:
@@ -281,30 +277,27 @@ def append(directory: str, time: float, text: str) -> None:
 
 
 class OutputReader:
-    """Reads the output as it comes, from *at* on, counted in bytes of all that was written."""
+    """Reads the output as it comes: all of it, or, where there is more already, the last *size*.
 
-    def __init__(self, directory: str, at: int = 0) -> None:
+    That is in bytes, or a little less: it begins with a whole line.
+    """
+
+    def __init__(self, directory: str, size: int | None = None) -> None:
         self._directory = directory
-        self._at = at
-        self._known = -1
+        self._at = 0  # in bytes of all that was written
         #: Bytes that were dropped before they could be read, or were left out at the start.
         self.missed = 0
-
-    @classmethod
-    def of_the_end(cls, directory: str, size: int) -> OutputReader:
-        """Return a reader of the last *size* bytes or a little less, from a whole line on."""
         there = parts(directory)
-        if not there:
-            return cls(directory)
+        if size is None or not there:
+            return
         start, path = there[-1]
-        end = start + _size_of(path)
-        first = there[0][0]
-        reader = cls(directory, first)
-        reader.missed = first
-        if end - first > size:
-            reader._skip_to(end - size)
-            reader.missed = reader._at
-        return reader
+        self._at = there[0][0]
+        with suppress(OSError):
+            end = start + os.stat(path).st_size
+            if end - self._at > size:
+                self._at = end - size
+                self._at = self._next_line()
+        self.missed = self._at
 
     def read(self) -> list[Piece]:
         """Return pieces that are new, a megabyte of them at most; empty if there is nothing."""
@@ -338,22 +331,15 @@ class OutputReader:
             self._at = there[0][0]
         return [each for each in there if each[0] <= self._at][-1]
 
-    def _skip_to(self, at: int) -> None:
-        self._at = at
-        part = self._part()
-        if part is None:
-            return
-        with suppress(OSError), open(part[1], "rb") as file:
-            file.seek(max(self._at - part[0] - 1, 0))
+    def _next_line(self) -> int:
+        """Return where the first line begins that begins where it is, or later."""
+        if (part := self._part()) is None:
+            return self._at
+        start, path = part
+        with open(path, "rb") as file:
+            file.seek(max(self._at - start - 1, 0))
             file.readline()
-            self._at = part[0] + file.tell()
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+            return start + file.tell()
 
 
 def _piece(line: bytes) -> Piece | None:

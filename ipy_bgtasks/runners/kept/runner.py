@@ -32,13 +32,16 @@ from ipy_bgtasks.runners.kept.directory import (
     sweep,
 )
 from ipy_bgtasks.runners.kept.files import OutputReader
-from ipy_bgtasks.runners.packing import Packed, pack
+from ipy_bgtasks.runners.packing import pack
+from ipy_bgtasks.service import in_thread
+from ipy_bgtasks.stacks import aside
 from ipy_bgtasks.text import error_line
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.reading import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
@@ -76,20 +79,15 @@ class Following(Run):
         self._loop = service.loop
         self._context = context
         self._changed = changed
-        if context is None:
-            self._output = OutputReader.of_the_end(directory.path, REPLAYED)
-        else:
-            self._output = OutputReader(directory.path)
+        self._output = OutputReader(directory.path, REPLAYED if context is None else None)
         self._missed = 0
         self._pause = _FIRST
         self._request = ""
         self._progress: Any = None
-        self._settling: threading.Thread | None = None
-        self._settled: dict[str, Any] | None = None
+        self._settling: Future[dict[str, Any]] | None = None
 
     @property
     def note(self) -> str:
-        """What has been done to stop it, in the user's words. Any thread may call."""
         if self._request:
             return "its session has not started it yet; it stops as soon as it starts"
         return "its watcher has been asked to stop it"
@@ -113,7 +111,6 @@ class Following(Run):
         self._look()
 
     def query(self, what: str, text: str, wait: float) -> Any:
-        """Return what its process answers. Any thread may call."""
         question = [what, text, os.urandom(4).hex()]
         if not self.directory.request(f"query {json.dumps(question)}"):
             return None
@@ -154,15 +151,11 @@ class Following(Run):
             state = self.directory.look()
             if "lost" not in state:
                 return state
-            self._settling = threading.Thread(target=self._settle, name="bg-kept", daemon=True)
-            Context().run(self._settling.start)
-        if self._settling.is_alive():
+            self._settling = aside(partial(self.directory.settle, self.job.pid), "bg-kept")
+        if not self._settling.done():
             return {}
-        self._settling = None
-        return self._settled or {}
-
-    def _settle(self) -> None:
-        self._settled = self.directory.settle(self.job.pid)
+        settled, self._settling = self._settling.result(), None
+        return settled
 
     def _begin(self, state: dict[str, Any]) -> bool:
         job = self.job
@@ -193,12 +186,11 @@ class Following(Run):
         return bool(pieces)
 
     def _read_progress(self) -> None:
-        progress = files.read_json(self.directory.path, files.PROGRESS)
-        if progress is None or progress == self._progress:
-            return
-        self._progress, shown = progress, progress.get("progress")
-        with contextlib.suppress(TypeError, ValueError):
-            self.job.progress = None if shown is None else Progress(*shown)
+        told = files.read_json(self.directory.path, files.PROGRESS)
+        if told is not None and told != self._progress:
+            self._progress, shown = told, told.get("progress")
+            with contextlib.suppress(TypeError, ValueError):
+                self.job.progress = None if shown is None else Progress(*shown)
 
     def _end(self, state: dict[str, Any]) -> None:
         job = self.job
@@ -206,8 +198,7 @@ class Following(Run):
         context = Context() if self._context is None else self._context.copy()
         if job.work is not None and job.work.store is not None and outcome.error is None:
             # `name = …`: reading the value may run its type's code, and take long.
-            store = partial(context.run, _finish, job, outcome)
-            Context().run(threading.Thread(target=store, name="bg-kept", daemon=True).start)
+            in_thread("bg-kept", context.run, _finish, job, outcome)
         else:
             context.run(job.end_elsewhere, outcome, float(state["ended"]))
 
@@ -249,7 +240,6 @@ class KeptRunner(Runner):
         self._waiting: dict[JobId, tuple[JobDirectory, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
-        """Return the work with all it needs copied; `BadInput` if something cannot be sent."""
         return work if isinstance(work.call, Command) else pack(work, "--keep")
 
     def reserve(self) -> JobId:
@@ -309,22 +299,19 @@ class KeptRunner(Runner):
 
     def start(self, job: Record) -> None:
         """Hand the job to a watcher; when this returns it does not need this process any more."""
-        work = job.work
-        if work is None:
+        if (work := job.work) is None:
             return
-        if not isinstance(work.call, Command | Packed):  # it waited for jobs whose results it uses
-            work = self.accept(work)
+        call: Any = self.accept(work).call  # it may have waited for jobs whose results it uses
         with self._lock:
             waiting = self._waiting.pop(job.number, None)
         if waiting is None:
             raise RuntimeError(f"job {job.number} was handed to its watcher before")
         directory, lock, told = waiting
         try:
-            if isinstance(work.call, Command):
-                told.update(_command(work.call))
+            if isinstance(call, Command):
+                told.update(_command(call))
             else:
-                assert isinstance(work.call, Packed)
-                files.replace(directory.path, files.WORK, work.call.data, sync=False)
+                files.replace(directory.path, files.WORK, call.data, sync=False)
                 serial = str(directory.number.serial)
                 argv = sessions.python("child.work_kept", "{pipes}", directory.path, serial)
                 told.update(kind="python", argv=argv)
@@ -362,7 +349,6 @@ class KeptRunner(Runner):
         run.request("force" if force else f"stop {self.grace}")
 
     def pause(self, job: Record, paused: bool) -> None:
-        """Ask the watcher to stop its processes where they are, or to let them go on."""
         if isinstance(job.run, Following):
             job.run.request("pause" if paused else "go on")
 
@@ -371,11 +357,9 @@ class KeptRunner(Runner):
         return threading.get_ident() == self.service.thread
 
     def tells(self, job: Record) -> bool:
-        """Return whether its watcher tells the addresses of notices of its end."""
         return job.number in self._tells
 
     def goes_on(self, job: Record) -> bool:
-        """Return whether the job has been handed to its watcher, and needs no session."""
         return isinstance(job.run, Following)
 
     def _ended(self, job: Record) -> None:
@@ -451,7 +435,10 @@ class Finder:
             for directory, told, state in found:
                 self._runner.tokens[directory.number] = str(told["token"])
                 self._adopt(directory, told, state)
-            self._drop_gone({directory.number for directory in there})
+            left = {directory.number for directory in there}
+            for job in self._registry:
+                if job.number in self._registry.adopted and job.done() and job.number not in left:
+                    self._registry.discard(job)
 
     def prune(self) -> int:
         """Remove the kept jobs that have ended; returns how many of other sessions there were."""
@@ -473,14 +460,9 @@ class Finder:
             self._registry.discard(known)
         return not known.done()
 
-    def _drop_gone(self, there: set[Any]) -> None:
-        for job in self._registry:
-            if job.number in self._registry.adopted and job.done() and job.number not in there:
-                self._registry.discard(job)
-
     def _adopt(self, directory: JobDirectory, told: dict[str, Any], state: dict[str, Any]) -> None:
         name = str(told.get("name", ""))
-        work = Work(_elsewhere, name, str(told.get("code", "")), False)
+        work = Work(int, name, str(told.get("code", "")), False)  # which is not called here
         ended = "ended" in state
         registry = self._registry
         job = Record(
@@ -514,9 +496,8 @@ class _Archive(Host):
         self._directory = directory
 
     def new_log(self, job: Record) -> Log:
-        """Make the log, with what is on the disk."""
         log = self._host.new_log(job)
-        reader = OutputReader.of_the_end(self._directory.path, REPLAYED)
+        reader = OutputReader(self._directory.path, REPLAYED)
         while pieces := reader.read():
             for at, stream, text in pieces:
                 _record(log, at, stream, text)
@@ -535,7 +516,3 @@ def _record(log: Log, at: float, stream: str, text: str) -> None:
         log.publish(*shown)
     else:
         log.clear(wait=shown[0])
-
-
-def _elsewhere() -> None:
-    """Do nothing, in place of the call of a job that another session has launched."""

@@ -155,7 +155,10 @@ class Watcher:
         self._lock = files.lock(directory, files.WATCHED, wait=True)
         self._launching = launching
         self._output = files.OutputWriter(directory, int(job["log_limit"]))
-        self._copy = _opened_copy(job.get("log"))
+        self._copy: int | None = None
+        if job.get("log") is not None:
+            with suppress(OSError):
+                self._copy = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._state: dict[str, Any] = {"state": "running", "host": job["host"]}
         self._state["watcher"] = os.getpid()
         self._answer: dict[str, Any] | None = None
@@ -169,7 +172,7 @@ class Watcher:
         self._oom_kills, self._peak = oom_kills(), 0
         self._exited: float | None = None
         self._rest: dict[str, bytes] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes]
         self._control: int | None = None
         self._pipes: dict[int, str] = {}
         self._decoders = {
@@ -192,7 +195,11 @@ class Watcher:
         try:
             self._start()
         except (OSError, ValueError) as error:
-            self._end({"kind": "start", "error": _described(error)}, "failed")
+            described: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+            if isinstance(error, OSError):  # with what makes it again
+                described |= {"errno": error.errno, "strerror": error.strerror}
+                described["filename"] = str(error.filename)
+            self._end({"kind": "start", "error": described}, "failed")
             return
         self._pipes[requests] = "requests"
         self._pipes[self._woken] = "woken"
@@ -341,7 +348,6 @@ class Watcher:
                 self._control_write(line.removeprefix(b"query ") + b"\n")
 
     def _stop(self, why: str, grace: float) -> None:
-        assert self._process is not None
         if self._exited is not None or self._answer is not None:
             return  # it has ended by itself
         if not self._why:
@@ -354,14 +360,19 @@ class Watcher:
 
     def _look(self) -> None:
         """See what has become of the job's process, and do what is due."""
-        assert self._process is not None
         now = time.time()
         self._guard.renew()
-        if self._exited is None and self._has_exited():
-            self._exited = now
-        if now >= self._memory_due and self._exited is None:
-            self._memory_due = now + 1
-            self._check_memory()
+        if self._exited is None:
+            pid = self._process.pid
+            if _os.waitid(_os.P_PID, pid, _os.WEXITED | _os.WNOWAIT | _os.WNOHANG) is not None:
+                self._peak = reaped(self._process)
+                self._exited = now
+            elif now >= self._memory_due:
+                self._memory_due = now + 1
+                used = usage_of([pid]).get(pid)
+                if used is not None and used.memory > self._job["memory"]:
+                    self._state["used"] = used.memory
+                    self._stop("memory", float(self._job["grace"]))
         if now >= self._deadline and "paused" not in self._state:
             self._deadline = float("inf")
             self._stop("timeout", float(self._job["grace"]))
@@ -374,22 +385,6 @@ class Watcher:
             self._stop("removed", 0.0)
         self._is_left = self._ending is not None and self._ending.step()
 
-    def _has_exited(self) -> bool:
-        assert self._process is not None
-        exited = _os.waitid(_os.P_PID, self._process.pid, _os.WEXITED | _os.WNOWAIT | _os.WNOHANG)
-        if exited is not None:
-            self._peak = reaped(self._process)
-        return exited is not None
-
-    def _check_memory(self) -> None:
-        """Stop it if it uses more memory than it may."""
-        assert self._process is not None
-        pid, limit = self._process.pid, self._job["memory"]
-        used = usage_of([pid]).get(pid)
-        if used is not None and used.memory > limit:
-            self._state["used"] = used.memory
-            self._stop("memory", float(self._job["grace"]))
-
     def _is_over(self) -> bool:
         if self._exited is None or self._is_left:
             return False
@@ -399,7 +394,6 @@ class Watcher:
     # The end
 
     def _finish(self) -> None:
-        assert self._process is not None
         self._all.kill()  # nobody would watch what it left
         for name, decoder in self._decoders.items():
             self._write(name, decoder.decode(b"", final=True))
@@ -437,23 +431,6 @@ class Watcher:
 
     def _write_state(self) -> None:
         files.replace_json(self._directory, files.STATE, self._state)
-
-
-def _opened_copy(path: str | None) -> int | None:
-    if path is None:
-        return None
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError:
-        return None
-
-
-def _described(error: Exception) -> dict[str, Any]:
-    """Return an exception as data; an `OSError` with what makes it again."""
-    described: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
-    if isinstance(error, OSError):
-        described.update(errno=error.errno, strerror=error.strerror, filename=str(error.filename))
-    return described
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 #: A command with children and grandchildren, in a group of its own and deaf to signals too, that
@@ -37,17 +38,27 @@ def _ends(pid: int, deadline: float) -> bool:
         os.close(fd)
 
 
+def is_gone(pid: int) -> bool:
+    """Whether no such process runs; one that nobody waited for does not run."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return True
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """The state of each child; Z is one that nobody waited for."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent:
+                found[int(stat.parent.name)] = state
+    return found
+
+
 def zombies_of(parent: int) -> list[int]:
     """The children that have ended and that nobody waited for."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if state == "Z" and int(ppid) == parent:
-            found.append(int(stat.parent.name))
-    return found
+    return [pid for pid, state in children_of(parent).items() if state == "Z"]
 
 
 def pids_in(text: str) -> list[int]:
