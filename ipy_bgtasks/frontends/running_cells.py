@@ -379,6 +379,7 @@ class Signals:
                 in_thread("bg-signals", self._listen)
             self._taken.add(name)
             take_signal(getattr(signal, name), self._sockets[name][1].fileno())
+            self._block_at_start()
 
     def give_back(self, name: str) -> None:
         """Let the signal go where it went before."""
@@ -386,6 +387,13 @@ class Signals:
             if name in self._taken:
                 self._taken.discard(name)
                 give_signal_back(getattr(signal, name))
+                self._block_at_start()
+
+    def _block_at_start(self) -> None:
+        # There are no threads of jobs yet if there is no job.
+        if (hooks := sys.modules.get("ipy_bgtasks.hooks")) is not None:
+            taken = {int(getattr(signal, name)) for name in self._taken}
+            hooks.threads_of_jobs.blocked_at_start = taken
 
     def renew(self) -> None:
         """Take SIGINT again, if it is taken: the main thread may have set a handler since."""

@@ -38,8 +38,8 @@ class LaunchOptions:
 
     #: The place that was asked for: "loop", "thread" or "process"; None for the default …
     place: str | None = None
-    #: … or the expression that names an executor, in place of that.
-    on: str | None = None
+    #: … or the expression that names an executor, or the executor itself, in place of that.
+    on: Any = None
     #: The job's name; None for the code, shortened.
     name: str | None = None
     #: Whether output is recorded only, and not shown.
