@@ -399,7 +399,7 @@ class Signals:
     def arrives(self, name: str, expected: bool = False) -> bool:
         """Return whether a signal has come, if it is taken, and no action was called for it yet.
 
-        None is called then. One that is *expected* is waited for a little longer.
+        None is called then. One that is *expected*, or on its way, is waited for.
         """
 
         def has_come() -> bool:
@@ -408,9 +408,8 @@ class Signals:
 
         if not self.takes(name):
             return False
-        arriving = is_pending(getattr(signal, name))
-        seconds = PASSES * (10 if expected else arriving)
-        return has_come() or (seconds > 0 and until(has_come, seconds, _SOON))
+        arriving = expected or is_pending(getattr(signal, name))
+        return has_come() or (arriving and until(has_come, 10 * PASSES, _SOON))
 
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""
