@@ -141,6 +141,8 @@ class ThreadsOfJobs:
         self._lock = threading.Lock()
         self._busy: set[threading.Thread] = set()
         self._submitting = threading.local()
+        #: The signals that `faulthandler` takes at the moment (`running_cells.Signals`).
+        self.blocked_at_start: set[int] = set()
 
     def track(self, changes: Installation) -> None:
         """Track the threads of jobs from now on."""
@@ -170,7 +172,10 @@ class ThreadsOfJobs:
         def start_for_job(thread: threading.Thread) -> None:
             if self._loads:
                 self._starting(thread)
-            start(thread)
+            if self.blocked_at_start:
+                self._start_blocked(thread, start)
+            else:
+                start(thread)
 
         @wraps(submit)
         def submit_for_job(
@@ -198,6 +203,23 @@ class ThreadsOfJobs:
                 context.run(job.enter)
             thread.run = lambda: context.run(run)  # type: ignore[method-assign]
         thread.daemon = True
+
+    def _start_blocked(self, thread: threading.Thread, start: Callable[..., None]) -> None:
+        """Start a thread which no signal reaches before it runs code of Python's.
+
+        The C library blocks all signals while it makes a thread, so what comes then is taken by the
+        thread that unblocks them first: the new one. As long as that has no state of Python's,
+        `faulthandler` writes nothing, and the signal would be lost.
+        """
+        signals, run = list(self.blocked_at_start), thread.run
+
+        def run_unblocked() -> None:
+            platforms.unblock_signals(signals)
+            run()
+
+        thread.run = run_unblocked  # type: ignore[method-assign]
+        with platforms.signals_blocked(signals):
+            start(thread)
 
     def _call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         thread = threading.current_thread()

@@ -178,7 +178,7 @@ def _named(
     registry, known = session.registry, variables(session, local)
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
-        _print_missing(session, registry.take_lost())
+        _print_missing(session, registry.pop_lost())
         return [job for job in fresh if job.number not in registry.adopted], True
     if specs.is_group(text):
         _print_missing(session, registry.group(text).lost)
@@ -373,10 +373,7 @@ def _prune(session: Session, chosen: list[Record] | None = None) -> None:
         count = session.core.runners.finder.prune() if has_kept_jobs() else 0
         count += session.registry.prune()
     else:
-        for job in chosen:
-            session.registry.check_ended(job)
-        for job in chosen:
-            session.registry.discard(job)
+        session.registry.discard(*chosen)
         count = len(chosen)
     session.print_line(f"forgot {count} job{'s' * (count != 1)}")
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import traceback
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -192,14 +193,16 @@ class Job(concurrent.futures.Future[Any]):
         What *fn* raises is logged and not propagated. A callback that asyncio itself adds, as
         ``asyncio.wait`` does, is called on the loop that runs here. *context* is for asyncio.
         """
-        callback = _Callback(fn, self, context)
-        if callback.awaits:
+        # asyncio's combinators take a job for one of their own loop's futures.
+        theirs = str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio"
+        loop = asyncio._get_running_loop() if theirs else None
+        if loop is not None:
             self._record.make_room()
-        self._record.add_done_callback(callback)
+        self._record.add_done_callback(_Callback(fn, self, context, loop))
 
     def remove_done_callback(self, fn: Callable[[Job], object]) -> int:
         """Remove *fn*, if it has not been called yet; return how often it was added."""
-        return self._record.remove_done_callback(_Callback(fn, self, None))
+        return self._record.remove_done_callback(_Callback(fn, self))
 
     def stack(self) -> list[FrameSummary]:
         """Return where it is right now, the innermost entry last, without slowing the job.
@@ -280,35 +283,21 @@ def record_of(job: Job) -> Record:
 Job.__module__ = "ipy_bgtasks"
 
 
+@dataclass(frozen=True, slots=True)
 class _Callback:
     """A user's done callback, which is called with the handle."""
 
-    __slots__ = ("_context", "_fn", "_job", "_loop")
-
-    def __init__(self, fn: Callable[[Job], object], job: Job, context: Any) -> None:
-        self._fn = fn
-        self._job = job
-        self._context = context
-        # asyncio's combinators take a job for one of their own loop's futures.
-        theirs = str(getattr(fn, "__module__", "")).partition(".")[0] == "asyncio"
-        self._loop = asyncio._get_running_loop() if theirs else None
-
-    @property
-    def awaits(self) -> bool:
-        """Whether somebody waits for it on a loop."""
-        return self._loop is not None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Callback) and other._fn == self._fn
-
-    def __hash__(self) -> int:
-        return hash(self._fn)
+    fn: Callable[[Job], object]
+    job: Job = field(compare=False)
+    context: Any = field(default=None, compare=False)
+    #: Where it is called, if not on the thread that ends the job.
+    loop: asyncio.AbstractEventLoop | None = field(default=None, compare=False)
 
     def __call__(self, _record: Record) -> None:
-        if self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._fn, self._job, context=self._context)
-        elif self._context is not None:
-            self._context.run(self._fn, self._job)
+        if self.loop is not None:
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self.fn, self.job, context=self.context)
+        elif self.context is not None:
+            self.context.run(self.fn, self.job)
         else:
-            self._fn(self._job)
+            self.fn(self.job)

@@ -239,7 +239,7 @@ class Record:
         if not self.was_fetched:
             self.was_fetched = True
             if self.registry is not None:
-                self.registry.note_fetched(self)
+                self.registry.job_fetched(self)
 
     # Waiting
 
@@ -405,7 +405,7 @@ class Record:
                 return
             self._idle, self._paused = self.idle, time.monotonic() if paused else None
         if self.registry is not None:
-            self.registry.note_paused(self)
+            self.registry.job_paused(self)
         self.notify(self.host.changed)
 
     def stop_for(self, error: Exception) -> None:
@@ -530,7 +530,7 @@ class Record:
             self.runner = self.work = self.run = self.pid = None
         # Books and front end before those that wait: a script may exit after its last wait.
         if self.registry is not None:
-            self.registry.note_end(self)
+            self.registry.job_ended(self)
         if pokes is not None:
             for event in pokes:
                 event.set()

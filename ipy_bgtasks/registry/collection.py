@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.errors import BadInput, NoSuchJob
 from ipy_bgtasks.job.host import HostSwitch
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import specs
@@ -38,8 +38,8 @@ class LaunchOptions:
 
     #: The place that was asked for: "loop", "thread" or "process"; None for the default …
     place: str | None = None
-    #: … or the expression that names an executor, in place of that.
-    on: str | None = None
+    #: … or the expression that names an executor, or the executor itself, in place of that.
+    on: Any = None
     #: The job's name; None for the code, shortened.
     name: str | None = None
     #: Whether output is recorded only, and not shown.
@@ -135,7 +135,12 @@ class Registry(Collection[Record]):
 
     def group(self, spec: str) -> Group:
         """Return the group that ``@NAME`` names; raises `NoSuchJob` if it has no jobs."""
-        return specs.find_group(self._groups, spec)
+        name = spec.strip()[1:]
+        if (group := self._groups.get(name)) is None:
+            known = ", ".join(f"@{name}" for name in list(self._groups)[-8:])
+            there = f"there is {known}" if known else "there are none"
+            raise NoSuchJob(f"no group {name!r}: {there}")
+        return group
 
     def groups(self) -> list[Group]:
         """Return the groups that have jobs, in the order in which they were first used."""
@@ -234,7 +239,7 @@ class Registry(Collection[Record]):
             if job.done():
                 self._retention.ended(job, oldest=True)
             else:
-                job.add_done_callback(self.note_end)
+                job.add_done_callback(self.job_ended)
 
     def _add(self, job: Record, cell: Hashable = None) -> None:
         number = job.number
@@ -321,8 +326,8 @@ class Registry(Collection[Record]):
     def shutdown(self) -> list[Record]:
         """Launch nothing more, stop all but the kept jobs, and return those that still run."""
         with self._lock:
-            self._shut_down, told = True, self._shut_down
-        if not told:
+            self._shut_down, was_shut_down = True, self._shut_down
+        if not was_shut_down:
             alive = [job for job in self.alive() if not goes_on(job)]
             for job in alive:  # nothing of these runs, and there may be thousands
                 if isinstance(job.runner, Queued):
@@ -345,18 +350,16 @@ class Registry(Collection[Record]):
                 self._drop(number)
         return len(ended)
 
-    def check_ended(self, job: Record) -> None:
-        """Raise `BadInput` if the job has not ended, and so cannot be discarded."""
-        if not job.done():
-            raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
-
-    def discard(self, job: Record) -> None:
-        """Discard one job that has ended; raises `BadInput` if it has not."""
-        self.check_ended(job)
+    def discard(self, *jobs: Record) -> None:
+        """Discard jobs that have ended; raises `BadInput`, and discards none, if one has not."""
+        for job in jobs:
+            if not job.done():
+                raise BadInput(f"job {job.number} is {job.state}: %cancel {job.number} stops it")
         with self._lock:
-            self._drop(job.number)
+            for job in jobs:
+                self._drop(job.number)
 
-    def note_end(self, job: Record) -> None:
+    def job_ended(self, job: Record) -> None:
         """Keep a job that has just ended, and start what waited for it; called by the job."""
         if self._timers:
             self._call_off(job)
@@ -368,18 +371,18 @@ class Registry(Collection[Record]):
         if isinstance(job.unit, Group):
             job.unit.halt(job)
 
-    def note_paused(self, job: Record) -> None:
+    def job_paused(self, job: Record) -> None:
         """Note that a job was paused, or goes on; called by the job."""
         if isinstance(job.unit, Group):
             job.unit.lend(job)
 
-    def note_fetched(self, job: Record) -> None:
+    def job_fetched(self, job: Record) -> None:
         """Note that somebody has a job's result; called by the job."""
         with self._lock:
             if job.number in self._jobs:
                 self._retention.fetched(job)
 
-    def take_lost(self) -> int:
+    def pop_lost(self) -> int:
         """Return how many results were discarded unseen, since the last call."""
         with self._lock:
             lost, self._retention.lost = self._retention.lost, 0

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ipy_bgtasks.context import current
 from ipy_bgtasks.errors import BadInput
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
     from ipy_bgtasks.registry.collection import Registry
 
 
-class Line(Protocol):
+class Line:
     """What a queued job waits in."""
 
     def drop(self, queued: Queued) -> bool:
         """Remove the job; return False if it has left already."""
+        raise NotImplementedError
 
     def make_room(self, queued: Queued) -> None:
         """Start the job now if the calling job, which waits for it, keeps it from starting."""
 
-    def place(self, queued: Queued) -> str:
-        """Return where in it the job is, in words."""
+    def position(self, queued: Queued) -> str:
+        """Return where in it the job is, in words; empty if there is nothing to say."""
+        return ""
 
 
 class Queued(Runner):
@@ -91,7 +93,7 @@ class Queued(Runner):
 
     def waits(self, job: Record) -> str:
         """Return where in its line it is."""
-        return self.line.place(self)
+        return self.line.position(self)
 
 
 #: Seconds of idleness after which a group's elapsed time begins anew with its next job.
@@ -123,7 +125,7 @@ class GroupName(NamedTuple):
         return cls(name, int(limit), limit != most)
 
 
-class Group(Unit):
+class Group(Unit, Line):
     """The kept jobs of one group; at most `limit` of them run at a time, the rest is queued.
 
     A job has a slot from the moment it may start to its end, or to the end of an attempt that
@@ -268,7 +270,7 @@ class Group(Unit):
         with Shielded():
             self._let_go(queued)
 
-    def place(self, queued: Queued) -> str:
+    def position(self, queued: Queued) -> str:
         """Return how many are before it; nobody counts very far."""
         with self._lock:
             first = list(islice(self._queue, _COUNTED))
@@ -337,7 +339,7 @@ def pause_after(attempt: int) -> int:
     return int(min(_LONGEST, 2 ** min(attempt - 1, 10)))
 
 
-class Retries:
+class Retries(Line):
     """Runs the jobs of one registry again that have failed. Any thread may call."""
 
     def __init__(self, registry: Registry) -> None:
@@ -360,13 +362,6 @@ class Retries:
                 return False
             self._resting.discard(queued.job.number)
             return True
-
-    def make_room(self, queued: Queued) -> None:
-        """Do nothing: only time must pass."""
-
-    def place(self, queued: Queued) -> str:
-        """Return nothing: which attempt follows is told of each job."""
-        return ""
 
     def _rest(self, queued: Queued, failed: int, line: str) -> None:
         job = queued.job

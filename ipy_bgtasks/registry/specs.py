@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import NoSuchJob
 from ipy_bgtasks.job.handle import Job, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from ipy_bgtasks.job.record import Record
+    from ipy_bgtasks.registry.collection import Registry
 
 _FORM = re.compile(r"k[1-9]\d{0,8}")
 
@@ -64,21 +65,8 @@ def goes_on(job: Record) -> bool:
 _CURRENT = ("", "+", "%", "%+", "%%")
 _PREVIOUS = ("-", "%-")
 
-G = TypeVar("G")
 
-
-class Jobs(Protocol):
-    """What a spec is looked up in."""
-
-    @property
-    def current(self) -> Record | None: ...
-    @property
-    def previous(self) -> Record | None: ...
-    def get(self, number: int | JobId) -> Record | None: ...
-    def __iter__(self) -> Iterator[Record]: ...
-
-
-def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
+def find(jobs: Registry, spec: str, variables: Mapping[str, Any] | None = None) -> Record:
     """Return the one job that *spec* names; raises `NoSuchJob` unless there is exactly one.
 
     *variables* are the user's; a spec may be the name of one that holds a job, or ``name[0]``.
@@ -103,15 +91,6 @@ def find(jobs: Jobs, spec: str, variables: Mapping[str, Any] | None = None) -> R
     raise NoSuchJob(f"{spec!r} is not a job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 
-def find_group(groups: Mapping[str, G], spec: str) -> G:
-    """Return the group that ``@NAME`` names; raises `NoSuchJob` if there is none."""
-    name = spec.strip()[1:]
-    if (group := groups.get(name)) is None:
-        known = ", ".join(f"@{name}" for name in list(groups)[-8:])
-        raise NoSuchJob(f"no group {name!r}: {f'there is {known}' if known else 'there are none'}")
-    return group
-
-
 def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     """Return whether *text* has the form of a job spec, or is a variable that holds a job."""
     text = text.strip()
@@ -119,10 +98,11 @@ def is_spec(text: str, variables: Mapping[str, Any] | None = None) -> bool:
     return (
         text in (*_CURRENT, *_PREVIOUS)
         or bare.isdecimal()
-        or (JobId.read(bare) is not None and not _is_other(variables, text))
         or text.startswith(("%", "?"))
         or is_group(text)
         or _held(variables, text) is not None
+        # Not where a variable of that name holds anything else.
+        or (JobId.read(bare) is not None and text not in (variables or ()))
     )
 
 
@@ -151,32 +131,26 @@ def _held(variables: Mapping[str, Any] | None, text: str) -> Job | None:
     return value if isinstance(value, Job) else None
 
 
-def _is_other(variables: Mapping[str, Any] | None, name: str) -> bool:
-    """Return whether a variable holds anything but a job."""
-    return variables is not None and name in variables and _held(variables, name) is None
-
-
 def _starts(name: str, text: str) -> bool:
     """Return whether a name starts with *text*; the ``!`` of a command may be left out."""
     return name.startswith(text) or (name[:1] == "!" and name[1:].startswith(text))
 
 
-def _recent(jobs: Jobs, spec: str) -> Record:
-    job = jobs.previous if spec in _PREVIOUS else jobs.current
+def _recent(jobs: Registry, spec: str) -> Record:
+    which = "previous" if spec in _PREVIOUS else "current"
+    job: Record | None = getattr(jobs, which)
     if job is None:
-        which = "previous" if spec in _PREVIOUS else "current"
         raise NoSuchJob(f"no {which} job: {_there_are(jobs)}")
     return job
 
 
-def _by_number(jobs: Jobs, number: int | JobId) -> Record:
-    job = jobs.get(number)
-    if job is None:
+def _by_number(jobs: Registry, number: int | JobId) -> Record:
+    if (job := jobs.get(number)) is None:
         raise NoSuchJob(f"no job {number}: {_there_are(jobs)}")
     return job
 
 
-def _only(jobs: Jobs, spec: str, found: list[Record], verb: str) -> Record:
+def _only(jobs: Registry, spec: str, found: list[Record], verb: str) -> Record:
     if len(found) == 1:
         return found[0]
     if not found:
@@ -187,7 +161,7 @@ def _only(jobs: Jobs, spec: str, found: list[Record], verb: str) -> Record:
     raise NoSuchJob(f"{spec!r} fits more than one job: {listed}{more}")
 
 
-def _there_are(jobs: Jobs) -> str:
+def _there_are(jobs: Registry) -> str:
     numbers = [str(job.number) for job in jobs]
     if not numbers:
         return "there are none yet"

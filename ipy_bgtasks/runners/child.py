@@ -18,7 +18,6 @@ import socket
 import sys
 import threading
 from contextvars import copy_context
-from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipy_bgtasks.context import current
@@ -81,7 +80,7 @@ class Child:
         self.job = RemoteJob(self, 0)
         self._link = link
         self._lock = threading.Lock()
-        self._main = threading.get_ident()
+        self._main, self._start = threading.get_ident(), sys._getframe(1).f_code
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         sys.argv = [""]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the foreground's, whoever sends it
@@ -168,19 +167,12 @@ class Child:
         aside(answer, "bg-query")
 
     def _frames(self) -> list[FrameType]:
-        if (now := self._task) is not None:
-            from ipy_bgtasks.stacks import await_frames
+        from ipy_bgtasks.stacks import await_frames, thread_frames
 
+        if (now := self._task) is not None:
             loop, task = now
             return await_frames(task, self._main, loop)
-        frames: list[FrameType] = []
-        frame = sys._current_frames().get(self._main)
-        while frame is not None and frame.f_globals.get("__name__") != __name__:
-            frames.append(frame)
-            frame = frame.f_back
-        if frame is None:
-            return []  # between two jobs
-        return list(dropwhile(_is_ours, reversed(frames)))
+        return thread_frames(self._main, self._start)
 
 
 class _Stream(io.TextIOBase):
@@ -228,10 +220,6 @@ def _leave(kind: str, data: Any, trace: str) -> NoReturn:
         sys.stderr.write(trace)
         sys.stderr.flush()
     os._exit(status or 0)
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks.")
 
 
 class _Sockets:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cached_property
 from operator import attrgetter, methodcaller
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -281,16 +281,6 @@ class _File:
         return re.sub(r"submitit INFO \(\d{4}-.*?\) - .*\n", "", self._decoder.decode(data))
 
 
-class _Followed:
-    """What is known of a job of submitit's."""
-
-    def __init__(self, paths: list[Any]) -> None:
-        self.files = [_File(each.stdout, "stdout") for each in paths]
-        self.files += [_File(each.stderr, "stderr") for each in paths]
-        self.since = time.monotonic()
-        self.gone: float | None = None  # since when Slurm has been done with it
-
-
 class Submitit(Engine):
     """A submitit executor: jobs of Slurm, or processes of this machine."""
 
@@ -312,7 +302,13 @@ class Submitit(Engine):
         tasks = [job.task(n) for n in range(job.num_tasks)]  # raises in a batch of submitit's
         if run.own is None:
             run.job.where = f"{self.where} {job.job_id}"
-            run.own = _Followed([task.paths for task in tasks])
+            files = [
+                _File(getattr(task.paths, stream), stream)
+                for stream in ("stdout", "stderr")
+                for task in tasks
+            ]
+            # And since when it is known, and since when Slurm has been done with it.
+            run.own = SimpleNamespace(files=files, since=time.monotonic(), gone=None)
             self._interval = _SOON
         end = self._slurms_end(run) if self._is_slurm else job.done() and job.state
         has_results = all(task.paths.result_pickle.exists() for task in tasks)

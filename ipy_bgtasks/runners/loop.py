@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -472,16 +473,16 @@ class Watchdog:
             self._tell(job, f"job {job.number} ({job.name}) {what}. %bg {instead} would avoid that")
 
 
+@dataclass(slots=True)
 class _Suspect:
     """A job's task that was in the middle of a step when the watchdog checked."""
 
-    def __init__(self, task: asyncio.Task[Any], job: Record, since: float) -> None:
-        self.task = task
-        self.job = job
-        self.since = since
-        self.told = False
-        self.asked = False
-        self.loop_turned = False
+    task: asyncio.Task[Any]
+    job: Record
+    since: float
+    told: bool = False
+    asked: bool = False
+    loop_turned: bool = False
 
     def turn(self) -> None:
         """Note the loop's sign of life."""

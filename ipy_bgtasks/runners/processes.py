@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -426,15 +427,15 @@ class ProcessRunner(Runner):
         run.context.copy().run(end)
 
 
+@dataclass(eq=False)
 class _Run(Run):
     """One job on its way through a worker."""
 
-    def __init__(self, job: Record, data: bytes, context: Context) -> None:
-        self.job = job
-        self.data = data
-        self.context = context
-        self.worker: Worker | None = None
-        self.attempts = 0
+    job: Record
+    data: bytes
+    context: Context
+    worker: Worker | None = None
+    attempts: int = 0
 
     def query(self, what: str, text: str, wait: float) -> Any:
         return None if (worker := self.worker) is None else worker.query(what, text, wait)

@@ -33,34 +33,27 @@ def packed(*message: Any) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-class Unpacker:
-    """Makes messages of what comes over the wire, piece by piece."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[tuple[Any, ...]]:
-        """Take a piece in; yield each message that is whole now."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            with memoryview(buffer) as view:
-                message = pickle.loads(view[start + _LENGTH.size : end])
-            start = end
-            yield message
-        del buffer[:start]
-
-
 def received(sock: socket.socket) -> Iterator[Iterator[tuple[Any, ...]]]:
     """Yield what comes over a blocking socket, until the other end is gone: messages in batches."""
-    unpacker = Unpacker()
+    buffer = bytearray()
     while data := sock.recv(_CHUNK):
-        yield unpacker.feed(data)
+        buffer += data
+        yield _whole(buffer)
+
+
+def _whole(buffer: bytearray) -> Iterator[tuple[Any, ...]]:
+    """Yield the messages that are whole, and remove them."""
+    start = 0
+    while len(buffer) - start >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(buffer, start)
+        end = start + _LENGTH.size + length
+        if len(buffer) < end:
+            break
+        with memoryview(buffer) as view:
+            message = pickle.loads(view[start + _LENGTH.size : end])
+        start = end
+        yield message
+    del buffer[:start]
 
 
 _HOST = "127.0.0.1"

@@ -32,7 +32,7 @@ from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import MemoryLimits
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import error_line, short_repr
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work
@@ -224,29 +224,31 @@ def place_of(
 
     Raises `BadInput` for what does not go together.
     """
-    asked = "on" if options.on is not None else options.place
-    if options.memory is not None and not (is_command or options.keep or asked == "process"):
+    place = "on" if options.on is not None else options.place
+    if options.memory is not None and not (is_command or options.keep or place == "process"):
         raise BadInput("--memory limits processes: it goes with -p, --keep or a !command")
-    if is_command and asked is not None:
-        raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
+    if is_command and place is not None:
+        raise BadInput(f"a !command is a process of its own: it takes no --{place}")
     if options.keep:
         if options.retries:
             raise BadInput("--keep takes no --retries: only this session would run it again")
-        if asked not in (None, "process"):
+        if place not in (None, "process"):
             raise BadInput(
                 "--keep needs a process of its own: it goes with -p or a !command, not with "
-                f"--{asked}"
+                f"--{place}"
             )
         return session.core.runners.kept
     if is_command:
         return "shell"
     if options.on is not None:
+        if not isinstance(options.on, str):
+            return session.core.runners.executors.runner_for(options.on, short_repr(options.on))
         try:
             executor = eval(options.on, dict(variables(session, local)))
         except Exception as error:
             raise BadInput(f"--on {options.on}: {error_line(error)}") from None
         return session.core.runners.executors.runner_for(executor, options.on)
-    return session.core.runners.processes if asked == "process" else asked
+    return session.core.runners.processes if place == "process" else place
 
 
 def _expand(command: str, variables: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import inspect
 import linecache
 import os
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -190,41 +190,9 @@ class Scope:
 _VALUE = ".value"
 
 
-def expression_code(
-    node: ast.expr, text: Text, names: Iterable[str], *, binds: Collection[str], is_async: bool
-) -> CodeType:
-    """Return the code of a function that evaluates the expression; *names* are its arguments.
-
-    ``binds`` are the names that ``:=`` binds in the namespace.
-    """
-    body: list[ast.stmt] = [ast.Return(value=node, **_place(node))]
-    return _function(node, body, text, names, binds, is_async=is_async)
-
-
-def storing_code(
-    targets: list[ast.expr], text: Text, names: Iterable[str], *, binds: Collection[str]
-) -> CodeType:
-    """Return the code of a function that binds the targets to its first argument."""
-    place = _place(targets[0])
-    value = ast.Name(id=_VALUE, ctx=ast.Load(), **place)
-    body: list[ast.stmt] = [ast.Assign(targets=targets, value=value, **place)]
-    return _function(targets[0], body, text, names, binds, takes=[_VALUE])
-
-
-def cell_codes(tree: ast.Module, text: Text) -> tuple[CodeType | None, CodeType | None]:
-    """Return the code of the statements, and of the expression they end with."""
-    body, last = tree.body, None
-    final = body[-1]
-    if isinstance(final, ast.Expr):
-        body = body[:-1]
-        last = _compiled(ast.Expression(final.value), text, "eval")
-    statements = ast.Module(body=body, type_ignores=tree.type_ignores)
-    return (_compiled(statements, text, "exec") if body else None), last
-
-
 def _function(
     at: ast.expr,
-    body: list[ast.stmt],
+    body: Sequence[ast.stmt],
     text: Text,
     names: Iterable[str],
     binds: Collection[str],
@@ -232,6 +200,10 @@ def _function(
     takes: Collection[str] = (),
     is_async: bool = False,
 ) -> CodeType:
+    """Return the code of a function with this body; *names*, after *takes*, are its arguments.
+
+    ``binds`` are the names that it binds in the namespace.
+    """
     place = _place(at)
     if binds:
         body = [ast.Global(names=sorted(binds), **place), *body]
@@ -247,7 +219,7 @@ def _function(
     # the lines around an error.
     place |= {"lineno": 1, "col_offset": 0}
     place["type_params"] = []  # a field from Python 3.12 on
-    definition = make(name=TOP, args=arguments, body=body, decorator_list=[], **place)
+    definition = make(name=TOP, args=arguments, body=[*body], decorator_list=[], **place)
     # Taken out of the module's code instead of run: the namespace must not gain a name.
     module = _compiled(ast.Module(body=[definition], type_ignores=[]), text, "exec")
     return next(each for each in module.co_consts if isinstance(each, CodeType))
@@ -457,7 +429,13 @@ def _statements(text: Text, scope: Scope) -> Work:
         _refuse_locals(text.tree, scope.local)
     final = text.tree.body[-1]
     explicit = isinstance(final, ast.Expr) and isinstance(final.value, ast.Await)
-    body, last = cell_codes(text.tree, text)
+    statements, body, last = text.tree.body, None, None
+    if isinstance(final, ast.Expr):
+        statements = statements[:-1]
+        last = _compiled(ast.Expression(final.value), text, "eval")
+    if statements:
+        module = ast.Module(body=statements, type_ignores=text.tree.type_ignores)
+        body = _compiled(module, text, "exec")
     cell = Cell(body, last, scope.namespace, settle=not explicit)
     return Work(
         call=cell.run_async if cell.is_async else cell.run,
@@ -481,25 +459,23 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
     binds = names.binds if scope.local is None else frozenset()
     bound = _bound(names, binds, scope, late)
     plan = plan_for(node, bound, awaits=names.awaits)
-    code = expression_code(plan.applied(node), text, bound, binds=binds, is_async=plan.is_async)
+    value = plan.applied(node)
+    body = [ast.Return(value=value, **_place(value))]
+    code = _function(value, body, text, bound, binds, is_async=plan.is_async)
     call = partial(FunctionType(code, scope.namespace), **bound)
     if plan.settle:
         call = partial(settled, call, call=plan.call)
     elif plan.call:
         call = partial(called, call)
+    shown = with_values(text.tree.body[0], bound)
     return Work(
         call=call,
-        label=_label(text, bound),
+        label=text.label if shown is None else label_of(shown),
         code=text.code,
         is_async=plan.is_async,
         assigns=binds,
         source=text.name,
     )
-
-
-def _label(text: Text, bound: Mapping[str, Any]) -> str:
-    shown = with_values(text.tree.body[0], bound)
-    return text.label if shown is None else label_of(shown)
 
 
 def _assignment(
@@ -521,7 +497,10 @@ def _assignment(
             store: Callable[[Any], None] = partial(setitem, scope.namespace, name)
         case _:
             bound = _bound(within, within.binds, scope, late)
-            code = storing_code(targets, text, bound, binds=within.binds)
+            place = _place(targets[0])
+            stored = ast.Name(id=_VALUE, ctx=ast.Load(), **place)
+            body = ast.Assign(targets=targets, value=stored, **place)
+            code = _function(targets[0], [body], text, bound, within.binds, takes=[_VALUE])
             store = partial(FunctionType(code, scope.namespace), **bound)
     return dataclasses.replace(work, store=store, assigns=work.assigns | within.binds)
 

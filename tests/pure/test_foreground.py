@@ -85,7 +85,7 @@ async def test_a_job_is_followed_until_its_end_has_been_shown(foreground: Foregr
         assert shown.wait(20)
 
     fake = FakeRunner()
-    books: Any = SimpleNamespace(note_end=show, note_fetched=id)
+    books: Any = SimpleNamespace(job_ended=show, job_fetched=id)
     one, two = running(1), Record(2, work(), fake, registry=books)
     fake.start(two)
     waiting = foreground.attach([one, two], every=True, follow=follow)

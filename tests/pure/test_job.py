@@ -494,7 +494,7 @@ def test_a_handle_that_is_made_while_the_job_ends_is_settled_once() -> None:
     def make(job: Record) -> None:
         made.append(job.job)  # the end is known, and those that wait are not yet woken
 
-    books: Any = SimpleNamespace(note_end=make, note_fetched=id)
+    books: Any = SimpleNamespace(job_ended=make, job_fetched=id)
     record = Record(1, work(), FakeRunner(), registry=books)
     record.begin()
     record.finish(3)

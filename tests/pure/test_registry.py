@@ -116,8 +116,8 @@ def test_what_one_cell_has_launched_is_kept_as_one(registry: Registry, fake: Fak
     for job in others[:2]:
         fake.finish(job, "a value")
     assert list(registry) == others
-    assert registry.take_lost() == 300
-    assert registry.take_lost() == 0
+    assert registry.pop_lost() == 300
+    assert registry.pop_lost() == 0
 
 
 def test_what_somebody_has_fetched_goes_first(registry: Registry, fake: FakeRunner) -> None:
@@ -132,7 +132,7 @@ def test_what_somebody_has_fetched_goes_first(registry: Registry, fake: FakeRunn
     assert list(registry) == [jobs[0], jobs[1], jobs[3], jobs[4]]
     fake.fail(jobs[4], ValueError())
     assert list(registry) == [jobs[0], jobs[3], jobs[4]]
-    assert registry.take_lost() == 1  # the one that returned None: `%fg all` would have listed it
+    assert registry.pop_lost() == 1  # the one that returned None: `%fg all` would have listed it
 
 
 def test_one_cell_cannot_fill_the_memory(
@@ -148,7 +148,7 @@ def test_one_cell_cannot_fill_the_memory(
         job.log.write("stdout", "x" * 30)
         fake.finish(job, "a value")
     assert list(registry) == jobs[3:]
-    assert registry.group("@g").lost == registry.take_lost() == 3
+    assert registry.group("@g").lost == registry.pop_lost() == 3
     assert [job.log.text for job in jobs[3:]] == [dropped_mark(30)] * 2 + ["x" * 30] * 3
 
 

@@ -19,7 +19,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.service import Soon
+from ipy_bgtasks.service import Soon, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ class WholeLines:
                 return
             self._started = True
         try:
-            Context().run(threading.Thread(target=self._run, name="bg-lines", daemon=True).start)
+            in_thread("bg-lines", self._run)
         except RuntimeError:
             self._patient = False  # no threads here: nothing can be held back
 
