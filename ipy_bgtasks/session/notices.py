@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.notify import Ended, Notice, joined, notice_of, notice_of_all
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.session.settings import function
 from ipy_bgtasks.text import error_line
 
@@ -120,7 +120,7 @@ class Notices:
                 self._front_end.print_line(f"ipy_bgtasks: {line}")
 
         with suppress(RuntimeError):  # no threads here: the first notice says so
-            Context().run(threading.Thread(target=look, name="bg-notify", daemon=True).start)
+            in_thread("bg-notify", look)
 
     def close(self) -> None:
         """Send no more notices; those that are being sent are left to themselves."""
@@ -184,9 +184,8 @@ class Notices:
             if self._posting:
                 return
             self._posting = True
-        thread = threading.Thread(target=self._post_all, name="bg-notify", daemon=True)
         try:
-            Context().run(thread.start)
+            in_thread("bg-notify", self._post_all)
         except RuntimeError:  # where there are no threads
             self._posting = False
             self._front_end.print_at(

@@ -18,7 +18,7 @@ import time
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.service import Soon
+from ipy_bgtasks.service import Soon, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +70,8 @@ class WholeLines:
                 return
             self._wake = threading.Lock()
             self._wake.acquire()
-        thread = threading.Thread(target=self._run, args=(self._wake,), daemon=True)
-        thread.name = "bg-lines"
         try:
-            Context().run(thread.start)
+            in_thread("bg-lines", self._run, self._wake)
         except RuntimeError:
             self._patient = False  # no threads here: nothing can be held back
 
