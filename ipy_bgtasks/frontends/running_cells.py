@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -35,6 +34,7 @@ from ipy_bgtasks.platforms import (
     is_pending,
     take_signal,
 )
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
 from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
 
@@ -305,8 +305,7 @@ class BackgroundCells(Generic[C]):
             from ipy_bgtasks.async_exceptions import Sent
 
             run.stop = Sent(run.thread)
-            run.pursuer = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
-            Context().run(run.pursuer.start)
+            run.pursuer = in_thread("bg-stop", self._pursue, run, run.stop)
 
     def is_front(self, run: C) -> bool:
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
@@ -386,8 +385,7 @@ class Signals:
                 self._sockets = {each: socket.socketpair() for each in self._actions}
                 for each in sum(self._sockets.values(), ()):
                     each.setblocking(False)
-                thread = threading.Thread(target=self._listen, name="bg-signals", daemon=True)
-                Context().run(thread.start)
+                in_thread("bg-signals", self._listen)
             self._taken.add(name)
             take_signal(getattr(signal, name), self._sockets[name][1].fileno())
             self._block_at_start()
