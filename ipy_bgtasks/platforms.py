@@ -195,6 +195,11 @@ def signals_blocked(numbers: Collection[int]) -> Iterator[None]:
         set_mask(_signal.SIG_SETMASK, before)
 
 
+def unblock_signals(numbers: Collection[int]) -> None:
+    """Unblock the signals for the calling thread."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, numbers)
+
+
 def kill_signal() -> int:
     """Return the number of the signal that no process survives, or what comes closest."""
     return int(getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -35,6 +34,7 @@ from ipy_bgtasks.platforms import (
     is_pending,
     take_signal,
 )
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
 from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
 
@@ -93,6 +93,8 @@ class RunningCell:
         self.began: float | None = None
         self.number = 0
         self.thread = 0
+        #: The threads that it has not started.
+        self.earlier: set[threading.Thread] = set()
         #: How many cells it runs within itself, itself included.
         self.depth = 0
         #: Whether it lets other tasks of its thread's loop go on.
@@ -186,6 +188,7 @@ class BackgroundCells(Generic[C]):
             stoppable[run.thread] = None  # no signal ends its sleep
         self.signals.renew()  # the main thread may have set a handler since
         run.began = time.monotonic()
+        run.earlier = set(threading.enumerate())
         if after := self.front_end.settings.background_after:
             self._later(after, self._overdue, run, after)
 
@@ -212,11 +215,14 @@ class BackgroundCells(Generic[C]):
 
     def make_job(self, run: C) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
+        from ipy_bgtasks.hooks import threads_of_jobs
+
         if not run.apart:
             self.set_apart(run)
         self._away.add(run)
         job = self.front_end.launch_cell(run, partial(self.interrupt, run))
         cells_away[run.thread] = job
+        threads_of_jobs.adopt(set(threading.enumerate()) - run.earlier, job)
         with self._lock:
             run.job = job
         if run.result is not None:  # it has ended meanwhile
@@ -248,6 +254,8 @@ class BackgroundCells(Generic[C]):
         return came
 
     def _settle(self, run: C, job: Record) -> None:
+        from ipy_bgtasks.hooks import threads_of_jobs
+
         result = run.result
         error = result.error_before_exec or result.error_in_exec
         try:  # the thread is still the job's: it shows figures left open
@@ -261,6 +269,7 @@ class BackgroundCells(Generic[C]):
                 job.fail(error)
         finally:
             cells_away.pop(run.thread, None)
+            threads_of_jobs.release(job)
             self._away.discard(run)
 
     def explain(self, error: BaseException) -> BaseException:
@@ -296,8 +305,7 @@ class BackgroundCells(Generic[C]):
             from ipy_bgtasks.async_exceptions import Sent
 
             run.stop = Sent(run.thread)
-            run.pursuer = threading.Thread(target=self._pursue, args=[run, run.stop], daemon=True)
-            Context().run(run.pursuer.start)
+            run.pursuer = in_thread("bg-stop", self._pursue, run, run.stop)
 
     def is_front(self, run: C) -> bool:
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
@@ -377,10 +385,10 @@ class Signals:
                 self._sockets = {each: socket.socketpair() for each in self._actions}
                 for each in sum(self._sockets.values(), ()):
                     each.setblocking(False)
-                thread = threading.Thread(target=self._listen, name="bg-signals", daemon=True)
-                Context().run(thread.start)
+                in_thread("bg-signals", self._listen)
             self._taken.add(name)
             take_signal(getattr(signal, name), self._sockets[name][1].fileno())
+            self._block_at_start()
 
     def give_back(self, name: str) -> None:
         """Let the signal go where it went before."""
@@ -388,6 +396,13 @@ class Signals:
             if name in self._taken:
                 self._taken.discard(name)
                 give_signal_back(getattr(signal, name))
+                self._block_at_start()
+
+    def _block_at_start(self) -> None:
+        # There are no threads of jobs yet if there is no job.
+        if (hooks := sys.modules.get("ipy_bgtasks.hooks")) is not None:
+            taken = {int(getattr(signal, name)) for name in self._taken}
+            hooks.threads_of_jobs.blocked_at_start = taken
 
     def renew(self) -> None:
         """Take SIGINT again, if it is taken: the main thread may have set a handler since."""

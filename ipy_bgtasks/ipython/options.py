@@ -201,13 +201,13 @@ class _Reader:
         word = line.split(None, 1)[0]
         rest = line[len(word) :]
         if word.startswith("--"):
-            asked, equals, value = word.partition("=")
-            option = self._find(asked, word)
+            name, equals, value = word.partition("=")
+            option = self._find(name, word)
             if equals and option.takes is None:
-                raise BadInput(f"{self._magic} {asked} takes no value, not {value!r}")
+                raise BadInput(f"{self._magic} {name} takes no value, not {value!r}")
             if equals and not value:
-                raise BadInput(f"{self._magic} {asked} needs a value: {asked} {option.takes}")
-            return self._set(option, asked, value + rest)
+                raise BadInput(f"{self._magic} {name} needs a value: {name} {option.takes}")
+            return self._set(option, name, value + rest)
         for i, letter in enumerate(word[1:], 2):
             option = self._find(f"-{letter}", word)
             if option.takes:
@@ -215,9 +215,9 @@ class _Reader:
             self._set(option, f"-{letter}", "")
         return rest.lstrip()
 
-    def _find(self, asked: str, word: str) -> Option:
+    def _find(self, name: str, word: str) -> Option:
         for option in self._table:
-            if asked in option.words:
+            if name in option.words:
                 return option
         known = ", ".join(o.words[0] for o in self._table if o is not AWAITED)
         magic = self._magic

@@ -66,11 +66,12 @@ def launch(
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
-    asked = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
-    if sum(asked.values()) > 1:
-        raise BadInput(f"a job runs in one place: {' and '.join(k for k in asked if asked[k])}")
+    places = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
+    if sum(places.values()) > 1:
+        raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
     options = LaunchOptions(
-        place=next((place for place in ("process", "loop", "thread") if asked[place]), None),
+        place=next((place for place in ("process", "loop", "thread") if places[place]), None),
+        on=on,
         name=name,
         quiet=quiet,
         timeout=timeout,
@@ -82,10 +83,7 @@ def launch(
         notify=notify,
         keep=keep,
     )
-    if on is not None and not keep:
-        where = session.core.runners.executors.runner_for(on, short_repr(on))
-    else:
-        where = place_of(session, options, None, is_command=False)
+    where = place_of(session, options, None, is_command=False)
     others = [after] if isinstance(after, Job | str) else after
     specs = [str(each.number) if isinstance(each, Job) else each for each in others]
     card = None if quiet else session.front_end.launching

@@ -121,14 +121,14 @@ class Foreground:
                 "cell or in `async def`, or `await job`"
             )
 
-    def begun(self, wait: _Wait) -> None:
+    def add(self, wait: _Wait) -> None:
         """Add a wait that has begun; from the first in the main thread on, handle SIGINT."""
         self._waits.add(wait)
         if self._handling is None and _in_main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
-    def over(self, wait: _Wait) -> None:
+    def remove(self, wait: _Wait) -> None:
         """Remove a wait that is over; after the last, restore the previous SIGINT handler."""
         self._waits.discard(wait)
         if self._handling is not None and not any(
@@ -187,9 +187,9 @@ class _Wait:
 
     def begin(self, follow: Follow | None) -> None:
         self.future = self.loop.create_future()
-        self.future.add_done_callback(self._over)
+        self.future.add_done_callback(self._clean_up)
         if self.foreground.interruptible():
-            self.foreground.begun(self)  # before anybody sees that it waits
+            self.foreground.add(self)  # before anybody sees that it waits
         if caller() is not None:  # a job of a full group may wait for one that is queued there
             for job in self.jobs:
                 job.make_room()
@@ -198,7 +198,7 @@ class _Wait:
         if self.timeout is not None:
             self.timers.append(self.loop.call_later(self.timeout, self._time_out))
         if self.budget is not None:
-            self.timers.append(self.loop.call_later(self.budget, self._spend))
+            self.timers.append(self.loop.call_later(self.budget, self._end_of_budget))
         for job in self.jobs:
             if job.done():
                 self.ended += 1
@@ -214,7 +214,7 @@ class _Wait:
         self._raise(Detached(*left))
         return True
 
-    def _spend(self) -> None:
+    def _end_of_budget(self) -> None:
         left = [job for job in self.jobs if not job.done()]
         if self.future.done() or not left:
             return  # `_check` is on its way
@@ -291,13 +291,13 @@ class _Wait:
         self.future.set_exception(error)
         self.future.exception()  # if nobody awaits it any more, asyncio need not complain
 
-    def _over(self, _future: asyncio.Future[Any]) -> None:
+    def _clean_up(self, _future: asyncio.Future[Any]) -> None:
         self._stop_following()
         for timer in self.timers:
             timer.cancel()
         for job in self.jobs:
             job.remove_done_callback(self._job_ended)
-        self.foreground.over(self)
+        self.foreground.remove(self)
 
     def _stop_following(self) -> None:
         while self.unfollow:

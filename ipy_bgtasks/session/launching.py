@@ -32,7 +32,7 @@ from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import MemoryLimits
 from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
 from ipy_bgtasks.sigint import Shielded
-from ipy_bgtasks.text import error_line
+from ipy_bgtasks.text import error_line, short_repr
 from ipy_bgtasks.work import Scope, read
 from ipy_bgtasks.work.plan import runs_once
 from ipy_bgtasks.work.reading import command_in, command_work
@@ -185,7 +185,8 @@ def _read(
     """Read CODE; if it looks like a job or shell command, the error suggests what to write."""
     if not cell:
         code = code.strip().removesuffix(";").rstrip()
-        _refuse_a_job(session, code)
+        if code[:1] in ("@", "%"):
+            _refuse_a_job(session, code)
     shell = session.shell
     line, file = _place_of_call()
     # The transformers of others see the tree, as that of any cell.
@@ -212,7 +213,7 @@ def _refuse_a_job(session: Session, code: str) -> None:
     """Raise `BadInput` if CODE names a job or a group: there is nothing to launch."""
     if specs.is_group(code):
         raise BadInput(f"{code} names a group: %fg {code} waits for its jobs")
-    if code[:1] == "%" and specs.is_spec(code) and " " not in code:
+    if code[0] == "%" and specs.is_spec(code) and " " not in code:
         number = session.registry.find(code).number
         raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
 
@@ -224,29 +225,31 @@ def place_of(
 
     Raises `BadInput` for what does not go together.
     """
-    asked = "on" if options.on is not None else options.place
-    if options.memory is not None and not (is_command or options.keep or asked == "process"):
+    place = "on" if options.on is not None else options.place
+    if options.memory is not None and not (is_command or options.keep or place == "process"):
         raise BadInput("--memory limits processes: it goes with -p, --keep or a !command")
-    if is_command and asked is not None:
-        raise BadInput(f"a !command is a process of its own: it takes no --{asked}")
+    if is_command and place is not None:
+        raise BadInput(f"a !command is a process of its own: it takes no --{place}")
     if options.keep:
         if options.retries:
             raise BadInput("--keep takes no --retries: only this session would run it again")
-        if asked not in (None, "process"):
+        if place not in (None, "process"):
             raise BadInput(
                 "--keep needs a process of its own: it goes with -p or a !command, not with "
-                f"--{asked}"
+                f"--{place}"
             )
         return session.core.runners.kept
     if is_command:
         return "shell"
     if options.on is not None:
+        if not isinstance(options.on, str):
+            return session.core.runners.executors.runner_for(options.on, short_repr(options.on))
         try:
             executor = eval(options.on, dict(variables(session, local)))
         except Exception as error:
             raise BadInput(f"--on {options.on}: {error_line(error)}") from None
         return session.core.runners.executors.runner_for(executor, options.on)
-    return session.core.runners.processes if asked == "process" else asked
+    return session.core.runners.processes if place == "process" else place
 
 
 def _expand(command: str, variables: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ipy_bgtasks.notify import Ended, Notice, joined, notice_of, notice_of_all
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.session.settings import function
 from ipy_bgtasks.text import error_line
 
@@ -51,9 +51,9 @@ class Requests:
                 if job.done() or self._key.get(job.number) == key:
                     continue
                 self._leave(job)
-                asked = self._sets.setdefault(key, _Set(name))
-                asked.jobs.append(job)
-                asked.left.add(job.number)
+                request = self._sets.setdefault(key, _Set(name))
+                request.jobs.append(job)
+                request.left.add(job.number)
                 self._key[job.number] = key
 
     def remove(self, job: Record) -> None:
@@ -68,17 +68,17 @@ class Requests:
         """Return what its end completes; raises `KeyError` if it was not asked for."""
         with self._lock:
             key = self._key.pop(job.number)
-            asked = self._sets[key]
-            asked.left.discard(job.number)
-            return None if asked.left else self._sets.pop(key)
+            request = self._sets[key]
+            request.left.discard(job.number)
+            return None if request.left else self._sets.pop(key)
 
     def _leave(self, job: Record) -> None:
         if (key := self._key.pop(job.number, None)) is None:
             return
-        asked = self._sets[key]
-        asked.left.discard(job.number)
-        asked.jobs.remove(job)
-        if not asked.jobs:
+        request = self._sets[key]
+        request.left.discard(job.number)
+        request.jobs.remove(job)
+        if not request.jobs:
             del self._sets[key]
 
 
@@ -120,7 +120,7 @@ class Notices:
                 self._front_end.print_line(f"ipy_bgtasks: {line}")
 
         with suppress(RuntimeError):  # no threads here: the first notice says so
-            Context().run(threading.Thread(target=look, name="bg-notify", daemon=True).start)
+            in_thread("bg-notify", look)
 
     def close(self) -> None:
         """Send no more notices; those that are being sent are left to themselves."""
@@ -169,7 +169,8 @@ class Notices:
         ways: list[Callable[[], object]] = [lambda: self._front_end.alert(notice)]
         if self._front_end.live:
             ways.append(lambda: self._live_views().tell(notice, first))
-        if self._settings.notify and not _is_sent_by_watcher(first):
+        # Of a kept job its watcher sends it.
+        if self._settings.notify and not (first.runner is not None and first.runner.tells(first)):
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:
@@ -183,9 +184,8 @@ class Notices:
             if self._posting:
                 return
             self._posting = True
-        thread = threading.Thread(target=self._post_all, name="bg-notify", daemon=True)
         try:
-            Context().run(thread.start)
+            in_thread("bg-notify", self._post_all)
         except RuntimeError:  # where there are no threads
             self._posting = False
             self._front_end.print_at(
@@ -210,19 +210,14 @@ class Notices:
                     self._front_end.print_at(job, f"job {job.number}: {failed}")
 
 
-def _is_sent_by_watcher(job: Record) -> bool:
-    """Return whether the watcher of a kept job sends the notice of its end."""
-    return job.runner is not None and job.runner.tells(job)
-
-
 def _notice(name: str, jobs: list[Record]) -> Notice:
-    told = [_ended(job, brief=bool(name)) for job in jobs]
+    ends = [_ended(job, brief=bool(name)) for job in jobs]
     if not name:
-        return notice_of(told[0])
+        return notice_of(ends[0])
     began = [job.started for job in jobs if job.started is not None]
     ended = [job.ended for job in jobs if job.ended is not None]
     seconds = max(max(ended) - min(began), 0.0) if began and ended else 0.0
-    return notice_of_all(told, name, seconds)
+    return notice_of_all(ends, name, seconds)
 
 
 def _ended(job: Record, *, brief: bool) -> Ended:

@@ -7,10 +7,10 @@ is the user's own code, or may call it, it runs once, in a thread, without a wai
 from __future__ import annotations
 
 import threading
-from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import type_name
+from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import one_line, short_repr
 
 if TYPE_CHECKING:
@@ -115,12 +115,10 @@ def run_as(job: Record, call: Callable[[], object], name: str) -> threading.Thre
         job.enter()
         call()
 
-    thread = threading.Thread(target=job.host.context().run, args=(run,), name=name, daemon=True)
     try:
-        Context().run(thread.start)
+        return in_thread(name, job.host.context().run, run)
     except RuntimeError:
         return None
-    return thread
 
 
 def _guarded(job: Record, value: object) -> str:

@@ -92,3 +92,26 @@ def test_coroutines_in_a_list_are_refused(kernel: Kernel) -> None:
     for code in ("[f(), f()]", "(f(1), 2)", "[f(x) for x in range(3)]"):
         refused = kernel.run(f"%bg {code}")
         assert f"write asyncio.gather(*{code})" in refused.stderr + str(refused.evalue)
+
+
+def test_numpys_settings_in_a_job_are_those_of_its_launch_and_its_own(kernel: Kernel) -> None:
+    """From NumPy 2 on they are context variables, of which each job has a copy."""
+    pytest.importorskip("numpy", "2")
+    got = kernel.ok(
+        "import numpy as np\n"
+        "def settings():\n"
+        "    return np.geterr()['divide'], np.get_printoptions()['precision']\n"
+        "def change():\n"
+        "    seen = settings()\n"
+        "    np.seterr(divide='raise')\n"
+        "    np.set_printoptions(precision=1)\n"
+        "    return seen\n"
+        "async def change_later():\n"
+        "    return change()\n"
+        "np.seterr(divide='ignore')\n"
+        "np.set_printoptions(precision=3)\n"
+        "a = %bg change()\n"
+        "b = %bg change_later()\n"
+        "await a, await b, settings()"
+    )
+    assert got.result == "(('ignore', 3), ('ignore', 3), ('ignore', 3))"

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -20,10 +21,13 @@ from patience import until
 
 from ipy_bgtasks.async_exceptions import StopThread
 from ipy_bgtasks.context import current
+from ipy_bgtasks.frontends.running_cells import Signals
+from ipy_bgtasks.hooks import threads_of_jobs
 from ipy_bgtasks.job.handle import current_job
 from ipy_bgtasks.job.host import Host
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
+from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner
 from ipy_bgtasks.runners.threads import ThreadRunner
@@ -419,6 +423,35 @@ def test_a_tracer_works_after_a_stop_that_was_taken_back() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND, check=True
     )
     assert done.stdout == "1\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_thread_that_begins_takes_no_signal_before_its_first_line() -> None:
+    """What takes signals in C says nothing for a thread that Python does not know yet."""
+    seen: list[bool] = []
+
+    def is_blocked() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    class Thread(threading.Thread):
+        def _bootstrap(self) -> None:
+            seen.append(is_blocked())
+            super()._bootstrap()  # type: ignore[misc]
+
+    changes = Installation()
+    threads_of_jobs.track(changes)
+    signals = Signals({"SIGINT": int})
+    signals.take("SIGINT")
+    try:
+        thread = Thread(target=lambda: seen.append(is_blocked()))
+        thread.start()
+        thread.join(BOUND)
+    finally:
+        signals.give_back("SIGINT")
+        changes.undo()
+    assert seen == [True, False]
+    assert not is_blocked()
+    assert not threads_of_jobs.blocked_at_start
 
 
 def test_the_switch_interval_is_short_while_anybody_needs_that() -> None:
