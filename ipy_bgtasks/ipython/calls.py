@@ -135,11 +135,12 @@ def fg(
 ) -> Any:
     """Wait for jobs, or launch CODE and wait for that."""
     known = partial(variables, session, local)
-    #: Until they are released, the foreground shows the end of a job, even if that comes first.
-    claims: list[Callable[[], None]] = []
+    # Until this is called, the foreground shows the job's end, even if that comes first.
+    release: Callable[[], None] = lambda: None  # noqa: E731
 
     def claim(job: Record) -> None:
-        claims.append(session.front_end.claim(job))
+        nonlocal release
+        release = session.front_end.claim(job)
 
     def launched(code: str) -> Record:
         if not options.awaited:
@@ -167,8 +168,7 @@ def fg(
     try:
         return _attach(session, jobs, options, spec=rest if every else None)
     finally:  # the wait has begun, and sees all that follows
-        for release in claims:
-            release()
+        release()
 
 
 def _named(

@@ -216,12 +216,7 @@ class Registry(Collection[Record]):
             if prepare is not None:
                 prepare(job)
             self._add(job, cell)
-            timeout = None if options.keep else options.timeout  # its watcher keeps it
-            if job.group is not None or options.retries:
-                job.timeout = timeout
-                self._arrange_attempts(job, runner, options)
-            elif timeout is not None:
-                self._timers[number] = self.service.later(timeout, self._time_out, job, timeout)
+            self._arrange(job, runner, options)
             if after:
                 self._dependents.wait(job, runner, after)
             else:
@@ -258,8 +253,14 @@ class Registry(Collection[Record]):
             if overtaken:  # by a launch in another thread
                 self._jobs = dict(sorted(self._jobs.items()))
 
-    def _arrange_attempts(self, job: Record, runner: Runner, options: LaunchOptions) -> None:
-        """Have the job wait for its turn, and run again if it fails."""
+    def _arrange(self, job: Record, runner: Runner, options: LaunchOptions) -> None:
+        """Have the job wait for its turn, run again if it fails, and stop when its time is up."""
+        timeout = None if options.keep else options.timeout  # its watcher keeps it
+        if options.group is not None or options.retries:
+            job.timeout = timeout
+        elif timeout is not None:
+            later = self.service.later(timeout, self._time_out, job, timeout)
+            self._timers[job.number] = later
         if options.group is not None:
             group = self._groups[options.group.name]
             group.halts |= options.halt

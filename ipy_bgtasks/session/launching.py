@@ -185,7 +185,8 @@ def _read(
     """Read CODE; if it looks like a job or shell command, the error suggests what to write."""
     if not cell:
         code = code.strip().removesuffix(";").rstrip()
-        _refuse_a_job(session, code)
+        if code[:1] in ("@", "%"):
+            _refuse_a_job(session, code)
     shell = session.shell
     line, file = _place_of_call()
     # The transformers of others see the tree, as that of any cell.
@@ -212,7 +213,7 @@ def _refuse_a_job(session: Session, code: str) -> None:
     """Raise `BadInput` if CODE names a job or a group: there is nothing to launch."""
     if specs.is_group(code):
         raise BadInput(f"{code} names a group: %fg {code} waits for its jobs")
-    if code[:1] == "%" and specs.is_spec(code) and " " not in code:
+    if code[0] == "%" and specs.is_spec(code) and " " not in code:
         number = session.registry.find(code).number
         raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
 

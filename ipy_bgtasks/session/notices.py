@@ -169,7 +169,8 @@ class Notices:
         ways: list[Callable[[], object]] = [lambda: self._front_end.alert(notice)]
         if self._front_end.live:
             ways.append(lambda: self._live_views().tell(notice, first))
-        if self._settings.notify and not _is_sent_by_watcher(first):
+        # Of a kept job its watcher sends it.
+        if self._settings.notify and not (first.runner is not None and first.runner.tells(first)):
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:
@@ -207,11 +208,6 @@ class Notices:
             for job, _ in waiting:
                 with suppress(Exception):  # a front end that is gone
                     self._front_end.print_at(job, f"job {job.number}: {failed}")
-
-
-def _is_sent_by_watcher(job: Record) -> bool:
-    """Return whether the watcher of a kept job sends the notice of its end."""
-    return job.runner is not None and job.runner.tells(job)
 
 
 def _notice(name: str, jobs: list[Record]) -> Notice:

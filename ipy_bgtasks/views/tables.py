@@ -149,10 +149,9 @@ def group_line(group: Group) -> str:
 
 def group_html(group: Group) -> str:
     """Return that line as HTML."""
-    jobs = (job for job in group.jobs() if job.state is JobState.FAILED)
-    failed = [failure_of(job, traced=False) for job in jobs]
-    title = f"{one_line(group.name, _NAME)}: {group_tally(group).title}"
-    return card_html("", title, _facts(group_tally(group), failed))
+    tally, jobs = group_tally(group), group.jobs()
+    failed = [failure_of(job, traced=False) for job in jobs if job.state is JobState.FAILED]
+    return card_html("", f"{one_line(group.name, _NAME)}: {tally.title}", _facts(tally, failed))
 
 
 def many_card(
@@ -180,7 +179,7 @@ def many_card(
 
 
 def failure_of(job: Record, *, traced: bool, cells: Cells = no_cells) -> Failure:
-    """Return what is told of a job that has failed; its traceback only if *traced*."""
+    """Return a job that has failed as text; with its traceback only if *traced*."""
     outcome = job.outcome
     assert outcome is not None
     assert outcome.error is not None
@@ -195,9 +194,7 @@ def kind_of(job: Record) -> str:
 
 
 def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
-    facts = [
-        Fact("count", f"{tally.counts[s]:,} {s}") for s in map(str, JobState) if tally.counts[s]
-    ]
+    facts = [Fact("count", words) for words in tally.words()]
     if not tally.is_over:
         facts.append(Fact("bar", tally.left, fraction=tally.fraction))
     for kind, count in tally.kinds.most_common(_FAILED):
