@@ -183,20 +183,3 @@ def test_a_chain_of_a_thousand(k: Kernel) -> None:
     assert ended.ename == "CancelledError"
     assert re.search(r"never started: job \d+ .* cancelled", str(ended.evalue))
     k.ok("%config BgTasks.max_finished = 200")
-
-
-def test_an_interrupted_cancel_is_one_line(k: Kernel) -> None:
-    """And what was asked stays asked."""
-    k.ok("%config BgTasks.cancel_wait = 1000")
-    k.ok("lock = threading.Lock()\nready = lock.acquire()")
-    k.ok("def watch():\n    while str(job.state) != 'cancelling': pass\n    print('asked')")
-    k.ok("job = %bg lock.acquire()")
-    cell = k.start("threading.Thread(target=watch).start()\n%cancel job")
-    k.until(lambda: "asked" in cell.reply.stdout)
-    k.interrupt()
-    reply = cell.wait()
-    assert reply.ename == "Detached"
-    assert "the request to stop stands" in reply.traceback
-    assert "run_line_magic" not in reply.traceback
-    assert k.ok("str(job.state)").result == "'cancelling'"
-    k.ok("lock.release()")
