@@ -77,7 +77,7 @@ class Installation:
             if not own:
                 with suppress(AttributeError):
                     original = static(type(owner).__mro__, name)
-                if hasattr(original, "__get__"):  # else what was set there is no method: None, say
+                    # What was set there may be no method, but None, say.
                     original = original.__get__(owner, type(owner))
             return around(original, *args, **kwargs) if active else original(*args, **kwargs)
 
