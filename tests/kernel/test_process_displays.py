@@ -107,6 +107,35 @@ def test_displays_keep_their_formats_and_their_place_in_the_text(setup: Kernel, 
 
 
 @pytest.mark.parametrize("where", ["-t", "-p"])
+def test_a_styler_of_pandas_is_its_own_table(setup: Kernel, where: str) -> None:
+    """Displayed, and as the value of the job."""
+    launch = setup.ok(
+        f"%%bg {where}\nstyled = pd.DataFrame({{'a': [1, 2]}}).style\n"
+        "styled = styled.format('<{}>').set_caption('own')\nshows(styled)\nstyled"
+    )
+    setup.ok("%fg")
+    setup.until(lambda: str(_displays(launch, "text/html")).count("own</caption>") == 2 or None)
+    for page in [page for page in _displays(launch, "text/html") if "own</caption>" in page]:
+        assert '<style type="text/css">' in page
+        assert re.search(r">\s*<2>\s*</td>", page)
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_a_figure_of_plotly_is_its_own_kind_of_display(setup: Kernel, where: str) -> None:
+    """A MIME bundle, whether it is shown, displayed or the value of the job."""
+    pytest.importorskip("plotly")
+    launch = setup.ok(
+        f"%%bg {where}\nimport plotly.graph_objects as go_\nimport plotly.io\n"
+        "plotly.io.renderers.default = 'plotly_mimetype'\n"
+        "figure = go_.Figure(go_.Bar(y=[2, 3]))\nfigure.show()\nshows(figure)\nfigure"
+    )
+    setup.ok("%fg")
+    kind = "application/vnd.plotly.v1+json"
+    setup.until(lambda: len(_displays(launch, kind)) == 3 or None)
+    assert all(shown["data"][0]["type"] == "bar" for shown in _displays(launch, kind))
+
+
+@pytest.mark.parametrize("where", ["-t", "-p"])
 def test_a_display_is_updated_and_output_is_cleared(setup: Kernel, where: str) -> None:
     """By the handle that `display` returned."""
     launch = setup.ok(f"job = %bg {where} update();")

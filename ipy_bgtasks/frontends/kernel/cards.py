@@ -15,6 +15,7 @@ import uuid
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ipy_bgtasks.frontends.kernel.output import place_of
 from ipy_bgtasks.service import Soon
 from ipy_bgtasks.stacks import Cells, no_cells
 
@@ -38,11 +39,6 @@ _BUDGET = 40  # updates of all cards in one interval
 _COPIES = 4  # displays of one job that are kept up to date; the newest
 _OPENED = 0.2  # seconds from the first card to the script of the page: a short job needs none
 _PATIENCE = 2.0  # seconds in which a page answers that shows all outputs in one document
-
-
-def place_of(parent: Any) -> str | None:
-    """Return the key of a request's place, given its header."""
-    return parent.get("msg_id") if isinstance(parent, dict) else None
 
 
 def cell_of(request: Any) -> str | None:

@@ -26,7 +26,7 @@ from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_cont
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_value
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
-from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines
+from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, place_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import (
     formatted,
@@ -90,7 +90,6 @@ class KernelFrontEnd(FrontEnd):
     # Installing
 
     def install(self, changes: Installation) -> None:
-        """Route output, and let interrupts reach the foreground and nothing else."""
         loop = self._loop
         changes.step("streams", self._route)
         super().install(changes)
@@ -136,7 +135,6 @@ class KernelFrontEnd(FrontEnd):
     def use_page(
         self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
     ) -> Callable[[], None]:
-        """Let the script of the page bring the cards to life."""
         self.cards.use(open_page, cells)
         return self.cards.close
 
@@ -181,7 +179,6 @@ class KernelFrontEnd(FrontEnd):
             self._later(_SIGN_OF_LIFE, self._show_life)
 
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
-        """Have *leaving* stop all jobs before the kernel's own shutdown."""
         changes.step("shutdown", _watch_shutdown, self.shell, leaving)
 
     # Cells
@@ -195,7 +192,6 @@ class KernelFrontEnd(FrontEnd):
         return self.cells is not None and self.cells.route_interrupt()
 
     def reaches(self) -> bool:
-        """Return whether an interrupt of the foreground reaches the calling thread."""
         return super().reaches() or self.routes_interrupts()
 
     def last_backgrounded(self) -> Record:
@@ -220,7 +216,6 @@ class KernelFrontEnd(FrontEnd):
         return job
 
     def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
-        """Make a job of a cell that runs, with its figures, too."""
         job = super().launch_cell(run, interrupt)
         self._figures.give(job)
         return job
@@ -244,7 +239,6 @@ class KernelFrontEnd(FrontEnd):
         self._send_display(job.origin, {"text/plain": line})
 
     def show_stuck(self, run: RunningCell, line: str) -> None:
-        """Show *line* under the cell."""
         line += ". `%bg` alone, in the next cell, sends it to the background\n"
         self.write_below(run.origin, "stderr", line)
 
@@ -267,16 +261,13 @@ class KernelFrontEnd(FrontEnd):
     def here(self) -> Any:
         """Return the header of the caller's cell's request."""
         job = current.get()
-        return self._parent_here() if job is None else job.origin
+        return (self.shell.get_parent() or {}).get("header") or {} if job is None else job.origin
 
     def _request_here(self) -> Any:
         return None if self.cells is None else self.cells.request_here()
 
-    def _parent_here(self) -> Any:
-        return (self.shell.get_parent() or {}).get("header") or {}
-
     def key(self, place: Any) -> Any:
-        return place.get("msg_id") if isinstance(place, dict) else None
+        return place_of(place)
 
     def context(self) -> Context:
         """Return a copy of the context in which the last cell has run."""
@@ -292,11 +283,9 @@ class KernelFrontEnd(FrontEnd):
         pin_parent(self.shell, job.origin)
 
     def show(self, mimebundle: dict[str, Any]) -> None:
-        """Display under the caller's cell."""
         self.shell.display_pub.publish(mimebundle)
 
     def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-        """Display under the caller's cell; returns what updates it."""
         parent, display_id = self.here(), uuid.uuid4().hex
         self._send_card(parent, mimebundle, display_id, update=False)
         return lambda news: self._send_card(parent, news, display_id, update=True)
@@ -314,15 +303,12 @@ class KernelFrontEnd(FrontEnd):
             self.write_below(self.cards.last, "stderr", line)
 
     def show_job(self, job: Record) -> None:
-        """Show the job's card under the caller's cell."""
         self.cards.show(job, self.here())
 
     def discarded(self, job: Record) -> None:
-        """Show it on the card that the job shares with others."""
         self.cards.discarded(job)
 
     def changed(self, job: Record) -> None:
-        """Update the job's cards soon."""
         super().changed(job)
         self.cards.changed(job)
         if not self._shows_life:
@@ -334,7 +320,6 @@ class KernelFrontEnd(FrontEnd):
         self._figures.show_left_open(job)
 
     def print_at(self, job: Record, line: str) -> None:
-        """Send one line on stderr under the job's cell."""
         self.write_below(job.origin, "stderr", line + "\n")
 
     def write_below(self, header: Any, name: str, text: str) -> None:
@@ -358,14 +343,11 @@ class KernelFrontEnd(FrontEnd):
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
             limit = self.settings.log_limit
             show_value(job, self.shell, self._show_value, self._later, limit)
-        if outcome.state != "failed" or own_cell or self._is_followed(job, self.place_of(job)):
-            return
-        assert outcome.error is not None
-        if named:
+        followed = self._is_followed(job, self.place_of(job))
+        if outcome.state != "failed" or outcome.error is None or own_cell or named or followed:
             return
         if job.quiet or self._shut_down:  # time is short
-            line = f"job {job.number} failed: {error_line(outcome.error)}\n"
-            self._send(job.origin, "stream", {"name": "stderr", "text": line})
+            self.print_at(job, f"job {job.number} failed: {error_line(outcome.error)}")
             return
         content = {
             "ename": type_name(outcome.error),
@@ -384,9 +366,8 @@ class KernelFrontEnd(FrontEnd):
         """Send the job's output under the caller's cell too, from the log's tail on."""
         parent = self.here()
         place = self.key(parent)
-        if place == self.place_of(job) and not job.quiet and not everything:
-            return self._follow(job, place)  # this cell shows it already
-        if job.done() and not job.has_output:
+        shown_here = place == self.place_of(job) and not job.quiet and not everything
+        if shown_here or (job.done() and not job.has_output):
             return self._follow(job, place)
 
         def send(pieces: list[Piece]) -> None:
@@ -406,7 +387,6 @@ class KernelFrontEnd(FrontEnd):
         return end
 
     def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
-        """Record a job's text, and let the kernel send it."""
         job.log.write(name, text)
         self._notify_watcher(job)
         if "\r" in text:
@@ -423,18 +403,16 @@ class KernelFrontEnd(FrontEnd):
             write(self.labels.put(job, place, name, text))
 
         self._lines.write(job, name, text, write_labelled)
-        written = self._written.get(job.number, 0) + len(text)
+        written = self._written[job.number] = self._written.get(job.number, 0) + len(text)
         if written > _FLOOD:
-            written = 0
             self._flush()
-        self._written[job.number] = written
+            self._written[job.number] = 0
 
     def write(self, job: Record, name: str, text: str) -> None:
         """Take text as if the job had written it here."""
         self.output(job, name, text, self._own_writes.get(name) or getattr(sys, name).write)
 
     def flush(self, job: Record) -> None:
-        """Write the job's partial lines."""
         self._lines.release(job)
         if self._texts is not None:
             self._texts.flush()
@@ -554,8 +532,7 @@ class KernelFrontEnd(FrontEnd):
         if here and not update and (publisher := self.capturing()) is not None:
             publisher.publish(bundle, {}, transient=transient)
             return
-        content = {"data": bundle, "metadata": {}, "transient": transient}
-        self._send(parent, "update_display_data" if update else "display_data", content)
+        self._send_display(parent, bundle, None, transient, update)
 
     def _send(self, parent: Any, kind: str, content: dict[str, Any]) -> None:
         publisher = self._publisher

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.service import Soon, in_thread
@@ -33,18 +34,24 @@ if TYPE_CHECKING:
     Later = Callable[[float, Callable[[], None]], object]
 
 
+def place_of(header: Any) -> str | None:
+    """Return what stands for the place of a request, given its header."""
+    return header.get("msg_id") if isinstance(header, dict) else None
+
+
 #: Seconds after which a partial line is shown as it is. Kernels send text as often.
 _PATIENCE = 0.2
 #: Most characters of a partial line that are held.
 _LONG = 4096
 
 
+@dataclass(slots=True)
 class _Held:
-    __slots__ = ("context", "fresh", "job", "text", "write")
-
-    def __init__(self, job: Record, text: str, write: Write, context: Context) -> None:
-        self.job, self.text, self.write, self.context = job, text, write, context
-        self.fresh = True
+    job: Record
+    text: str
+    write: Write
+    context: Context
+    fresh: bool = True
 
 
 class WholeLines:
@@ -59,25 +66,27 @@ class WholeLines:
         self._prepare = prepare
         self._lock = threading.RLock()
         self._held: dict[tuple[int, str, int], _Held] = {}
-        self._wake: threading.Lock | None = None
-        self._ticking = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._started = self._ticking = False
         self._patient = True
 
     def start(self) -> None:
         """Start the thread, if it does not run yet."""
         with self._lock:
-            if self._wake is not None:
+            if self._started:
                 return
-            self._wake = threading.Lock()
-            self._wake.acquire()
+            self._started = True
         try:
-            in_thread("bg-lines", self._run, self._wake)
+            in_thread("bg-lines", self._run)
         except RuntimeError:
             self._patient = False  # no threads here: nothing can be held back
 
     def write(self, job: Record, name: str, text: str, write: Write) -> None:
         """Write the complete lines of the calling thread's text, and hold the rest."""
         key = (job.number, name, threading.get_ident())
+        if not self._started:
+            self.start()
         with self._lock:
             held = self._held.get(key)
             if held is not None:
@@ -94,11 +103,7 @@ class WholeLines:
                 write(lines + newline)
             if rest:
                 self._held[key] = _Held(job, rest, write, copy_context())
-                if self._wake is None:
-                    self.start()
-                if not self._patient:
-                    self._put(self._held.pop(key))
-                elif not self._ticking and self._wake is not None:
+                if not self._ticking:
                     self._ticking = True
                     self._wake.release()
 
@@ -116,9 +121,9 @@ class WholeLines:
             while self._held:
                 self._put(self._held.popitem()[1])
 
-    def _run(self, wake: threading.Lock) -> None:
+    def _run(self) -> None:
         while True:
-            wake.acquire()
+            self._wake.acquire()
             time.sleep(_PATIENCE / 2)  # most lines are complete by then: few wake-ups for all jobs
             while self._tick():
                 time.sleep(_PATIENCE / 2)
@@ -203,7 +208,8 @@ class Texts:
 
         def write_there(text: str) -> None:
             with self._lock:
-                if not self._texts and stream is not None and _parent(stream) == _id(header):
+                mine = stream is not None and place_of(stream.parent_header) == place_of(header)
+                if mine and not self._texts:
                     write(text)
                 else:
                     self.put(header, name, text)
@@ -218,7 +224,7 @@ class Texts:
             if len(texts) > _MANY:
                 joined: dict[Any, tuple[Any, str, list[str]]] = {}
                 for header, name, parts in texts:
-                    joined.setdefault((_id(header), name), (header, name, []))[2].extend(parts)
+                    joined.setdefault((place_of(header), name), (header, name, []))[2].extend(parts)
                 texts = list(joined.values())
             for header, name, parts in texts:
                 self._send(header, name, "".join(parts))
@@ -237,11 +243,3 @@ class Texts:
             else:
                 self._texts.append((header, name, [text]))
             self._soon.within(_INTERVAL)
-
-
-def _parent(stream: Any) -> Any:
-    return _id(stream.parent_header)
-
-
-def _id(header: Any) -> Any:
-    return header.get("msg_id") if header else None

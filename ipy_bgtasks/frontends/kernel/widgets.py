@@ -16,7 +16,8 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.frontends.installing import open_widgets
 
@@ -37,22 +38,18 @@ _TEXT = 4000  # characters of a display searched for a bar
 _COUNT = r"(?:^|(?<=\s))(\d+)(?=\D*\[)"
 
 
-class _Bar:
+class _Bar(NamedTuple):
     """A progress bar that a job shows, and the texts beside it."""
 
-    def __init__(self, widget: Any, beside: list[Any]) -> None:
-        self.widget = widget
-        self.beside = beside
-
-    @property
-    def gone(self) -> bool:
-        """Whether it was closed, and is no longer shown."""
-        return getattr(self.widget, "comm", None) is None
+    widget: Any
+    beside: list[Any]
 
     def read(self) -> Progress | None:
-        """Return its progress; None if that makes no sense."""
+        """Return its progress; None if it was taken away, or that makes no sense."""
         from ipy_bgtasks.job.progress import Progress
 
+        if getattr(self.widget, "comm", None) is None:
+            return None
         widget = self.widget
         words = [str(getattr(widget, "description", ""))]
         words += [str(getattr(each, "value", "")) for each in self.beside]
@@ -91,7 +88,7 @@ class WidgetBars:
         root = _widget(data.get(VIEW))
         if root is None or job.done():
             return
-        found = [_Bar(widget, beside) for widget, beside in _bars_in(root, [], _DEEP)]
+        found = list(_bars_in(root, [], _DEEP))
         if not found:
             return
         self._record_closed(job)
@@ -137,8 +134,7 @@ def _progress(bars: list[_Bar]) -> Progress | None:
     """Return the progress of the first unfinished bar: inner ones are parts of its step."""
     last = None
     for bar in bars:
-        seen = None if bar.gone else bar.read()
-        if seen is not None:
+        if (seen := bar.read()) is not None:
             if seen.fraction != 1:
                 return seen
             last = seen
@@ -157,18 +153,18 @@ def _widget(view: Any) -> Any:
     return None if isinstance(found, str) else found
 
 
-def _bars_in(widget: Any, beside: list[Any], deep: int) -> Iterator[tuple[Any, list[Any]]]:
-    if str(getattr(widget, "_model_name", "")).endswith("ProgressModel"):
-        yield widget, [each for each in beside if _says(each)]
+def _bars_in(widget: Any, beside: list[Any], deep: int) -> Iterator[_Bar]:
+    def model(widget: Any) -> str:
+        return str(getattr(widget, "_model_name", ""))
+
+    if model(widget).endswith("ProgressModel"):
+        yield _Bar(widget, [each for each in beside if model(each) in ("HTMLModel", "LabelModel")])
     children = list(getattr(widget, "children", ()) or ()) if deep else []
     for child in children:
         yield from _bars_in(child, [each for each in children if each is not child], deep - 1)
 
 
-def _says(widget: Any) -> bool:
-    return str(getattr(widget, "_model_name", "")) in ("HTMLModel", "LabelModel")
-
-
+@dataclass(slots=True)
 class _Recorded:
     """How many displays of one widget a log holds, and which of them is replaced next.
 
@@ -176,10 +172,9 @@ class _Recorded:
     being drawn, also appears within the widget until that is cleared; the log keeps it.
     """
 
-    __slots__ = ("count", "next", "thread")
-
-    def __init__(self) -> None:
-        self.count = self.next = self.thread = 0
+    count: int = 0
+    next: int = 0
+    thread: int = 0
 
 
 class WidgetOutputs:
