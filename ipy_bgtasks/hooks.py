@@ -33,19 +33,22 @@ from functools import partial, update_wrapper, wraps
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import platforms
-from ipy_bgtasks.context import caller, current
+from ipy_bgtasks.context import caller, cells_away, current
 from ipy_bgtasks.errors import CannotAsk
 
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
+    from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
     from ipy_bgtasks.session.leaving import Leaving
 
 
+#: The packages whose threads serve the session, whichever cell has started them.
+_NOT_OF_CELLS = ("ipy_bgtasks", "IPython", "ipykernel", "zmq", "tornado", "prompt_toolkit")
 #: Seconds between two looks at whether another cell's question has been answered.
 _TURN = 0.05
 
@@ -141,6 +144,8 @@ class ThreadsOfJobs:
         self._lock = threading.Lock()
         self._busy: set[threading.Thread] = set()
         self._submitting = threading.local()
+        #: Those that a cell had started when it became a job.
+        self._adopted: dict[int, threading.Thread] = {}
         #: The signals that `faulthandler` takes at the moment (`running_cells.Signals`).
         self.blocked_at_start: set[int] = set()
 
@@ -157,6 +162,26 @@ class ThreadsOfJobs:
         with self._lock:
             self._loads -= 1
 
+    def adopt(self, threads: Iterable[threading.Thread], job: Record) -> None:
+        """Have what *threads* print be *job*'s until they end: its cell started them before."""
+        for thread in threads:
+            code = getattr(thread, "_target", None) or type(thread)
+            if getattr(code, "__module__", "").partition(".")[0] not in _NOT_OF_CELLS:
+                assert thread.ident is not None
+                self._adopted[thread.ident] = thread
+                cells_away[thread.ident] = job
+
+    def release(self, job: Record | None = None) -> None:
+        """Forget those that have ended, and those of pools, which work for others once *job* has.
+
+        Before a thread starts: it may get the identifier of one that has ended.
+        """
+        pools: Any = getattr(_pools, "_threads_queues", {})
+        for ident, thread in list(self._adopted.items()):
+            if not thread.is_alive() or (cells_away.get(ident) is job and thread in pools):
+                self._adopted.pop(ident, None)
+                cells_away.pop(ident, None)
+
     def let_go(self) -> None:
         """Let Python exit without waiting for the threads that are busy for jobs now."""
         waited_for: Any = getattr(_pools, "_threads_queues", {})
@@ -170,6 +195,8 @@ class ThreadsOfJobs:
 
         @wraps(start)
         def start_for_job(thread: threading.Thread) -> None:
+            if self._adopted:
+                self.release()
             if self._loads:
                 self._starting(thread)
             if self.blocked_at_start:
@@ -181,9 +208,9 @@ class ThreadsOfJobs:
         def submit_for_job(
             executor: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
         ) -> Future[Any]:
-            if not self._loads or current.get() is None:
+            if not self._loads or (job := caller()) is None:
                 return submit(executor, fn, *args, **kwargs)  # type: ignore[no-any-return]
-            call = partial(copy_context().run, self._call, fn, *args, **kwargs)
+            call = partial(_context_of(job).run, self._call, fn, *args, **kwargs)
             self._submitting.for_job = True
             try:
                 # In an empty context, because it may start a thread that others will use.
@@ -198,9 +225,7 @@ class ThreadsOfJobs:
         if not getattr(self._submitting, "for_job", False):
             if (job := caller()) is None:
                 return
-            context, run = copy_context(), thread.run
-            if current.get() is None:  # of a cell that was sent to the background
-                context.run(job.enter)
+            context, run = _context_of(job), thread.run
             thread.run = lambda: context.run(run)  # type: ignore[method-assign]
         thread.daemon = True
 
@@ -232,6 +257,14 @@ class ThreadsOfJobs:
             raise
         finally:
             self._busy.discard(thread)
+
+
+def _context_of(job: Record) -> Context:
+    """Return a copy of the caller's context for code of *job*, the caller's."""
+    context = copy_context()
+    if current.get() is None:  # of a cell that was sent to the background
+        context.run(job.enter)
+    return context
 
 
 #: One for the process, as the hooks are.

@@ -169,12 +169,15 @@ def interrupt_main_thread() -> None:
 def is_pending(number: int) -> bool:
     """Return whether a signal has been sent to this process that no thread has handled yet.
 
-    Only Linux tells: `signal.sigpending` knows of blocked ones alone.
+    That includes one whose handler has not returned, during which the system blocks it; on a busy
+    machine that takes a while. Only the main thread is looked at, which nearly always gets it, and
+    only Linux tells: `signal.sigpending` knows of blocked ones alone.
     """
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file)
-        return bool(int(lines["ShdPnd"], 16) >> (number - 1) & 1)
+        masks = [int(lines[name], 16) for name in ("ShdPnd", "SigPnd", "SigBlk")]
+        return any(mask >> (number - 1) & 1 for mask in masks)
     except (OSError, KeyError):
         return False
 

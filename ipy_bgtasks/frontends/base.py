@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks import context as streams
@@ -295,9 +296,16 @@ class FrontEnd(Host):
 
         Else it is shown like that of any cell.
         """
+        if threading.get_ident() != job.thread:  # one that the cell started when it was none yet
+            copy_context().run(self._write_entered, job, name, text)
+            return True
         job.log.write(name, text)
         self._notify_watcher(job)
         return False
+
+    def _write_entered(self, job: Record, name: str, text: str) -> None:
+        job.enter()
+        self.write(job, name, text)
 
     def publish(self, job: Record, data: Any, metadata: Any, transient: Any, update: bool) -> None:
         """Display as the job does that displays in this process: the context is the job's."""

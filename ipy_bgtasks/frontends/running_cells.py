@@ -93,6 +93,8 @@ class RunningCell:
         self.began: float | None = None
         self.number = 0
         self.thread = 0
+        #: The threads that it has not started.
+        self.earlier: set[threading.Thread] = set()
         #: How many cells it runs within itself, itself included.
         self.depth = 0
         #: Whether it lets other tasks of its thread's loop go on.
@@ -186,6 +188,7 @@ class BackgroundCells(Generic[C]):
             stoppable[run.thread] = None  # no signal ends its sleep
         self.signals.renew()  # the main thread may have set a handler since
         run.began = time.monotonic()
+        run.earlier = set(threading.enumerate())
         if after := self.front_end.settings.background_after:
             self._later(after, self._overdue, run, after)
 
@@ -212,11 +215,14 @@ class BackgroundCells(Generic[C]):
 
     def make_job(self, run: C) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
+        from ipy_bgtasks.hooks import threads_of_jobs
+
         if not run.apart:
             self.set_apart(run)
         self._away.add(run)
         job = self.front_end.launch_cell(run, partial(self.interrupt, run))
         cells_away[run.thread] = job
+        threads_of_jobs.adopt(set(threading.enumerate()) - run.earlier, job)
         with self._lock:
             run.job = job
         if run.result is not None:  # it has ended meanwhile
@@ -248,6 +254,8 @@ class BackgroundCells(Generic[C]):
         return came
 
     def _settle(self, run: C, job: Record) -> None:
+        from ipy_bgtasks.hooks import threads_of_jobs
+
         result = run.result
         error = result.error_before_exec or result.error_in_exec
         try:  # the thread is still the job's: it shows figures left open
@@ -261,6 +269,7 @@ class BackgroundCells(Generic[C]):
                 job.fail(error)
         finally:
             cells_away.pop(run.thread, None)
+            threads_of_jobs.release(job)
             self._away.discard(run)
 
     def explain(self, error: BaseException) -> BaseException:
@@ -405,7 +414,7 @@ class Signals:
     def arrives(self, name: str, expected: bool = False) -> bool:
         """Return whether a signal has come, if it is taken, and no action was called for it yet.
 
-        None is called then. One that is *expected* is waited for a little longer.
+        None is called then. One that is *expected*, or on its way, is waited for.
         """
 
         def has_come() -> bool:
@@ -414,9 +423,8 @@ class Signals:
 
         if not self.takes(name):
             return False
-        arriving = is_pending(getattr(signal, name))
-        seconds = PASSES * (10 if expected else arriving)
-        return has_come() or (seconds > 0 and until(has_come, seconds, _SOON))
+        arriving = expected or is_pending(getattr(signal, name))
+        return has_come() or (arriving and until(has_come, 10 * PASSES, _SOON))
 
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""

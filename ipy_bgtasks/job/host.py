@@ -117,6 +117,14 @@ class Run:
     #: Whether it was asked to stop by force.
     insists: bool = False
 
+    def stop(self, force: bool) -> None:
+        """Interrupt it; any thread may call."""
+        raise NotImplementedError
+
+    def frames(self) -> list[FrameType]:
+        """Return the frames of its code if they are in this process, the innermost last."""
+        return []
+
     @property
     def processes(self) -> Any:
         """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
@@ -163,11 +171,14 @@ class Runner:
 
     def stop(self, job: Record, force: bool) -> None:
         """Ask the job to stop: drop it if it has not started, else interrupt it."""
-        raise NotImplementedError
+        if job.run is None:  # it still waits for other jobs
+            job.end_cancelled()
+        else:
+            job.run.stop(force)
 
     def frames(self, job: Record) -> list[FrameType]:
         """Return the frames of its code if they are in this process, the innermost last."""
-        return []
+        return [] if job.run is None else job.run.frames()
 
     def query(self, job: Record, *query: Any) -> Any:
         """Return what `Run.query` does; None for a job that has not started."""

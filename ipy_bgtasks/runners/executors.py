@@ -61,8 +61,8 @@ class ExecutorRunner(Runner):
         self.where = engine.where
         self.target = target  # which keeps its `id`
         self.engine = engine
-        self._lock = threading.Lock()
-        self._runs: set[Submission] = set()
+        self.lock = threading.Lock()
+        self.runs: set[Submission] = set()
         self._watching = False
         self._hurry = threading.Event()
 
@@ -77,128 +77,39 @@ class ExecutorRunner(Runner):
             return
         call = self.accept(work).call  # it may have waited for jobs whose results it uses
         run = job.run = Submission(self, job, copy_context())
-        what = call.data if isinstance(call, Packed) else partial(run.context.run, self._call, run)
+        what = call.data if isinstance(call, Packed) else partial(run.context.run, run.call)
         # In the job's own context, so that a thread that this starts cannot delay the exit.
         context = copy_context()
         if self.engine.is_local:
             context.run(current.set, job)
-        with self._lock:
-            self._runs.add(run)
+        with self.lock:
+            self.runs.add(run)
         try:
             handle = context.run(self.engine.submit, run, what)
             run.calls_back = hasattr(handle, "add_done_callback")
             run.handle = handle
         except BaseException:
-            self._runs.discard(run)
+            self.runs.discard(run)
             raise
         if run.calls_back:
             handle.add_done_callback(lambda future: run.settle(future.result))
         if not self.engine.is_local:
             self._watch()
         if job.cancel_requested:
-            self.stop(job, False)
-
-    def stop(self, job: Record, force: bool) -> None:
-        """Drop the job's call, on a thread of its own: engines may take long."""
-        run = job.run
-        if not isinstance(run, Submission):
-            job.end_cancelled()  # it still waits for other jobs
-        elif run.handle is not None and run.ask(force):
-            in_thread("bg-executor", self._drop, run, force)
-
-    def frames(self, job: Record) -> list[FrameType]:
-        thread = job.run.thread if isinstance(job.run, Submission) else None
-        return [] if thread is None else thread_frames(thread)
+            run.stop(False)
 
     def waits(self, job: Record) -> str:
         return job.run.waits_for if isinstance(job.run, Submission) else ""
 
     def shutdown(self) -> None:
-        with self._lock:
-            waiting = [run for run in self._runs if run.handle and run.job.started is None]
+        with self.lock:
+            waiting = [run for run in self.runs if run.handle and run.job.started is None]
         self.engine.leave(waiting)
-
-    def _call(self, run: Submission) -> None:
-        """Run it in this thread of the user's pool, in the job's context."""
-        job, work = run.job, run.job.work
-        if work is None or job.cancel_requested or not job.begin():
-            return
-        job.enter()
-        run.thread = threading.get_ident()
-        try:
-            value = value_of(work.call, work.is_async, awaited)
-        except BaseException as error:
-            job.fail(error)
-        else:
-            job.finish(value)
-        finally:
-            run.thread = None
-
-    # The end
-
-    def settle(self, run: Submission, get: Callable[[], Any]) -> None:
-        """Take the end of the call, whatever it is: what *get* returns, or raises."""
-        if run.dropping:
-            return
-        try:
-            end = self._answered(run.job, get())
-        except BaseException as error:
-            end = self._failed(run, error)
-        self._over(run, end)
-
-    def _answered(self, job: Record, answer: Any) -> Callable[[], None]:
-        if self.engine.is_local:
-            return job.end_cancelled  # a no-op if it has run
-        job.begin()
-        if isinstance(answer, tuple):
-            end = ending(job, answer)
-            # How an engine stops it.
-            interrupted = job.cancel_requested and is_a(end.args[0], KeyboardInterrupt)
-            return job.end_cancelled if interrupted else end
-        # A view of several engines gives an answer of each: a failure wins, else all values count.
-        for each in answer:
-            if isinstance(each, BaseException):
-                raise each
-            if each[0] != "value":
-                return ending(job, each)
-        return partial(job.finish, [pickle.loads(each[1]) for each in answer])
-
-    def _failed(self, run: Submission, error: BaseException) -> Callable[[], None]:
-        if self.engine.was_dropped(run, error):
-            return run.job.end_cancelled
-        if is_a(error, (concurrent.futures.CancelledError, asyncio.CancelledError)):
-            error = ProcessDied(f"{self.where} gave up the job: {error_line(error)}")
-        return partial(run.job.fail, error)
-
-    def _drop(self, run: Submission, force: bool) -> None:
-        with run.lock:
-            handle = run.handle
-            if handle is None:
-                return
-            run.dropping = run.calls_back
-            try:
-                dropped = self.engine.drop(run, force)
-            except Exception:  # the cluster is gone, or does not answer: its handle says so
-                dropped = False
-            run.dropping = False
-        if dropped:
-            self._over(run, run.job.end_cancelled)
-        elif run.calls_back and handle.done():
-            run.settle(handle.result)
-
-    def _over(self, run: Submission, end: Callable[[], None]) -> None:
-        with self._lock:
-            if run not in self._runs:
-                return
-            self._runs.discard(run)
-        run.handle = None  # it would keep the result in the engine's memory
-        if run.job.run is run:  # else it has ended, or waits for its next attempt
-            run.context.copy().run(end)
 
     # Watching what runs elsewhere
 
     def _watch(self) -> None:
-        with self._lock:
+        with self.lock:
             self._hurry.set()
             if self._watching:
                 return
@@ -211,8 +122,8 @@ class ExecutorRunner(Runner):
             hurry = self._hurry.wait(pause)
             self._hurry.clear()
             pause = _PAUSE if hurry else min(pause * 1.2, self.engine.pause)
-            with self._lock:
-                runs = list(self._runs)
+            with self.lock:
+                runs = list(self.runs)
                 if not runs:
                     self._watching = False
                     return
@@ -222,7 +133,7 @@ class ExecutorRunner(Runner):
                 try:
                     self.engine.look(run)
                 except ProcessDied as error:
-                    self._over(run, self._failed(run, error))
+                    run.end(run.failed(error))
                 except Exception:  # a cluster that does not answer just now
                     continue
 
@@ -241,21 +152,45 @@ class Submission(Run):
         self.own: Any = None
         #: Why it waits, as far as the engine says.
         self.waits_for = ""
-        self.thread: int | None = None
-        self.dropping = False
-        self.lock = threading.Lock()
         self._runner = runner
+        self._engine = runner.engine
+        self._thread: int | None = None
+        self._dropping = False
+        self._drop_lock = threading.Lock()
         self._asked = 0
 
     @property
     def note(self) -> str:
-        return self._runner.engine.note
+        return self._engine.note
 
-    def ask(self, force: bool) -> bool:
-        """Mark it as asked to stop; return whether it had not been asked so before."""
-        with self._runner._lock:
+    def frames(self) -> list[FrameType]:
+        """Return the stack; it is known only for a thread of this process."""
+        return [] if self._thread is None else thread_frames(self._thread)
+
+    def stop(self, force: bool) -> None:
+        """Drop the job's call, on a thread of its own: engines may take long."""
+        if self.handle is None:
+            return  # whoever submits it looks again
+        with self._runner.lock:
             before, self._asked = self._asked, max(self._asked, 1 + force)
-        return self._asked > before
+        if self._asked > before:
+            in_thread("bg-executor", self._drop, force)
+
+    def call(self) -> None:
+        """Run it in this thread of the user's pool, in the job's context."""
+        job, work = self.job, self.job.work
+        if work is None or job.cancel_requested or not job.begin():
+            return
+        job.enter()
+        self._thread = threading.get_ident()
+        try:
+            value = value_of(work.call, work.is_async, awaited)
+        except BaseException as error:
+            job.fail(error)
+        else:
+            job.finish(value)
+        finally:
+            self._thread = None
 
     def begin(self) -> None:
         """Note that its code has begun."""
@@ -271,6 +206,67 @@ class Submission(Run):
             with contextlib.suppress(Exception):  # the display's trouble is not the job's
                 self.context.run(self.job.write, stream, text)
 
+    # The end
+
     def settle(self, get: Callable[[], Any]) -> None:
-        """Take its end: what *get* returns or raises."""
-        self._runner.settle(self, get)
+        """Take the end of the call, whatever it is: what *get* returns, or raises."""
+        if self._dropping:
+            return
+        try:
+            end = self._answered(get())
+        except BaseException as error:
+            end = self.failed(error)
+        self.end(end)
+
+    def _answered(self, answer: Any) -> Callable[[], None]:
+        job = self.job
+        if self._engine.is_local:
+            return job.end_cancelled  # a no-op if it has run
+        job.begin()
+        if isinstance(answer, tuple):
+            end = ending(job, answer)
+            # How an engine stops it.
+            interrupted = job.cancel_requested and is_a(end.args[0], KeyboardInterrupt)
+            return job.end_cancelled if interrupted else end
+        # A view of several engines gives an answer of each: a failure wins, else all values count.
+        for each in answer:
+            if isinstance(each, BaseException):
+                raise each
+            if each[0] != "value":
+                return ending(job, each)
+        return partial(job.finish, [pickle.loads(each[1]) for each in answer])
+
+    def failed(self, error: BaseException) -> Callable[[], None]:
+        """Return what ends the job after an error that is the engine's."""
+        if self._engine.was_dropped(self, error):
+            return self.job.end_cancelled
+        if is_a(error, (concurrent.futures.CancelledError, asyncio.CancelledError)):
+            error = ProcessDied(f"{self._runner.where} gave up the job: {error_line(error)}")
+        return partial(self.job.fail, error)
+
+    def _drop(self, force: bool) -> None:
+        with self._drop_lock:
+            handle = self.handle
+            if handle is None:
+                return
+            self._dropping = self.calls_back
+            try:
+                dropped = self._engine.drop(self, force)
+            except Exception:  # the cluster is gone, or does not answer: its handle says so
+                dropped = False
+            self._dropping = False
+        if dropped:
+            self.end(self.job.end_cancelled)
+        elif self.calls_back and handle.done():
+            self.settle(handle.result)
+
+    def end(self, end: Callable[[], None]) -> None:
+        """End the job, once, in its own context."""
+        runner = self._runner
+        with runner.lock:
+            if self not in runner.runs:
+                return
+            runner.runs.discard(self)
+        self.handle = None  # it would keep the result in the engine's memory
+        if self.job.run is self:  # else it has ended, or waits for its next attempt
+            self.context.copy().run(end)

@@ -267,23 +267,16 @@ class ProcessRunner(Runner):
         if (work := job.work) is None:
             return
         call: Any = self.accept(work).call  # it may have waited for jobs whose results it uses
-        run = job.run = _Run(job, call.data, copy_context())
+        run = job.run = _Run(self, job, call.data, copy_context())
         self._runs[job.number] = run
         self._launch(run)
 
-    def stop(self, job: Record, force: bool) -> None:
-        """Drop it from the queue, or kill its worker."""
-        run = job.run
-        if not isinstance(run, _Run):
-            job.end_cancelled()  # it still waits for other jobs
-            return
+    def drop(self, run: _Run) -> bool:
+        """Remove it from the queue; return False if it is not there."""
         with self._lock:
             if queued := run in self._queue:
                 self._queue.remove(run)
-        if queued:
-            job.end_cancelled()
-        elif (worker := run.worker) is not None:
-            worker.kill()
+        return queued
 
     def discard(self, job: Record) -> None:
         """Forget a job that is not kept any longer, and whatever its threads still write."""
@@ -431,11 +424,19 @@ class ProcessRunner(Runner):
 class _Run(Run):
     """One job on its way through a worker."""
 
+    runner: ProcessRunner
     job: Record
     data: bytes
     context: Context
     worker: Worker | None = None
     attempts: int = 0
+
+    def stop(self, force: bool) -> None:
+        """Drop it from the queue, or kill its worker."""
+        if self.runner.drop(self):
+            self.job.end_cancelled()
+        elif (worker := self.worker) is not None:
+            worker.kill()
 
     def query(self, what: str, text: str, wait: float) -> Any:
         return None if (worker := self.worker) is None else worker.query(what, text, wait)

@@ -472,10 +472,6 @@ class ThreadRunner(Runner):
         else:
             self.loop_runner.stop(job, force)  # it has just moved there
 
-    def frames(self, job: Record) -> list[FrameType]:
-        run = job.run
-        return run.frames() if isinstance(run, ThreadRun) else []
-
     def make_room(self, job: Record) -> None:
         """Start a queued *job* beyond the limit when one of our own threads is to wait for it."""
         if threading.current_thread() not in self._workers:

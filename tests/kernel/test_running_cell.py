@@ -526,3 +526,33 @@ def test_what_threads_of_a_cell_sent_away_print_goes_under_it(k: Kernel) -> None
         k.until(lambda text=text: text in cell.reply.stdout or None)
         k.until(lambda text=text: text in k.ok("print(job.log.text)").stdout or None)
     assert other.status == "ok"
+
+
+def test_so_does_what_its_threads_print_that_it_had_started_before(k: Kernel) -> None:
+    """And what those start; not the threads of the session, nor those of other cells."""
+    k.ok(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "gone, over = threading.Event(), threading.Event()\n"
+        "def say(text):\n    gone.wait(30)\n    print(text)\n"
+        "def start(text):\n    gone.wait(30)\n    t = threading.Thread(target=say, args=[text])\n"
+        "    t.start()\n    t.join()\n    over.set()\n"
+        "threading.Thread(target=say, args=['of another cell']).start()"
+    )
+    cell = running(
+        k,
+        "pool = ThreadPoolExecutor(1)\nfuture = pool.submit(say, 'from a pool')\n"
+        "threading.Thread(target=say, args=['from a thread']).start()\n"
+        "threading.Thread(target=start, args=['from its thread']).start()\n"
+        "print('begins')\ngo.wait()\nfuture.result()",
+    )
+    sent_away(k, cell)
+    other = k.ok("print('of the front')\ngone.set()\nover.wait()")
+    for text in ("from a pool\n", "from a thread\n", "from its thread\n"):
+        k.until(lambda text=text: text in cell.reply.stdout or None)
+        k.until(lambda text=text: text in k.ok("print(job.log.text)").stdout or None)
+    assert "from" not in other.stdout
+    assert "another" not in cell.reply.stdout + k.ok("print(job.log.text)").stdout
+    k.ok("go.set()\n%fg job")
+    late = k.ok("pool.submit(print, 'for the front').result()")
+    assert late.stdout == "for the front\n"
+    assert "front" not in cell.reply.stdout

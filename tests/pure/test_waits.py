@@ -287,6 +287,38 @@ def test_a_child_that_ignores_the_signal_gets_a_stronger_one(place: Place) -> No
         assert ended(job) is JobState.CANCELLED
 
 
+#: A handler in C that blocks: it writes into a pipe that is full.
+_HANDLING = """
+import faulthandler, os, signal, threading, time
+from ipy_bgtasks.platforms import is_pending
+reads, writes = os.pipe()
+os.set_blocking(writes, False)
+try:
+    while True: os.write(writes, bytes(4096))
+except BlockingIOError:
+    os.set_blocking(writes, True)
+faulthandler.register(signal.SIGUSR1, writes, all_threads=False)
+seen = [is_pending(signal.SIGUSR1)]
+def look():  # while the main thread holds no lock of the interpreter's
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.2)
+    seen.append(is_pending(signal.SIGUSR1))
+    while len(os.read(reads, 65536)) == 65536: pass
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+print(*seen, is_pending(signal.SIGUSR1))
+"""
+
+
+@linux
+def test_a_signal_is_pending_until_its_handler_has_returned() -> None:
+    """A thread whose child has died of it must know that it comes."""
+    done = subprocess.run([sys.executable, "-c", _HANDLING], stdout=subprocess.PIPE, timeout=BOUND)
+    assert done.stdout == b"False True False\n"
+
+
 def test_waiting_for_another_job_is_ended(place: Place) -> None:
     """And that job goes on."""
     gate = threading.Event()

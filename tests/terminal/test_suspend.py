@@ -148,6 +148,23 @@ def test_main_in_the_background_prints_while_cells_are_interrupted(t: Terminal) 
     t.expect("'printed'")
 
 
+def test_what_threads_print_that_the_cell_had_started_is_its_jobs(t: Terminal) -> None:
+    """A plain one and one of a pool: in the job's log, not only on the screen."""
+    t.run("import ipy_bgtasks\nfrom concurrent.futures import ThreadPoolExecutor")
+    t.run("pool = ThreadPoolExecutor(1)")
+    t.run("def say(text):\n    gate.wait()\n    print(text)")
+    code = "threading.Thread(target=say, args=['a th' 'read']).start(); "
+    code += "f = pool.submit(say, 'a po' 'ol'); long(); f.result()"
+    job = send_away(t, code)
+    t.start("gate.set()")
+    t.expect("a thread\n")
+    t.prompt()
+    t.run("go.set()")
+    t.expect("finished")
+    shown = t.run(f"print(sorted(ipy_bgtasks.jobs()[{job}].log.text.split()))")
+    assert "['a', 'a', 'goes', 'on', 'pool', 'thread']" in shown
+
+
 def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
     """`asyncio.run` sets one of SIGINT: Ctrl-C still means the cell in front."""
     t.run("async def nap():\n    print('nap' 'ping')\n    await asyncio.to_thread(gate.wait)")

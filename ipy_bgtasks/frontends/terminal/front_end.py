@@ -167,7 +167,7 @@ class TerminalFrontEnd(FrontEnd):
         """Refuse: a terminal takes no input while a cell runs."""
         from ipy_bgtasks.errors import BadInput
 
-        if there := [f"job {job.number} ({job.name})" for job in list(cells_away.values())]:
+        if there := [f"job {job.number} ({job.name})" for job in set(cells_away.values())]:
             raise BadInput(f"in the background already: {', '.join(there)}")
         if self._suspending is None:
             raise BadInput(

@@ -62,23 +62,20 @@ _CATCH_UP = 0.2
 class Following(Run):
     """A job's run, as seen from here. Unless said otherwise, a method is for the service loop.
 
-    *context* is that of the launch, where the job was launched here; *changed* is called with
-    the job when it was asked to stop elsewhere.
+    *context* is that of the launch, where the job was launched here.
     """
 
     def __init__(
         self,
         job: Record,
         directory: JobDirectory,
-        service: ServiceLoop,
+        runner: KeptRunner,
         context: Context | None,
-        changed: Callable[[Record], object],
     ) -> None:
         self.job = job
         self.directory = directory
-        self._loop = service.loop
+        self._runner = runner
         self._context = context
-        self._changed = changed
         self._output = OutputReader(directory.path, REPLAYED if context is None else None)
         self._missed = 0
         self._pause = _FIRST
@@ -91,6 +88,9 @@ class Following(Run):
         if self._request:
             return "its session has not started it yet; it stops as soon as it starts"
         return "its watcher has been asked to stop it"
+
+    def stop(self, force: bool) -> None:
+        self.request("force" if force else f"stop {self._runner.grace}")
 
     def request(self, words: str) -> None:
         """Ask its watcher for something, as soon as there is one. Any thread may call."""
@@ -143,7 +143,7 @@ class Following(Run):
         else:
             most = _YOUNG if time.time() - job.launched < _YOUTH else _QUIET
             self._pause = min(self._pause * 1.5, most)
-        self._loop.call_later(self._pause, self._look)
+        self._runner.service.loop.call_later(self._pause, self._look)
 
     def _state(self) -> dict[str, Any]:
         """Return how far the job is; one that is lost is settled on a thread: that takes long."""
@@ -166,7 +166,7 @@ class Following(Run):
             news = True
         if state.get("asked") and not job.cancel_requested:  # by another session
             job.cancel_requested = news = True
-            self._changed(job)
+            self._runner.changed(job)
         return news
 
     def _read(self) -> bool:
@@ -226,7 +226,8 @@ class KeptRunner(Runner):
         if not (has_processes() and has_sessions()):
             raise BadInput("--keep needs the sessions of POSIX, which this platform does not have")
         self.service = service
-        self._changed = changed
+        #: Called with a job that was asked to stop elsewhere.
+        self.changed = changed
         #: Seconds between SIGTERM and SIGKILL.
         self.grace = 2.0
         #: Bytes of output that are kept for each job launched from now on.
@@ -333,20 +334,12 @@ class KeptRunner(Runner):
     def follow(self, job: Record, directory: JobDirectory, *, own: bool = False) -> None:
         """Have the job follow what its watcher writes; *own* if it was launched here."""
         context = copy_context() if own else None
-        run = job.run = Following(job, directory, self.service, context, self._changed)
+        run = job.run = Following(job, directory, self, context)
         if not own:  # the first `%jobs` is to show its last line
             run.catch_up()
         self.service.loop.call_soon_threadsafe(run.begin)
         if own and job.cancel_requested:  # before there was anybody to ask
-            self.stop(job, False)
-
-    def stop(self, job: Record, force: bool) -> None:
-        """Ask the watcher to stop it, or drop it if it still waits here."""
-        run = job.run
-        if not isinstance(run, Following):
-            job.end_cancelled()
-            return
-        run.request("force" if force else f"stop {self.grace}")
+            run.stop(False)
 
     def pause(self, job: Record, paused: bool) -> None:
         if isinstance(job.run, Following):

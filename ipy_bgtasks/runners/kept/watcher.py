@@ -257,10 +257,14 @@ class Watcher:
         pause = min(due - now, _CHECK)
         if self._ending is not None or self._exited is not None:
             pause = min(pause, _PAUSE)
+        self._read_from(list(self._pipes), max(pause, 0) * 1000 + 1)
+
+    def _read_from(self, pipes: list[int], milliseconds: float) -> None:
+        """Read what comes through one of the pipes, for which it waits that long."""
         poll = _select.poll()
-        for fd in self._pipes:
+        for fd in pipes:
             poll.register(fd, _select.POLLIN)
-        for fd, _ in poll.poll(max(pause, 0) * 1000 + 1):
+        for fd, _ in poll.poll(milliseconds):
             if fd in self._pipes:
                 self._read(fd, self._pipes[fd])
 
@@ -298,12 +302,7 @@ class Watcher:
 
     def _display(self, shown: list[Any]) -> None:
         """Record what the job displays, behind what it has written: a pipe holds one block."""
-        poll = _select.poll()
-        for fd, name in self._pipes.items():
-            if name in self._decoders:
-                poll.register(fd, _select.POLLIN)
-        for fd, _ in poll.poll(0):
-            self._read(fd, self._pipes[fd])
+        self._read_from([fd for fd, name in self._pipes.items() if name in self._decoders], 0)
         self._output.write(time.time(), "display", json.dumps(shown))
         self._control_write(b"shown\n")
 
