@@ -42,21 +42,19 @@ class Loaded:
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
-        self.session: Session | None = None
+        core: Core | None = getattr(shell, _CORE, None)
+        if core is None:
+            core = Core(shell, loop_of(shell))
+            core.front_end = _front_end_of(shell, core)
+            setattr(shell, _CORE, core)
+        core.front_end.settings = settings = _settings_of(shell)
+        self.session = Session(self, core, settings)
         self._changes = Installation()
         self._watching: Watching | None = None
         self._awaited = AwaitedMagics()
         self._held: list[int] = []
         #: The number of the cell that loads this, if one does.
         self._loading = shell.execution_count if runs_in_a_cell() else None
-
-    def load(self) -> None:
-        """Install everything; a failure on the way undoes what was done."""
-        try:
-            self._load()
-        except BaseException:
-            self.unload()
-            raise
 
     def is_loading(self) -> bool:
         """Return whether the cell that runs is the one that has loaded this."""
@@ -71,7 +69,6 @@ class Loaded:
         if self._watching is None:
             from ipy_bgtasks.live.watching import Watching
 
-            assert self.session is not None
             self._watching = Watching(self.session)
         return self._watching
 
@@ -79,22 +76,15 @@ class Loaded:
         if self._watching is not None:
             self._watching.close()
 
-    def _load(self) -> None:
-        shell, changes = self.shell, self._changes
+    def load(self) -> None:
+        """Install everything."""
+        shell, session, changes = self.shell, self.session, self._changes
+        front_end, cells = session.front_end, session.core.sources.cell
         self._held = hold_descriptors(_HELD)
         changes.add(self._free_descriptors)
-        core: Core | None = getattr(shell, _CORE, None)
-        if core is None:
-            core = Core(shell, loop_of(shell))
-            core.front_end = _front_end_of(shell, core)
-            setattr(shell, _CORE, core)
-        front_end = core.front_end
-        settings = _settings_of(shell)
-        changes.append(shell.configurables, settings)
-        front_end.settings = settings
-        session = self.session = Session(self, core, settings)
+        changes.append(shell.configurables, session.settings)
         changes.add(self._close_views)
-        changes.add(front_end.use_page(lambda: self.live_views().open_page(), core.sources.cell))
+        changes.add(front_end.use_page(lambda: self.live_views().open_page(), cells))
         front_end.install(changes)
         session.open()
         changes.add(session.close)
@@ -119,7 +109,6 @@ class Loaded:
         from ipy_bgtasks.runners.loop import contain_exits
         from ipy_bgtasks.waits import replace_sleep
 
-        assert self.session is not None
         core, changes = self.session.core, self._changes
         loop = core.loop
         changes.step("waits", replace_sleep)
@@ -135,7 +124,6 @@ class Loaded:
 
     def _report(self) -> None:
         """Say in one line which steps were left out, those that were told already apart."""
-        assert self.session is not None
         if line := missing_line(self._changes):
             self.session.front_end.print_aside(line)
 
@@ -228,11 +216,15 @@ class Loaded:
 
 
 def load(shell: Any) -> None:
-    """Load into *shell*. Any thread may call."""
+    """Load into *shell*; a failure on the way undoes what was done. Any thread may call."""
     if getattr(shell, _LOADED, None) is not None:
         return
     loaded = Loaded(shell)
-    loaded.load()
+    try:
+        loaded.load()
+    except BaseException:
+        loaded.unload()
+        raise
     setattr(shell, _LOADED, loaded)
 
 

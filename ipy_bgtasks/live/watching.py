@@ -204,7 +204,7 @@ class Watching:
         pages = Pages(self, send)
         widget.on_msg(lambda _widget, content, _buffers: pages.receive(content))
         if self._cells is not None:
-            self._cells.hear(widget.model_id)
+            self._cells.urgent_comms.add(widget.model_id)
         # A page answers as soon as it knows of the model, which may have been before this thread
         # had said who listens.
         send({"kind": "again"})
@@ -253,7 +253,7 @@ class Watching:
         if page is not None:
             page[0].close()
             if self._cells is not None:
-                self._cells.hear_no_more(page[1].model_id)
+                self._cells.urgent_comms.discard(page[1].model_id)
             page[1].close()
 
     async def _follow(self, visible: Callable[[], list[Record]]) -> None:

@@ -58,9 +58,6 @@ _OUTPUT = 50_000  # characters of output or of a traceback, there
 #: Places whose workers' output stays with them, with the name to show for each.
 _ELSEWHERE = {"dask": "Dask", "ipyparallel": "ipyparallel", "executor": "the executor"}
 
-#: What a row says of a job that has ended.
-ENDED = frozenset(state.value for state in JobState if state.ended)
-
 #: The sign of each state, so that it can be told without colours.
 GLYPHS = {
     "queued": "○",
@@ -88,11 +85,6 @@ class Row:
     label: str = ""
     at: str = ""  # where its code is right now, if requested
     kind: str = ""  # what `last` is: progress, result, error, reason, output, wait or nothing
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job has ended."""
-        return self.state in ENDED
 
 
 class Fact(NamedTuple):
@@ -245,12 +237,12 @@ def progress_text(job: Record, progress: Progress) -> str:
     It is the reporter's own words, or the counts.
     """
     if progress.text:
-        said = progress.text
+        words = progress.text
     elif progress.total is None:
-        said = f"{progress.done:,}"
+        words = f"{progress.done:,}"
     else:  # for a total of 1 or 100 the percentage suffices
-        said = "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
-    return " · ".join(filter(None, (said, left_text(progress.fraction, job.elapsed))))
+        words = "" if progress.total in (1, 100) else f"{progress.done:,}/{progress.total:,}"
+    return " · ".join(filter(None, (words, left_text(progress.fraction, job.elapsed))))
 
 
 def left_text(fraction: float | None, elapsed: float) -> str:

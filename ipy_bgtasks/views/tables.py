@@ -275,7 +275,7 @@ def live_table(
     found = rows(jobs[-_MOST:], current=registry.current, previous=registry.previous)
     still = [
         replace(row, elapsed=f"since {clock(job.started)}")
-        if job.started is not None and not row.ended
+        if job.started is not None and not job.done()
         else row
         for job, row in zip(jobs[-_MOST:], found, strict=True)
     ]

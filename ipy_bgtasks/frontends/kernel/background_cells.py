@@ -39,6 +39,8 @@ class KernelCells(BackgroundCells[CellRun]):
         super().__init__(front_end, later, {"SIGINT": self._on_interrupt})
         self.kernel = front_end.shell.kernel
         self._queue = CellQueue(self)
+        #: The comms of widgets of ours, whose messages do not wait for a cell that runs.
+        self.urgent_comms = self._queue.urgent_comms
         #: What is to be done when the last of them has ended, after unloading.
         self._close: Callable[[], None] | None = None
         #: The job of the cell that was sent to the background last, until somebody takes it.
@@ -93,22 +95,9 @@ class KernelCells(BackgroundCells[CellRun]):
         run = self._queue.running
         return run is not None and run.id == cell and self.send_away(run)
 
-    def hear(self, comm: str) -> None:
-        """Have the messages of this comm, of a widget of ours, not wait for a cell that runs."""
-        self._queue.urgent_comms.add(comm)
-
-    def hear_no_more(self, comm: str) -> None:
-        """Undo `hear`."""
-        self._queue.urgent_comms.discard(comm)
-
     def request_here(self) -> Any:
         """Return the request of the calling thread, if that is not the kernel's (ipykernel 6)."""
         return getattr(self._queue.receiver, "requests", {}).get(threading.get_ident())
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """The user's variables."""
-        return self._shell.user_ns  # type: ignore[no-any-return]
 
     # Interrupts
 

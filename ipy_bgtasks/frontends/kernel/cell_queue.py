@@ -37,23 +37,18 @@ class _ReplyOnce:
     *failed* is called if the cell failed.
     """
 
-    def __init__(
-        self, stream: Any, run: CellRun, unpack: Callable[[bytes], Any], failed: Callable[..., Any]
-    ) -> None:
+    def __init__(self, stream: Any, run: CellRun, failed: Callable[[CellRun], None]) -> None:
         self._stream = stream
         self._run = run
-        self._unpack = unpack
         self._failed = failed
 
-    def send_multipart(self, frames: list[Any], *args: Any, **kwargs: Any) -> Any:
+    def send_multipart(self, *args: Any, **kwargs: Any) -> Any:
         """Send the reply, unless it was sent already."""
         if not self._run.is_first_reply():
             return None
-        # The content follows the delimiter, the signature and three headers.
-        at = [bytes(frame) for frame in frames].index(b"<IDS|MSG>")
-        if self._unpack(bytes(frames[at + 5])).get("status") == "error":
+        if self._run.result is not None and not self._run.result.success:
             self._failed(self._run)
-        return self._stream.send_multipart(frames, *args, **kwargs)
+        return self._stream.send_multipart(*args, **kwargs)
 
 
 def let_page_choose_shell(widget: Any) -> None:
@@ -210,7 +205,7 @@ class CellQueue:
             run = self._by_id.get(parent["header"]["msg_id"])
             if run is not None:
                 run.number = self._kernel.execution_count  # as the front end knows it
-                stream = _ReplyOnce(stream, run, self._kernel.session.unpack, self._on_failure)
+                stream = _ReplyOnce(stream, run, self._on_failure)
                 # We abort those behind it. The kernel would refuse cells for other shells, too (6),
                 # or those which came before a message that it sends to itself.
                 parent["content"]["stop_on_error"] = False
@@ -341,7 +336,7 @@ class CellQueue:
             return False
         from ipy_bgtasks.work.names import may_run_ahead
 
-        return may_run_ahead(run.code, there, cells.variables) and cells.prepare()
+        return may_run_ahead(run.code, there, self._kernel.shell.user_ns) and cells.prepare()
 
     async def _answer_asking(self) -> None:
         """Send the cell that runs to the background if one asks for it, and run what can run."""
@@ -399,24 +394,8 @@ class CellQueue:
         run.backgrounded = True
         self.in_background[run.subshell] = run
         self.running = None
-        kernel, session = self._kernel, self._kernel.session
-        content = {
-            "status": "ok",
-            "execution_count": run.number,
-            "user_expressions": {},
-            "payload": [],
-        }
-        metadata = {"started": run.origin.get("date"), "dependencies_met": True, "status": "ok"}
         self._cells.detach(run)
-        session.send(
-            kernel.shell_stream,
-            "execute_reply",
-            content,
-            run.message,
-            ident=run.idents,
-            metadata=metadata,
-        )
-        type(kernel)._publish_status(kernel, "idle", "shell", run.message)
+        self._reply(run, "ok", execution_count=run.number, user_expressions={}, payload=[])
 
     async def _run_next(self) -> None:
         """Give the next cell that waits to a shell that is free."""
@@ -511,18 +490,22 @@ class CellQueue:
 
     def _abort(self, run: CellRun) -> None:
         self._end_beside(run)
+        type(self._kernel)._publish_status(self._kernel, "busy", "shell", run.message)
+        self._reply(run, "aborted")
+
+    def _reply(self, run: CellRun, status: str, **content: Any) -> None:
+        """Reply in place of the kernel, and say that it is done with a cell."""
         kernel = self._kernel
-        publish = type(kernel)._publish_status
-        publish(kernel, "busy", "shell", run.message)
+        metadata = {"started": run.origin.get("date"), "dependencies_met": True, "status": status}
         kernel.session.send(
             kernel.shell_stream,
             "execute_reply",
-            {"status": "aborted"},
+            {"status": status, **content},
             run.message,
             ident=run.idents,
-            metadata={"status": "aborted", "dependencies_met": True},
+            metadata=metadata,
         )
-        publish(kernel, "idle", "shell", run.message)
+        type(kernel)._publish_status(kernel, "idle", "shell", run.message)
 
     async def _release_all(self) -> None:
         """Hand the kernel all that waits: nothing stands in between any more."""
