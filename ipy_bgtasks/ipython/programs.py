@@ -14,7 +14,7 @@ from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.registry.specs import is_group
-from ipy_bgtasks.session.launching import find_jobs, place_of, start
+from ipy_bgtasks.session.launching import find_jobs, start, variables, where_to_run
 from ipy_bgtasks.text import printable, short_repr
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.plan import Kind, kind_of, runs_once
@@ -66,6 +66,8 @@ def launch(
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
+    if isinstance(on, str):
+        raise BadInput(f"on takes an executor itself, such as a pool or a Client, not {on!r}")
     places = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
     if sum(places.values()) > 1:
         raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
@@ -83,11 +85,12 @@ def launch(
         notify=notify,
         keep=keep,
     )
-    where = place_of(session, options, None, is_command=False)
+    known = variables(session, None)
+    where = where_to_run(session, options, known, is_command=False)
     others = [after] if isinstance(after, Job | str) else after
     specs = [str(each.number) if isinstance(each, Job) else each for each in others]
     card = None if quiet else session.front_end.launching
-    jobs = find_jobs(session, specs)
+    jobs = find_jobs(session, specs, known)
     return start(session, work, options, where=where, after=jobs, prepare=card).job
 
 
