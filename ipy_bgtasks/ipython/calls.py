@@ -319,8 +319,8 @@ def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options)
     parsed_expression(expression := str(options.show))
     for job in jobs:
         value, site = _hidden(job), None
-        if not value and job.runner is not None:
-            value, site = job.runner.evaluate(job, expression)
+        if not value:
+            value, site = job.evaluate(expression)
         at = None if site is None else FrameSummary(*site, lookup_line=False)
         line = frame_line(at, session.core.sources.cell)
         session.print_line(f"[{job.number}] {value}{line and f'  ({line})'}")

@@ -6,13 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
 from ipy_bgtasks.ipython.programs import group_of
+from ipy_bgtasks.job.host import Run
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import queueing
 from ipy_bgtasks.registry.collection import Registry
@@ -82,11 +84,12 @@ def test_a_job_that_waits_says_for_what(
 
 
 def test_a_paused_job_lends_its_slot_where_the_group_says_so(
-    launch: Callable[..., Record], place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., Record], place: FakeRunner
 ) -> None:
     """And has it again when it goes on, without waiting for it."""
-    monkeypatch.setattr(FakeRunner, "pause", lambda _place, _job, _paused: None)
     first, second, third = (launch("lends:1+") for _ in range(3))
+    processes: Any = SimpleNamespace(pause=int, go_on=int)
+    first.run = third.run = cast("Run", SimpleNamespace(processes=processes))
     first.pause()
     assert states(first, second, third) == ["paused", "running", "queued"]
     first.pause(False)
