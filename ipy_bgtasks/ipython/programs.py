@@ -66,13 +66,8 @@ def launch(
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
-    if isinstance(on, str):
-        raise BadInput(f"on takes an executor itself, such as a pool or a Client, not {on!r}")
-    places = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
-    if sum(places.values()) > 1:
-        raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
     options = LaunchOptions(
-        place=next((place for place in ("process", "loop", "thread") if places[place]), None),
+        place=_place({"process": process, "loop": loop, "thread": thread}, on),
         on=on,
         name=name,
         quiet=quiet,
@@ -135,6 +130,15 @@ def _label(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"{called}({', '.join(shown)})"
 
 
+def _place(given: dict[str, bool], on: Any) -> str | None:
+    if isinstance(on, str):
+        raise BadInput(f"on takes an executor itself, such as a pool or a Client, not {on!r}")
+    places = [place for place in given if given[place]]
+    if len(named := places + ["on"] * (on is not None)) > 1:
+        raise BadInput(f"a job runs in one place: {' and '.join(named)}")
+    return places[0] if places else None
+
+
 def _group(name: str | None, limit: int | str | None) -> GroupName | None:
     if name is None:
         if limit is not None:
@@ -190,12 +194,9 @@ class Jobs(Collection[Job]):
         return Timeline(self._records()[-max(last, 1) :])
 
     def __repr__(self) -> str:
-        return printable(self._bundle()["text/plain"])
+        return printable(self._repr_mimebundle_()["text/plain"])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self._bundle()
-
-    def _bundle(self) -> dict[str, str]:
         from ipy_bgtasks.views.tables import table
 
         return table(self._registry, self._records())
