@@ -30,6 +30,7 @@ from concurrent.futures import thread as _pools
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial, update_wrapper, wraps
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import platforms
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable, Iterable, Iterator
-    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
@@ -127,11 +127,9 @@ def _is_asking_elsewhere() -> bool:
     its stack tells.
     """
     for thread, innermost in sys._current_frames().items():
-        frame: FrameType | None = innermost
-        while frame is not None and thread != threading.get_ident():
+        for frame, _ in walk_stack(innermost) if thread != threading.get_ident() else ():
             if frame.f_code.co_name == "_input_request":
                 return str(frame.f_globals.get("__name__")) == "ipykernel.kernelbase"
-            frame = frame.f_back
     return False
 
 
@@ -445,11 +443,9 @@ class _Unflushable:
         return getattr(self._stream, name)
 
     def flush(self) -> None:
-        frame: FrameType | None = sys._getframe()
-        while frame is not None and str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks."):
-            frame = frame.f_back
-        if frame is None:  # no code of others calls this
-            raise OSError
+        modules = [str(each.f_globals.get("__name__")) for each, _ in walk_stack(sys._getframe())]
+        if all(module.startswith("ipy_bgtasks.") for module in modules):
+            raise OSError  # no code of others calls this
         self._stream.flush()
 
 

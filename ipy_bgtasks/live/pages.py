@@ -127,7 +127,6 @@ class Pages:
         self._all = _Sight()  # what any of them shows
         self._sent: dict[int | JobId, dict[str, Any]] = {}
         self._sent_many: dict[str, dict[str, Any]] = {}
-        self._stale: dict[int | JobId, None] = {}
         self._logs: dict[int | JobId, tuple[Tail, set[str]]] = {}
         self._front: tuple[Any, ...] = ()
         self._credit = 0
@@ -146,7 +145,7 @@ class Pages:
         """Send that this is the last state."""
         with self._lock:
             if self._clients:
-                self._send_news(self._registry)
+                self._send_news(list(self._registry))
                 self._send({"kind": "over", "text": "ipy_bgtasks is not loaded any more"})
             self._clients.clear()
             self._rest()
@@ -226,13 +225,12 @@ class Pages:
             self._start_over()
             return
         self._credit = _CREDIT
-        known = before.jobs | before.look
-        new = frozenset() if before.panel else (sight.jobs | sight.look) - known
+        new = frozenset() if before.panel else (sight.jobs | sight.look) - before.jobs - before.look
         for number in new:  # a page that is new to them knows nothing of them
             self._sent.pop(number, None)
         for name in (sight.many - before.many) | (sight.lists ^ before.lists):
             self._sent_many.pop(name, None)
-        wanted = new | (sight.look & self._stale.keys()) | self._listed(sight)
+        wanted = new | (sight.look - before.look) | self._listed(sight)
         self._send_news([job for n in sorted(wanted) if (job := self._registry.get(n))])
 
     def _look(self) -> None:
@@ -296,15 +294,10 @@ class Pages:
         self._credit = _CREDIT
         self._sent.clear()
         self._sent_many.clear()
-        self._stale.clear()
-        jobs = list(self._registry)[::-1]
-        self._send_news(jobs[:_AT_ONCE], reset=True)
-        for start in range(_AT_ONCE, len(jobs), _AT_ONCE):
-            self._send_news(jobs[start : start + _AT_ONCE])
         for number, (_, readers) in list(self._logs.items()):
             if job := self._registry.get(number):
                 self._logs[number] = (Tail(job, self._views.sources), readers)
-                self._send_news([], logs=[number])
+        self._send_news(list(self._registry)[::-1], logs=list(self._logs), reset=True)
 
     def _take(self, news: News) -> None:
         with self._lock:
@@ -312,19 +305,12 @@ class Pages:
                 return
             gone = [number for number in news.gone if self._sent.pop(number, None)]
             for number in gone:
-                self._stale.pop(number, None)
                 self._logs.pop(number, None)
             logs = [job.number for job in news.jobs if job.number in self._logs]
             jobs = [job for job in news.jobs if self._registry.get(job.number) is job]
             jobs += self._moved_up({job.group for job in jobs} - {None})
             self._sample_soon()
-            for start in range(0, max(len(jobs), 1), _AT_ONCE):
-                last = start + _AT_ONCE >= len(jobs)
-                self._send_news(
-                    jobs[start : start + _AT_ONCE],
-                    gone=gone if last else (),
-                    logs=logs if last else (),
-                )
+            self._send_news(jobs, gone=gone, logs=logs)
 
     def _moved_up(self, groups: set[str | None]) -> list[Record]:
         """Return those in sight that wait in a group of which others start: their place is new."""
@@ -333,7 +319,7 @@ class Pages:
 
     def _send_news(
         self,
-        jobs: Iterable[Record],
+        jobs: Sequence[Record],
         *,
         gone: Iterable[int | JobId] = (),
         logs: Iterable[int | JobId] = (),
@@ -341,7 +327,7 @@ class Pages:
     ) -> None:
         """Send what is new of these, if anything is."""
         look = self._all.look | self._listed(self._all)
-        rows = [row for job in jobs if (row := self._new_row(job, look))]
+        rows = [row for job in jobs[:_AT_ONCE] if (row := self._new_row(job, look))]
         many = {name: facts for name in self._all.many if (facts := self._new_many(name))}
         tails = [news for number in logs if (news := self._logs[number][0].news())]
         current, previous = self._registry.current, self._registry.previous
@@ -349,17 +335,26 @@ class Pages:
         cell = None if running is None else cell_row(*running)
         shown = cell and (cell["id"], [each["n"] for each in cell["queue"]])
         front = (shown, current and current.number, previous and previous.number)
-        if not (rows or many or gone or tails or reset or front != self._front):
-            return
-        self._front = front
-        self._credit -= 1
-        groups = {row["group"] for row in rows} - {None}
-        left = {g.name: group_tally(g).left for g in self._registry.groups() if g.name in groups}
-        message = {"kind": "news", "now": time.time(), "rows": rows, "many": many, "logs": tails}
-        message |= {"gone": [str(number) for number in gone], "reset": reset, "left": left}
-        message["current"] = None if current is None else str(current.number)
-        message["previous"] = None if previous is None else str(previous.number)
-        self._send({**message, "cell": cell})
+        if rows or many or gone or tails or reset or front != self._front:
+            self._front = front
+            self._credit -= 1
+            groups = {row["group"] for row in rows} - {None}
+            left = {
+                g.name: group_tally(g).left for g in self._registry.groups() if g.name in groups
+            }
+            message = {
+                "kind": "news",
+                "now": time.time(),
+                "rows": rows,
+                "many": many,
+                "logs": tails,
+            }
+            message |= {"gone": [str(number) for number in gone], "reset": reset, "left": left}
+            message["current"] = None if current is None else str(current.number)
+            message["previous"] = None if previous is None else str(previous.number)
+            self._send({**message, "cell": cell})
+        if jobs[_AT_ONCE:]:
+            self._send_news(jobs[_AT_ONCE:])
 
     # What processes use
 
@@ -394,10 +389,9 @@ class Pages:
         if not (shown.panel or number in shown.jobs or number in look):
             return None
         sent = self._sent.get(number)
-        if sent is not None and number not in look and not _is_news(job, sent):
-            self._stale[number] = None
+        changed = sent is None or any(getattr(job, fact) != sent[fact] for fact in _FACTS)
+        if not changed and number not in look:
             return None
-        self._stale.pop(number, None)
         row = live_row(job, self._views.is_asked(job), self._uses.get(number, ""))
         if row == sent:
             return None
@@ -426,7 +420,7 @@ class Pages:
 
     def _rest(self) -> None:
         self._all = _Sight()
-        for known in (self._logs, self._sent, self._sent_many, self._stale, self._uses):
+        for known in (self._logs, self._sent, self._sent_many, self._uses):
             known.clear()
         if self._unsubscribe is not None:
             self._unsubscribe()
@@ -458,10 +452,6 @@ def _number(name: object) -> int | JobId | None:
     if name.isascii() and name.isdecimal():
         return int(name)
     return JobId.read(name)
-
-
-def _is_news(job: Record, sent: dict[str, Any]) -> bool:
-    return any(getattr(job, fact) != sent[fact] for fact in _FACTS)
 
 
 # Jobs as plain data

@@ -92,6 +92,17 @@ class Following(Run):
     def stop(self, force: bool) -> None:
         self.request("force" if force else f"stop {self._runner.grace}")
 
+    @property
+    def processes(self) -> Following:
+        """Itself: its watcher pauses them."""
+        return self
+
+    def pause(self) -> None:
+        self.request("pause")
+
+    def go_on(self) -> None:
+        self.request("go on")
+
     def request(self, words: str) -> None:
         """Ask its watcher for something, as soon as there is one. Any thread may call."""
         if not self.directory.request(words):
@@ -340,10 +351,6 @@ class KeptRunner(Runner):
         self.service.loop.call_soon_threadsafe(run.begin)
         if own and job.cancel_requested:  # before there was anybody to ask
             run.stop(False)
-
-    def pause(self, job: Record, paused: bool) -> None:
-        if isinstance(job.run, Following):
-            job.run.request("pause" if paused else "go on")
 
     def needs_this_thread(self) -> bool:
         """Return whether it is the service loop's, which ends these jobs."""
