@@ -137,7 +137,7 @@ class Run:
         return ""
 
     def why_not_stopped(self) -> str:
-        """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
+        """Return why it goes on after it was asked to stop, in a word of `session.foreground`."""
         return ""
 
     def raises_by_itself(self) -> bool:
