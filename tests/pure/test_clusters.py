@@ -41,12 +41,6 @@ def die(): os._exit(3)
 """
 
 
-@pytest.fixture(scope="module")
-def house() -> House:
-    """The names that jobs use."""
-    return House(SOURCE)
-
-
 @contextlib.contextmanager
 def local_cluster() -> Iterator[Any]:
     """Two worker processes of one thread each."""

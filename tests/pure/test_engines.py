@@ -48,12 +48,6 @@ def die(): os._exit(3)
 """
 
 
-@pytest.fixture(scope="module")
-def house() -> House:
-    """The names that jobs use."""
-    return House(SOURCE)
-
-
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
     """What holds a job."""
