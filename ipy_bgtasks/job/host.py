@@ -110,6 +110,8 @@ class Run:
     reached: bool = True
     #: Whether it was asked to stop by force.
     insists: bool = False
+    #: Whether it goes on when this session ends.
+    goes_on: bool = False
     #: What keeps it from starting, in words.
     waits_for: str = ""
 
@@ -135,7 +137,7 @@ class Run:
         return ""
 
     def why_not_stopped(self) -> str:
-        """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
+        """Return why it goes on after it was asked to stop, in a word of `session.foreground`."""
         return ""
 
     def raises_by_itself(self) -> bool:
@@ -190,14 +192,6 @@ class Runner:
     def waits(self, job: Record) -> str:
         """Return what keeps the job from starting, in words."""
         return "" if job.run is None else job.run.waits_for
-
-    def goes_on(self, job: Record) -> bool:
-        """Return whether the job goes on when this session ends."""
-        return False
-
-    def tells(self, job: Record) -> bool:
-        """Return whether somebody else tells the addresses of notices of the job's end."""
-        return False
 
     def shutdown(self) -> None:
         """Start nothing more, stop everything, and return immediately: the session ends.
