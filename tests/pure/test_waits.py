@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import queue
@@ -39,6 +40,13 @@ ROUNDS = int(os.environ.get("BG_STRESS", "100"))
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="seen from the system call")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected_here() -> Iterator[None]:
+    """Find what is left open where that is ignored, and not in a test of another file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
