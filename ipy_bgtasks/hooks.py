@@ -30,6 +30,7 @@ from concurrent.futures import thread as _pools
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial, update_wrapper, wraps
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import platforms
@@ -40,11 +41,9 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable, Iterable, Iterator
-    from types import FrameType
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
-    from ipy_bgtasks.session.leaving import Leaving
 
 
 #: The packages whose threads serve the session, whichever cell has started them.
@@ -127,11 +126,9 @@ def _is_asking_elsewhere() -> bool:
     its stack tells.
     """
     for thread, innermost in sys._current_frames().items():
-        frame: FrameType | None = innermost
-        while frame is not None and thread != threading.get_ident():
+        for frame, _ in walk_stack(innermost) if thread != threading.get_ident() else ():
             if frame.f_code.co_name == "_input_request":
                 return str(frame.f_globals.get("__name__")) == "ipykernel.kernelbase"
-            frame = frame.f_back
     return False
 
 
@@ -407,17 +404,6 @@ def exit_of_job() -> None:
         raise error
 
 
-def watch_process(changes: Installation, leaving: Leaving) -> None:
-    """Stop all jobs first when the process exits or gets SIGTERM. Any thread may call."""
-
-    def clean_up() -> None:
-        leaving.tell()
-        leaving.wait()
-
-    before_sigterm(changes, clean_up)
-    at_exit(changes, leaving.finish)
-
-
 def at_exit(changes: Installation, finish: Callable[[], None]) -> None:
     """Call *finish* when the interpreter begins to end, before it waits for any thread.
 
@@ -445,11 +431,9 @@ class _Unflushable:
         return getattr(self._stream, name)
 
     def flush(self) -> None:
-        frame: FrameType | None = sys._getframe()
-        while frame is not None and str(frame.f_globals.get("__name__")).startswith("ipy_bgtasks."):
-            frame = frame.f_back
-        if frame is None:  # no code of others calls this
-            raise OSError
+        modules = [str(each.f_globals.get("__name__")) for each, _ in walk_stack(sys._getframe())]
+        if all(module.startswith("ipy_bgtasks.") for module in modules):
+            raise OSError  # no code of others calls this
         self._stream.flush()
 
 

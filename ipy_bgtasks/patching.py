@@ -76,7 +76,9 @@ class Installation:
             original = before
             if not own:
                 with suppress(AttributeError):
-                    original = static(type(owner).__mro__, name).__get__(owner, type(owner))
+                    original = static(type(owner).__mro__, name)
+                    # What was set there may be no method, but None, say.
+                    original = original.__get__(owner, type(owner))
             return around(original, *args, **kwargs) if active else original(*args, **kwargs)
 
         self.attribute(owner, name, wrapper)

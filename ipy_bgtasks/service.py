@@ -1,6 +1,7 @@
-"""A private event loop in a daemon thread, for what must go on while a cell blocks the user's loop.
+"""Threads that belong to no job, and the private event loop that one of them runs.
 
-Timers above all: a timeout must fire even then, and a job that uses too much memory be stopped.
+It goes on while a cell blocks the user's loop. Timers above all: a timeout must fire even then, and
+a job that uses too much memory be stopped.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ class MemoryLimits:
             self._later(_LOOK, self._look)
 
     def _look(self) -> None:
-        limits = {job.pid: (job, limit) for job, limit in list(self._limits.items()) if job.pid}
-        for pid, used in usage_of([pid for pid in limits if pid is not None]).items():
+        limits = {pid: each for each in list(self._limits.items()) if (pid := each[0].pid)}
+        for pid, used in usage_of(limits).items():
             job, limit = limits[pid]
             if used.memory > limit:
                 job.stop_for(too_much(job.number, used.memory, limit))

@@ -21,6 +21,7 @@ from _signal import getsignal as _get  # type: ignore[import-not-found, unused-i
 from _signal import signal as _set  # type: ignore[import-not-found, unused-ignore]
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from traceback import walk_stack
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -253,10 +254,7 @@ class _Foreground(Generic[T]):
         module = str(frame.f_globals.get("__name__", ""))
         if frame is self._driver or module.partition(".")[0] == "asyncio":
             return False
-        outer: FrameType | None = frame
-        while outer is not None and outer is not self._driver:
-            outer = outer.f_back
-        return outer is not None
+        return any(outer is self._driver for outer, _ in walk_stack(frame))
 
 
 class _Steps(Generic[T]):

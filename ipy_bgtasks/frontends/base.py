@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller
@@ -22,7 +22,6 @@ from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
 
     from ipy_bgtasks.context import ByContext
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
@@ -43,28 +42,6 @@ if TYPE_CHECKING:
 _REPLAY = 64_000
 #: Seconds after which subscribers get what a job wrote.
 _SOON = 0.1
-
-
-class ForegroundCell(NamedTuple):
-    """A cell that runs in the foreground."""
-
-    id: str
-    code: str
-    #: Its prompt number.
-    number: int
-    #: When its code began, in seconds since the epoch.
-    began: float
-    #: Returns where its code is; any thread may call.
-    stack: Callable[[], list[FrameSummary]]
-
-
-class WaitingCell(NamedTuple):
-    """A cell that waits for the one that runs."""
-
-    id: str
-    code: str
-    #: The number by which it can be taken out of the queue: 1 for `q1`.
-    place: int
 
 
 class FrontEnd(Host):

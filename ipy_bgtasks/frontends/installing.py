@@ -20,6 +20,7 @@ import sys
 import threading
 from collections import Counter
 from contextvars import ContextVar
+from traceback import walk_stack
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -269,34 +270,19 @@ def transforms_a_cell() -> bool:
     inside the cell. IPython does not tell a transformer, so we inspect the call stack. Call this
     from a transformer, in the thread that transforms.
     """
-    asks = _outside(sys._getframe(1))
-    if asks is None or not _within(asks):
+    outwards = walk_stack(sys._getframe(1))
+    within = next((frame for frame, _ in outwards if _is_shells(frame, "transform_cell")), None)
+    asks = None if within is None else within.f_back
+    if asks is None or not runs_in_a_cell(asks):
         return True
     # A cell inside a cell may await where it can run the loop itself; a magic's text may not.
     return asks.f_globals.get("__name__") == _SHELL and asyncio._get_running_loop() is None
 
 
-def _outside(frame: FrameType | None) -> FrameType | None:
-    """Return the frame that called the shell's own `transform_cell`."""
-    while frame is not None:
-        if _is_shells(frame, "transform_cell"):
-            return frame.f_back
-        frame = frame.f_back
-    return None
-
-
-def runs_in_a_cell() -> bool:
-    """Return whether the caller is called by the code of a cell."""
-    return _within(sys._getframe(1))
-
-
-def _within(frame: FrameType | None) -> bool:
-    """Return whether the call comes from the code of a cell or a magic."""
-    while frame is not None:
-        if _is_shells(frame, "run_code", "run_line_magic", "run_cell_magic"):
-            return True
-        frame = frame.f_back
-    return False
+def runs_in_a_cell(frame: FrameType | None = None) -> bool:
+    """Return whether *frame*, or the caller, is called by the code of a cell or a magic."""
+    calls = ("run_code", "run_line_magic", "run_cell_magic")
+    return any(_is_shells(each, *calls) for each, _ in walk_stack(frame or sys._getframe(1)))
 
 
 def _is_shells(frame: FrameType, *names: str) -> bool:

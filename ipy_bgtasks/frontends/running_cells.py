@@ -22,6 +22,8 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipy_bgtasks.context import cells_away
@@ -108,6 +110,11 @@ class RunningCell:
         #: What an interrupt has sent to its thread.
         self.stop: Sent | None = None
         self.pursuer: threading.Thread | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since its code began."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
 
     def interrupt_await(self) -> bool:
         """Interrupt it at its await, or where it asks; return whether it is there."""
@@ -348,14 +355,10 @@ class BackgroundCells(Generic[C]):
 
 def _shows(thread: int) -> bool:
     """Return whether a thread records or shows output now: an exception would lose a line."""
-    frame = sys._current_frames().get(thread)
-    for _ in range(5):
-        if frame is None:
-            return False
-        if str(frame.f_globals.get("__name__")).startswith(("ipy_bgtasks.log", "ipy_bgtasks.fr")):
-            return True
-        frame = frame.f_back
-    return False
+    if (innermost := sys._current_frames().get(thread)) is None:
+        return False
+    near = (str(frame.f_globals.get("__name__")) for frame, _ in islice(walk_stack(innermost), 5))
+    return any(module.startswith(("ipy_bgtasks.log", "ipy_bgtasks.fr")) for module in near)
 
 
 class Signals:

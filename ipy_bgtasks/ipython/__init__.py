@@ -1,1 +1,1 @@
-"""The extension and its four magics, which turn text into calls of the session."""
+"""The extension, its four magics, and the functions that do for Python code what they do."""

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import re
 import threading
-import time
 from dataclasses import replace
 from functools import partial
 from traceback import FrameSummary
@@ -48,8 +47,8 @@ def bg(
     session: Session, line: str, cell: str | None, local: Mapping[str, Any] | None = None
 ) -> Job:
     """Launch CODE and return its Job."""
-    table, magic = opt.BG, "%bg" if cell is None else "%%bg"
-    options, code = opt.read_options(line, table, magic, partial(variables, session, local))
+    magic, known = "%bg" if cell is None else "%%bg", variables(session, local)
+    options, code = opt.read_options(line, opt.BG, magic, known)
     if cell is None and line.partition("#")[0].strip(" ;") in ("", "--notify"):
         job = _backgrounded(session)
         if options.notify:
@@ -58,14 +57,14 @@ def bg(
     if cell is not None:
         _refuse_code_above(code, magic)
         code = cell
-    elif code.isidentifier() and (paused := _paused(session, code, local)) is not None:
+    elif code.isidentifier() and (paused := _paused(session, code, known)) is not None:
         return paused.job
     quiet = code.rstrip().endswith(";")
     card = None if quiet else session.front_end.launching
     try:
         job = launch(session, code, options, local=local, cell=cell is not None, prepare=card)
     except (BadInput, SyntaxError):
-        if cell is None and (paused := _paused(session, code, local)) is not None:
+        if cell is None and (paused := _paused(session, code, known)) is not None:
             return paused.job
         if cell is None and (hint := opt.misplaced(code, options)):
             raise BadInput(hint) from None
@@ -75,9 +74,9 @@ def bg(
     return job.job
 
 
-def _paused(session: Session, code: str, local: Mapping[str, Any] | None) -> Record | None:
+def _paused(session: Session, code: str, known: Mapping[str, Any]) -> Record | None:
     """Let the paused job that CODE names go on, or the jobs of its group; None if it is none."""
-    known, registry = variables(session, local), session.registry
+    registry = session.registry
     if not specs.is_spec(code, known):
         return None
     try:
@@ -134,7 +133,7 @@ def fg(
     session: Session, line: str, cell: str | None, local: Mapping[str, Any] | None = None
 ) -> Any:
     """Wait for jobs, or launch CODE and wait for that."""
-    known = partial(variables, session, local)
+    known = variables(session, local)
     # Until this is called, the foreground shows the job's end, even if that comes first.
     release: Callable[[], None] = lambda: None  # noqa: E731
 
@@ -158,7 +157,7 @@ def fg(
         if not line.endswith("\\;"):  # which a shell command may need
             line = line.removesuffix(";")
         options, rest = opt.read_options(line, opt.FG, "%fg", known)
-        found = _named(session, rest, local)
+        found = _named(session, rest, known)
         if found is None:
             jobs = [launched(rest)]
         else:
@@ -172,10 +171,10 @@ def fg(
 
 
 def _named(
-    session: Session, text: str, local: Mapping[str, Any] | None
+    session: Session, text: str, known: Mapping[str, Any]
 ) -> tuple[list[Record], bool] | None:
     """Return the jobs that *text* names, and whether a list is wanted; None if it is CODE."""
-    registry, known = session.registry, variables(session, local)
+    registry = session.registry
     if text == "all":
         fresh = [job for job in registry if not (job.done() and job.end_shown)]
         _print_missing(session, registry.pop_lost())
@@ -187,7 +186,7 @@ def _named(
         return [registry.find(text, known)], False
     words = opt.split_specs(text.replace(" ", ","))
     if len(words) > 1 and all(specs.is_spec(word, known) for word in words):
-        return find_jobs(session, words, local), True
+        return find_jobs(session, words, known), True
     if text.isidentifier() and not inspect.isawaitable(known.get(text)):
         raise BadInput(
             f"{text!r} is neither a job nor awaitable: "
@@ -269,11 +268,12 @@ def _print_rest(session: Session, count: int, spec: str | None, failed: int) -> 
 def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) -> Any:
     """Show the table, a few jobs, or the live view."""
     options, words = opt.read_all(line, opt.JOBS, "%jobs")
+    known = variables(session, local)
     if options.show or options.profile:
-        return _look_inside(session, find_jobs(session, words or ["+"], local), options)
+        return _look_inside(session, find_jobs(session, words or ["+"], known), options)
     if words == ["all"]:
         words, options.all = [], True
-    chosen, by_state = _chosen(session, words, local)
+    chosen, by_state = _chosen(session, words, known)
     if options.prune:
         _prune(session, chosen)
         if chosen is not None:
@@ -297,15 +297,14 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
 
 
 def _chosen(
-    session: Session, words: list[str], local: Mapping[str, Any] | None
+    session: Session, words: list[str], known: Mapping[str, Any]
 ) -> tuple[list[Record] | None, bool]:
     """Return the jobs that *words* name, None for no words, and whether they name states."""
     if not words:
         return None, False
-    known = variables(session, local)
     if {*JobState}.issuperset(words) and not any(specs.is_spec(it, known) for it in words):
         return [job for job in session.visible(every=True) if str(job.state) in words], True
-    return find_jobs(session, words, local), False
+    return find_jobs(session, words, known), False
 
 
 def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options) -> Any:
@@ -319,8 +318,8 @@ def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options)
     parsed_expression(expression := str(options.show))
     for job in jobs:
         value, site = _hidden(job), None
-        if not value and job.runner is not None:
-            value, site = job.runner.evaluate(job, expression)
+        if not value:
+            value, site = job.evaluate(expression)
         at = None if site is None else FrameSummary(*site, lookup_line=False)
         line = frame_line(at, session.core.sources.cell)
         session.print_line(f"[{job.number}] {value}{line and f'  ({line})'}")
@@ -408,9 +407,9 @@ def _cell_rows(session: Session) -> tuple[list[Row], list[Row]]:
     if (cells := session.front_end.cells) is None:
         return [], []
     waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
-    number, now = session.core.sources.cell, time.time()
+    number = session.core.sources.cell
     running = [
-        running_cell(each.code, now - each.began, each.stack(), number) for each in cells.others()
+        running_cell(each.code, each.elapsed, each.stack(), number) for each in cells.others()
     ]
     return running, waiting
 
@@ -449,7 +448,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
     else:
-        jobs = find_jobs(session, words, local)
+        jobs = find_jobs(session, words, known)
     if options.pause:
         groups = [session.registry.group(word) for word in words if specs.is_group(word)]
         _pause(session, jobs, groups)

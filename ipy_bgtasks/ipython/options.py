@@ -151,12 +151,8 @@ class Options(LaunchOptions):
     pause: bool = False
 
 
-#: Returns the variables with which the values of options are expanded.
-Variables = Callable[[], Mapping[str, Any]]
-
-
 def read_options(
-    line: str, table: tuple[Option, ...], magic: str, variables: Variables | None = None
+    line: str, table: tuple[Option, ...], magic: str, variables: Mapping[str, Any] | None = None
 ) -> tuple[Options, str]:
     """Return the options at the start of *line* and the rest, untouched.
 
@@ -189,7 +185,7 @@ class _Reader:
     """Reads the words of one magic's options."""
 
     def __init__(
-        self, table: tuple[Option, ...], magic: str, variables: Variables | None = None
+        self, table: tuple[Option, ...], magic: str, variables: Mapping[str, Any] | None = None
     ) -> None:
         self.options = Options()
         self._table = table
@@ -268,7 +264,7 @@ def split_specs(text: str) -> list[str]:
     return [spec for spec in found if spec]
 
 
-def expanded(text: str, variables: Variables, what: str) -> str:
+def expanded(text: str, variables: Mapping[str, Any], what: str) -> str:
     """Return *text* with ``{expressions}`` and ``$names`` replaced, as IPython does after ``!``.
 
     A ``$NAME`` that is not a variable of the user's is looked up in the environment, as in a
@@ -277,7 +273,7 @@ def expanded(text: str, variables: Variables, what: str) -> str:
     if not any(char in text for char in "{}$"):
         return text
     try:
-        return installing.expanded(text, {**(os.environ if "$" in text else {}), **variables()})
+        return installing.expanded(text, {**(os.environ if "$" in text else {}), **variables})
     except Exception as error:
         doubled = "" if "$" in text else "; braces that are meant as such are doubled"
         raise BadInput(f"{what} {text}: {error_line(error)}{doubled}") from None

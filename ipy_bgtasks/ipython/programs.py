@@ -14,7 +14,7 @@ from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.registry.collection import LaunchOptions
 from ipy_bgtasks.registry.queueing import GroupName
 from ipy_bgtasks.registry.specs import is_group
-from ipy_bgtasks.session.launching import find_jobs, place_of, start
+from ipy_bgtasks.session.launching import find_jobs, start, variables, where_to_run
 from ipy_bgtasks.text import printable, short_repr
 from ipy_bgtasks.work import Work
 from ipy_bgtasks.work.plan import Kind, kind_of, runs_once
@@ -66,11 +66,8 @@ def launch(
         raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
-    places = {"process": process, "loop": loop, "thread": thread, "on": on is not None}
-    if sum(places.values()) > 1:
-        raise BadInput(f"a job runs in one place: {' and '.join(k for k in places if places[k])}")
     options = LaunchOptions(
-        place=next((place for place in ("process", "loop", "thread") if places[place]), None),
+        place=_place({"process": process, "loop": loop, "thread": thread}, on),
         on=on,
         name=name,
         quiet=quiet,
@@ -83,11 +80,12 @@ def launch(
         notify=notify,
         keep=keep,
     )
-    where = place_of(session, options, None, is_command=False)
+    known = variables(session, None)
+    where = where_to_run(session, options, known, is_command=False)
     others = [after] if isinstance(after, Job | str) else after
     specs = [str(each.number) if isinstance(each, Job) else each for each in others]
     card = None if quiet else session.front_end.launching
-    jobs = find_jobs(session, specs)
+    jobs = find_jobs(session, specs, known)
     return start(session, work, options, where=where, after=jobs, prepare=card).job
 
 
@@ -130,6 +128,15 @@ def _label(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     shown = [short_repr(each, _SHORT) for each in args]
     shown += [f"{key}={short_repr(value, _SHORT)}" for key, value in kwargs.items()]
     return f"{called}({', '.join(shown)})"
+
+
+def _place(given: dict[str, bool], on: Any) -> str | None:
+    if isinstance(on, str):
+        raise BadInput(f"on takes an executor itself, such as a pool or a Client, not {on!r}")
+    places = [place for place in given if given[place]]
+    if len(named := places + ["on"] * (on is not None)) > 1:
+        raise BadInput(f"a job runs in one place: {' and '.join(named)}")
+    return places[0] if places else None
 
 
 def _group(name: str | None, limit: int | str | None) -> GroupName | None:
@@ -187,12 +194,9 @@ class Jobs(Collection[Job]):
         return Timeline(self._records()[-max(last, 1) :])
 
     def __repr__(self) -> str:
-        return printable(self._bundle()["text/plain"])
+        return printable(self._repr_mimebundle_()["text/plain"])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self._bundle()
-
-    def _bundle(self) -> dict[str, str]:
         from ipy_bgtasks.views.tables import table
 
         return table(self._registry, self._records())

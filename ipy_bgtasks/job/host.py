@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextvars import Context, copy_context
-from functools import partial
-from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,11 +11,7 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.log.output import Log
-    from ipy_bgtasks.stacks import Seen
     from ipy_bgtasks.work import Work
-
-#: Seconds to wait for a process to say where it is: it may be stuck in C code.
-_STACK_WAIT = 0.2
 
 
 class Host:
@@ -116,6 +110,10 @@ class Run:
     reached: bool = True
     #: Whether it was asked to stop by force.
     insists: bool = False
+    #: Whether it goes on when this session ends.
+    goes_on: bool = False
+    #: What keeps it from starting, in words.
+    waits_for: str = ""
 
     def stop(self, force: bool) -> None:
         """Interrupt it; any thread may call."""
@@ -127,7 +125,7 @@ class Run:
 
     @property
     def processes(self) -> Any:
-        """The processes it runs in, if they are its own: `Sessions` or a `Tree`."""
+        """What pauses the processes it runs in, as `Sessions` do, if they are its own."""
         return None
 
     def query(self, what: str, text: str, wait: float) -> Any:
@@ -139,7 +137,7 @@ class Run:
         return ""
 
     def why_not_stopped(self) -> str:
-        """Return why it goes on after it was asked to stop, in a word of `session.stopping`."""
+        """Return why it goes on after it was asked to stop, in a word of `session.foreground`."""
         return ""
 
     def raises_by_itself(self) -> bool:
@@ -180,25 +178,6 @@ class Runner:
         """Return the frames of its code if they are in this process, the innermost last."""
         return [] if job.run is None else job.run.frames()
 
-    def query(self, job: Record, *query: Any) -> Any:
-        """Return what `Run.query` does; None for a job that has not started."""
-        return None if job.run is None or job.started is None else job.run.query(*query)
-
-    def stack(self, job: Record) -> list[FrameSummary]:
-        """Return where the job is right now, the innermost entry last; empty if unknown."""
-        from ipy_bgtasks.stacks import summaries
-
-        sites = self.query(job, "stack", "", _STACK_WAIT) or ()
-        found = [FrameSummary(*site, lookup_line=False) for site in sites]
-        return found or summaries(self.frames(job))
-
-    def evaluate(self, job: Record, expression: str) -> Seen:
-        """Return what `stacks.evaluate` does, in the frames of the job's code."""
-        from ipy_bgtasks.stacks import PATIENCE, evaluate
-
-        found = self.query(job, "show", expression, 2 * PATIENCE)
-        return found or evaluate(partial(self.frames, job), expression)
-
     def needs_this_thread(self) -> bool:
         """Return whether blocking the calling thread would keep this runner's jobs from ending."""
         return False
@@ -212,29 +191,7 @@ class Runner:
 
     def waits(self, job: Record) -> str:
         """Return what keeps the job from starting, in words."""
-        return ""
-
-    def pause(self, job: Record, paused: bool) -> None:
-        """Stop the job's processes where they are, or let them go on; `BadInput` if it has none."""
-        from ipy_bgtasks.errors import BadInput
-
-        if (processes := None if job.run is None else job.run.processes) is None:
-            raise BadInput(
-                f"job {job.number} cannot be paused: only processes can, which `!`, -p and --keep "
-                "start"
-            )
-        if paused:
-            processes.pause()
-        else:
-            processes.go_on()
-
-    def goes_on(self, job: Record) -> bool:
-        """Return whether the job goes on when this session ends."""
-        return False
-
-    def tells(self, job: Record) -> bool:
-        """Return whether somebody else tells the addresses of notices of the job's end."""
-        return False
+        return "" if job.run is None else job.run.waits_for
 
     def shutdown(self) -> None:
         """Start nothing more, stop everything, and return immediately: the session ends.

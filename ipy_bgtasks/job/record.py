@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from dataclasses import KW_ONLY, dataclass, field
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ipy_bgtasks.context import current
-from ipy_bgtasks.errors import ExitInTask, WouldBlock
+from ipy_bgtasks.errors import BadInput, ExitInTask, WouldBlock
 from ipy_bgtasks.foreign import add_note, is_a, trace_of
 from ipy_bgtasks.job.host import SILENT, Host, Run, Runner
 from ipy_bgtasks.job.outcome import RETURNED_NONE, JobState, Outcome
@@ -28,18 +29,21 @@ from ipy_bgtasks.text import encodable, error_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from traceback import FrameSummary
+    from types import FrameType
 
     from ipy_bgtasks.job.handle import Job
     from ipy_bgtasks.job.progress import Progress
     from ipy_bgtasks.log.output import Log
     from ipy_bgtasks.registry.collection import Registry
     from ipy_bgtasks.registry.retention import Unit
+    from ipy_bgtasks.stacks import Seen
     from ipy_bgtasks.work import Work
 
 
 #: Added to a monotonic time, gives seconds since the epoch: elapsed times survive clock changes.
 EPOCH = time.time() - time.monotonic()
+#: Seconds to wait for a process to say where it is: it may be stuck in C code.
+_STACK_WAIT = 0.2
 #: Seconds that a process has to stand still, or go on.
 _OBEYS = 1.0
 
@@ -89,6 +93,8 @@ class Record:
     on_cancel: tuple[Callable[[], object], ...] = field(default=(), init=False)
     #: Whether it was brought to the foreground, and its end shown there.
     end_shown: bool = field(default=False, init=False)
+    #: Whether the addresses of notices are notified of its end, but not by this session.
+    notified_elsewhere: bool = field(default=False, init=False)
     #: Whether somebody has asked for its result.
     was_fetched: bool = field(default=False, init=False)
     #: Reads its progress from the widgets that it shows; None if it shows none.
@@ -217,8 +223,25 @@ class Record:
 
     def stack(self) -> list[FrameSummary]:
         """Return where it is right now, the innermost entry last; empty if that is unknown."""
-        runner = self.runner
-        return [] if runner is None or self.done() else runner.stack(self)
+        from ipy_bgtasks.stacks import summaries
+
+        sites = self._query("stack", "", _STACK_WAIT) or ()
+        found = [FrameSummary(*site, lookup_line=False) for site in sites]
+        return found or summaries(self._frames())
+
+    def evaluate(self, expression: str) -> Seen:
+        """Return what `stacks.evaluate` does, in the frames of its code."""
+        from ipy_bgtasks.stacks import PATIENCE, evaluate
+
+        found = self._query("show", expression, 2 * PATIENCE)
+        return found or evaluate(self._frames, expression)
+
+    def _query(self, *query: Any) -> Any:
+        """Return what `Run.query` does; None if it does not run."""
+        return None if self.run is None or self._began is None else self.run.query(*query)
+
+    def _frames(self) -> list[FrameType]:
+        return [] if (runner := self.runner) is None else runner.frames(self)
 
     # What is kept of it
 
@@ -383,12 +406,18 @@ class Record:
 
         Raises `BadInput` where it has none of its own, or has not started.
         """
-        runner, pid = self.runner, self.pid
-        if runner is None or self._began is None:
-            from ipy_bgtasks.errors import BadInput
-
+        run, pid = self.run, self.pid
+        if self.done() or self._began is None:
             raise BadInput(f"job {self.number} is {self.state}: only one that runs can be paused")
-        runner.pause(self, paused)
+        if (processes := None if run is None else run.processes) is None:
+            raise BadInput(
+                f"job {self.number} cannot be paused: only processes can, which `!`, -p and --keep "
+                "start"
+            )
+        if paused:
+            processes.pause()
+        else:
+            processes.go_on()
         deadline = time.monotonic() + _OBEYS
         while pid is not None and is_paused(pid) is (not paused) and time.monotonic() < deadline:
             time.sleep(0.001)  # else who looks now would take it for what it was

@@ -24,8 +24,9 @@ from ipy_bgtasks.views.tables import live_table, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.frontends.base import ForegroundCell, FrontEnd, WaitingCell
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.pages import Pages
     from ipy_bgtasks.notify import Notice
@@ -207,10 +208,10 @@ class Watching:
         send({"kind": "again"})
         return pages, widget
 
-    def front(self) -> tuple[ForegroundCell, list[WaitingCell]] | None:
+    def front(self) -> tuple[CellRun, list[CellRun]] | None:
         """Return the cell that runs in the foreground for a while, and those that wait for it."""
         now = None if self._cells is None else self._cells.now()
-        if self._cells is None or now is None or time.time() - now.began < _LONG:
+        if self._cells is None or now is None or now.elapsed < _LONG:
             return None
         return now, self._cells.waiting()
 

@@ -1,4 +1,4 @@
-"""The registry: the jobs of one shell, bound to one event loop."""
+"""The registry: the jobs of one shell, bound to one event loop, and how each is launched."""
 
 from __future__ import annotations
 

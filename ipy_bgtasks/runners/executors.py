@@ -98,9 +98,6 @@ class ExecutorRunner(Runner):
         if job.cancel_requested:
             run.stop(False)
 
-    def waits(self, job: Record) -> str:
-        return job.run.waits_for if isinstance(job.run, Submission) else ""
-
     def shutdown(self) -> None:
         with self.lock:
             waiting = [run for run in self.runs if run.handle and run.job.started is None]
@@ -150,8 +147,6 @@ class Submission(Run):
         self.calls_back = False
         #: What its engine needs besides.
         self.own: Any = None
-        #: Why it waits, as far as the engine says.
-        self.waits_for = ""
         self._runner = runner
         self._engine = runner.engine
         self._thread: int | None = None

@@ -1,4 +1,4 @@
-"""The job control of one shell: what the magics call.
+"""The job control of one shell: what the magics and the live views act on.
 
 `Core` is what the shell keeps when the extension is unloaded, its jobs above all; a `Session` lasts
 from loading to unloading, and shows the jobs in the front end.

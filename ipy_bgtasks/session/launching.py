@@ -64,15 +64,15 @@ def launch(
     """
     command = None if cell else command_in(code.strip())
     _ = session.registry  # the first job replaces `input` and the like before CODE binds them
-    where = place_of(session, options, local, is_command=command is not None)
-    after = find_jobs(session, options.after, local) if options.after else []
+    known = variables(session, local)
+    where = where_to_run(session, options, known, is_command=command is not None)
+    after = find_jobs(session, options.after, known) if options.after else []
     if command is None:
         late = frozenset().union(*(job.assigns for job in after)) if after else frozenset()
         work = _read(session, code, local, cell, late)
     else:
-        expand = partial(_expand, variables=variables(session, local))
-        work = command_work(command, code.strip(), expand)
-    if options.retries and (name := runs_once(work, variables(session, local))):
+        work = command_work(command, code.strip(), partial(_expand, variables=known))
+    if options.retries and (name := runs_once(work, known)):
         raise BadInput(
             f"--retries cannot run {name} again, which ends once: give a call that makes it"
         )
@@ -166,11 +166,11 @@ def variables(session: Session, local: Mapping[str, Any] | None) -> Mapping[str,
     return ChainMap(cast("dict[str, Any]", local), namespace)  # made for each launch in a loop
 
 
-def find_jobs(
-    session: Session, given: Iterable[str], local: Mapping[str, Any] | None = None
-) -> list[Record]:
-    """Return the jobs that the specs name, each once; `BadInput` for one that names none."""
-    known = variables(session, local)
+def find_jobs(session: Session, given: Iterable[str], known: Mapping[str, Any]) -> list[Record]:
+    """Return the jobs that the specs name, each once; `BadInput` for one that names none.
+
+    *known* are the user's variables, some of which may hold jobs.
+    """
     found = (job for spec in given for job in session.registry.find_all(spec, known))
     return list({job.number: job for job in found}.values())
 
@@ -218,12 +218,12 @@ def _refuse_a_job(session: Session, code: str) -> None:
         raise BadInput(f"{code} is a job: %fg {number} brings it to the foreground")
 
 
-def place_of(
-    session: Session, options: LaunchOptions, local: Mapping[str, Any] | None, *, is_command: bool
+def where_to_run(
+    session: Session, options: LaunchOptions, known: Mapping[str, Any], *, is_command: bool
 ) -> str | Runner | None:
-    """Return where to run: what was asked for, or None for the default.
+    """Return the runner that the options name, or None for the default.
 
-    Raises `BadInput` for what does not go together.
+    *known* are the user's variables. Raises `BadInput` for what does not go together.
     """
     place = "on" if options.on is not None else options.place
     if options.memory is not None and not (is_command or options.keep or place == "process"):
@@ -245,7 +245,7 @@ def place_of(
         if not isinstance(options.on, str):
             return session.core.runners.executors.runner_for(options.on, short_repr(options.on))
         try:
-            executor = eval(options.on, dict(variables(session, local)))
+            executor = eval(options.on, dict(known))
         except Exception as error:
             raise BadInput(f"--on {options.on}: {error_line(error)}") from None
         return session.core.runners.executors.runner_for(executor, options.on)

@@ -117,7 +117,9 @@ class Leaving:
         assert self._deadline is not None
         # Tasks that ended jobs left behind end now; those of jobs that have not ended come last,
         # since a job may clean up with their help.
-        left_behind = {task for task in _helpers(self._loop) if _is_left_behind(task)}
+        left_behind = {
+            task for task in _helpers(self._loop) if (job := job_of(task)) is None or job.done()
+        }
         _cancel(left_behind)
         jobs: asyncio.Future[Any] = asyncio.wrap_future(ended)
         await asyncio.wait([jobs, *left_behind], timeout=self._deadline - time.monotonic())
@@ -148,11 +150,6 @@ def _helpers(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
         for task in asyncio.all_tasks(loop)
         if (job := job_of(task)) is not None and LoopRunner.task_of(job) is not task
     }
-
-
-def _is_left_behind(task: asyncio.Task[Any]) -> bool:
-    job = job_of(task)
-    return job is None or job.done()
 
 
 def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -170,7 +170,7 @@ class Notices:
         if self._front_end.live:
             ways.append(lambda: self._live_views().tell(notice, first))
         # Of a kept job its watcher sends it.
-        if self._settings.notify and not (first.runner is not None and first.runner.tells(first)):
+        if self._settings.notify and not first.notified_elsewhere:
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:

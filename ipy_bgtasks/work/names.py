@@ -114,14 +114,18 @@ def names_in(*nodes: ast.expr) -> Names:
     return Names(loads.keys(), binds, awaits, yields=False)
 
 
-def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
-    """Return the current values of the names, except those that are looked up later.
+def bind(names: Names, binds: Set[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
+    """Return the current values of what is loaded, except those that are looked up *late*.
 
+    And except what the code binds itself; *binds* are those of these names that are the user's.
     Raises ``BadInput`` for a name that does not exist.
     """
     bound: dict[str, Any] = {}
     local, namespace, built_in = scope.local, scope.namespace, vars(builtins)
-    for name in names:
+    own = names.binds
+    if own and not binds:  # inside a function: what exists there is loaded before it is bound
+        own = own - {*(local or ()), *namespace}
+    for name in names.loads - own if own else names.loads:
         if local is not None and name in local:
             bound[name] = local[name]
         elif name in late or name == "__debug__":
@@ -132,10 +136,13 @@ def bind(names: Iterable[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
             bound[name] = built_in[name]
         else:
             raise BadInput(_not_defined(name, scope))
-    if SEES_LOCALS.isdisjoint(bound):
-        return bound
+    return bound if SEES_LOCALS.isdisjoint(bound) else _with_stand_ins(bound, local)
+
+
+def _with_stand_ins(bound: dict[str, Any], local: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is bound, with what built-in functions that look at their caller need."""
     for name in SEES_LOCALS.intersection(bound):
-        if bound[name] is not built_in[name]:
+        if bound[name] is not vars(builtins)[name]:
             continue
         if local is None:
             bound[name] = AT_TOP_LEVEL.get(name, bound[name])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, encoded, environment
-from ipy_bgtasks.work.names import TOP, Names, bind, names_in, touched, with_values
+from ipy_bgtasks.work.names import TOP, bind, names_in, touched, with_values
 from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for
 
 if TYPE_CHECKING:
@@ -457,7 +457,7 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
         return _statements(text, scope)
     # What ``:=`` binds is the user's, as in a cell; inside a function it is the expression's alone.
     binds = names.binds if scope.local is None else frozenset()
-    bound = _bound(names, binds, scope, late)
+    bound = bind(names, binds, scope, late)
     plan = plan_for(node, bound, awaits=names.awaits)
     value = plan.applied(node)
     body = [ast.Return(value=value, **_place(value))]
@@ -496,21 +496,13 @@ def _assignment(
         case [ast.Name(id=name)]:
             store: Callable[[Any], None] = partial(setitem, scope.namespace, name)
         case _:
-            bound = _bound(within, within.binds, scope, late)
+            bound = bind(within, within.binds, scope, late)
             place = _place(targets[0])
             stored = ast.Name(id=_VALUE, ctx=ast.Load(), **place)
             body = ast.Assign(targets=targets, value=stored, **place)
             code = _function(targets[0], [body], text, bound, within.binds, takes=[_VALUE])
             store = partial(FunctionType(code, scope.namespace), **bound)
     return dataclasses.replace(work, store=store, assigns=work.assigns | within.binds)
-
-
-def _bound(names: Names, binds: Set[str], scope: Scope, late: Set[str]) -> dict[str, Any]:
-    """Return the values of what *names* load, but for what they bind themselves."""
-    own = names.binds
-    if own and not binds:  # inside a function: what exists there is loaded before it is bound
-        own = own - {*(scope.local or ()), *scope.namespace}
-    return bind(names.loads - own if own else names.loads, scope, late)
 
 
 def _refuse_locals(tree: ast.Module, local: Mapping[str, Any]) -> None:

@@ -230,18 +230,23 @@ def test_no_frame_of_ours_is_shown(shared: Kernel, where: str, mode: str) -> Non
     shared.ok("%xmode Context")
 
 
-def test_an_interrupted_cancel_shows_the_cell_and_no_more(shared: Kernel) -> None:
-    """While it waits for a job that takes its time: a plain lock cannot be woken."""
-    shared.ok("import threading\nlock = threading.Lock()\nlock.acquire()")
-    shared.ok("%bg -n stuck lock.acquire()")
+def test_an_interrupted_cancel_says_where_the_job_is_and_no_more(shared: Kernel) -> None:
+    """It waits for a plain lock, which cannot be woken; what was asked stays asked."""
     shared.ok("%config BgTasks.cancel_wait = 1000")
-    pending = shared.start("print('on ' 'it')\n%cancel %stuck")
-    shared.until(lambda: "on it" in pending.reply.stdout)
+    shared.ok("import threading\nlock = threading.Lock()\nready = lock.acquire()")
+    shared.ok("def watch():\n    while str(job.state) != 'cancelling': pass\n    print('asked')")
+    shared.ok("job = %bg lock.acquire()")
+    pending = shared.start("threading.Thread(target=watch).start()\n%cancel job")
+    shared.until(lambda: "asked" in pending.reply.stdout)
     shared.interrupt()
     reply = pending.wait()
     assert reply.ename == "Detached"
+    assert "the request to stop stands" in reply.traceback
+    shared.until(lambda: "lock.acquire" in reply.stdout)
     assert not _OURS.search(text(reply))
+    assert "run_line_magic" not in reply.traceback
     assert "asyncio/" not in text(reply)
+    assert shared.ok("str(job.state)").result == "'cancelling'"
     shared.ok("lock.release()\n%config BgTasks.cancel_wait = 0.5")
 
 

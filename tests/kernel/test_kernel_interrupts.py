@@ -158,21 +158,6 @@ def test_an_interrupt_while_the_kernel_is_idle_harms_nothing(k: Kernel) -> None:
     k.ok("gate.set()\n%fg b")
 
 
-def test_cancel_that_waits_can_be_interrupted_and_reports(k: Kernel) -> None:
-    """It says what is true then."""
-    k.ok("%config BgTasks.cancel_wait = 100")
-    k.ok("lock = threading.Lock(); lock.acquire()\ndef stuck():\n    lock.acquire()")
-    k.ok("job = %bg stuck()")
-    pending = k.start("soon()\n%cancel job")
-    k.until(lambda: "begun" in pending.reply.stdout)
-    k.interrupt()
-    reply = pending.wait()
-    assert reply.status == "error"
-    k.until(lambda: "lock.acquire" in reply.stdout)
-    k.ok("%config BgTasks.cancel_wait = 1.0")
-    k.ok("lock.release()\nwhile not job.done(): await asyncio.sleep(0.001)")
-
-
 def test_what_was_there_before_comes_back(k: Kernel) -> None:
     """Signal handler and wake-up descriptor, after a wait and after an interrupt."""
     look = "import signal\nrepr(signal.getsignal(signal.SIGINT))"

@@ -111,25 +111,6 @@ def test_the_result_is_the_jobs_own_exception_with_its_own_traceback(k: Kernel) 
     assert len(set(shown)) == 1
 
 
-def test_fg_all_waits_for_all_and_gives_a_list(k: Kernel) -> None:
-    """What was brought to the foreground before is left out."""
-    k.ok("one = %bg gives(1)\ntwo = %bg waits(2)\nthree = %bg gives(3)\n%fg three")
-    k.ok("%bg -q gate.set()")
-    assert k.ok("r = %fg all\nr[:2]").result == "[1, 2]"
-    k.ok("a = %bg -q fails('a')\nb = %bg -q fails('b')")
-    group = k.run("%fg all")
-    assert group.ename == "ExceptionGroup"
-    assert "2 of 2 jobs failed" in str(group.evalue)
-
-
-def test_a_time_out_of_fg_leaves_the_job_running(k: Kernel) -> None:
-    """It says which."""
-    late = k.run("%fg --timeout 0.05 waits(3)")
-    assert late.ename == "TimeoutError"
-    assert re.search(r"not ended after 0\.05 s; job \d+ goes on", str(late.evalue))
-    assert k.ok("gate.set()\nx = %fg\nx").result == "3"
-
-
 def test_fg_follows_output_under_its_own_cell(k: Kernel) -> None:
     """What came before it, and what comes while it waits; the first cell has it, too."""
     k.ok(
@@ -171,38 +152,6 @@ def test_who_stops_waiting_never_cancels_the_job(k: Kernel) -> None:
     assert k.ok("gate.set()\nawait asyncio.gather(job, job)").result == "[3, 3]"
 
 
-def test_cancel_says_what_became_of_each(k: Kernel) -> None:
-    """Queued, coroutine, thread; what it reported is not announced again."""
-    k.ok("def spins():\n    while True: pass")
-    launched = k.ok("a = %bg waits()\nb = %bg spins()\nc = %bg --after a gives(1)")
-    assert launched.status == "ok"
-    said = k.ok("%cancel a b c").stdout
-    assert re.fullmatch(
-        r"job \d+ \(waits\(\)\) cancelled\n"
-        r"job \d+ \(spins\(\)\) cancelled\n"
-        r"job \d+ \(gives\(1\)\) cancelled; it never started.*\n",
-        said,
-    )
-    assert k.ok("[str(j.state) for j in (a, b, c)]").result == str(["cancelled"] * 3)
-
-
-def test_a_thread_in_c_code_stays_cancelling(k: Kernel) -> None:
-    """The line names where it is stuck; the end is reported when it comes."""
-    k.ok("%config BgTasks.cancel_wait = 0.05")
-    k.ok("lock = threading.Lock(); lock.acquire()\ndef stuck():\n    lock.acquire()")
-    k.ok("job = %bg stuck()")
-    said = k.ok("%cancel job").stdout
-    assert re.fullmatch(
-        r"job \d+ is still in lock\.acquire \(cell \d+, line 3\); it stops when that returns\. "
-        r"Started with %bg -p it could be killed\.\n",
-        said,
-    )
-    assert k.ok("str(job.state), job.done()").result == "('cancelling', False)"
-    k.ok("%config BgTasks.cancel_wait = 1.0")
-    k.ok("lock.release()\nwhile not job.done(): await asyncio.sleep(0.001)")
-    assert k.ok("str(job.state)").result == "'cancelled'"
-
-
 def test_a_coroutine_that_refuses_stays_cancelling(k: Kernel) -> None:
     """And may still finish; what is reported is the outcome."""
     k.ok("%config BgTasks.cancel_wait = 0.05")
@@ -234,20 +183,3 @@ def test_a_chain_of_a_thousand(k: Kernel) -> None:
     assert ended.ename == "CancelledError"
     assert re.search(r"never started: job \d+ .* cancelled", str(ended.evalue))
     k.ok("%config BgTasks.max_finished = 200")
-
-
-def test_an_interrupted_cancel_is_one_line(k: Kernel) -> None:
-    """And what was asked stays asked."""
-    k.ok("%config BgTasks.cancel_wait = 1000")
-    k.ok("lock = threading.Lock()\nready = lock.acquire()")
-    k.ok("def watch():\n    while str(job.state) != 'cancelling': pass\n    print('asked')")
-    k.ok("job = %bg lock.acquire()")
-    cell = k.start("threading.Thread(target=watch).start()\n%cancel job")
-    k.until(lambda: "asked" in cell.reply.stdout)
-    k.interrupt()
-    reply = cell.wait()
-    assert reply.ename == "Detached"
-    assert "the request to stop stands" in reply.traceback
-    assert "run_line_magic" not in reply.traceback
-    assert k.ok("str(job.state)").result == "'cancelling'"
-    k.ok("lock.release()")

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from elsewhere import House
+from fakes import FakeClock, FakeRunner
 from shell_place import LONG, Place
 
+from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.service import ServiceLoop
 
 # On a machine that is busy any example may take long.
@@ -21,6 +24,24 @@ hypothesis.settings.load_profile("patient")
 def service() -> ServiceLoop:
     """One for all tests: it is never stopped."""
     return ServiceLoop()
+
+
+@pytest.fixture
+def fake() -> FakeRunner:
+    """A place where nothing happens by itself."""
+    return FakeRunner()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Time that passes when the test says so."""
+    return FakeClock()
+
+
+@pytest.fixture
+def registry(fake: FakeRunner, clock: FakeClock) -> Registry:
+    """A registry whose every place is the fake one."""
+    return Registry({"loop": fake, "thread": fake}, clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -38,3 +59,9 @@ def gate(tmp_path: Path) -> Path:
     path = tmp_path / "gate"
     os.mkfifo(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def house(request: pytest.FixtureRequest) -> House:
+    """The names that jobs elsewhere use, those of the module's ``SOURCE``."""
+    return House(request.module.SOURCE)

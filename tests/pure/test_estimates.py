@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from fakes import FakeClock, FakeRunner, launch_job, work
+from fakes import FakeRunner, launch_job, work
 
 from ipy_bgtasks.job.progress import Progress
 from ipy_bgtasks.job.record import Record
@@ -40,13 +40,6 @@ def test_the_pace_so_far_tells_what_is_left(
 ) -> None:
     """Rounded, in a few words: as soon as there is enough of it, and while something is left."""
     assert left_text(fraction, elapsed) == left
-
-
-@pytest.fixture
-def registry() -> Registry:
-    """A registry with a place in which nothing happens by itself."""
-    fake = FakeRunner()
-    return Registry({"thread": fake}, FakeClock())  # type: ignore[arg-type]
 
 
 def runs_since(job: Record, seconds: float) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fakes import FakeClock, FakeRunner, launch_job, work
 
 from ipy_bgtasks.errors import BadInput, NoSuchJob, WouldBlock
 from ipy_bgtasks.ipython.programs import group_of
+from ipy_bgtasks.job.host import Run
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.registry import queueing
 from ipy_bgtasks.registry.collection import Registry
@@ -23,18 +25,6 @@ from ipy_bgtasks.service import ServiceLoop
 from ipy_bgtasks.views.describe import row
 
 BOUND = 10.0
-
-
-@pytest.fixture
-def place() -> FakeRunner:
-    """A place in which nothing happens by itself."""
-    return FakeRunner()
-
-
-@pytest.fixture
-def registry(place: FakeRunner) -> Registry:
-    """Its jobs run in `place`."""
-    return Registry({"loop": place, "thread": place}, FakeClock())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -67,35 +57,36 @@ def test_a_group_is_a_word_and_perhaps_a_limit(text: str, read: tuple[Any, ...])
 
 
 def test_a_job_that_waits_says_for_what(
-    launch: Callable[..., Record], registry: Registry, place: FakeRunner
+    launch: Callable[..., Record], registry: Registry, fake: FakeRunner
 ) -> None:
     """For which jobs, then at which place of its group."""
     first, second, third = (launch("g:1") for _ in range(3))
     later = launch_job(registry, work(), name="later", after=[second, third])
     assert [row(job).last for job in (second, third)] == ["1st of @g", "2nd of @g"]
     assert row(later).last == "after 2 (f()), 3 (f())"
-    place.finish(first)
+    fake.finish(first)
     assert [row(job).last for job in (second, third)] == ["", "1st of @g"]
-    place.finish(second)
-    place.finish(third)
+    fake.finish(second)
+    fake.finish(third)
     assert (row(later).state, row(later).last) == ("running", "")
 
 
 def test_a_paused_job_lends_its_slot_where_the_group_says_so(
-    launch: Callable[..., Record], place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """And has it again when it goes on, without waiting for it."""
-    monkeypatch.setattr(FakeRunner, "pause", lambda _place, _job, _paused: None)
     first, second, third = (launch("lends:1+") for _ in range(3))
+    processes: Any = SimpleNamespace(pause=int, go_on=int)
+    first.run = third.run = cast("Run", SimpleNamespace(processes=processes))
     first.pause()
     assert states(first, second, third) == ["paused", "running", "queued"]
     first.pause(False)
     assert states(first, second, third) == ["running", "running", "queued"]
-    place.finish(second)
+    fake.finish(second)
     assert states(first, third) == ["running", "queued"]
     first.pause()
     assert states(first, third) == ["paused", "running"]
-    place.finish(first)
+    fake.finish(first)
     fourth = launch("lends:1+")
     assert states(third, fourth) == ["running", "queued"]
     launch("lends:1")  # takes that back
@@ -117,44 +108,44 @@ def test_what_is_no_group_is_refused_in_one_line(text: str) -> None:
 
 
 def test_so_many_run_and_the_rest_starts_in_order(
-    launch: Callable[..., Record], place: FakeRunner
+    launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """Each end lets the next one start, whichever ends first and however it ends."""
     jobs = [launch() for _ in range(5)]
     assert states(*jobs) == ["running", "running", "queued", "queued", "queued"]
-    place.finish(jobs[1])
+    fake.finish(jobs[1])
     assert states(*jobs[2:]) == ["running", "queued", "queued"]
-    place.fail(jobs[0], ValueError())
+    fake.fail(jobs[0], ValueError())
     assert states(*jobs[2:]) == ["running", "running", "queued"]
     jobs[2].cancel()
     assert states(*jobs[2:]) == ["cancelling", "running", "queued"]
-    place.obey(jobs[2])
+    fake.obey(jobs[2])
     assert states(*jobs[2:]) == ["cancelled", "running", "running"]
 
 
 def test_a_queued_job_is_cancelled_at_once_and_never_starts(
-    launch: Callable[..., Record], place: FakeRunner
+    launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """Its place is not even asked."""
     first, second, third = (launch("g:1") for _ in range(3))
     assert second.cancel()
     assert states(second) == ["cancelled"]
     assert second.started is None
-    assert place.stopped == []
-    place.finish(first)
+    assert fake.stopped == []
+    fake.finish(first)
     assert states(third) == ["running"]
 
 
-def test_a_later_limit_counts(launch: Callable[..., Record], place: FakeRunner) -> None:
+def test_a_later_limit_counts(launch: Callable[..., Record], fake: FakeRunner) -> None:
     """More start at once, in order; fewer only when so many have ended; without one it stays."""
     jobs = [launch("g:1") for _ in range(4)]
     jobs.append(launch("g:3"))
     assert states(*jobs) == ["running"] * 3 + ["queued"] * 2
     jobs.append(launch("g:1"))
-    place.finish(jobs[0])
-    place.finish(jobs[1])
+    fake.finish(jobs[0])
+    fake.finish(jobs[1])
     assert states(*jobs[3:]) == ["queued"] * 3
-    place.finish(jobs[2])
+    fake.finish(jobs[2])
     jobs.append(launch("g"))
     assert states(*jobs[3:]) == ["running", "queued", "queued", "queued"]
 
@@ -171,39 +162,39 @@ def test_groups_do_not_touch_each_other(launch: Callable[..., Record]) -> None:
 
 
 def test_a_job_that_waits_for_others_takes_no_place(
-    registry: Registry, launch: Callable[..., Record], place: FakeRunner
+    registry: Registry, launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """It gets in line when those have finished."""
     other = registry.launch(work())
     late = launch("g:1", after=[other])
     first, second = launch("g:1"), launch("g:1")
     assert states(late, first, second) == ["queued", "running", "queued"]
-    place.finish(other)
-    place.finish(first)
+    fake.finish(other)
+    fake.finish(first)
     assert states(late, second) == ["queued", "running"]
-    place.finish(second)
+    fake.finish(second)
     assert states(late) == ["running"]
 
 
 def test_time_is_up_after_so_long_in_a_place_not_in_the_queue(
-    registry: Registry, launch: Callable[..., Record], place: FakeRunner
+    registry: Registry, launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """Or the last of a sweep would never have a chance."""
     clock: FakeClock = registry.service  # type: ignore[assignment]
     first, second = launch("g:1", timeout=5), launch("g:1", timeout=5)
     clock.advance(4)
-    place.finish(first)
+    fake.finish(first)
     clock.advance(4)
     assert states(first, second) == ["finished", "running"]
     clock.advance(1)
     assert states(second) == ["cancelling"]
-    place.obey(second)
+    fake.obey(second)
     assert isinstance(second.exception(0), TimeoutError)
     assert clock.pending == 0
 
 
 def test_a_failing_start_lets_the_next_one_start(
-    launch: Callable[..., Record], place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., Record], fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands in a row, without a deep stack."""
     first = launch("g:1")
@@ -212,8 +203,8 @@ def test_a_failing_start_lets_the_next_one_start(
     def refuse(job: Record) -> None:
         raise RuntimeError("no more threads")
 
-    monkeypatch.setattr(place, "start", refuse)
-    place.finish(first)
+    monkeypatch.setattr(fake, "start", refuse)
+    fake.finish(first)
     assert set(states(*jobs)) == {"failed"}
 
 
@@ -249,35 +240,35 @@ def test_the_jobs_of_a_group_are_one_spec(
 
 
 def test_a_group_is_forgotten_with_its_last_job(
-    registry: Registry, launch: Callable[..., Record], place: FakeRunner
+    registry: Registry, launch: Callable[..., Record], fake: FakeRunner
 ) -> None:
     """Its name can be used again, without the limit it had."""
     jobs = [launch("g:1") for _ in range(2)]
-    place.finish(jobs[0])
+    fake.finish(jobs[0])
     registry.discard(jobs[0])
     assert registry.find_all("@g") == [jobs[1]]
-    place.finish(jobs[1])
+    fake.finish(jobs[1])
     assert registry.prune() == 1
     assert registry.groups() == []
     assert states(launch("g"), launch("g")) == ["running", "running"]
 
 
-def test_a_group_is_kept_as_one(place: FakeRunner) -> None:
+def test_a_group_is_kept_as_one(fake: FakeRunner) -> None:
     """Of a thousand results none is missing, while the jobs of old come and go."""
-    registry = Registry({"thread": place}, FakeClock(), max_finished=3)  # type: ignore[arg-type]
+    registry = Registry({"thread": fake}, FakeClock(), max_finished=3)  # type: ignore[arg-type]
     old = [registry.launch(work()) for _ in range(3)]
     group = [launch_job(registry, work(), group=GroupName("g", 2)) for _ in range(20)]
     for job in [*old, *group]:
-        place.finish(job)
+        fake.finish(job)
     assert list(registry) == [*old[1:], *group]
     new = [registry.launch(work()) for _ in range(2)]
     for job in new:
-        place.finish(job)
+        fake.finish(job)
     assert list(registry) == [*group, *new]
-    place.finish(launch_job(registry, work(), group=GroupName("g")))
+    fake.finish(launch_job(registry, work(), group=GroupName("g")))
     assert len(registry) == 23  # the group lived again, and is the youngest now
     for _ in range(3):
-        place.finish(registry.launch(work()))
+        fake.finish(registry.launch(work()))
     assert len(registry) == 3
 
 
@@ -444,42 +435,42 @@ async def test_a_mixed_group_keeps_its_limit(service: ServiceLoop) -> None:
 
 
 def test_a_group_that_halts_stops_at_its_first_failure(
-    registry: Registry, place: FakeRunner
+    registry: Registry, fake: FakeRunner
 ) -> None:
     """Those that run are asked to stop, the others never start, whoever launches them later."""
     fits = GroupName("fits", 2)
     jobs = [launch_job(registry, work(), group=fits, halt=True) for _ in range(5)]
     late = launch_job(registry, work(), group=fits, halt=True, after=[jobs[1]])
-    place.finish(jobs[0])
-    place.fail(jobs[1], ValueError("why"))
+    fake.finish(jobs[0])
+    fake.fail(jobs[1], ValueError("why"))
     assert [str(job.state) for job in jobs] == [
         *("finished", "failed", "cancelling", "cancelled", "cancelled")
     ]
     for job in (jobs[3], late, launch_job(registry, work(), group=fits, halt=True)):
         with pytest.raises(CancelledError, match=r"never started: job 2 \(f\(\)\) failed"):
             job.result(0)
-    place.obey(jobs[2])
-    assert place.running == place.queued == []
+    fake.obey(jobs[2])
+    assert fake.running == fake.queued == []
 
 
-def test_a_group_that_does_not_halt_goes_on(registry: Registry, place: FakeRunner) -> None:
+def test_a_group_that_does_not_halt_goes_on(registry: Registry, fake: FakeRunner) -> None:
     """As by default, and after a job that was cancelled."""
     jobs = [launch_job(registry, work(), group=GroupName("fits", 1)) for _ in range(2)]
-    place.fail(jobs[0], ValueError())
+    fake.fail(jobs[0], ValueError())
     assert str(jobs[1].state) == "running"
     other = GroupName("other", 1)
     jobs = [launch_job(registry, work(), group=other, halt=True) for _ in range(2)]
     jobs[0].cancel()
-    place.obey(jobs[0])
+    fake.obey(jobs[0])
     assert str(jobs[1].state) == "running"
 
 
 def test_a_group_that_has_halted_begins_anew_after_a_moment(
-    registry: Registry, place: FakeRunner, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the cell can be run again."""
     fits = GroupName("fits")
-    place.fail(launch_job(registry, work(), group=fits, halt=True), ValueError())
+    fake.fail(launch_job(registry, work(), group=fits, halt=True), ValueError())
     assert str(launch_job(registry, work(), group=fits, halt=True).state) == "cancelled"
     monkeypatch.setattr(queueing, "_IDLE", 0)
     assert str(launch_job(registry, work(), group=fits, halt=True).state) == "running"

@@ -28,12 +28,6 @@ BOUND = 10.0
 
 
 @pytest.fixture
-def fake() -> FakeRunner:
-    """A place where nothing happens by itself."""
-    return FakeRunner()
-
-
-@pytest.fixture
 async def loop_runner() -> LoopRunner:
     """The loop of the test as a place."""
     return LoopRunner(asyncio.get_running_loop())

@@ -126,7 +126,7 @@ def test_values_are_expanded_as_after_an_exclamation_mark() -> None:
     """In a loop they mean what they seem to mean; the code is left alone."""
     variables = {"i": 3, "limit": 2.5, "who": "me"}
     line = "-n fold-{i} --log run-{i}-$who --timeout {limit*2} f({i}, '$who')"
-    given, code = read_options(line, BG, "%bg", lambda: variables)
+    given, code = read_options(line, BG, "%bg", variables)
     assert (given.name, given.log, given.timeout) == ("fold-3", "run-3-me", 5.0)
     assert code == "f({i}, '$who')"
 
@@ -135,7 +135,7 @@ def test_braces_can_hold_blanks_and_be_doubled(monkeypatch: pytest.MonkeyPatch) 
     """And what is no variable may be one of the environment's, as for a shell."""
     monkeypatch.setenv("BG_TEST_PLACE", "/somewhere")
     given, _ = read_options(
-        "-n {{{', '.join(map(str, [1, 2]))}}} --log $BG_TEST_PLACE/log f()", BG, "%bg", dict
+        "-n {{{', '.join(map(str, [1, 2]))}}} --log $BG_TEST_PLACE/log f()", BG, "%bg", {}
     )
     assert given.name == "{1, 2}"
     assert given.log == "/somewhere/log"
@@ -155,11 +155,11 @@ def test_braces_can_hold_blanks_and_be_doubled(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_expanded_is_one_line(line: str, message: str) -> None:
     """It names the option, the value and the reason."""
     with pytest.raises(BadInput, match=re.escape(message)) as raised:
-        read_options(line, BG, "%bg", lambda: {"i": "x"})
+        read_options(line, BG, "%bg", {"i": "x"})
     assert "\n" not in str(raised.value)
 
 
 def test_an_expression_is_not_expanded() -> None:
     """Its braces are Python's."""
-    given, _ = read_options("--on pools[{1: 2}[i]] f()", BG, "%bg", lambda: {"i": 1})
+    given, _ = read_options("--on pools[{1: 2}[i]] f()", BG, "%bg", {"i": 1})
     assert given.on == "pools[{1: 2}[i]]"

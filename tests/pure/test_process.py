@@ -60,12 +60,6 @@ def fail_deep():
 
 
 @pytest.fixture(scope="module")
-def house() -> House:
-    """The names that jobs use."""
-    return House(SOURCE)
-
-
-@pytest.fixture(scope="module")
 def processes(house: House) -> Iterator[ProcessRunner]:
     """Two workers for all tests of this file."""
     runner = ProcessRunner(max_processes=2)

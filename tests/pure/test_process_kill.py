@@ -40,12 +40,6 @@ def with_child():
 """
 
 
-@pytest.fixture(scope="module")
-def house() -> House:
-    """The names that jobs use."""
-    return House(SOURCE)
-
-
 @pytest.fixture
 def processes(house: House) -> Iterator[ProcessRunner]:
     """Two workers at most, none yet."""

@@ -26,24 +26,6 @@ from ipy_bgtasks.runners.threads import ThreadRunner
 BOUND = 20.0
 
 
-@pytest.fixture
-def fake() -> FakeRunner:
-    """A place where nothing happens by itself."""
-    return FakeRunner()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Time that passes when the test says so."""
-    return FakeClock()
-
-
-@pytest.fixture
-def registry(fake: FakeRunner, clock: FakeClock) -> Registry:
-    """A registry whose every place is the fake one."""
-    return Registry({"loop": fake, "thread": fake}, clock)  # type: ignore[arg-type]
-
-
 def launch(registry: Registry, name: str = "f()", **options: Any) -> Record:
     """A job of that name."""
     return launch_job(registry, work(label=name), **options)

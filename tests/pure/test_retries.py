@@ -21,24 +21,6 @@ from ipy_bgtasks.session.foreground import Stopping
 BOUND = 10.0
 
 
-@pytest.fixture
-def place() -> FakeRunner:
-    """A place in which nothing happens by itself."""
-    return FakeRunner()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """A clock that the test turns."""
-    return FakeClock()
-
-
-@pytest.fixture
-def registry(place: FakeRunner, clock: FakeClock) -> Registry:
-    """Its jobs run in `place`."""
-    return Registry({"loop": place, "thread": place}, clock)  # type: ignore[arg-type]
-
-
 def test_the_pauses_double_up_to_a_minute() -> None:
     """In seconds."""
     assert [pause_after(n) for n in range(1, 10)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -46,37 +28,37 @@ def test_the_pauses_double_up_to_a_minute() -> None:
 
 
 def test_what_fails_is_run_again_after_a_pause(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """It is queued meanwhile, and whoever waits goes on to wait."""
     job = launch_job(registry, work(), retries=2)
     ends: list[Record] = []
     job.add_done_callback(ends.append)
     job.progress = 0.5
-    place.fail(job, ValueError("first"))
+    fake.fail(job, ValueError("first"))
     assert (str(job.state), str(job.attempts), job.started) == ("queued", "attempt 2 of 3", None)
     clock.advance(0.9)
     assert str(job.state) == "queued"
     clock.advance(0.1)
     assert (str(job.state), job.progress) == ("running", None)
-    place.fail(job, ValueError("second"))
+    fake.fail(job, ValueError("second"))
     clock.advance(1)
     assert str(job.state) == "queued"
     clock.advance(1)
     assert ends == []
-    place.finish(job, "well")
+    fake.finish(job, "well")
     assert ends == [job]
     assert (job.result(0), str(job.attempts)) == ("well", "attempt 3 of 3")
     assert clock.pending == 0
 
 
 def test_the_outcome_is_that_of_the_last_attempt(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """The earlier errors are notes on it."""
     job = launch_job(registry, work(), retries=2)
     for n in range(3):
-        place.fail(job, ValueError(n))
+        fake.fail(job, ValueError(n))
         clock.advance(60)
     error = job.exception(0)
     assert repr(error) == "ValueError(2)"
@@ -84,15 +66,15 @@ def test_the_outcome_is_that_of_the_last_attempt(
 
 
 def test_the_log_says_which_attempt_a_line_is_from(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """Also after a partial line."""
     job = launch_job(registry, work(), retries=1)
     job.write("stdout", "half a line")
-    place.fail(job, ValueError("no luck"))
+    fake.fail(job, ValueError("no luck"))
     clock.advance(1)
     job.write("stdout", "second\n")
-    place.finish(job)
+    fake.finish(job)
     assert job.log.text.splitlines() == [
         "half a line",
         "attempt 1 of 2 failed: ValueError: no luck; again in 1 s",
@@ -101,7 +83,7 @@ def test_the_log_says_which_attempt_a_line_is_from(
 
 
 def test_cancel_ends_it_at_once_between_two_attempts(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """And says nothing of a job that never started."""
 
@@ -110,7 +92,7 @@ def test_cancel_ends_it_at_once_between_two_attempts(
             """Nothing is shown here."""
 
     job = launch_job(registry, work(), retries=3)
-    place.fail(job, ValueError())
+    fake.fail(job, ValueError())
     stopping = Stopping([job], Screen())  # type: ignore[arg-type]
     assert str(job.state) == "cancelled"
     assert stopping.report() == ["job 1 (f()) cancelled"]
@@ -119,34 +101,34 @@ def test_cancel_ends_it_at_once_between_two_attempts(
     assert clock.pending == 0
 
 
-def test_who_was_asked_to_stop_is_not_run_again(registry: Registry, place: FakeRunner) -> None:
+def test_who_was_asked_to_stop_is_not_run_again(registry: Registry, fake: FakeRunner) -> None:
     """Though it fails, as code does that cleans up badly."""
     job = launch_job(registry, work(), retries=3)
     job.cancel()
-    place.fail(job, ValueError())
+    fake.fail(job, ValueError())
     assert str(job.state) == "failed"
 
 
-def test_an_exit_is_no_failure(registry: Registry, place: FakeRunner) -> None:
+def test_an_exit_is_no_failure(registry: Registry, fake: FakeRunner) -> None:
     """It is meant."""
     job = launch_job(registry, work(), retries=3)
-    place.fail(job, SystemExit(1))
+    fake.fail(job, SystemExit(1))
     assert str(job.state) == "failed"
 
 
 def test_each_attempt_has_its_own_time_and_the_end_of_it_is_the_end(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """The pause does not count."""
     job = launch_job(registry, work(), retries=3, timeout=5)
     clock.advance(4)
-    place.fail(job, ValueError())
+    fake.fail(job, ValueError())
     clock.advance(1)
     clock.advance(4)
     assert str(job.state) == "running"
     clock.advance(1)
     assert str(job.state) == "cancelling"
-    place.obey(job)
+    fake.obey(job)
     error = job.exception(0)
     assert isinstance(error, TimeoutError)
     assert error.__notes__ == ["attempt 1 of 4: ValueError"]
@@ -154,31 +136,31 @@ def test_each_attempt_has_its_own_time_and_the_end_of_it_is_the_end(
 
 
 def test_between_attempts_it_has_no_place_in_its_group(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """The next one starts; afterwards it gets in line."""
     first, second, third = (
         launch_job(registry, work(), group=GroupName("g", 1), retries=1) for _ in range(3)
     )
-    place.fail(first, ValueError())
+    fake.fail(first, ValueError())
     assert [str(job.state) for job in (first, second, third)] == ["queued", "running", "queued"]
     clock.advance(1)
-    place.finish(second)
+    fake.finish(second)
     assert [str(job.state) for job in (first, second, third)] == ["queued", "finished", "running"]
-    place.finish(third)
+    fake.finish(third)
     assert str(first.state) == "running"
 
 
 def test_dependents_wait_for_the_last_attempt(
-    registry: Registry, place: FakeRunner, clock: FakeClock
+    registry: Registry, fake: FakeRunner, clock: FakeClock
 ) -> None:
     """An attempt that failed is not the job's end."""
     job = launch_job(registry, work(), retries=1)
     after = registry.launch(work(), after=[job])
-    place.fail(job, ValueError())
+    fake.fail(job, ValueError())
     assert str(after.state) == "queued"
     clock.advance(1)
-    place.finish(job)
+    fake.finish(job)
     assert str(after.state) == "running"
 
 

@@ -59,6 +59,7 @@ async def test_the_options_are_those_of_the_magic(shell: InteractiveShell) -> No
         ((add, 1), {"group": "a b"}, "-g takes the name of a group"),
         ((add, 1), {"after": "9"}, "no job 9"),
         ((add, 1), {"on": 3}, "not an executor"),
+        ((add, 1), {"on": "pool"}, "on takes an executor itself"),
         ((add, 1), {"on": 3, "keep": True}, "--keep needs a process of its own"),
         ((add, 1), {"on": 3, "memory": "1G"}, "--memory limits processes"),
         ((lambda: (yield),), {}, "only makes a generator"),

@@ -225,6 +225,10 @@ def test_what_others_set_on_a_class_is_heard(
     shell.run_cell("1 / 0")
     shell.run_cell("!echo")
     assert seen == ["traceback", "echo"]
+    with monkeypatch.context() as patch:
+        patch.setattr(InteractiveShell, "showtraceback", None)
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            shell.showtraceback()
     manager.unload_extension(EXTENSION)
     shell.run_cell("1 / 0")
     assert seen == ["traceback", "echo", "traceback"]

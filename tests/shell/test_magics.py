@@ -219,6 +219,10 @@ async def test_an_existing_task_or_future_is_adopted(cells: Any) -> None:
     assert [await one, await two] == [3, 3]
     await cells("future = asyncio.get_running_loop().create_future(); future.set_result(4)")
     assert await (await cells("%bg future")) == 4
+    await cells("other = asyncio.ensure_future(asyncio.Event().wait())\njob = %bg other")
+    await cells("%cancel job")
+    assert await cells("other.cancelled(), str(job.state)") == (True, "cancelled")
+    assert await cells("%fg ?task") == 3
 
 
 @pytest.mark.parametrize(
@@ -244,19 +248,21 @@ async def test_a_cell_runs_in_its_place(
 
 
 async def test_names_are_bound_at_launch(cells: Any, shell: InteractiveShell) -> None:
-    """Whenever it comes to run; a loop in a function, too."""
-    await cells("js = []\nfor u in range(4):\n    j = %bg waits(u)\n    js.append(j)")
+    """In a loop of the cell, of a function, and with its locals; functions see live globals."""
+    await cells("G = 'old'; js = []\nasync def take(v):\n    await gate.wait(); return v, G")
+    await cells("for u in range(3):\n    j = %bg take(u)\n    js.append(j)")
     await cells(
         "def many():\n"
         "    found = []\n"
-        "    for v in range(4):\n"
-        "        j = %bg waits(v)\n"
+        "    for v in range(3):\n"
+        "        w = v * 10\n"
+        "        j = %bg take(w)\n"
         "        found.append(j)\n"
         "    return found\n"
         "js += many()"
     )
-    await cells("u = v = waits = None; gate.set()")
-    assert [await job for job in shell.user_ns["js"]] == [0, 1, 2, 3] * 2
+    await cells("u = take = None; G = 'new'; gate.set()")
+    assert [await job for job in shell.user_ns["js"]] == [(v, "new") for v in (0, 1, 2, 0, 10, 20)]
 
 
 async def test_an_assignment_binds_when_it_is_done(cells: Any, shell: InteractiveShell) -> None:

@@ -149,9 +149,7 @@ class PromptStream:
         """Show a partial line, and hold none: the prompt has ended."""
         with self._lock:
             self._ended = True
-            begun, self._begun = self._begun, ""
-            if begun:
-                self._above.put(begun)
+        self.flush()
 
     def flush(self) -> None:
         """Show a partial line, too."""
@@ -278,11 +276,12 @@ class EndNotices:
                 self._held.append(_News(job, "", True))
             elif name not in self._ending and self._of_group(name):
                 self._ending.add(name)
-                self._later(_SURELY, lambda: self._add_ended_group(job, name))
 
-    def _add_ended_group(self, job: Record, name: str) -> None:
-        self._ending.discard(name)
-        self._add(_News(job, "", True))
+                def add() -> None:
+                    self._ending.discard(name)
+                    self._add(_News(job, "", True))
+
+                self._later(_SURELY, add)
 
     def _add(self, news: _News) -> None:
         with self._lock:
@@ -354,9 +353,8 @@ def sequences(notice: Notice, environment: Mapping[str, str]) -> str:
     tmux = "TMUX" in environment
     if term.startswith(_BELL_ONLY) and not tmux:
         return _BELL
-    text = "".join(
-        _NOTIFICATIONS[kind](notice) for kind in _known_by(term, tmux=tmux, environment=environment)
-    )
+    kinds = _known_by(term, tmux=tmux, environment=environment)
+    text = "".join(_notification(kind, notice) for kind in kinds)
     if tmux:  # which passes it on where it is told to
         inner = text.replace("\x1b", "\x1b\x1b")
         text = f"\x1bPtmux;{inner}\x1b\\"
@@ -373,23 +371,13 @@ def _known_by(term: str, *, tmux: bool, environment: Mapping[str, str]) -> tuple
     return 9, 777
 
 
-def _osc_9(notice: Notice) -> str:
-    return f"\x1b]9;{notice.line}\a"
-
-
-def _osc_777(notice: Notice) -> str:
-    title = notice.title.replace(";", ",")  # which ends the title
-    return f"\x1b]777;notify;{title};{_flat(notice.body)}\a"
-
-
-def _osc_99(notice: Notice) -> str:
+def _notification(kind: int, notice: Notice) -> str:
+    body = one_line(notice.body.replace("\n", "; "), 500)
+    if kind == 9:
+        return f"\x1b]9;{notice.line}\a"
+    if kind == 777:
+        title = notice.title.replace(";", ",")  # which ends the title
+        return f"\x1b]777;notify;{title};{body}\a"
     # In two parts of one notification; none if the user looks at the window.
     first = f"\x1b]99;i=bg:d=0:o=unfocused;{notice.title}\x1b\\"
-    return f"{first}\x1b]99;i=bg:p=body;{_flat(notice.body)}\x1b\\"
-
-
-def _flat(body: str) -> str:
-    return one_line(body.replace("\n", "; "), 500)
-
-
-_NOTIFICATIONS = {9: _osc_9, 777: _osc_777, 99: _osc_99}
+    return f"{first}\x1b]99;i=bg:p=body;{body}\x1b\\"

@@ -82,6 +82,8 @@ class TerminalFrontEnd(FrontEnd):
         self._ending: list[Record] = []
         self._last_words = False
         self._shown = threading.Condition(self._lock)
+        #: Whether it was asked if jobs may be stopped, in the cell that runs, or the one before.
+        self._asked = self._asked_before_cell = False
         self._footer: str | None = None
         self._bar: str | None = None  # the footer that `%fg` shows
 
@@ -161,7 +163,7 @@ class TerminalFrontEnd(FrontEnd):
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
         if self._prompts:
-            changes.step("exit", _ExitQuestion(self, self._count_to_stop, leaving.tell).install)
+            changes.step("exit", self._ask_before_exit, leaving.tell)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""
@@ -462,10 +464,6 @@ class TerminalFrontEnd(FrontEnd):
         group = next(groups, None)
         return "" if group is None or not group.is_over else group_line(group)
 
-    def _count_to_stop(self) -> int:
-        """Return how many jobs an exit would stop; 0 if there is nothing to ask."""
-        return len(self._core.own_jobs()) if self.settings.confirm_exit else 0
-
     def forget_notice(self, job: Record) -> None:
         """Drop a notice of the job's end that waits for the prompt."""
         self._notices.forget(job)
@@ -479,6 +477,51 @@ class TerminalFrontEnd(FrontEnd):
         if text := self._notices.release():
             sys.stderr.write(printable(text, sys.stderr))
             sys.stderr.flush()
+
+    # Leaving
+
+    def _ask_before_exit(self, changes: Installation, stop: Callable[[], None]) -> None:
+        """Ask before leaving with jobs running: only a second `exit` or Ctrl-D leaves.
+
+        *stop* stops them.
+        """
+        from ipy_bgtasks.hooks import exit_of_job
+
+        shell, embedded = self.shell, _is_embedded(self.shell)
+
+        def running() -> int:
+            """Return how many jobs would be stopped; 0 if there is nothing to ask."""
+            return len(self._core.own_jobs()) if self.settings.confirm_exit else 0
+
+        def prompt_for_code(original: Callable[[], str]) -> str:
+            try:
+                return original()
+            except EOFError:
+                if not running():
+                    raise  # IPython may have a question of its own
+                shell.ask_exit()
+                return ""
+
+        def ask_exit(original: Callable[[], None]) -> None:
+            exit_of_job()
+            if (count := running()) and not (self._asked or self._asked_before_cell):
+                self._asked = True
+                return self.print_line(_question(count, embedded))
+            original()
+            if not shell.keep_running and not embedded:
+                stop()  # at once: beside jobs that compute, each of IPython's next steps waits
+
+        def begins(info: Any) -> None:
+            # A look at what runs, between two exits, is no reason to ask again.
+            if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] != "jobs":
+                self._asked, self._asked_before_cell = False, self._asked
+
+        changes.wrap(shell, "ask_exit", ask_exit)
+        changes.wrap(shell, "prompt_for_code", prompt_for_code)
+        changes.event(shell.events, "pre_run_cell", begins)
+        changes.event(
+            shell.events, "post_run_cell", lambda _: setattr(self, "_asked_before_cell", False)
+        )
 
     # Following a job
 
@@ -557,61 +600,6 @@ def _unrouted(stream: Any) -> Any:
 def _is_embedded(shell: Any) -> bool:
     """Return whether `IPython.embed` has made it, so that a program goes on when it is left."""
     return hasattr(shell, "embedded_active")
-
-
-class _ExitQuestion:
-    """The question before leaving: with jobs running, only a second `exit` or Ctrl-D leaves.
-
-    For a shell in the main thread. *running* returns how many jobs would be stopped; 0 if there
-    is nothing to ask. *stop* stops them.
-    """
-
-    def __init__(
-        self, front_end: FrontEnd, running: Callable[[], int], stop: Callable[[], None]
-    ) -> None:
-        self._front_end = front_end
-        self._running = running
-        self._stop = stop
-        self._asked = False
-        self._asked_before_cell = False
-
-    def install(self, changes: Installation) -> None:
-        """Stand before the shell's own exits."""
-        shell = self._front_end.shell
-        changes.wrap(shell, "ask_exit", self._exit)
-        changes.wrap(shell, "prompt_for_code", self._prompt_for_code)
-        changes.event(shell.events, "pre_run_cell", self._on_begin)
-        changes.event(shell.events, "post_run_cell", self._on_end)
-
-    def _prompt_for_code(self, original: Callable[[], str]) -> str:
-        try:
-            return original()
-        except EOFError:
-            if not self._running():
-                raise  # IPython may have a question of its own
-            self._front_end.shell.ask_exit()
-            return ""
-
-    def _exit(self, original: Callable[[], None]) -> None:
-        from ipy_bgtasks.hooks import exit_of_job
-
-        exit_of_job()
-        shell, embedded = self._front_end.shell, _is_embedded(self._front_end.shell)
-        if self._running() and not (self._asked or self._asked_before_cell):
-            self._asked = True
-            return self._front_end.print_line(_question(self._running(), embedded))
-        original()
-        if not shell.keep_running and not embedded:
-            self._stop()  # at once: beside jobs that compute, each of IPython's next steps waits
-
-    def _on_begin(self, info: Any) -> None:
-        # A look at what runs, between two exits, is no reason to ask again.
-        if str(getattr(info, "raw_cell", "")).strip().lstrip("%").partition(" ")[0] == "jobs":
-            return
-        self._asked, self._asked_before_cell = False, self._asked
-
-    def _on_end(self, _result: object) -> None:
-        self._asked_before_cell = False
 
 
 def _question(count: int, embedded: bool) -> str:

@@ -38,6 +38,7 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, copy_context
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away
@@ -412,13 +413,10 @@ class TerminalCells(BackgroundCells[Cell]):
 def _reads_terminal(cell: Cell) -> bool:
     if cell.asks or is_raw():
         return True
-    frame = sys._current_frames().get(cell.thread)
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__"))
-        if module in _ASKING or module.startswith("prompt_toolkit."):
-            return True
-        frame = frame.f_back
-    return False
+    if (innermost := sys._current_frames().get(cell.thread)) is None:
+        return False
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_stack(innermost))
+    return any(each in _ASKING or each.startswith("prompt_toolkit.") for each in modules)
 
 
 def _read_line(cell: Cell, prompt: object = "") -> str:
