@@ -110,6 +110,8 @@ class Run:
     reached: bool = True
     #: Whether it was asked to stop by force.
     insists: bool = False
+    #: Whether it goes on when this session ends.
+    goes_on: bool = False
     #: What keeps it from starting, in words.
     waits_for: str = ""
 
@@ -190,14 +192,6 @@ class Runner:
     def waits(self, job: Record) -> str:
         """Return what keeps the job from starting, in words."""
         return "" if job.run is None else job.run.waits_for
-
-    def goes_on(self, job: Record) -> bool:
-        """Return whether the job goes on when this session ends."""
-        return False
-
-    def tells(self, job: Record) -> bool:
-        """Return whether somebody else tells the addresses of notices of the job's end."""
-        return False
 
     def shutdown(self) -> None:
         """Start nothing more, stop everything, and return immediately: the session ends.

@@ -93,6 +93,8 @@ class Record:
     on_cancel: tuple[Callable[[], object], ...] = field(default=(), init=False)
     #: Whether it was brought to the foreground, and its end shown there.
     end_shown: bool = field(default=False, init=False)
+    #: Whether the addresses of notices are notified of its end, but not by this session.
+    notified_elsewhere: bool = field(default=False, init=False)
     #: Whether somebody has asked for its result.
     was_fetched: bool = field(default=False, init=False)
     #: Reads its progress from the widgets that it shows; None if it shows none.

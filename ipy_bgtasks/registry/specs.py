@@ -59,7 +59,7 @@ class JobId(str):
 
 def goes_on(job: Record) -> bool:
     """Return whether a job goes on when this session ends."""
-    return job.runner is not None and not job.done() and job.runner.goes_on(job)
+    return job.run is not None and job.run.goes_on
 
 
 _CURRENT = ("", "+", "%", "%+", "%%")

@@ -109,7 +109,7 @@ class Notices:
             self._listens = True
         self._front_end.on_end = self.ended
         if self._front_end.live:  # a page takes a moment to be ready
-            self._session.core.service.later(0, lambda: self._live_views().prepare())
+            self._session.core.service.later(0, lambda: self._live_views().open_page())
 
     def check(self) -> None:
         """Check the addresses of a config file, in a thread: importing Apprise takes a second."""
@@ -170,7 +170,7 @@ class Notices:
         if self._front_end.live:
             ways.append(lambda: self._live_views().tell(notice, first))
         # Of a kept job its watcher sends it.
-        if self._settings.notify and not (first.runner is not None and first.runner.tells(first)):
+        if self._settings.notify and not first.notified_elsewhere:
             ways.append(lambda: self._post(first, notice))
         for way in ways:
             try:

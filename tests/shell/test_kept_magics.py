@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from receivers import receiver
 
 from ipy_bgtasks import CannotSend, Job, ProcessDied, jobs
 from ipy_bgtasks.runners.kept.directory import directories
+from ipy_bgtasks.session.notices import Notices
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
@@ -410,6 +412,21 @@ async def test_the_addresses_are_told_once_where_a_session_is_there(cells: Any) 
         assert server.next()["title"] == "job k1 finished: six"
         await cells("%bg --notify -n last six()")
         assert server.next()["title"] == "job 1 finished: last"
+
+
+async def test_the_session_leaves_the_addresses_to_the_watcher(
+    cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody has brought the job to the foreground."""
+    pytest.importorskip("apprise")
+    posted: SimpleQueue[str] = SimpleQueue()
+    monkeypatch.setattr(Notices, "_post", lambda _self, job, _notice: posted.put(str(job.number)))
+    with receiver() as server:
+        await cells(f"%config BgTasks.notify = [{server.url!r}]")
+        await cells("def six(): return 6\njob = %bg --keep --notify -n six six()\nawait job")
+        assert server.next()["title"] == "job k1 finished: six"
+        await cells("%bg --notify -n last six()")
+        assert posted.get(timeout=BOUND) == "1"
 
 
 async def test_a_notice_that_reached_nobody_is_said_in_the_output(cells: Any, home: Path) -> None:

@@ -89,6 +89,8 @@ class Following(Run):
             return "its session has not started it yet; it stops as soon as it starts"
         return "its watcher has been asked to stop it"
 
+    goes_on = True
+
     def stop(self, force: bool) -> None:
         self.request("force" if force else f"stop {self._runner.grace}")
 
@@ -248,7 +250,6 @@ class KeptRunner(Runner):
         #: What makes each number's job unique: numbers are used again.
         self.tokens: dict[JobId, str] = {}
         self._lock = threading.Lock()
-        self._tells: set[JobId] = set()
         self._waiting: dict[JobId, tuple[JobDirectory, int, dict[str, Any]]] = {}
 
     def accept(self, work: Work) -> Work:
@@ -259,7 +260,6 @@ class KeptRunner(Runner):
         directory, lock = new_directory()
         token = f"kept-{os.urandom(8).hex()}"
         self.tokens[directory.number] = directory.token = token
-        self._tells.discard(directory.number)
         self._waiting[directory.number] = directory, lock, {"token": token}
         return directory.number
 
@@ -304,7 +304,7 @@ class KeptRunner(Runner):
             files.replace_json(directory.path, files.JOB, told, sync=False)
             if tells and self.urls:
                 files.leave_notice(directory.path, self.urls)
-                self._tells.add(directory.number)
+                job.notified_elsewhere = True
         except OSError as error:
             raise BadInput(f"--keep cannot write to {directory.path}: {error.strerror}") from None
         job.add_done_callback(self._ended)
@@ -355,12 +355,6 @@ class KeptRunner(Runner):
     def needs_this_thread(self) -> bool:
         """Return whether it is the service loop's, which ends these jobs."""
         return threading.get_ident() == self.service.thread
-
-    def tells(self, job: Record) -> bool:
-        return job.number in self._tells
-
-    def goes_on(self, job: Record) -> bool:
-        return isinstance(job.run, Following)
 
     def _ended(self, job: Record) -> None:
         """Write the end of a job that was never handed over."""
