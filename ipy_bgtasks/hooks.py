@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
-    from ipy_bgtasks.session.leaving import Leaving
 
 
 #: The packages whose threads serve the session, whichever cell has started them.
@@ -403,17 +402,6 @@ def exit_of_job() -> None:
         error = SystemExit()
         error.add_note("exit() in a job ends that job; at the prompt it ends the session")
         raise error
-
-
-def watch_process(changes: Installation, leaving: Leaving) -> None:
-    """Stop all jobs first when the process exits or gets SIGTERM. Any thread may call."""
-
-    def clean_up() -> None:
-        leaving.tell()
-        leaving.wait()
-
-    before_sigterm(changes, clean_up)
-    at_exit(changes, leaving.finish)
 
 
 def at_exit(changes: Installation, finish: Callable[[], None]) -> None:

@@ -158,6 +158,11 @@ def at_fork(
         register(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
 
 
+def on_main_thread() -> bool:
+    """Return whether the caller runs on the main thread, the one that signals reach."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def interrupt_main_thread() -> None:
     """Send SIGINT to the main thread; any thread may call."""
     if (kill := getattr(_signal, "pthread_kill", None)) is not None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.streams import Labels, isolate_publisher, translate_errors
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from traceback import FrameSummary
 
     from ipy_bgtasks.context import ByContext
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
@@ -42,28 +42,6 @@ if TYPE_CHECKING:
 _REPLAY = 64_000
 #: Seconds after which subscribers get what a job wrote.
 _SOON = 0.1
-
-
-class ForegroundCell(NamedTuple):
-    """A cell that runs in the foreground."""
-
-    id: str
-    code: str
-    #: Its prompt number.
-    number: int
-    #: When its code began, in seconds since the epoch.
-    began: float
-    #: Returns where its code is; any thread may call.
-    stack: Callable[[], list[FrameSummary]]
-
-
-class WaitingCell(NamedTuple):
-    """A cell that waits for the one that runs."""
-
-    id: str
-    code: str
-    #: The number by which it can be taken out of the queue: 1 for `q1`.
-    place: int
 
 
 class FrontEnd(Host):
@@ -168,7 +146,7 @@ class FrontEnd(Host):
 
     def reaches(self) -> bool:
         """Return whether an interrupt of the foreground reaches the calling thread."""
-        return threading.current_thread() is threading.main_thread()
+        return on_main_thread()
 
     def last_backgrounded(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""

@@ -23,7 +23,7 @@ import weakref
 from contextvars import Context, copy_context
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.context import caller, cells_away, current
 from ipy_bgtasks.patching import static
@@ -33,15 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ipy_bgtasks.patching import Installation
-    from ipy_bgtasks.work.reading import Command
 
-
-class RunWithin(Protocol):
-    """A function that runs a command in the calling job's code and returns its exit code."""
-
-    def __call__(
-        self, command: Command, take: Callable[[str, str], object], data: bytes = b""
-    ) -> int: ...
+    #: Runs a `Command` in the calling job's code, gives what it prints to a function, with the name
+    #: of the stream, and returns its exit code; the last argument is its input.
+    RunWithin = Callable[..., int]
 
 
 def run_commands_of_jobs(changes: Installation, shell: Any, run: RunWithin) -> None:

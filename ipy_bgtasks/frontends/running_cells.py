@@ -111,6 +111,11 @@ class RunningCell:
         self.stop: Sent | None = None
         self.pursuer: threading.Thread | None = None
 
+    @property
+    def elapsed(self) -> float:
+        """The seconds since its code began."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
     def interrupt_await(self) -> bool:
         """Interrupt it at its await, or where it asks; return whether it is there."""
         raise NotImplementedError

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import re
 import threading
-import time
 from dataclasses import replace
 from functools import partial
 from traceback import FrameSummary
@@ -408,9 +407,9 @@ def _cell_rows(session: Session) -> tuple[list[Row], list[Row]]:
     if (cells := session.front_end.cells) is None:
         return [], []
     waiting = [waiting_cell(each.code, each.place) for each in cells.waiting()]
-    number, now = session.core.sources.cell, time.time()
+    number = session.core.sources.cell
     running = [
-        running_cell(each.code, now - each.began, each.stack(), number) for each in cells.others()
+        running_cell(each.code, each.elapsed, each.stack(), number) for each in cells.others()
     ]
     return running, waiting
 

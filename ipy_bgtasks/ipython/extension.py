@@ -180,7 +180,7 @@ class Loaded:
         changes.add(undo)
 
     def _watch_exits(self, session: Session, registry: Registry) -> None:
-        from ipy_bgtasks.hooks import threads_of_jobs, watch_process
+        from ipy_bgtasks.hooks import at_exit, before_sigterm, threads_of_jobs
         from ipy_bgtasks.session.leaving import Leaving
 
         core, settings, changes = session.core, session.settings, self._changes
@@ -192,7 +192,13 @@ class Loaded:
         ]
         leaving.on_begin += [threads_of_jobs.let_go, session.close_notices]
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
-        watch_process(changes, leaving)
+
+        def clean_up() -> None:
+            leaving.tell()
+            leaving.wait()
+
+        before_sigterm(changes, clean_up)
+        at_exit(changes, leaving.finish)
         core.front_end.watch_exits(changes, leaving)
 
     def _register(self, session: Session) -> None:

@@ -35,8 +35,8 @@ from ipy_bgtasks.work.reading import label_of_cell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
     from ipy_bgtasks.frontends.kernel.cards import Card
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.watching import News, Watching
     from ipy_bgtasks.notify import Notice
@@ -512,10 +512,15 @@ def many_row(card: Card, *, listed: bool) -> dict[str, Any]:
     return facts
 
 
-def cell_row(cell: ForegroundCell, waiting: Sequence[WaitingCell]) -> dict[str, Any]:
+def cell_row(cell: CellRun, waiting: Sequence[CellRun]) -> dict[str, Any]:
     """Return the cell that runs in the foreground, and those that wait for it, as such data."""
     name = visible(label_of_cell(cell.code))
-    found = {"id": cell.id, "name": name, "number": cell.number, "started": cell.began}
+    found = {
+        "id": cell.id,
+        "name": name,
+        "number": cell.number,
+        "started": time.time() - cell.elapsed,
+    }
     shown = waiting[:_QUEUED]
     found["queue"] = [{"n": w.place, "name": visible(label_of_cell(w.code))} for w in shown]
     return found

@@ -17,14 +17,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.service import Soon
 from ipy_bgtasks.views.tables import live_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ipy_bgtasks.frontends.base import ForegroundCell, FrontEnd, WaitingCell
+    from ipy_bgtasks.frontends.base import FrontEnd
     from ipy_bgtasks.frontends.kernel.cards import Cards
+    from ipy_bgtasks.frontends.kernel.cell_queue import CellRun
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.live.pages import Pages
     from ipy_bgtasks.notify import Notice
@@ -167,10 +169,6 @@ class Watching:
         model = {"version_major": 2, "version_minor": 0, "model_id": page[1].model_id}
         return {VIEW: model}
 
-    def prepare(self) -> None:
-        """Have it there when there is a notice: a page takes a moment to load it."""
-        self._opened()
-
     def tell(self, notice: Notice, job: Record) -> None:
         """Show a notice about a job on the pages where nobody looks."""
         if (page := self._opened()) is not None:
@@ -210,10 +208,10 @@ class Watching:
         send({"kind": "again"})
         return pages, widget
 
-    def front(self) -> tuple[ForegroundCell, list[WaitingCell]] | None:
+    def front(self) -> tuple[CellRun, list[CellRun]] | None:
         """Return the cell that runs in the foreground for a while, and those that wait for it."""
         now = None if self._cells is None else self._cells.now()
-        if self._cells is None or now is None or time.time() - now.began < _LONG:
+        if self._cells is None or now is None or now.elapsed < _LONG:
             return None
         return now, self._cells.waiting()
 
@@ -261,7 +259,7 @@ class Watching:
 
         Where lines cannot be replaced, print it once.
         """
-        if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
+        if not sys.stdout.isatty() or not on_main_thread():
             self._show_once(visible)
             return
         loop = asyncio.get_running_loop()

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.async_exceptions import waits_for_answer
-from ipy_bgtasks.frontends.base import ForegroundCell, WaitingCell
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.running_cells import BackgroundCells
 from ipy_bgtasks.patching import Installation
@@ -70,25 +69,24 @@ class KernelCells(BackgroundCells[CellRun]):
 
     # For the panel
 
-    def now(self) -> ForegroundCell | None:
+    def now(self) -> CellRun | None:
         """Return the cell that runs in the foreground, if its code has begun."""
         run = self._queue.running
-        return _as_shown(run) if run is not None and run.can_go else None
+        return run if run is not None and run.can_go else None
 
-    def others(self) -> list[ForegroundCell]:
+    def others(self) -> list[CellRun]:
         """Return the cells that run in the foreground, without the one that calls."""
         here = self._run_here()
-        return [_as_shown(run) for run in self._queue.front if run is not here and run.began]
+        return [run for run in self._queue.front if run is not here and run.began]
 
-    def waiting(self) -> list[WaitingCell]:
+    def waiting(self) -> list[CellRun]:
         """Return the cells that wait, in order."""
-        return [WaitingCell(run.id, run.code, run.place) for run in self._queue.waiting]
+        return self._queue.waiting
 
-    def take_out(self, places: set[int] | None) -> list[WaitingCell]:
+    def take_out(self, places: set[int] | None) -> list[CellRun]:
         """Take waiting cells out of the queue, by their places, or all; returns which."""
         found = [run for run in self._queue.waiting if places is None or run.place in places]
-        taken = self._queue.take_out(found) if found else []
-        return [WaitingCell(run.id, run.code, run.place) for run in taken]
+        return self._queue.take_out(found) if found else []
 
     def send_away_by_id(self, cell: str) -> bool:
         """Send that cell to the background; return whether it runs in the foreground."""
@@ -172,6 +170,11 @@ class KernelCells(BackgroundCells[CellRun]):
         self._queue.receiver.shell_channel_thread.io_loop.add_callback(send)
         return True
 
+    def watch(self, begins: bool) -> None:
+        """Call the watcher, if there is one. Any thread may call."""
+        if self.watcher is not None:
+            self.watcher(begins)
+
     # On the thread that runs a cell
 
     def _run_here(self) -> CellRun | None:
@@ -188,8 +191,7 @@ class KernelCells(BackgroundCells[CellRun]):
             run.awaits = run.task is not None
             self.begin(run)
             self._queue.on_begin()
-            if self.watcher is not None:
-                self.watcher(True)
+            self.watch(True)
 
     def _on_end(self, result: Any) -> None:
         run = self._run_here()
@@ -201,8 +203,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def on_over(self, run: CellRun) -> None:
         """Tidy up after a cell with which the kernel is done."""
-        if self.watcher is not None:
-            self.watcher(False)
+        self.watch(False)
         self.rejoin(run)  # not before: its reply says its number
         if run.backgrounded:
             self.signals.renew()
@@ -218,11 +219,6 @@ class KernelCells(BackgroundCells[CellRun]):
         if not self._away:
             self.signals.give_back("SIGINT")
 
-    def on_waiting(self) -> None:
-        """Have the cells that wait shown."""
-        if self.watcher is not None:
-            self.watcher(True)
-
     def detach(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""
         self._last = self.make_job(run)
@@ -237,12 +233,6 @@ class KernelCells(BackgroundCells[CellRun]):
         super()._settle(run, job)
         if self._close is not None and not self._away:
             self._close()
-
-
-def _as_shown(run: CellRun) -> ForegroundCell:
-    assert run.began is not None
-    began = time.time() - (time.monotonic() - run.began)
-    return ForegroundCell(run.id, run.code, run.number, began, run.stack)
 
 
 def _own_task() -> asyncio.Task[Any] | None:
