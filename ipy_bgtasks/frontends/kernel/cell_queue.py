@@ -166,6 +166,7 @@ class CellQueue:
         self._arrivals = self._places = 0
         self._aborts_until = 0.0  # on the monotonic clock
         self._interval = cells.front_end.switch_interval
+        self._restoring: Any = None  # what restores it soon
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
@@ -471,8 +472,10 @@ class CellQueue:
             if not self._beside and not any(each.beside for each in self._waiting):
                 self._interval.short("cells", False)
 
-        if run.beside:
-            self._channel.io_loop.call_later(_QUIET, restore)
+        if run.beside:  # others may follow at once
+            if self._restoring is not None:
+                self._channel.io_loop.remove_timeout(self._restoring)
+            self._restoring = self._channel.io_loop.call_later(_QUIET, restore)
 
     def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""
