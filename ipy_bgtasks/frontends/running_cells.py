@@ -230,6 +230,7 @@ class BackgroundCells(Generic[C]):
         job = self.front_end.launch_cell(run, partial(self.interrupt, run))
         cells_away[run.thread] = job
         threads_of_jobs.adopt(set(threading.enumerate()) - run.earlier, job)
+        run.earlier.clear()
         with self._lock:
             run.job = job
         if run.result is not None:  # it has ended meanwhile
