@@ -20,6 +20,21 @@ from ipy_bgtasks.work import Scope, read
 #: Seconds that bound a failure.
 PATIENCE = 60
 
+#: What jobs on executors call.
+COMMON = """
+import os
+base = 40
+def add(n): return base + n
+def wait(path):
+    with open(path) as gate:
+        gate.read()
+    return "went on"
+async def later(): return "later"
+class Own(Exception): pass
+def fail(): raise Own("mine")
+def die(): os._exit(3)
+"""
+
 
 class House(Host):
     """Launches CODE over a namespace, as `%bg` does, and hears what becomes of the jobs."""
@@ -79,6 +94,6 @@ class Gate:
 
 def stop(runner: ProcessRunner) -> None:
     """End all workers of a runner, and wait until nothing is left of them."""
-    for worker in runner.workers:
+    for worker in list(runner._workers):
         worker.kill()
         assert worker.closed.wait(PATIENCE)

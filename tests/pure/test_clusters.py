@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elsewhere import PATIENCE, Gate, House
+from elsewhere import COMMON, PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
 from ipy_bgtasks.runners.executors import Executors
@@ -26,19 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-SOURCE = """
-import os
-base = 40
-def add(n): return base + n
-def wait(path):
-    with open(path) as gate:
-        gate.read()
-    return "went on"
-async def later(): return "later"
-class Own(Exception): pass
-def fail(): raise Own("mine")
-def die(): os._exit(3)
-"""
+SOURCE = COMMON
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elsewhere import PATIENCE, Gate, House
+from elsewhere import COMMON, PATIENCE, Gate, House
 from patience import until
 
 from ipy_bgtasks.errors import BadInput, ProcessDied
@@ -28,10 +28,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-SOURCE = """
-import os, sys, time
-base = 40
-def add(n): return base + n
+SOURCE = f"""
+{COMMON}
+import sys, time
 def wait(path):
     print("waits")
     with open(path) as gate:
@@ -42,9 +41,6 @@ def compute():
     print("computes")
     while True:
         sum(range(1000))
-class Own(Exception): pass
-def fail(): raise Own("mine")
-def die(): os._exit(3)
 """
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import loky
 import pebble
 import pytest
-from elsewhere import PATIENCE, Gate, House
+from elsewhere import COMMON, PATIENCE, Gate, House
 
 from ipy_bgtasks.errors import BadInput, CannotSend
 from ipy_bgtasks.job.handle import current_job
@@ -23,25 +23,15 @@ from ipy_bgtasks.runners.executors import Executors
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
 
-SOURCE = """
-import os, threading
-
-base = 40
+SOURCE = f"""
+{COMMON}
+import threading
 lock = threading.Lock()
-def add(n): return base + n
-def wait(path):
-    with open(path) as gate:
-        gate.read()
-    return "went on"
-async def later(): return "later"
 class Point:
     def __init__(self, x): self.x = x
-class Own(Exception): pass
 class TwoArguments(Exception):
     def __init__(self, a, b): super().__init__(a)
-def fail(): raise Own("mine")
 def fail_unreadably(): raise TwoArguments(1, 2)
-def die(): os._exit(3)
 """
 
 POOLS = {

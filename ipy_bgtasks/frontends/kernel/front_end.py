@@ -29,6 +29,7 @@ from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, 
 from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, place_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, printable, sendable
 
@@ -141,14 +142,14 @@ class KernelFrontEnd(FrontEnd):
         def begins() -> None:
             request = self.shell.get_parent() or {}  # the message of a widget is one, too
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
-            if kind != "execute_request" or not _on_main_thread():
+            if kind != "execute_request" or not on_main_thread():
                 return
             self._context = copy_context()
             if cards := self.cards.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
-            if _on_main_thread():
+            if on_main_thread():
                 self._context = copy_context()
                 self.cards.request_ends()
 
@@ -523,7 +524,7 @@ class KernelFrontEnd(FrontEnd):
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
         transient = {"display_id": display_id}
-        here = threading.current_thread() is threading.main_thread() and caller() is None
+        here = on_main_thread() and caller() is None
         if here and not update and (publisher := self.capturing()) is not None:
             publisher.publish(bundle, {}, transient=transient)
             return
@@ -593,7 +594,3 @@ def _is_served(kernel: Any) -> bool:
     leaves the name to `tempfile`.
     """
     return os.path.basename(getattr(kernel.parent, "connection_file", "")).startswith("kernel-")
-
-
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
