@@ -210,13 +210,9 @@ def kill_signal() -> int:
     return int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def unblock(descriptor: int) -> bool:
-    """Let reads of a pipe return at once; False where they cannot."""
-    try:
-        _os.set_blocking(descriptor, False)
-    except (AttributeError, OSError):
-        return False
-    return True
+def loops_read_pipes() -> bool:
+    """Return whether an event loop reads any pipe: on Windows only those that are made for it."""
+    return hasattr(os, "fork")
 
 
 def opened_process(pid: int) -> int | None:

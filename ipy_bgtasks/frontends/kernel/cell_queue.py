@@ -265,7 +265,7 @@ class CellQueue:
             for run in still:
                 self._waiting.remove(run)
                 self._abort(run)
-            self._cells.on_waiting()
+            self._cells.watch(True)
             taken.set_result(still)
 
         self._channel.io_loop.add_callback(take)
@@ -321,7 +321,7 @@ class CellQueue:
             self._asking = run
         await self._answer_asking()
         if run in self._waiting:
-            self._cells.on_waiting()
+            self._cells.watch(True)
 
     def _may_run_ahead(self, run: CellRun) -> bool:
         """Return whether a cell need not wait for those before it.
