@@ -337,8 +337,7 @@ class KernelFrontEnd(FrontEnd):
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
-            limit = self.settings.log_limit
-            show_value(job, self.shell, self._show_value, self._later, limit)
+            show_value(job, self, self._later)
         followed = self._is_followed(job, self.place_of(job))
         if outcome.state != "failed" or outcome.error is None or own_cell or named or followed:
             return
@@ -448,6 +447,15 @@ class KernelFrontEnd(FrontEnd):
             self._clear_now(job)
         self._send_display(job.origin, data, metadata, transient, update)
 
+    def show_value(self, job: Record, data: Any, metadata: Any) -> None:
+        """Show the display of a job's value, or a line in its stead, in the job's place."""
+        self._lines.release(job)
+        self._flush()
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
+            self._send_display(job.origin, data, metadata)
+
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job's cell shows, except its cards."""
         if (widget := self._widgets.around(self.place_of(job))) is not None:
@@ -475,14 +483,6 @@ class KernelFrontEnd(FrontEnd):
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
             self.cards.show_again(job.origin)
-
-    def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
-        self._lines.release(job)
-        self._flush()
-        if (publisher := self.captured(job)) is not None:
-            publisher.publish(data, metadata)
-        elif not self._is_followed(job, self.place_of(job)):
-            self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         kind, text = piece.kind, piece.text
