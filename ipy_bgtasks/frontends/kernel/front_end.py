@@ -28,10 +28,7 @@ from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
 from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, place_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
-from ipy_bgtasks.frontends.streams import (
-    formatted,
-    route_in_place,
-)
+from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
 from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, printable, sendable
@@ -228,10 +225,8 @@ class KernelFrontEnd(FrontEnd):
         another order than they began restore each other's.
         """
         for stream in self._streams.values():
-            write = vars(stream).get("write")
-            pinned = getattr(write, "routed", write)
-            if getattr(pinned, "__qualname__", "").startswith("InteractiveShell._tee"):
-                vars(stream).pop("write", None)
+            if is_tee(vars(stream).get("write")):
+                del vars(stream)["write"]
 
     def show_backgrounded(self, job: Record) -> None:
         """Say, under the cell, that an interrupt has sent it to the background."""
