@@ -158,6 +158,11 @@ def at_fork(
         register(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
 
 
+def on_main_thread() -> bool:
+    """Return whether the caller runs on the main thread, the one that signals reach."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def interrupt_main_thread() -> None:
     """Send SIGINT to the main thread; any thread may call."""
     if (kill := getattr(_signal, "pthread_kill", None)) is not None:
@@ -205,13 +210,9 @@ def kill_signal() -> int:
     return int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def unblock(descriptor: int) -> bool:
-    """Let reads of a pipe return at once; False where they cannot."""
-    try:
-        _os.set_blocking(descriptor, False)
-    except (AttributeError, OSError):
-        return False
-    return True
+def loops_read_pipes() -> bool:
+    """Return whether an event loop reads any pipe: on Windows only those that are made for it."""
+    return hasattr(os, "fork")
 
 
 def opened_process(pid: int) -> int | None:

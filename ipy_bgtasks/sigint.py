@@ -26,7 +26,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipy_bgtasks.context import cells_away
-from ipy_bgtasks.platforms import socket_pair, wake_up_descriptor
+from ipy_bgtasks.platforms import on_main_thread, socket_pair, wake_up_descriptor
 
 if TYPE_CHECKING:
     import socket
@@ -125,7 +125,7 @@ def sigint_for(
     loop: asyncio.AbstractEventLoop, handle: SigintHandler
 ) -> AbstractContextManager[None]:
     """Return `sigint_handled` where it applies: in the main thread, over Python's default."""
-    if threading.current_thread() is not threading.main_thread():
+    if not on_main_thread():
         return nullcontext()
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return nullcontext()

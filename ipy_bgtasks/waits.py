@@ -70,6 +70,9 @@ _sleep: Callable[[Any], None] = time.sleep
 
 #: The threads whose `time.sleep` can be ended, and the lock that each sleeps on.
 stoppable: dict[int, Any] = {}
+#: The descriptors of sockets that are never shut down: any thread that takes a signal writes there
+#: for a moment, and looks as if it waited for somebody to read.
+signal_sockets: set[int] = set()
 
 
 def sleep(seconds: Any, /) -> None:
@@ -223,7 +226,7 @@ def _waited_for(frame: FrameType, thread: int) -> tuple[list[int], list[int]]:
     for descriptor in _descriptors(name, arguments):
         with suppress(OSError):
             link = os.readlink(f"/proc/self/fd/{descriptor}")
-            if link.startswith("socket:"):
+            if link.startswith("socket:") and descriptor not in signal_sockets:
                 sockets.append(descriptor)
             pids += _processes_at(descriptor, link)
     pids = [pid for pid in dict.fromkeys(pids) if pid is not None and 1 < pid < 2**31]

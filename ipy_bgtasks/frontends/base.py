@@ -17,6 +17,7 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.frontends.installing import kernel_of
 from ipy_bgtasks.frontends.streams import Labels, isolate_publisher, translate_errors
 from ipy_bgtasks.job.host import Host
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.text import printable
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class FrontEnd(Host):
 
     def reaches(self) -> bool:
         """Return whether an interrupt of the foreground reaches the calling thread."""
-        return threading.current_thread() is threading.main_thread()
+        return on_main_thread()
 
     def last_backgrounded(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""

@@ -38,7 +38,7 @@ from ipy_bgtasks.platforms import (
 )
 from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
-from ipy_bgtasks.waits import processes_waited_for, send_signal, stoppable
+from ipy_bgtasks.waits import processes_waited_for, send_signal, signal_sockets, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,6 +230,7 @@ class BackgroundCells(Generic[C]):
         job = self.front_end.launch_cell(run, partial(self.interrupt, run))
         cells_away[run.thread] = job
         threads_of_jobs.adopt(set(threading.enumerate()) - run.earlier, job)
+        run.earlier.clear()
         with self._lock:
             run.job = job
         if run.result is not None:  # it has ended meanwhile
@@ -388,6 +389,7 @@ class Signals:
                 self._sockets = {each: socket.socketpair() for each in self._actions}
                 for each in sum(self._sockets.values(), ()):
                     each.setblocking(False)
+                    signal_sockets.add(each.fileno())
                 in_thread("bg-signals", self._listen)
             self._taken.add(name)
             take_signal(getattr(signal, name), self._sockets[name][1].fileno())

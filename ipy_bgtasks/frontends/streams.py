@@ -121,7 +121,7 @@ class RoutedStream:
     def drop_leftover_tee(self) -> None:
         """Remove what IPython's capturing of cells has left here, as in a kernel's streams."""
         route, write = self.__dict__["_route"], self.__dict__["write"]
-        if getattr(write.routed, "__qualname__", "").startswith("InteractiveShell._tee"):
+        if is_tee(write):
             self.__dict__["write"] = route.writer(route.innermost)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -156,6 +156,12 @@ class RoutedStream:
         """Close the stream; a job closes only its own."""
         if not self.__dict__["_route"].closes_own():
             self.__dict__["_stream"].close()
+
+
+def is_tee(write: Any) -> bool:
+    """Return whether *write* is, or routes to, what IPython's capturing of cells puts there."""
+    name = str(getattr(getattr(write, "routed", write), "__qualname__", ""))
+    return name.startswith("InteractiveShell._tee")
 
 
 def route_in_place(

@@ -126,6 +126,11 @@ def _refuse_code_above(code: str, magic: str) -> None:
         raise BadInput(f"{magic} takes options only, and the code below them, not {code!r}")
 
 
+def _nothing(options: opt.Options) -> Any:
+    """Return what a magic returns that has nothing to wait for: a rewritten cell awaits it."""
+    return asyncio.sleep(0) if options.awaited else None
+
+
 # %fg
 
 
@@ -323,7 +328,7 @@ def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options)
         at = None if site is None else FrameSummary(*site, lookup_line=False)
         line = frame_line(at, session.core.sources.cell)
         session.print_line(f"[{job.number}] {value}{line and f'  ({line})'}")
-    return asyncio.sleep(0) if options.awaited else None
+    return _nothing(options)
 
 
 def _profile(session: Session, job: Record, seconds: float, awaited: bool) -> Any:
@@ -443,7 +448,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if cells:
         _take_out(session, None if "queue" in cells else {int(word[1:]) for word in cells})
         if not (words := [word for word in words if word not in cells]):
-            return asyncio.sleep(0) if options.awaited else None
+            return _nothing(options)
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
@@ -452,7 +457,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if options.pause:
         groups = [session.registry.group(word) for word in words if specs.is_group(word)]
         _pause(session, jobs, groups)
-        return asyncio.sleep(0) if options.awaited else None
+        return _nothing(options)
     return _report(session, session.stop(jobs, force=options.force), awaited=options.awaited)
 
 

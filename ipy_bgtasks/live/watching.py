@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.errors import BadInput
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.service import Soon
 from ipy_bgtasks.views.tables import live_table, table
 
@@ -168,10 +169,6 @@ class Watching:
         model = {"version_major": 2, "version_minor": 0, "model_id": page[1].model_id}
         return {VIEW: model}
 
-    def prepare(self) -> None:
-        """Have it there when there is a notice: a page takes a moment to load it."""
-        self._opened()
-
     def tell(self, notice: Notice, job: Record) -> None:
         """Show a notice about a job on the pages where nobody looks."""
         if (page := self._opened()) is not None:
@@ -262,7 +259,7 @@ class Watching:
 
         Where lines cannot be replaced, print it once.
         """
-        if not sys.stdout.isatty() or threading.current_thread() is not threading.main_thread():
+        if not sys.stdout.isatty() or not on_main_thread():
             self._show_once(visible)
             return
         loop = asyncio.get_running_loop()

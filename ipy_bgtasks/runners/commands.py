@@ -21,10 +21,10 @@ from ipy_bgtasks.context import current
 from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import (
     kill_signal,
+    loops_read_pipes,
     oom_kills,
     opened_process,
     reaped,
-    unblock,
     why_killed,
 )
 from ipy_bgtasks.runners import sessions
@@ -325,9 +325,9 @@ class TextPipe(asyncio.Protocol):
 
     async def read(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
         """Begin to read the pipe."""
-        if unblock(pipe.fileno()):
+        if loops_read_pipes():
             await loop.connect_read_pipe(lambda: self, pipe)
-        else:  # Windows, where a loop can only read pipes that were made for it
+        else:
             in_thread("bg-pipe", self._read_blocking, loop, pipe)
 
     def data_received(self, data: bytes, final: bool = False) -> None:

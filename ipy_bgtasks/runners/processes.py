@@ -292,12 +292,6 @@ class ProcessRunner(Runner):
         for worker in workers:
             worker.kill()
 
-    @property
-    def workers(self) -> list[Worker]:
-        """Return the worker processes there are, idle or not."""
-        with self._lock:
-            return list(self._workers)
-
     # From launch to worker
 
     def _launch(self, run: _Run) -> None:

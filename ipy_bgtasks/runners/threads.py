@@ -443,6 +443,7 @@ class ThreadRunner(Runner):
         self._queue: deque[ThreadRun] = deque()
         self._pursued: deque[ThreadRun] = deque()
         self._workers: set[_Worker] = set()
+        self._crowded = False
         self._names = itertools.count(1)
         #: Called before each job begins.
         self.on_begin: Callable[[], object] = int
@@ -532,6 +533,9 @@ class ThreadRunner(Runner):
 
     def _look_at_crowd(self) -> None:
         crowded = len(self._workers) - len(self._idle) > _CROWD
+        if crowded == self._crowded:
+            return
+        self._crowded = crowded
         if self.service.switch_interval.short("threads", crowded):
             prepare_to_raise()  # while the others do not compete for each step yet
 

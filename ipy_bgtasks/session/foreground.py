@@ -19,6 +19,7 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.outcome import JobState
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.text import error_line, numbered
@@ -50,7 +51,7 @@ class Foreground:
         is_loading: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
-        self._reaches = reaches or _in_main_thread
+        self._reaches = reaches or on_main_thread
         self._waits: set[_Wait] = set()
         self._handling: AbstractContextManager[None] | None = None
         self._interrupted = False  # by a SIGINT that has not ended a wait yet
@@ -102,7 +103,7 @@ class Foreground:
 
     def run(self, coro: Coroutine[Any, Any, Any]) -> Any:
         """Run *coro* to its end in a thread in which no loop runs: on our loop if it is idle."""
-        if threading.current_thread() is not threading.main_thread() or self._loop.is_running():
+        if not on_main_thread() or self._loop.is_running():
             return asyncio.run(coro)
         return run_interruptible(self._loop, coro)
 
@@ -124,7 +125,7 @@ class Foreground:
     def add(self, wait: _Wait) -> None:
         """Add a wait that has begun; from the first in the main thread on, handle SIGINT."""
         self._waits.add(wait)
-        if self._handling is None and _in_main_thread():
+        if self._handling is None and on_main_thread():
             self._handling = sigint_handled(self._loop, self._on_sigint)
             self._handling.__enter__()
 
@@ -149,10 +150,6 @@ class Foreground:
         if self._interrupted:
             taken = [wait.interrupt() for wait in list(self._waits)]
             self._interrupted = not any(taken)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 @dataclass(slots=True, eq=False)

@@ -109,7 +109,7 @@ class Notices:
             self._listens = True
         self._front_end.on_end = self.ended
         if self._front_end.live:  # a page takes a moment to be ready
-            self._session.core.service.later(0, lambda: self._live_views().prepare())
+            self._session.core.service.later(0, lambda: self._live_views().open_page())
 
     def check(self) -> None:
         """Check the addresses of a config file, in a thread: importing Apprise takes a second."""

@@ -190,6 +190,8 @@ def _xml(text: str) -> str:
     return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
+# Where the time of a job goes, from samples of its stack: by line, and as a flame graph
+
 _LINES = 20
 _LONG = 80  # characters of a text
 

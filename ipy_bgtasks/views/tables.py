@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _NAME = 80  # characters
 _MESSAGE = 200
 _FAILED = 5  # kinds of failures, and of one kind, that are named
+_MOST = 100  # rows of a live table
+_NAMED = 8  # jobs that are left out, by number
 
 
 @dataclass(slots=True)
@@ -204,8 +206,7 @@ def _facts(tally: Tally, failed: Sequence[Failure]) -> list[Fact]:
     return facts
 
 
-_MOST = 100  # rows of a live table
-_NAMED = 8  # jobs that are left out, by number
+# The tables of `%jobs`
 
 
 def table(

@@ -10,7 +10,7 @@ import inspect
 import linecache
 import os
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -191,8 +191,7 @@ _VALUE = ".value"
 
 
 def _function(
-    at: ast.expr,
-    body: Sequence[ast.stmt],
+    body: list[ast.stmt],
     text: Text,
     names: Iterable[str],
     binds: Collection[str],
@@ -204,12 +203,11 @@ def _function(
 
     ``binds`` are the names that it binds in the namespace.
     """
-    place = _place(at)
     if binds:
-        body = [ast.Global(names=sorted(binds), **place), *body]
+        body = [ast.Global(names=sorted(binds)), *body]
     arguments = ast.arguments(
-        posonlyargs=[ast.arg(arg=name, **place) for name in takes],
-        args=[ast.arg(arg=name, **place) for name in names],
+        posonlyargs=[ast.arg(arg=name) for name in takes],
+        args=[ast.arg(arg=name) for name in names],
         kwonlyargs=[],
         kw_defaults=[],
         defaults=[],
@@ -217,12 +215,13 @@ def _function(
     make = ast.AsyncFunctionDef if is_async else ast.FunctionDef
     # It begins on the first line, as a cell's code does: IPython counts from there when it shows
     # the lines around an error.
-    place |= {"lineno": 1, "col_offset": 0}
-    place["type_params"] = []  # a field from Python 3.12 on
-    definition = make(name=TOP, args=arguments, body=[*body], decorator_list=[], **place)
+    at: dict[str, Any] = {"lineno": 1, "col_offset": 0}
+    at["type_params"] = []  # a field from Python 3.12 on
+    definition = make(name=TOP, args=arguments, body=body, decorator_list=[], **at)
+    module = ast.fix_missing_locations(ast.Module(body=[definition], type_ignores=[]))
     # Taken out of the module's code instead of run: the namespace must not gain a name.
-    module = _compiled(ast.Module(body=[definition], type_ignores=[]), text, "exec")
-    return next(each for each in module.co_consts if isinstance(each, CodeType))
+    code = _compiled(module, text, "exec")
+    return next(each for each in code.co_consts if isinstance(each, CodeType))
 
 
 def _compiled(tree: ast.Module | ast.Expression, text: Text, mode: str) -> CodeType:
@@ -233,15 +232,6 @@ def _compiled(tree: ast.Module | ast.Expression, text: Text, mode: str) -> CodeT
     except SyntaxError as error:
         raise _completed(error, text.shown, text.name) from None
     return code
-
-
-def _place(node: ast.expr) -> dict[str, Any]:
-    return {
-        "lineno": node.lineno,
-        "col_offset": node.col_offset,
-        "end_lineno": node.end_lineno,
-        "end_col_offset": node.end_col_offset,
-    }
 
 
 def called(get: Callable[[], Any]) -> Any:
@@ -460,8 +450,8 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
     bound = bind(names, binds, scope, late)
     plan = plan_for(node, bound, awaits=names.awaits)
     value = plan.applied(node)
-    body = [ast.Return(value=value, **_place(value))]
-    code = _function(value, body, text, bound, binds, is_async=plan.is_async)
+    result = ast.copy_location(ast.Return(value=value), value)
+    code = _function([result], text, bound, binds, is_async=plan.is_async)
     call = partial(FunctionType(code, scope.namespace), **bound)
     if plan.settle:
         call = partial(settled, call, call=plan.call)
@@ -497,10 +487,9 @@ def _assignment(
             store: Callable[[Any], None] = partial(setitem, scope.namespace, name)
         case _:
             bound = bind(within, within.binds, scope, late)
-            place = _place(targets[0])
-            stored = ast.Name(id=_VALUE, ctx=ast.Load(), **place)
-            body = ast.Assign(targets=targets, value=stored, **place)
-            code = _function(targets[0], [body], text, bound, within.binds, takes=[_VALUE])
+            stored = ast.copy_location(ast.Name(id=_VALUE, ctx=ast.Load()), targets[0])
+            body = ast.copy_location(ast.Assign(targets=targets, value=stored), targets[0])
+            code = _function([body], text, bound, within.binds, takes=[_VALUE])
             store = partial(FunctionType(code, scope.namespace), **bound)
     return dataclasses.replace(work, store=store, assigns=work.assigns | within.binds)
 

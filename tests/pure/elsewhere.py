@@ -94,6 +94,6 @@ class Gate:
 
 def stop(runner: ProcessRunner) -> None:
     """End all workers of a runner, and wait until nothing is left of them."""
-    for worker in runner.workers:
+    for worker in list(runner._workers):
         worker.kill()
         assert worker.closed.wait(PATIENCE)

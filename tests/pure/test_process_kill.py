@@ -145,7 +145,7 @@ def test_interrupts_do_not_reach_workers(
 def test_an_idle_worker_that_dies_is_replaced(house: House, processes: ProcessRunner) -> None:
     """Nobody's job is lost."""
     house.launch(processes, "add(1)").result(PATIENCE)
-    (worker,) = processes.workers
+    (worker,) = processes._workers
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     assert house.launch(processes, "add(2)").result(PATIENCE) == 42
@@ -159,7 +159,7 @@ def test_workers_killed_at_any_moment_leave_no_job_behind(
     jobs = []
     for _ in range(8):
         batch = [house.launch(processes, f"add({n})") for n in range(4)]
-        for worker in processes.workers:
+        for worker in list(processes._workers):
             if worker.pid is not None and dice.random() < 0.5:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_leaving_kills_all_workers_and_returns_at_once(house: House) -> None:
     runner = ProcessRunner(max_processes=2)
     jobs = [said(house, house.launch(runner, "in_c()"), "in C") for _ in range(2)]
     pids = [job.pid for job in jobs]
-    workers = runner.workers
+    workers = list(runner._workers)
     began = time.monotonic()
     runner.shutdown()
     assert time.monotonic() - began < 0.2

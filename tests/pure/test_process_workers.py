@@ -129,7 +129,7 @@ def test_killing_a_worker_that_is_gone_signals_nobody(monkeypatch: pytest.Monkey
     """Its number may be somebody else's by then."""
     house, runner = House(SOURCE), ProcessRunner(max_processes=1)
     house.launch(runner, "os.getpid()").result(PATIENCE)
-    (worker,) = runner.workers
+    (worker,) = runner._workers
     worker.kill()
     assert worker.closed.wait(PATIENCE)
     signalled: list[int] = []

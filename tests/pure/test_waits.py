@@ -554,3 +554,23 @@ def test_a_loop_of_another_kind_ends_in_good_order(place: Place, library: str, s
     assert ended(job) is JobState.CANCELLED
     assert sorted(did) == sorted([("_sleeps", thread), (step.__name__, thread)])
     assert place.launch(lambda: 1).result(BOUND) == 1
+
+
+@linux
+def test_the_sockets_by_which_signals_are_taken_are_never_shut_down() -> None:
+    """A thread that takes a signal is there for a moment; without them no other would be taken."""
+    ours, theirs = socket.socketpair()
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(ours.recv(1)))
+    waits.signal_sockets.add(ours.fileno())
+    try:
+        thread.start()
+        until(lambda: "recv" in waits.system_call(thread.ident or 0)[0])
+        waits.Waits(thread.ident or 0, [True]).end()
+        theirs.send(b"x")
+        thread.join(10)
+    finally:
+        waits.signal_sockets.discard(ours.fileno())
+        ours.close()
+        theirs.close()
+    assert got == [b"x"]

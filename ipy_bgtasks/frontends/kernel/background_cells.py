@@ -170,6 +170,11 @@ class KernelCells(BackgroundCells[CellRun]):
         self._queue.receiver.shell_channel_thread.io_loop.add_callback(send)
         return True
 
+    def watch(self, begins: bool) -> None:
+        """Call the watcher, if there is one. Any thread may call."""
+        if self.watcher is not None:
+            self.watcher(begins)
+
     # On the thread that runs a cell
 
     def _run_here(self) -> CellRun | None:
@@ -186,8 +191,7 @@ class KernelCells(BackgroundCells[CellRun]):
             run.awaits = run.task is not None
             self.begin(run)
             self._queue.on_begin()
-            if self.watcher is not None:
-                self.watcher(True)
+            self.watch(True)
 
     def _on_end(self, result: Any) -> None:
         run = self._run_here()
@@ -199,8 +203,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def on_over(self, run: CellRun) -> None:
         """Tidy up after a cell with which the kernel is done."""
-        if self.watcher is not None:
-            self.watcher(False)
+        self.watch(False)
         self.rejoin(run)  # not before: its reply says its number
         if run.backgrounded:
             self.signals.renew()
@@ -215,11 +218,6 @@ class KernelCells(BackgroundCells[CellRun]):
         """Leave SIGINT to the main thread: cells run there again."""
         if not self._away:
             self.signals.give_back("SIGINT")
-
-    def on_waiting(self) -> None:
-        """Have the cells that wait shown."""
-        if self.watcher is not None:
-            self.watcher(True)
 
     def detach(self, run: CellRun) -> None:
         """Make a job of a cell that runs."""

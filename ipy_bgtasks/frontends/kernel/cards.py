@@ -211,7 +211,6 @@ class Cards:
         self._changed: dict[Card, None] = {}
         self._soon = Soon(later, self._update)
         self._at: OrderedDict[str, list[Card]] = OrderedDict()  # in each place
-        self._launch: dict[str, Card] = {}  # of what was launched there
         self._requests: OrderedDict[str, _Request] = OrderedDict()  # the newest
         #: The header of the request that runs, if one does, and of the one that runs or ran last.
         self._now: Any = None
@@ -258,7 +257,6 @@ class Cards:
             cards = [card for k in earlier for card in self._at.pop(k, ())]
             for k in earlier:
                 del self._requests[k]
-                self._launch.pop(k, None)
             if key is not None:
                 self._requests[key] = _Request(cell, bool(stdin))
             if len(self._requests) > _PLACES:
@@ -301,7 +299,8 @@ class Cards:
 
     def launch_card(self, parent: Any) -> Card | None:
         """Return the card of what was launched in a place."""
-        return self._launch.get(place_of(parent) or "")
+        cards = self._at.get(place_of(parent) or "", ())
+        return next((card for card in cards if card.launches and not card.again), None)
 
     def stand_in(self, parent: Any) -> bool:
         """Return whether there are cards in a place."""
@@ -384,13 +383,10 @@ class Cards:
             with self._lock:
                 cards = self._at.setdefault(key, [])
                 cards.append(card)
-                del cards[:-_CARDS]
+                cards[:-_CARDS] = [old for old in cards[:-_CARDS] if old.launches]
                 self._at.move_to_end(key)
-                if launch:
-                    self._launch[key] = card
                 if len(self._at) > _PLACES:
-                    gone, _ = self._at.popitem(last=False)
-                    self._launch.pop(gone, None)
+                    self._at.popitem(last=False)
         self._send(card.parent, card.shown, card.display_id, update=False)
 
     # The page

@@ -166,6 +166,7 @@ class CellQueue:
         self._arrivals = self._places = 0
         self._aborts_until = 0.0  # on the monotonic clock
         self._interval = cells.front_end.switch_interval
+        self._restoring: Any = None  # what restores it soon
         #: The comms whose messages wait for no cell: those of widgets of our own.
         self.urgent_comms: set[str] = set()
 
@@ -265,7 +266,7 @@ class CellQueue:
             for run in still:
                 self._waiting.remove(run)
                 self._abort(run)
-            self._cells.on_waiting()
+            self._cells.watch(True)
             taken.set_result(still)
 
         self._channel.io_loop.add_callback(take)
@@ -321,7 +322,7 @@ class CellQueue:
             self._asking = run
         await self._answer_asking()
         if run in self._waiting:
-            self._cells.on_waiting()
+            self._cells.watch(True)
 
     def _may_run_ahead(self, run: CellRun) -> bool:
         """Return whether a cell need not wait for those before it.
@@ -471,8 +472,10 @@ class CellQueue:
             if not self._beside and not any(each.beside for each in self._waiting):
                 self._interval.short("cells", False)
 
-        if run.beside:
-            self._channel.io_loop.call_later(_QUIET, restore)
+        if run.beside:  # others may follow at once
+            if self._restoring is not None:
+                self._channel.io_loop.remove_timeout(self._restoring)
+            self._restoring = self._channel.io_loop.call_later(_QUIET, restore)
 
     def _on_failure(self, run: CellRun) -> None:
         """Note that a cell failed, which stops those that wait. On the thread that ran it."""

@@ -135,37 +135,29 @@ class Figures(MutableMapping[Any, Any]):
 # Values
 
 
-def show_value(
-    job: Record,
-    shell: Any,
-    show: Callable[[Record, dict[str, Any], dict[str, Any]], None],
-    later: Callable[..., object],
-    limit: int,
-) -> None:
-    """Show the value with which a job has finished; returns immediately. Any thread may call.
-
-    *show* sends a display to the job's place, *limit* is the most characters that it may have.
-    """
+def show_value(job: Record, front_end: KernelFrontEnd, later: Callable[..., object]) -> None:
+    """Show the value with which a job has finished; returns immediately. Any thread may call."""
     value = None if job.outcome is None else job.outcome.value
     if value is None or _fits_in_card(value):
         return
     from ipy_bgtasks.views.describe import summary
     from ipy_bgtasks.views.value import run_as
 
+    limit = front_end.settings.log_limit  # characters of a display
     undecided = [True]  # the one that pops it decides
 
     def say(text: str) -> None:
-        show(job, {"text/plain": f"{text}: %fg {job.number} returns the value"}, {})
+        front_end.show_value(job, {"text/plain": f"{text}: %fg {job.number} returns the value"}, {})
 
     def make() -> None:
-        data, metadata = _bundle_of(shell, value)
+        data, metadata = _bundle_of(front_end.shell, value)
         size = sum(len(part) for part in data.values() if isinstance(part, str | bytes))
         if not undecided or not undecided.pop():
             return
         if size > limit:
             say(f"its display of {size:,} characters is longer than BgTasks.log_limit")
         elif data and data != {"text/plain": summary(job, _IN_CARD)}:
-            show(job, data, metadata)
+            front_end.show_value(job, data, metadata)
 
     def give_up() -> None:
         if undecided and undecided.pop():

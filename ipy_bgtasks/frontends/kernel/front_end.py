@@ -28,10 +28,8 @@ from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
 from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, place_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
-from ipy_bgtasks.frontends.streams import (
-    formatted,
-    route_in_place,
-)
+from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
+from ipy_bgtasks.platforms import on_main_thread
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, printable, sendable
 
@@ -144,14 +142,14 @@ class KernelFrontEnd(FrontEnd):
         def begins() -> None:
             request = self.shell.get_parent() or {}  # the message of a widget is one, too
             kind = (request.get("header") or {}).get("msg_type", "execute_request")
-            if kind != "execute_request" or not _on_main_thread():
+            if kind != "execute_request" or not on_main_thread():
                 return
             self._context = copy_context()
             if cards := self.cards.request_begins(request):
                 self._move(cards, request["header"])
 
         def ends() -> None:
-            if _on_main_thread():
+            if on_main_thread():
                 self._context = copy_context()
                 self.cards.request_ends()
 
@@ -227,10 +225,8 @@ class KernelFrontEnd(FrontEnd):
         another order than they began restore each other's.
         """
         for stream in self._streams.values():
-            write = vars(stream).get("write")
-            pinned = getattr(write, "routed", write)
-            if getattr(pinned, "__qualname__", "").startswith("InteractiveShell._tee"):
-                vars(stream).pop("write", None)
+            if is_tee(vars(stream).get("write")):
+                del vars(stream)["write"]
 
     def show_backgrounded(self, job: Record) -> None:
         """Say, under the cell, that an interrupt has sent it to the background."""
@@ -341,8 +337,7 @@ class KernelFrontEnd(FrontEnd):
         assert outcome is not None
         own_cell = job.where == "cell"  # it shows its end itself, like any cell
         if alone and not own_cell and not (job.quiet or self._shut_down or job.stores):
-            limit = self.settings.log_limit
-            show_value(job, self.shell, self._show_value, self._later, limit)
+            show_value(job, self, self._later)
         followed = self._is_followed(job, self.place_of(job))
         if outcome.state != "failed" or outcome.error is None or own_cell or named or followed:
             return
@@ -452,6 +447,15 @@ class KernelFrontEnd(FrontEnd):
             self._clear_now(job)
         self._send_display(job.origin, data, metadata, transient, update)
 
+    def show_value(self, job: Record, data: Any, metadata: Any) -> None:
+        """Show the display of a job's value, or a line in its stead, in the job's place."""
+        self._lines.release(job)
+        self._flush()
+        if (publisher := self.captured(job)) is not None:
+            publisher.publish(data, metadata)
+        elif not self._is_followed(job, self.place_of(job)):
+            self._send_display(job.origin, data, metadata)
+
     def clear(self, job: Record, wait: bool) -> None:
         """Clear what the job's cell shows, except its cards."""
         if (widget := self._widgets.around(self.place_of(job))) is not None:
@@ -479,14 +483,6 @@ class KernelFrontEnd(FrontEnd):
         if key in self._cleared and self._widgets.around(key) is None:
             self._cleared.discard(key)
             self.cards.show_again(job.origin)
-
-    def _show_value(self, job: Record, data: Any, metadata: Any) -> None:
-        self._lines.release(job)
-        self._flush()
-        if (publisher := self.captured(job)) is not None:
-            publisher.publish(data, metadata)
-        elif not self._is_followed(job, self.place_of(job)):
-            self._send_display(job.origin, data, metadata)
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         kind, text = piece.kind, piece.text
@@ -528,7 +524,7 @@ class KernelFrontEnd(FrontEnd):
         self, parent: Any, bundle: dict[str, Any], display_id: str, *, update: bool
     ) -> None:
         transient = {"display_id": display_id}
-        here = threading.current_thread() is threading.main_thread() and caller() is None
+        here = on_main_thread() and caller() is None
         if here and not update and (publisher := self.capturing()) is not None:
             publisher.publish(bundle, {}, transient=transient)
             return
@@ -598,7 +594,3 @@ def _is_served(kernel: Any) -> bool:
     leaves the name to `tempfile`.
     """
     return os.path.basename(getattr(kernel.parent, "connection_file", "")).startswith("kernel-")
-
-
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import is_a
-from ipy_bgtasks.platforms import interrupt_main_thread
+from ipy_bgtasks.platforms import interrupt_main_thread, on_main_thread
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
 
@@ -68,7 +68,7 @@ class _StopButton:
         """Set our handler, in place of the kernel's hook, which sets Python's for every request."""
         kernel = self._kernel
         executes = self._is_execute_request()
-        if not _in_main_thread() or not (executes or self._front_end.routes_interrupts()):
+        if not on_main_thread() or not (executes or self._front_end.routes_interrupts()):
             type(kernel).pre_handler_hook(kernel)
             return
         self._held = 0
@@ -80,15 +80,15 @@ class _StopButton:
 
     def request_ends(self) -> None:
         """Reset the handler, in place of the kernel's hook, which makes interrupts ignored."""
-        self._executing = self._executing and not _in_main_thread()
-        if _in_main_thread() and self._front_end.routes_interrupts():
+        self._executing = self._executing and not on_main_thread()
+        if on_main_thread() and self._front_end.routes_interrupts():
             signal.signal(signal.SIGINT, self._handler)
         else:
             type(self._kernel).post_handler_hook(self._kernel)
 
     def code_begins(self) -> None:
         """Set Python's handler for a plain cell, as usual: IPython is about to run code."""
-        if not _in_main_thread():
+        if not on_main_thread():
             return
         held, self._held = self._held, 0
         if signal.getsignal(signal.SIGINT) == self._handler:
@@ -104,7 +104,7 @@ class _StopButton:
 
     def code_ends(self) -> None:
         """Set our handler again: IPython has run code, perhaps within that of a cell."""
-        if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if on_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handler)
 
     def retire(self) -> None:
@@ -128,10 +128,6 @@ class _StopButton:
     def _is_execute_request(self) -> bool:
         header = (self._kernel.get_parent("shell") or {}).get("header", {})
         return bool(header.get("msg_type") == "execute_request")
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _runs_code(frame: FrameType | None) -> bool:
@@ -164,7 +160,7 @@ class _AwaitCells:
     def on_begin(self) -> None:
         """Observe an interrupt that goes to the kernel's own handler for await cells."""
         self._shown.pop(threading.get_ident(), None)
-        if threading.current_thread() is not threading.main_thread():
+        if not on_main_thread():
             return
         self._interrupted = False
         handler = signal.getsignal(signal.SIGINT)
@@ -189,7 +185,7 @@ class _AwaitCells:
 
     def _was_interrupted(self, error: BaseException) -> bool:
         cancelled = type(error) is asyncio.CancelledError
-        if threading.current_thread() is not threading.main_thread():
+        if not on_main_thread():
             cells = self._front_end.cells
             return cells is not None and cells.interrupted_here(error)
         interrupted, self._interrupted = cancelled and self._interrupted, False

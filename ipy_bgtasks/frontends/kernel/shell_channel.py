@@ -129,7 +129,10 @@ class ShellChannel:
         at_exit(back, self._stop)  # the kernel closes its sockets
 
         def end(_change: object = None) -> None:
-            back.undo()
+            if threading.current_thread() is threading.main_thread():
+                back.undo()
+            else:  # `%gui` in a second shell
+                theirs.io_loop.add_callback(back.undo)
 
         kernel.observe(end, "eventloop")
         back.add(lambda: kernel.unobserve(end, "eventloop"))
@@ -160,17 +163,13 @@ class ShellChannel:
 
     def _keep_requests(self) -> None:
         """Let threads have requests of their own: ipykernel before 7 knows one."""
-        kernel, shell, cancel = (
-            self._kernel,
-            self._kernel.shell,
-            type(self._kernel)._cancel_on_sigint,
-        )
+        kernel, shell = self._kernel, self._kernel.shell
+        cancel = type(kernel)._cancel_on_sigint
 
         def cancel_on_sigint(kernel: Any, future: Any) -> Any:
-            # No other thread may set a handler. `KernelCells` interrupts what awaits there.
-            return (
-                nullcontext() if threading.get_ident() in self.requests else cancel(kernel, future)
-            )
+            if threading.get_ident() not in self.requests:
+                return cancel(kernel, future)
+            return nullcontext()  # no other thread may set a handler: `KernelCells` does without
 
         def keep(owner: Any, first: dict[str, Callable[[], Any]], **members: Any) -> None:
             for name, make in first.items():

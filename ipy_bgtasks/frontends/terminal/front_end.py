@@ -150,7 +150,6 @@ class TerminalFrontEnd(FrontEnd):
         return self._prompts and getattr(self.shell.parent, "interact", True)
 
     def prepare_for_jobs(self, changes: Installation) -> None:
-        """Install what concerns jobs only, before there is the first."""
         from ipy_bgtasks.frontends.commands import give_children_no_input
 
         super().prepare_for_jobs(changes)
@@ -184,7 +183,6 @@ class TerminalFrontEnd(FrontEnd):
     # Cells in the background
 
     def reaches(self) -> bool:
-        """Return whether an interrupt of the foreground reaches the calling thread."""
         return super().reaches() if self._suspending is None else self._suspending.reaches()
 
     def show_backgrounded(self, job: Record) -> None:
@@ -194,7 +192,6 @@ class TerminalFrontEnd(FrontEnd):
             self._put(f"\n[{job.number}]+ goes on in the background: {job.name}\n")
 
     def show_stuck(self, run: RunningCell, line: str) -> None:
-        """Print *line*."""
         more = "; Ctrl-Z sends it to the background" if run.job is None else ""
         self.print_aside(f"{line}{more}")
 
@@ -465,7 +462,6 @@ class TerminalFrontEnd(FrontEnd):
         return "" if group is None or not group.is_over else group_line(group)
 
     def forget_notice(self, job: Record) -> None:
-        """Drop a notice of the job's end that waits for the prompt."""
         self._notices.forget(job)
 
     def shutdown(self) -> None:

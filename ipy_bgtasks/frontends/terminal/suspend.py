@@ -22,6 +22,11 @@ handles SIGTSTP, has it, and all are stopped as if we were not there. The same h
 What remains: a SIGINT in the few microseconds in which the main thread, in the background, sets a
 handler of its own (`asyncio.run` does) interrupts that cell and not the one in front. A cell that
 reads `sys.stdin` without `input` is not noticed, and shares what is typed with the prompt.
+
+macOS has no ``/proc``, so more remains there (by reading; it was not tried): a child that handles
+SIGTSTP, but leaves the terminal in line mode, is taken for one without the terminal; Ctrl-Z takes
+0.15 s, since whether there are children is not known; and a Ctrl-C that ends a child, and with it
+the cell, may be seen after the cell's end, which then shows no KeyboardInterrupt.
 """
 
 from __future__ import annotations
