@@ -219,8 +219,6 @@ def _attach(
     for job in jobs:
         session.registry.touch(job)
         session.front_end.forget_notice(job)
-        if job.pid is not None and _is_paused(job):
-            _go_on(session, job)
 
     def follow(job: Record) -> Callable[[], None]:
         return session.front_end.follow(job, everything=options.all, among=len(jobs) > 1)
@@ -228,7 +226,7 @@ def _attach(
     _print_blocker(session, jobs)
 
     def wait() -> asyncio.Future[Any]:
-        return session.foreground.attach(
+        waiting = session.foreground.attach(
             jobs,
             follow,
             every=spec is not None,
@@ -239,6 +237,10 @@ def _attach(
             on_budget=session.print_line,
             on_failure=partial(_print_rest, session, len(jobs), spec),
         )
+        for job in jobs:  # only now does an interrupt detach
+            if job.pid is not None and _is_paused(job):
+                _go_on(session, job)
+        return waiting
 
     if not options.awaited:
         return session.foreground.block(wait)
