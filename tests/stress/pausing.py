@@ -46,6 +46,18 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+def stops(pid: int) -> None:
+    """Wait until a process has stopped, or has ended: it does when it gets a turn."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if is_stopped(pid):
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.001)
+
+
 def pause_at_random(kernel: Kernel, dice: random.Random, counts: Counter[str]) -> None:
     """Pause one of the jobs and let it go on, by a magic or by a signal."""
     which = dice.randrange(3)
@@ -62,6 +74,8 @@ def pause_at_random(kernel: Kernel, dice: random.Random, counts: Counter[str]) -
             return
         status = "ok"
     time.sleep(dice.uniform(0, 0.02))
+    if status == "ok":
+        stops(pid)
     shown = kernel.ok(f"%jobs {number}\nprint(jobs[{which}].state)").stdout.split()[-1]
     if status == "ok" and shown not in ("finished", "cancelling"):
         counts["pauses"] += 1
