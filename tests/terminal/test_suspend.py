@@ -152,7 +152,8 @@ def test_what_threads_print_that_the_cell_had_started_is_its_jobs(t: Terminal) -
     """A plain one and one of a pool: in the job's log, not only on the screen."""
     t.run("import ipy_bgtasks\nfrom concurrent.futures import ThreadPoolExecutor")
     t.run("pool = ThreadPoolExecutor(1)")
-    t.run("def say(text):\n    gate.wait()\n    print(text)")
+    # In one write: a text and its end are two, between which the other thread may print.
+    t.run("def say(text):\n    gate.wait()\n    print(text + '\\n', end='')")
     code = "threading.Thread(target=say, args=['a th' 'read']).start(); "
     code += "f = pool.submit(say, 'a po' 'ol'); long(); f.result()"
     job = send_away(t, code)
