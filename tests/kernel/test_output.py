@@ -238,6 +238,38 @@ def test_a_card_lives_and_ends(kernel: Kernel) -> None:
     assert kernel.ok("%bg int();").displays == []
 
 
+ENDING = {
+    "coroutine": "%bg atalks()",
+    "thread": "%bg talks()",
+    "process": "%bg -p talks()",
+    "kept": "%bg --keep talks()",
+    "command": "%bg !seq 0 199",
+    "several": "for n in range(3):\n    %bg talks()\n    %bg atalks()",
+    "several processes": "for n in range(3):\n    %bg -p talks()\n    %bg !seq 0 199",
+}
+
+
+@pytest.mark.parametrize("code", ENDING.values(), ids=ENDING)
+def test_the_end_of_a_job_comes_after_its_last_text(kernel: Kernel, code: str) -> None:
+    """A program that stops reading at "finished" has all of it."""
+    kernel.ok(
+        "def talks():\n    for i in range(200): print(i)\n"
+        "async def atalks():\n    for i in range(200): print(i)"
+    )
+    cell = kernel.ok(code)
+    count = 6 if "range(3)" in code else 1
+    said = "6 finished" if count == 6 else "finished"
+    kernel.until(lambda: said in cell.displays[-1]["text/plain"] or None)
+    ends = [
+        at
+        for at, message in enumerate(cell.messages)
+        if said in message["content"].get("data", {}).get("text/plain", "")
+    ]
+    texts = [at for at, message in enumerate(cell.messages) if message["msg_type"] == "stream"]
+    assert ends[0] > texts[-1]
+    assert len(re.findall(r"^(?:\[\d+\] )?199$", cell.stdout, re.MULTILINE)) == count
+
+
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

@@ -183,6 +183,7 @@ class Cards:
 
     *send* sends a display, or the update of one, to a place; *later* calls a function after some
     seconds. *served* tells whether a server has started the kernel, and not a program for itself.
+    *flush* sends what jobs have written so far: who stops reading at "finished" has all of it.
     """
 
     def __init__(
@@ -190,8 +191,10 @@ class Cards:
         send: Callable[..., None],
         later: Callable[[float, Callable[[], None]], object],
         served: bool = False,
+        flush: Callable[[], object] = int,
     ) -> None:
         self._send = send
+        self._flush = flush
         self._later = later
         self._served = served
         self._lock = threading.RLock()
@@ -470,6 +473,8 @@ class Cards:
         bundle = card.bundle(live=self.heard)
         if card.shown == bundle and not card.is_over:
             return
+        if card.is_over and card.count > 1:  # of a job alone whoever tells of its end has done so
+            self._flush()
         card.shown, card.sent = bundle, time.monotonic()
         self._send(card.parent, bundle, card.display_id, update=True)
         if not card.is_over or not self._repeats:

@@ -72,7 +72,8 @@ class KernelFrontEnd(FrontEnd):
         self._figures = Figures()
         self._widgets = WidgetOutputs()
         self._bars = WidgetBars()
-        self.cards = Cards(self._send_card, self._later, _is_served(shell.kernel))
+        served = _is_served(shell.kernel)
+        self.cards = Cards(self._send_card, self._later, served, self._flush)
         #: The jobs whose cell was run again, and shows their output in a new place.
         self._moved: set[int] = set()
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
