@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 
 import pytest
 from kernels import Kernel, MakeKernel
@@ -88,7 +89,7 @@ def test_a_panel_that_is_looked_at_tells_what_processes_use(kernel: Kernel) -> N
     """CPU and memory of a command, with all that it starts, while it runs."""
     pytest.importorskip("anywidget")
     page = open_panel(kernel)
-    spin = "python -c 'while True: pass'"
+    spin = f"{sys.executable} -c 'while True: pass'"
     kernel.ok(f"%bg !{spin} & {spin}; wait")
     page.see(panel=True, watched=True, look=["1"])
     page.until(lambda: "% CPU, " in page.rows.get("1", {}).get("uses", ""))

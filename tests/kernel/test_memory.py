@@ -23,7 +23,7 @@ def takes(megabytes=100):
     time.sleep(1000)
 """
 PLACES = {
-    "command": '%bg {options} !python -c "import prog; prog.takes()"',
+    "command": f'%bg {{options}} !{sys.executable} -c "import prog; prog.takes()"',
     "process": "%bg -p {options} takes()",
     "kept": "%bg --keep {options} takes()",
 }

@@ -22,9 +22,9 @@ def count(path):
         time.sleep(0.01)
 """
 LAUNCH = {
-    "command": "%bg !python -c 'import prog; prog.count(\"{path}\")'",
+    "command": "%bg !{python} -c 'import prog; prog.count(\"{path}\")'",
     "process": "%bg -p count({path!r})",
-    "kept": "%bg --keep !python -c 'import prog; prog.count(\"{path}\")'",
+    "kept": "%bg --keep !{python} -c 'import prog; prog.count(\"{path}\")'",
 }
 
 
@@ -39,7 +39,7 @@ def start(kernel: Kernel, path: Path, where: str) -> str:
     kernel.ok(f"import os\nwith open('prog.py', 'w') as file: _ = file.write({COUNT!r})")
     kernel.ok(COUNT)
     kernel.ok("job = None")
-    kernel.ok("job = " + LAUNCH[where].format(path=str(path)))
+    kernel.ok("job = " + LAUNCH[where].format(path=str(path), python=sys.executable))
     moves(kernel, path)
     return kernel.ok("print(job.number)").stdout.strip()
 
