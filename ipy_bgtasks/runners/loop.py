@@ -146,7 +146,7 @@ class LoopRunner(Runner):
         work = job.work
         if work is None or not job.begin():
             return
-        self._make_task(job, self._live(job, work.call))
+        self._make_task(job, self._live(job, work.call, work.awaitable))
 
     def _make_task(self, job: Record, coro: Coroutine[Any, Any, Any]) -> None:
         coro.send(None)  # up to where it has begun
@@ -165,11 +165,12 @@ class LoopRunner(Runner):
         """Run a job as a task that ends the job itself, in its last step, which saves an iteration.
 
         It begins before the task does, so that it also ends a job that is cancelled before its
-        first step; *awaitable*, if given, is closed then.
+        first step; *awaitable*, if given, ends with it then.
         """
         process = os.getpid()
         try:
             await _begun()
+            awaitable = None
             job.enter()  # in the task's own context
             try:
                 value = call()
@@ -263,9 +264,11 @@ def _begun() -> Generator[None, None, None]:
 
 
 def _close(awaitable: Awaitable[Any] | None) -> None:
-    """Close *awaitable*, as asyncio does with a coroutine cancelled before its first step."""
+    """End *awaitable*, which nothing has begun to await, as awaiting and cancelling would."""
     if isinstance(awaitable, CoroutineType):
         awaitable.close()
+    elif asyncio.isfuture(awaitable):
+        awaitable.cancel()
 
 
 def contain_exits(changes: Installation, loop: asyncio.AbstractEventLoop) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.errors import BadInput
 from ipy_bgtasks.platforms import current_directory, encoded, environment
 from ipy_bgtasks.work.names import TOP, bind, names_in, touched, with_values
-from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for
+from ipy_bgtasks.work.plan import LABEL_WIDTH, is_a, is_awaitable, is_pending, plan_for, resolve
 
 if TYPE_CHECKING:
     import subprocess
@@ -159,6 +159,8 @@ class Work:
     """The plain names that running and storing bind in the user's namespace."""
     source: str | None = None
     """The file name under which the code was compiled."""
+    awaitable: Any = None
+    """What CODE names, if it only awaits that; it ends with the job, whether that began or not."""
 
 
 @dataclass(slots=True)
@@ -458,6 +460,7 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
     elif plan.call:
         call = partial(called, call)
     shown = with_values(text.tree.body[0], bound)
+    named = plan.adds_await and not plan.adds_call and isinstance(node, ast.Name | ast.Attribute)
     return Work(
         call=call,
         label=text.label if shown is None else label_of(shown),
@@ -465,6 +468,7 @@ def _expression(text: Text, node: ast.expr, scope: Scope, late: Set[str]) -> Wor
         is_async=plan.is_async,
         assigns=binds,
         source=text.name,
+        awaitable=resolve(node, bound) if named else None,
     )
 
 
