@@ -171,3 +171,13 @@ def test_a_thread_cannot_be_paused(kernel: Kernel) -> None:
         "job 1 cannot be paused: only processes can, which `!`, -p and --keep start"
     )
     kernel.ok("go.set()")
+
+
+def test_of_one_that_has_ended_its_state_is_said(kernel: Kernel) -> None:
+    """There is nothing to pause, and nothing that could go on."""
+    kernel.ok("%bg -q !true\n%fg 1;")
+    said = kernel.ok("%cancel --pause 1").stdout
+    assert said == "job 1 (!true) has ended: finished\n"
+    failed = kernel.run("%bg 1")
+    assert "job 1 is finished already: %fg 1 returns to it" in failed.stderr
+    assert "42 is nothing to run" in kernel.run("%bg 42").stderr
