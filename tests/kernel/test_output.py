@@ -252,6 +252,8 @@ ENDING = {
 @pytest.mark.parametrize("code", ENDING.values(), ids=ENDING)
 def test_the_end_of_a_job_comes_after_its_last_text(kernel: Kernel, code: str) -> None:
     """A program that stops reading at "finished" has all of it."""
+    if "-p" in code or "--keep" in code:
+        pytest.importorskip("cloudpickle")
     kernel.ok(
         "def talks():\n    for i in range(200): print(i)\n"
         "async def atalks():\n    for i in range(200): print(i)"
