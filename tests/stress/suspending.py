@@ -120,7 +120,7 @@ class Session:
         r, kind = counts.rounds, chance.random()
         if kind < 0.4:
             n = chance.randint(20, 60)
-            self._start(chance.choice(LONG).format(r=r, n=n), r)
+            good = self._start(chance.choice(LONG).format(r=r, n=n), r)
             time.sleep(chance.uniform(0, 0.1))  # the stimulus: Ctrl-Z at any moment
             began = time.monotonic()
             terminal.send(CTRL_Z)
@@ -128,10 +128,11 @@ class Session:
             if terminal.expect(rf"goes on in the background|Out\[\d+\]: \({r}, ")[0][0] == "g":
                 self.expected[r] = n
                 counts.backgrounded += 1
+                counts.modes += not good  # else it may have been over when its mode was looked at
             else:
                 self.late.add(f"{r}:{n}")
         elif kind < 0.8:
-            self._start(chance.choice(ENDLESS), r)
+            counts.modes += not self._start(chance.choice(ENDLESS), r)
             time.sleep(chance.uniform(0, 0.1))
             began = time.monotonic()
             terminal.send(CTRL_C)
@@ -143,13 +144,12 @@ class Session:
         terminal.prompt()
         counts.slowest = max(counts.slowest, time.monotonic() - began)
 
-    def _start(self, code: str, r: int) -> None:
+    def _start(self, code: str, r: int) -> bool:
+        """Run a cell; return whether the terminal is in line mode, with echo, while it does."""
         self.terminal.start(f"print('beg' 'un {r}')\n{code}")
         self.terminal.expect(rf"begun {r}\b")
         modes = termios.tcgetattr(self.terminal._child.child_fd)[3]
-        # Where the cell is over already, the next prompt may have begun.
-        if not code[0].isdigit() and not (modes & termios.ICANON and modes & termios.ECHO):
-            self.counts.modes += 1
+        return bool(modes & termios.ICANON and modes & termios.ECHO)
 
     def finish(self) -> None:
         """Let all end, and count."""
