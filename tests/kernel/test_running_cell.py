@@ -557,5 +557,7 @@ def test_so_does_what_its_threads_print_that_it_had_started_before(k: Kernel) ->
     assert "another" not in cell.reply.stdout + k.ok("print(job.log.text)").stdout
     k.ok("go.set()\n%fg job")
     late = k.ok("pool.submit(print, 'for the front').result()")
-    assert late.stdout == "for the front\n"
-    assert "front" not in cell.reply.stdout
+    assert "front" not in k.ok("print(job.log.text)").stdout
+    if ipykernel.version_info[:2] > (7, 0):  # that shows it under the cell in which it started
+        assert late.stdout == "for the front\n"
+        assert "front" not in cell.reply.stdout
