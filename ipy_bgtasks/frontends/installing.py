@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ipy_bgtasks.context import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
@@ -144,14 +144,20 @@ def keep_get_ipython(changes: Installation, shell: Any) -> None:
     changes.add(lambda: leave(before))
 
 
-def pin_parent(shell: Any, header: Any) -> None:
+def pin_parent(shell: Any, header: Any, streams: Iterable[Any] = ()) -> None:
     """Bind the output of the calling context to the request with *header*, if that is supported.
 
-    Otherwise the context that a thread inherits is enough, or there is none to bind. Most jobs
-    inherit that of the cell that launched them, which is bound already.
+    Otherwise there is no context to bind. Most jobs inherit that of the cell that launched them,
+    which is bound already; a thread that a cell started before it became a job has none. For that
+    ipykernel 7.0 and 7.1 have no function, but each of their *streams* has a variable.
     """
+    if not header:
+        return
     pin = getattr(shell, "set_thread_parent", None)
-    if pin is None or not header:
+    if pin is None:
+        for stream in streams:
+            if isinstance(parent := getattr(stream, "_parent_header", None), ContextVar):
+                parent.set(header)
         return
     bound = getattr(shell, "_parent_header", None)
     if not isinstance(bound, ContextVar) or _id(bound.get(None)) != header.get("msg_id"):
@@ -409,7 +415,7 @@ TOUCHES = {
     "streams": Touch(
         "ipykernel",
         "the class of its streams, OutStream.pub_thread; display_pub._hooks, pub_socket, topic; "
-        "shell._parent_header; "
+        "shell._parent_header; in 7.0 and 7.1 OutStream._parent_header; "
         "before 6.29 OutStream.set_parent, parent_header, kernel.get_parent",
         _IPYKERNEL,
         "what a job writes and displays goes under its own cell",

@@ -277,7 +277,7 @@ class KernelFrontEnd(FrontEnd):
 
     def pin(self, job: Record) -> None:
         """Bind the calling context to the job's cell."""
-        pin_parent(self.shell, job.origin)
+        pin_parent(self.shell, job.origin, self._streams.values())
 
     def show(self, mimebundle: dict[str, Any]) -> None:
         self.shell.display_pub.publish(mimebundle)
