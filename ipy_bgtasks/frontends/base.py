@@ -8,6 +8,7 @@ first loading on, so that jobs which outlive a reload keep their places.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ _REPLAY = 64_000
 _SOON = 0.1
 
 
-class FrontEnd(Host):
+class FrontEnd(Host, ABC):
     """A front end in which jobs show their output, each in its own place.
 
     The place in which a job was launched is opaque to all other code (`Job.origin`). Unless
@@ -129,9 +130,9 @@ class FrontEnd(Host):
         changes.step("questions", refuse_questions, kernel_of(self.shell))
         changes.step("pagers", print_pages_of_jobs, self.shell)
 
+    @abstractmethod
     def watch_exits(self, changes: Installation, leaving: Leaving) -> None:
         """Have *leaving* stop all jobs before the session's own shutdown."""
-        raise NotImplementedError
 
     def use_page(
         self, open_page: Callable[[], dict[str, Any] | None], cells: Cells
@@ -148,9 +149,9 @@ class FrontEnd(Host):
         """Return whether an interrupt of the foreground reaches the calling thread."""
         return on_main_thread()
 
+    @abstractmethod
     def last_backgrounded(self) -> Record:
         """Return the job of the cell that was just sent to the background; `BadInput` if none."""
-        raise NotImplementedError
 
     def launch_cell(self, run: RunningCell, interrupt: Callable[[], object]) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
@@ -160,15 +161,15 @@ class FrontEnd(Host):
             self._captures.inherit(job)
         return job
 
+    @abstractmethod
     def show_stuck(self, run: RunningCell, line: str) -> None:
         """Show *line*, which says where a cell is stuck: an interrupt does not reach it."""
-        raise NotImplementedError
 
     # Places
 
+    @abstractmethod
     def here(self) -> Any:
         """Return the caller's place: a cell, or the place of the job that runs the caller."""
-        raise NotImplementedError
 
     def key(self, place: Any) -> Any:
         """Return what stands for a place, as a hashable."""
@@ -192,13 +193,14 @@ class FrontEnd(Host):
         """Print one line on the process's own stderr: the session ends."""
         self.print_aside(line)
 
+    @abstractmethod
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Display something."""
-        raise NotImplementedError
 
     def show_live(self, mimebundle: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-        """Display something; returns what updates it."""
-        raise NotImplementedError
+        """Display something; returns what updates it, or shows it anew where that cannot be."""
+        self.show(mimebundle)
+        return self.show
 
     def show_job(self, job: Record) -> None:
         """Display a job that is the value of the caller's cell.
@@ -217,8 +219,10 @@ class FrontEnd(Host):
         self._muted = (job.number, self.shell.execution_count)
 
     def footer(self, text: str | None) -> None:
-        """Keep *text* below all that is printed, until None leaves it where it is."""
-        raise NotImplementedError
+        """Keep *text* below all that is printed, until None leaves it where it is.
+
+        Only where there is a below: not in a notebook.
+        """
 
     def alert(self, notice: Notice) -> None:
         """Call for the user's attention, at once; nothing where the front end itself cannot."""
@@ -262,9 +266,9 @@ class FrontEnd(Host):
     def launching(self, job: Record) -> None:
         """Display a job that is about to start, before its first line."""
 
+    @abstractmethod
     def output(self, job: Record, name: str, text: str, write: Callable[[str], Any]) -> None:
         """Record *text*, which a job wrote to the stream *name*, and show it by *write*."""
-        raise NotImplementedError
 
     def flush(self, job: Record) -> None:
         """Show what is held back of the job's output, as far as that does no harm."""
@@ -296,9 +300,9 @@ class FrontEnd(Host):
             self.labels.enter(job, self.place_of(job), among=grouped)
         self._notify_watcher(job)
 
+    @abstractmethod
     def print_at(self, job: Record, line: str) -> None:
         """Print one line about a job in its own place, at once."""
-        raise NotImplementedError
 
     def ended(self, job: Record) -> None:
         """Show the job's end, and notify observers."""
@@ -311,9 +315,9 @@ class FrontEnd(Host):
             if self.on_end is not None:
                 self.on_end(job)
 
+    @abstractmethod
     def _show_end(self, job: Record) -> None:
         """Show what there is to show of a job's end, once."""
-        raise NotImplementedError
 
     def discarded(self, job: Record) -> None:
         """Take note that the job is kept no more."""
@@ -347,13 +351,13 @@ class FrontEnd(Host):
 
     # Following a job in another place
 
+    @abstractmethod
     def follow(self, job: Record, *, everything: bool, among: bool = False) -> Callable[[], None]:
         """Show the job's output in the caller's place as well; returns what ends that.
 
         First comes what this place has not shown yet: the end of the log, or *everything*. With
         *among*, others will be followed there, so its lines are labelled.
         """
-        raise NotImplementedError
 
     def claim(self, job: Record) -> Callable[[], None]:
         """Leave the job's end to the wait in the caller's place; returns what ends that."""

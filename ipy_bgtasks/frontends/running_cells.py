@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -83,7 +84,7 @@ def until(holds: Callable[[], object], seconds: float, every: float = AGAIN) -> 
     return True
 
 
-class RunningCell:
+class RunningCell(ABC):
     """A cell from its start to its end."""
 
     def __init__(self, code: str, origin: Any) -> None:
@@ -116,9 +117,9 @@ class RunningCell:
         """The seconds since its code began."""
         return 0.0 if self.began is None else time.monotonic() - self.began
 
+    @abstractmethod
     def interrupt_await(self) -> bool:
         """Interrupt it at its await, or where it asks; return whether it is there."""
-        raise NotImplementedError
 
     def frames(self) -> list[FrameType]:
         """Return where its code is. Any thread may call."""
@@ -132,7 +133,7 @@ class RunningCell:
 C = TypeVar("C", bound=RunningCell)
 
 
-class BackgroundCells(Generic[C]):
+class BackgroundCells(ABC, Generic[C]):
     """Sends the cells of one shell to the background, and ends their jobs.
 
     *actions* are called on a thread of their own for the signals that are taken.
@@ -209,16 +210,16 @@ class BackgroundCells(Generic[C]):
         if self.asks(run) or not self.send_away(run):
             self._later(after, self._overdue, run, after)
 
+    @abstractmethod
     def asks(self, run: C) -> bool:
         """Return whether a cell waits for the user, who would not find it in the background."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_away(self, run: C) -> bool:
         """Send a cell of the foreground to the background, and say so; False if it cannot go now.
 
         Not for the cell's own thread.
         """
-        raise NotImplementedError
 
     def make_job(self, run: C) -> Record:
         """Make a job of a cell that runs, with what the foreground has open."""
@@ -315,9 +316,9 @@ class BackgroundCells(Generic[C]):
             run.stop = Sent(run.thread)
             run.pursuer = in_thread("bg-stop", self._pursue, run, run.stop)
 
+    @abstractmethod
     def is_front(self, run: C) -> bool:
         """Return whether an interrupt is meant for a cell, and to be raised in it."""
-        raise NotImplementedError
 
     def _interrupt_main(self, run: C) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""

@@ -66,22 +66,15 @@ def bg(
     except (BadInput, SyntaxError):
         if cell is None and (paused := _paused(session, code, known)) is not None:
             return paused.job
-        if cell is None and code.strip().isdecimal() and (known_job := _known(session, code)):
-            state, n = known_job.state, known_job.number
-            raise BadInput(f"job {n} is {state} already: %fg {n} returns to it") from None
+        if cell is None and code.isdecimal() and (there := session.registry.get(int(code))):
+            said = f"job {code} is {there.state} already: %fg {code} returns to it"
+            raise BadInput(said) from None
         if cell is None and (hint := opt.misplaced(code, options)):
             raise BadInput(hint) from None
         raise
     if quiet:
         session.front_end.mute(job)
     return job.job
-
-
-def _known(session: Session, spec: str) -> Record | None:
-    try:
-        return session.registry.find(spec.strip())
-    except NoSuchJob:
-        return None
 
 
 def _paused(session: Session, code: str, known: Mapping[str, Any]) -> Record | None:

@@ -62,8 +62,6 @@ def launch(
     """
     session = _session()
     work = _work(fn, args, kwargs)
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
     if retries and (inspect.isawaitable(fn) or runs_once(work, {})):
         raise BadInput(f"retries cannot run {work.label} again, which ends once: give a function")
     options = LaunchOptions(
@@ -71,7 +69,7 @@ def launch(
         on=on,
         name=name,
         quiet=quiet,
-        timeout=timeout,
+        timeout=_seconds(timeout),
         memory=None if memory is None else size(memory),
         log=None if log is None else str(log),
         group=_group(group, limit),
@@ -84,9 +82,15 @@ def launch(
     where = where_to_run(session, options, known, is_command=False)
     others = [after] if isinstance(after, Job | str) else after
     specs = [str(each.number) if isinstance(each, Job) else each for each in others]
-    card = None if quiet else session.front_end.launching
     jobs = find_jobs(session, specs, known)
+    card = None if quiet else session.front_end.launching
     return start(session, work, options, where=where, after=jobs, prepare=card).job
+
+
+def _seconds(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise BadInput(f"timeout takes a number of seconds, such as 2.5, not {timeout!r}")
+    return timeout
 
 
 def _session() -> Any:
