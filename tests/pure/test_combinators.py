@@ -55,7 +55,7 @@ class Places:
 
         async def waits() -> int:
             while not gate.exists():
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # in another process, which hears of no event here
             return 0
 
         match where:

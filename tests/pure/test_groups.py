@@ -422,7 +422,7 @@ async def test_a_mixed_group_keeps_its_limit(service: ServiceLoop) -> None:
 
     async def coroutine() -> None:
         enter(1)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # its work: others may run beside it
         enter(-1)
 
     jobs = [

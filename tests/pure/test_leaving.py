@@ -87,7 +87,7 @@ def test_it_ends_with_the_last_job(loop: asyncio.AbstractEventLoop) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a clean-up that needs the loop again
             done.append("tidy")
 
     house.run(tidy)
@@ -156,7 +156,7 @@ def test_a_job_cleans_up_with_the_help_of_its_tasks(loop: asyncio.AbstractEventL
 def test_the_foreground_s_tasks_are_left_alone(loop: asyncio.AbstractEventLoop) -> None:
     """Only what runs for jobs is stopped."""
     house = House(loop)
-    task = loop.create_task(asyncio.sleep(0.01, "mine"))
+    task = loop.create_task(asyncio.sleep(0.01, "mine"))  # it has to outlast the end
     house.leaving.finish()
     assert loop.run_until_complete(task) == "mine"
 

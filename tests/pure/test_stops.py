@@ -84,7 +84,7 @@ def until_served(port: int) -> None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            time.sleep(0.01)
+            time.sleep(0.01)  # a server does not say when it begins to listen
         else:
             return
     raise AssertionError(f"nobody listens on {port}")
@@ -348,7 +348,7 @@ def test_a_grid_search_ends(launch: Callable[..., Record]) -> None:
     class Slow(DummyClassifier):  # type: ignore[misc]
         def fit(self, x: Any, y: Any) -> Any:
             ready.set()
-            time.sleep(0.01)
+            time.sleep(0.01)  # its work
             return super().fit(x, y)
 
     search = model_selection.GridSearchCV(Slow(strategy="constant"), {"constant": [0] * 5000}, cv=2)

@@ -213,7 +213,7 @@ def test_the_next_job_of_the_thread_waits_as_long_as_it_should(place: Place, kin
 
         def follow(gate: threading.Event = gate, waited: list[Any] = waited) -> str:
             waited.append(gate.wait(BOUND))
-            time.sleep(0.0001)
+            time.sleep(0.0001)  # a wait that a late stop would end
             return "whole"
 
         following = place.launch(follow)
@@ -247,7 +247,7 @@ def test_a_wait_of_the_clean_up_is_not_ended(place: Place) -> None:
         job = place.launch(tidy)
         job.cancel()
         while not seen and not job.done():
-            time.sleep(0.0001)
+            time.sleep(0.0001)  # the job may have ended unseen: both are looked at
         saved.set()
         assert ended(job) is JobState.CANCELLED
         assert seen in (["cleaning", True], []), f"round {n}"
@@ -267,7 +267,7 @@ def test_sleep_is_the_originals_elsewhere(place: Place) -> None:
 
     def timed() -> float:
         began = time.perf_counter()
-        time.sleep(0.02)
+        time.sleep(0.02)  # what is measured
         return time.perf_counter() - began
 
     assert place.launch(errors).result(BOUND) == errors()
@@ -389,11 +389,11 @@ def test_a_progress_bar_of_a_stopped_job_ends_where_it_lives(
 
         def call(bar: Any = bar) -> None:
             for _ in bar():
-                time.sleep(0.0001)
+                time.sleep(0.0001)  # its work, in which the stop comes
 
         async def call_async(bar: Any = bar) -> None:
             for _ in bar():
-                await asyncio.sleep(0.0001)
+                await asyncio.sleep(0.0001)  # its work, in which the stop comes
 
         job = place.launch(call_async if is_async else call, is_async=is_async)
         assert begun.wait(BOUND)

@@ -161,7 +161,7 @@ def test_zero_turns_it_off_at_once(watched: Watched) -> None:
     watched.dog.limit = 0
 
     async def blocks() -> None:
-        time.sleep(3 * LIMIT)
+        time.sleep(3 * LIMIT)  # it blocks: what the watchdog looks for
 
     watched.launch(blocks).result(BOUND)
     assert watched.notices.empty()

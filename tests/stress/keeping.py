@@ -73,7 +73,7 @@ def round_of(number: int, dice: random.Random, counts: Counter[str]) -> None:
     try:
         kernel.ok(f"here = __import__('pathlib').Path({str(home)!r})\n{SETUP}")
         kernel.start(LAUNCH)
-        time.sleep(dice.uniform(0, WITHIN))
+        time.sleep(dice.uniform(0, WITHIN))  # the stimulus: at any moment
         kernel.kill()
     finally:
         kernel.close()
@@ -85,7 +85,7 @@ def round_of(number: int, dice: random.Random, counts: Counter[str]) -> None:
 
 def _kill(victim: str, dice: random.Random) -> str | None:
     """Kill the watcher or the process of one job that runs, at a random moment."""
-    time.sleep(dice.uniform(0, 0.3))
+    time.sleep(dice.uniform(0, 0.3))  # the stimulus: at any moment
     there = [place for place in directories() if place.job()]
     dice.shuffle(there)
     for place in there:
@@ -110,8 +110,8 @@ def _check(
             counts["untrue states"] += 1
             print(f"{place.path}: {state} for ever")
             return
-        time.sleep(0.02)
-    time.sleep(0.05)
+        time.sleep(0.02)  # what is on a disk tells nobody of a change
+    time.sleep(0.05)  # a killed process is gone a moment later
     counts["orphans"] += len(sessions_with(told["token"]))
     ran = (home / name).exists()
     counts[f"{state['state']}, {'hit' if was_hit else 'not hit'}"] += 1

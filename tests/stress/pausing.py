@@ -55,7 +55,7 @@ def stops(pid: int) -> None:
                 return
         except FileNotFoundError:
             return
-        time.sleep(0.001)
+        time.sleep(0.001)  # a process does not tell that it has stopped
 
 
 def pause_at_random(kernel: Kernel, dice: random.Random, counts: Counter[str]) -> None:
@@ -73,7 +73,7 @@ def pause_at_random(kernel: Kernel, dice: random.Random, counts: Counter[str]) -
         except ProcessLookupError:
             return
         status = "ok"
-    time.sleep(dice.uniform(0, 0.02))
+    time.sleep(dice.uniform(0, 0.02))  # the stimulus: at any moment
     if status == "ok":
         stops(pid)
     shown = kernel.ok(f"%jobs {number}\nprint(jobs[{which}].state)").stdout.split()[-1]
@@ -95,7 +95,7 @@ def main(rounds: int) -> None:
         for _ in range(rounds):
             kernel.ok(LAUNCH)
             for _ in range(10):
-                time.sleep(dice.uniform(0, 0.1))
+                time.sleep(dice.uniform(0, 0.1))  # the stimulus: at any moment
                 pause_at_random(kernel, dice, counts)
             for which in range(3):
                 ended = kernel.run(f"jobs[{which}].result(60)")

@@ -118,7 +118,7 @@ class Stress:
 
     def _pause(self, seconds: float) -> None:
         if seconds:
-            time.sleep(self.dice.uniform(0, seconds))
+            time.sleep(self.dice.uniform(0, seconds))  # the stimulus: at any moment
 
     def finish(self) -> None:
         """What can be told at the end only."""

@@ -133,7 +133,7 @@ class Session:
                 self.late.add(f"{r}:{n}")
         elif kind < 0.8:
             counts.modes += not self._start(chance.choice(ENDLESS), r)
-            time.sleep(chance.uniform(0, 0.1))
+            time.sleep(chance.uniform(0, 0.1))  # the stimulus: Ctrl-C at any moment
             began = time.monotonic()
             terminal.send(CTRL_C)
             terminal.expect("KeyboardInterrupt")

@@ -83,7 +83,7 @@ class Sweep:
             try:
                 end = time.monotonic() + seconds
                 while time.monotonic() < end:
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # its work, in steps between which a stop may come
                 if fails:
                     raise ValueError(group)
             finally:
@@ -92,7 +92,7 @@ class Sweep:
         async def coroutine() -> None:
             self.count(group, 1)
             try:
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(seconds)  # its work
                 if fails:
                     raise ValueError(group)
             finally:
@@ -124,7 +124,7 @@ class Sweep:
         for _ in range(jobs):
             launched.append(self.launch())
             if self.random.random() < 0.1:
-                await asyncio.sleep(self.random.random() * 0.01)
+                await asyncio.sleep(self.random.random() * 0.01)  # launches come at any moment
         try:
             async with asyncio.timeout(BOUND):
                 await asyncio.gather(*(job.job for job in launched), return_exceptions=True)
@@ -165,7 +165,7 @@ class _Sleep:
         self.seconds, self.fails = seconds, fails
 
     def __call__(self) -> None:
-        time.sleep(self.seconds)
+        time.sleep(self.seconds)  # its work
         if self.fails:
             raise ValueError(self.seconds)
 
