@@ -170,21 +170,27 @@ class Texts:
         self._request_here = request_here
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
+        #: The streams that may hold text. A flush waits for another thread.
+        self._unsent = set(streams)
         self._sent = 0.0  # when something was, on the monotonic clock
 
     def install(self, changes: Installation) -> None:
         """Let each stream send what it holds before it changes to another cell."""
-        for stream in self._streams.values():
+        for name, stream in self._streams.items():
 
-            def set_parent(original: Any, parent: Any, stream: Any = stream) -> None:
+            def set_parent(
+                original: Any, parent: Any, stream: Any = stream, name: str = name
+            ) -> None:
                 if self._request_here() is None:
                     with self._lock:
-                        stream.flush()
+                        if name in self._unsent:
+                            stream.flush()
                         original(parent)
 
-            def flush(original: Any) -> None:
+            def flush(original: Any, name: str = name) -> None:
                 if self._request_here() is not None:
                     self.flush()
+                self._unsent.discard(name)
                 original()
 
             changes.wrap(stream, "set_parent", set_parent)
@@ -196,7 +202,10 @@ class Texts:
 
         def write_here(text: str) -> Any:
             if (request := self._request_here()) is None:
-                return write(text)
+                try:
+                    return write(text)
+                finally:  # and not before: a flush could come between
+                    self._unsent.add(name)
             self.put(request["header"], name, text)
             return len(text)
 
@@ -211,6 +220,7 @@ class Texts:
                 mine = stream is not None and place_of(stream.parent_header) == place_of(header)
                 if mine and not self._texts:
                     write(text)
+                    self._unsent.add(name)
                 else:
                     self.put(header, name, text)
 
