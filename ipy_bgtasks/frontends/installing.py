@@ -20,6 +20,8 @@ import sys
 import threading
 from collections import Counter
 from contextvars import ContextVar
+from dis import opmap
+from itertools import dropwhile
 from traceback import walk_stack
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 #: The packages whose frames stand between a magic and the cell that called it; before IPython 8
 #: each magic is wrapped with `decorator`.
 BETWEEN = ("IPython", "ipy_bgtasks", "functools", "decorator")
+#: Instructions: the room that others keep for what they remember, and the first of an `await`.
+_CACHE, _AWAIT = opmap["CACHE"], opmap["GET_AWAITABLE"]
 
 
 def kernel_of(shell: Any) -> Any:
@@ -291,6 +295,22 @@ def runs_in_a_cell(frame: FrameType | None = None) -> bool:
     return any(_is_shells(each, *calls) for each, _ in walk_stack(frame or sys._getframe(1)))
 
 
+def is_awaited() -> bool:
+    """Return whether what the magic that runs returns is awaited by the code that called it.
+
+    IPython does not tell a magic; but the instruction behind the call is there to be read. In the
+    thread of the magic.
+    """
+    calls = ("run_line_magic", "run_cell_magic")
+    outwards = (frame for frame, _ in walk_stack(sys._getframe(1)))
+    called = dropwhile(lambda frame: not _is_shells(frame, *calls), outwards)
+    asks = next((frame for frame in called if frame.f_code.co_name not in calls), None)
+    if asks is None:
+        return False
+    behind = asks.f_code.co_code[asks.f_lasti + 2 :: 2]
+    return next((op for op in behind if op != _CACHE), None) == _AWAIT
+
+
 def _is_shells(frame: FrameType, *names: str) -> bool:
     return frame.f_code.co_name in names and frame.f_globals.get("__name__") == _SHELL
 
@@ -362,8 +382,8 @@ TOUCHES = {
     ),
     "rewriting": Touch(
         "IPython",
-        "input_transformers_post, ast_transformers; "
-        "the frames of transform_cell, run_code and run_*_magic",
+        "input_transformers_post; "
+        "the frames of transform_cell, run_code and run_*_magic, and of the code that calls these",
         _IPYTHON,
         "%fg is awaited, and only where it can be",
         "%fg works in plain functions and from Python only: use `await job`",

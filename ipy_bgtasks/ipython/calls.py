@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 
 from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, NoSuchJob
+from ipy_bgtasks.frontends.installing import is_awaited
 from ipy_bgtasks.ipython import options as opt
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.platforms import has_kept_jobs, has_threads
@@ -129,9 +130,9 @@ def _refuse_code_above(code: str, magic: str) -> None:
         raise BadInput(f"{magic} takes options only, and the code below them, not {code!r}")
 
 
-def _nothing(options: opt.Options) -> Any:
+def _nothing() -> Any:
     """Return what a magic returns that has nothing to wait for: a rewritten cell awaits it."""
-    return asyncio.sleep(0) if options.awaited else None
+    return asyncio.sleep(0) if is_awaited() else None
 
 
 # %fg
@@ -150,7 +151,7 @@ def fg(
         release = session.front_end.claim(job)
 
     def launched(code: str) -> Record:
-        if not options.awaited:
+        if not is_awaited():
             session.foreground.refuse_to_block()
         of_job = replace(options, timeout=None)  # which bounds the wait, not the job
         return launch(session, code, of_job, local=local, cell=cell is not None, prepare=claim)
@@ -245,7 +246,7 @@ def _attach(
                 _go_on(session, job)
         return waiting
 
-    if not options.awaited:
+    if not is_awaited():
         return session.foreground.block(wait)
     if (job := caller()) is not None:
         session.print_line(f"job {job.number} waits here: %cancel {job.number} ends the wait")
@@ -290,7 +291,7 @@ def jobs(session: Session, line: str, local: Mapping[str, Any] | None = None) ->
             return None
     if options.watch:
         live = session.loaded.live_views()
-        return live.watch(chosen, every=options.all, awaited=options.awaited)
+        return live.watch(chosen, every=options.all, awaited=is_awaited())
     if options.json or options.since:
         _show_data(session, chosen, every=options.all, since=options.since)
         return None
@@ -324,7 +325,7 @@ def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options)
             raise BadInput(f"--profile takes one job, not {len(jobs)}: %jobs 3 --profile 5")
         if why := _hidden(jobs[0]):
             raise BadInput(f"job {jobs[0].number} {why}")
-        return _profile(session, jobs[0], options.profile, options.awaited)
+        return _profile(session, jobs[0], options.profile, is_awaited())
     parsed_expression(expression := str(options.show))
     for job in jobs:
         value, site = _hidden(job), None
@@ -333,7 +334,7 @@ def _look_inside(session: Session, jobs: Sequence[Record], options: opt.Options)
         at = None if site is None else FrameSummary(*site, lookup_line=False)
         line = frame_line(at, session.core.sources.cell)
         session.print_line(f"[{job.number}] {value}{line and f'  ({line})'}")
-    return _nothing(options)
+    return _nothing()
 
 
 def _profile(session: Session, job: Record, seconds: float, awaited: bool) -> Any:
@@ -453,7 +454,7 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if cells:
         _take_out(session, None if "queue" in cells else {int(word[1:]) for word in cells})
         if not (words := [word for word in words if word not in cells]):
-            return _nothing(options)
+            return _nothing()
     if words == ["all"]:
         registry = session.registry
         jobs = [job for job in registry.alive() if job.number not in registry.adopted]
@@ -462,8 +463,8 @@ def cancel(session: Session, line: str, local: Mapping[str, Any] | None = None) 
     if options.pause:
         groups = [session.registry.group(word) for word in words if specs.is_group(word)]
         _pause(session, jobs, groups)
-        return _nothing(options)
-    return _report(session, session.stop(jobs, force=options.force), awaited=options.awaited)
+        return _nothing()
+    return _report(session, session.stop(jobs, force=options.force), awaited=is_awaited())
 
 
 def _take_out(session: Session, places: set[int] | None) -> None:

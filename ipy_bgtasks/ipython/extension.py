@@ -19,7 +19,7 @@ from ipy_bgtasks.ipython.magics import JobMagics
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import hold_descriptors
 from ipy_bgtasks.session.control import Core, Session
-from ipy_bgtasks.session.rewriting import AwaitedMagics, mentions
+from ipy_bgtasks.session.rewriting import await_magics, mentions
 from ipy_bgtasks.session.settings import BgTasks
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class Loaded:
         self.session = Session(self, core, settings)
         self._changes = Installation()
         self._watching: Watching | None = None
-        self._awaited = AwaitedMagics()
         self._held: list[int] = []
         #: The number of the cell that loads this, if one does.
         self._loading = shell.execution_count if runs_in_a_cell() else None
@@ -129,15 +128,12 @@ class Loaded:
 
     def _rewrite(self, changes: Installation) -> None:
         changes.append(self.shell.input_transformers_post, self._await_magics)
-        changes.append(self.shell.ast_transformers, self._awaited)
 
     def _await_magics(self, lines: list[str]) -> list[str]:
         # Most cells mention no magic of ours; only for one that does is the stack looked at.
         if not mentions("".join(lines)):
             return lines
-        return self._awaited.rewrite(
-            lines, enabled=self._cells_await, top_level=transforms_a_cell()
-        )
+        return await_magics(lines, enabled=self._cells_await, top_level=transforms_a_cell())
 
     def _cells_await(self) -> bool:
         shell = self.shell

@@ -102,9 +102,6 @@ _LAUNCH = (
     Option("keep"),
 )
 
-#: Tells a magic that the rewritten cell awaits what it returns. Not for users.
-AWAITED = Option("awaited")
-
 BG = _LAUNCH
 _BUDGET = Option("budget", None, "S", partial(seconds, option="--budget"))
 FG = (
@@ -114,9 +111,8 @@ FG = (
     Option("any"),
     Option("settled"),
     _NOTIFY,
-    AWAITED,
 )
-FG_CELL = (*_LAUNCH, _BUDGET, Option("all", "a"), AWAITED)
+FG_CELL = (*_LAUNCH, _BUDGET, Option("all", "a"))
 JOBS = (
     Option("all", "a"),
     Option("verbose", "v"),
@@ -126,9 +122,8 @@ JOBS = (
     Option("show", None, "EXPR"),
     Option("profile", None, "S", partial(seconds, option="--profile")),
     Option("prune"),
-    AWAITED,
 )
-CANCEL = (Option("force", "f"), Option("pause"), AWAITED)
+CANCEL = (Option("force", "f"), Option("pause"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +133,6 @@ class Options(LaunchOptions):
     all: bool = False
     any: bool = False
     settled: bool = False
-    awaited: bool = False
     verbose: bool = False
     watch: bool = False
     json: bool = False
@@ -215,7 +209,7 @@ class _Reader:
         for option in self._table:
             if name in option.words:
                 return option
-        known = ", ".join(o.words[0] for o in self._table if o is not AWAITED)
+        known = ", ".join(o.words[0] for o in self._table)
         magic = self._magic
         hint = f"; `--` ends them: {magic} -- {word} …" if magic in ("%bg", "%fg") else ""
         raise BadInput(f"{magic} has no option {word}; it has {known}{hint}")
@@ -347,7 +341,6 @@ def _options(percents: str, magic: str, word: str) -> list[tuple[str, str]]:
     return [
         (text, f"option {option.takes or ''}".strip())
         for option in table
-        if option is not AWAITED
         for text in option.words
         if text.startswith(word) and (word.startswith("--") or not text.startswith("--"))
     ]

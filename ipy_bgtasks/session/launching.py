@@ -30,7 +30,7 @@ from ipy_bgtasks.runners.processes import ProcessRunner
 from ipy_bgtasks.runners.supervisor import Supervisor
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import MemoryLimits
-from ipy_bgtasks.session.rewriting import AwaitedMagics, await_magics, awaits, mark_awaited
+from ipy_bgtasks.session.rewriting import await_magics, awaits
 from ipy_bgtasks.sigint import Shielded
 from ipy_bgtasks.text import error_line, short_repr
 from ipy_bgtasks.work import Scope, read
@@ -189,14 +189,11 @@ def _read(
             _refuse_a_job(session, code)
     shell = session.shell
     line, file = _place_of_call()
-    # The transformers of others see the tree, as that of any cell.
-    others = any(not isinstance(each, AwaitedMagics) for each in shell.ast_transformers)
     scope = Scope(
         namespace=shell.user_ns,
         local=None if local is shell.user_ns or cell else local,
         transform=partial(_transform, shell),
-        transform_magics=mark_awaited,
-        transform_ast=shell.transform_ast if others else None,
+        transform_ast=shell.transform_ast if shell.ast_transformers else None,
         name_source=partial(session.core.sources.name, caller=file),
         first_line=line + 1 if cell else line,
     )

@@ -6,9 +6,10 @@ syntax tree, so that a call inside a string is left alone, and changes the text 
 call, so that line numbers, and columns before it, remain.
 
 The text gets an `await` and nothing else: it is what tracebacks, `%history -t` and macros show,
-and what is awaited already is left alone when IPython transforms it again. A magic learns that it
-is awaited from a mark in its line; one of IPython's ``ast_transformers`` puts that into the syntax
-tree, where nobody sees it.
+and what is awaited already is left alone when IPython transforms it again. A magic learns from the
+code that called it that it is awaited (`frontends.installing.is_awaited`). A mark in its line, put
+there by one of IPython's ``ast_transformers``, did that, too: but as soon as there is one, IPython
+walks the tree of every cell, which takes as long as parsing it.
 """
 
 from __future__ import annotations
@@ -16,49 +17,13 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
-
-T = TypeVar("T", bound=ast.AST)
 
 _WAITING = {"run_line_magic": ("fg", "cancel", "jobs"), "run_cell_magic": ("fg",)}
 _NAMES = ("bg", "fg", "cancel", "jobs")
-_MARK = "--awaited "
-
-
-class AwaitedMagics:
-    """Both transformers of one shell. Any thread may call; each transforms its own cells."""
-
-    def __init__(self) -> None:
-        self._mentioned = threading.local()
-
-    def rewrite(
-        self, lines: list[str], *, enabled: Callable[[], bool], top_level: bool
-    ) -> list[str]:
-        """Return what `await_magics` does, and remember that there may be something to mark."""
-        self._mentioned.now = True
-        return await_magics(lines, enabled=enabled, top_level=top_level)
-
-    def visit(self, tree: Any) -> Any:
-        """Mark what is awaited in the tree of a cell; most cells have nothing of that."""
-        if not getattr(self._mentioned, "now", False):
-            return tree
-        self._mentioned.now = False
-        return mark_awaited(tree)
-
-
-def mark_awaited(tree: T) -> T:
-    """Mark the lines of the magics that are awaited; returns the tree."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Await(value=ast.Call(args=[_, ast.Constant() as line, *_]) as call):
-                if _waits(call) and not str(line.value).startswith(_MARK):
-                    line.value = _MARK + str(line.value)
-    return tree
 
 
 def mentions(text: str) -> bool:

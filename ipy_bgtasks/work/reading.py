@@ -63,8 +63,6 @@ def parse(code: str, scope: Scope) -> Text:
             raise _completed(error, shown, scope.name_source(shown)) from None
         try:
             tree = _parse(pad + python)
-            if scope.transform_magics is not None:
-                tree = scope.transform_magics(tree)
         except SyntaxError as second:
             raise _pointing(error, second, shown, scope) from None
         if python.count("\n") - python.endswith("\n") != text.count("\n") - text.endswith("\n"):
@@ -177,8 +175,6 @@ class Scope:
     """The locals of the calling function; None at the top level."""
     transform: Callable[[str], str] = str
     """Turns IPython syntax into Python text; asked only when the text is not Python."""
-    transform_magics: Callable[[ast.Module], ast.Module] | None = None
-    """Completes the tree of the text that ``transform`` returned."""
     transform_ast: Callable[[ast.Module], ast.Module] | None = None
     """Changes every tree, as IPython's ``ast_transformers`` do."""
     name_source: Callable[[str], str] = name_source

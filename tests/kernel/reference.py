@@ -38,7 +38,6 @@ def _options() -> Iterator[str]:
         shown = [
             "`" + ", ".join(each.words) + (f" {each.takes}" if each.takes else "") + "`"
             for each in table
-            if each.name != "awaited"
         ]
         yield f"| {magic} | {' · '.join(shown)} |"
 

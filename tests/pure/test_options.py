@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipy_bgtasks.errors import BadInput
-from ipy_bgtasks.ipython.options import BG, CANCEL, FG, JOBS, read_all, read_options
+from ipy_bgtasks.ipython.options import BG, CANCEL, JOBS, read_all, read_options
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,6 @@ def test_what_was_not_given_is_none_or_false() -> None:
         ("--nam x f()", "%bg has no option --nam; it has "),
         ("-1 * f()", "`--` ends them: %bg -- -1 …"),
         ("-qx f()", "%bg has no option -qx; it has "),
-        ("--awaited f()", "%bg has no option --awaited; it has "),
         ("--timeout x f()", "takes a number of seconds, such as 2.5 or 1h30m, not 'x'"),
         ("--timeout -1 f()", "takes a number of seconds, such as 2.5 or 1h30m, not '-1'"),
         (
@@ -84,7 +83,6 @@ def test_a_wrong_option_is_one_line(line: str, message: str) -> None:
         read_options(line, BG, "%bg")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert "awaited, " not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +112,6 @@ def test_there_too_a_wrong_option_is_one_line(line: str, magic: str) -> None:
     table = JOBS if magic == "%jobs" else CANCEL
     with pytest.raises(BadInput, match=f"{magic} has no option .*; it has -"):
         read_all(line, table, magic)
-
-
-def test_the_mark_of_a_rewritten_cell_is_read() -> None:
-    """It stands before everything else."""
-    options, rest = read_options("--awaited -a --timeout 3 3;", FG, "%fg")
-    assert (options.awaited, options.all, options.timeout, rest) == (True, True, 3.0, "3;")
 
 
 def test_values_are_expanded_as_after_an_exclamation_mark() -> None:

@@ -7,7 +7,7 @@ import ast
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ipy_bgtasks.session.rewriting import await_magics, awaits, mark_awaited
+from ipy_bgtasks.session.rewriting import await_magics, awaits
 
 
 def rewritten(cell: str, **options: bool) -> str:
@@ -98,19 +98,10 @@ def test_all_magics_that_wait_are_awaited(cell: str, times: int) -> None:
 def test_the_line_arrives_as_typed(text: str) -> None:
     """Whatever is in it."""
     tree = _tree(rewritten(f"%fg f({text})"))
-    mark_awaited(tree)
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     line = calls[0].args[1]
     assert isinstance(line, ast.Constant)
-    assert line.value == f"--awaited f({text})"
-
-
-def test_only_what_is_awaited_is_told_so() -> None:
-    """In the tree, where no traceback and no history shows it."""
-    text = f"def f():\n    {FG.format(1)}\nx = await {FG.format(2)}\ns = {FG.format(3)!r}"
-    tree = _tree(text)
-    mark_awaited(tree)
-    assert ast.unparse(tree) == text.replace("'2'", "'--awaited 2'")
+    assert line.value == f"f({text})"
 
 
 def test_a_semicolon_after_the_magic_silences_its_value() -> None:

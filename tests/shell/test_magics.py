@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import re
+import sys
 from functools import partial
 from typing import Any
 
@@ -395,7 +396,6 @@ async def test_nobody_sees_how_a_magic_is_told_that_it_is_awaited(
     assert "run_line_magic('fg', 'bad()')" in re.sub(r"\x1b\[[\d;]*m", "", shown)
     kept = shell.transform_cell("x = %fg gives(3)")
     assert kept == "x = (await get_ipython().run_line_magic('fg', 'gives(3)'))\n"
-    assert "--awaited" not in shown + kept
     await cells(kept)
     assert shell.user_ns["x"] == 3
 
@@ -703,3 +703,23 @@ async def test_a_log_shows_as_what_was_printed(cells: Any) -> None:
     await job
     assert str(job.log) == "one\ntwo\n"
     assert repr(job.log) == "<Log of 8 characters that ends with 'two'>"
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
+async def test_a_magic_knows_whether_it_is_awaited(cells: Any, shell: Any, traced: bool) -> None:
+    """From the instruction behind its call, also while a debugger or coverage traces the code."""
+    trace = sys.gettrace()
+    if traced:
+        sys.settrace(lambda *_: sys.gettrace())
+    try:
+        await cells(
+            "def plain():\n    return get_ipython().run_line_magic('fg', 'gives(2)')\n"
+            "async def waits():\n    x = await get_ipython().run_line_magic('fg', 'gives(3)')\n"
+            "    return x\n"
+            "[await waits(), (await get_ipython().run_cell_magic('fg', '', 'gives(4)'))]"
+        )
+        assert shell.user_ns["_"] == [3, 4]
+        with pytest.raises(UsageError, match="cannot be awaited"):
+            await cells("plain()")
+    finally:
+        sys.settrace(trace)
