@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks import context as streams
 from ipy_bgtasks.context import caller, cells_away
-from ipy_bgtasks.frontends.base import FrontEnd
+from ipy_bgtasks.frontends.base import ONLY_PLACE, FrontEnd
 from ipy_bgtasks.frontends.streams import (
     RoutedStream,
     formatted,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ipy_bgtasks.session.control import Core
     from ipy_bgtasks.session.leaving import Leaving
 
-
-_TERMINAL = "terminal"
 
 #: Seconds between two updates of the progress of a job that `%fg` waits for.
 _BAR_EVERY = 0.25
@@ -303,10 +301,6 @@ class TerminalFrontEnd(FrontEnd):
 
     # What is shown
 
-    def here(self) -> Any:
-        """Return the terminal: there is only one place."""
-        return _TERMINAL
-
     def show(self, mimebundle: dict[str, Any]) -> None:
         """Print the plain text."""
         print(printable(mimebundle.get("text/plain", "")))
@@ -366,7 +360,7 @@ class TerminalFrontEnd(FrontEnd):
         if rest:
             self._partial[job.number] = rest
         if newline:
-            self._put(self.labels.put(job, _TERMINAL, "", lines + newline))
+            self._put(self.labels.put(job, ONLY_PLACE, "", lines + newline))
 
     def _redraw(self, job: Record, text: str) -> None:
         """Take text that redraws lines, or follows such: a line is shown once it has stood."""
@@ -399,7 +393,7 @@ class TerminalFrontEnd(FrontEnd):
             if not bars.text:
                 del self._bars[job.number]
             if stood:
-                self._put(self.labels.put(job, _TERMINAL, "", stood))
+                self._put(self.labels.put(job, ONLY_PLACE, "", stood))
 
     def retrying(self, job: Record, line: str) -> None:
         """Record and show the line."""
@@ -429,11 +423,11 @@ class TerminalFrontEnd(FrontEnd):
             rest = self._partial.pop(job.number, "") if bars is None else bars.text.rstrip("\n")
             value = self.values.pop(job.number, "")
         if rest:
-            self._put(self.labels.put(job, _TERMINAL, "", rest + "\n"))
+            self._put(self.labels.put(job, ONLY_PLACE, "", rest + "\n"))
         outcome = job.outcome
         assert outcome is not None
         reported = self._is_reported(job)
-        if self._shut_down or self._is_followed(job, _TERMINAL):
+        if self._shut_down or self._is_followed(job, ONLY_PLACE):
             return
 
         def text() -> str:
@@ -527,7 +521,7 @@ class TerminalFrontEnd(FrontEnd):
         The job's progress is shown below, where lines can be replaced.
         """
         if not (job.quiet or everything) or (job.done() and not job.has_output):
-            unfollow = self._follow(job, _TERMINAL)
+            unfollow = self._follow(job, ONLY_PLACE)
             unwatch = self._show_progress(job)
 
             def end_both() -> None:
@@ -538,13 +532,13 @@ class TerminalFrontEnd(FrontEnd):
 
         def put(pieces: list[Piece]) -> None:
             text = "".join(piece.text for piece in pieces)
-            self._put(self.labels.put(job, _TERMINAL, "", text))
+            self._put(self.labels.put(job, ONLY_PLACE, "", text))
 
-        end = self._follow_log(job, _TERMINAL, put, everything=everything, among=among)
+        end = self._follow_log(job, ONLY_PLACE, put, everything=everything, among=among)
         if job.quiet:
             return end
         end()  # what comes from now on is shown anyway
-        return self._follow(job, _TERMINAL)
+        return self._follow(job, ONLY_PLACE)
 
     def _show_progress(self, job: Record) -> Callable[[], None]:
         if job.done() or not sys.__stdout__ or not sys.__stdout__.isatty():
