@@ -236,7 +236,7 @@ class FrontEnd(Host, ABC):
         publisher = streams.UNSET if self._captures is None else self._captures.foreground
         return None if publisher in (streams.UNSET, streams.DELETED) else publisher
 
-    def note_capture(self, job: Record) -> None:
+    def join_capture(self, job: Record) -> None:
         """Let a `%%capture` around the launch have what the job shows as long as it lasts."""
         if (publisher := self.capturing()) is not None and caller() is None:
             self._captured[job.number] = publisher

@@ -190,7 +190,7 @@ class Loaded:
         leaving.on_end += [threads_of_jobs.let_go, self._close_views]
 
         def clean_up() -> None:
-            leaving.tell()
+            leaving.begin()
             leaving.wait()
 
         before_sigterm(changes, clean_up)

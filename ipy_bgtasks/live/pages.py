@@ -136,7 +136,7 @@ class Pages:
         self._uses: dict[int | JobId, str] = {}
         self._sampling = Soon(views.feed.later, self._sample)
 
-    def tell(self, notice: Notice, job: Record) -> None:
+    def show_notice(self, notice: Notice, job: Record) -> None:
         """Send a notice; each page decides whether it shows it, and leads a click to the card."""
         name = str(job.number)
         self._send({"kind": "notice", "title": notice.title, "body": notice.body, "job": name})

@@ -169,10 +169,10 @@ class Watching:
         model = {"version_major": 2, "version_minor": 0, "model_id": page[1].model_id}
         return {VIEW: model}
 
-    def tell(self, notice: Notice, job: Record) -> None:
+    def show_notice(self, notice: Notice, job: Record) -> None:
         """Show a notice about a job on the pages where nobody looks."""
         if (page := self._opened()) is not None:
-            page[0].tell(notice, job)
+            page[0].show_notice(notice, job)
 
     def _opened(self) -> tuple[Pages, Any] | None:
         with self._lock:

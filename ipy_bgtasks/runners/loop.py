@@ -357,7 +357,7 @@ class Watchdog:
     that it finds out afterwards, by being late itself, and from the processor time that each thread
     has used meanwhile.
 
-    ``tell(job, line)`` is called on that thread, once for each time a job blocks the loop for
+    ``report(job, line)`` is called on that thread, once for each time a job blocks the loop for
     `limit` seconds or more, and once for a job in a thread that holds the interpreter as long; 0
     turns it off, at any time. *cells* tells which cell a file name stands for.
     """
@@ -367,7 +367,7 @@ class Watchdog:
         loop: LoopRunner,
         threads: ThreadRunner | None,
         service: ServiceLoop,
-        tell: Callable[[Record, str], object],
+        report: Callable[[Record, str], object],
         *,
         limit: float = 1.0,
         cells: Cells = no_cells,
@@ -376,7 +376,7 @@ class Watchdog:
         self._loop = loop
         self._threads = threads
         self._service = service
-        self._tell = tell
+        self._report = report
         self._cells = cells
         self._looking = False
         self._idle = 0
@@ -473,7 +473,9 @@ class Watchdog:
 
     def _say(self, job: Record, what: str, instead: str) -> None:
         with suppress(Exception):  # a failing front end must not end the service
-            self._tell(job, f"job {job.number} ({job.name}) {what}. %bg {instead} would avoid that")
+            self._report(
+                job, f"job {job.number} ({job.name}) {what}. %bg {instead} would avoid that"
+            )
 
 
 @dataclass(slots=True)

@@ -142,7 +142,7 @@ def _attach(
             timeout=options.timeout,
             memory=options.memory,
             log=None if sink is None else sink.path,
-            tells=options.notify and options.group is None,
+            notify=options.notify and options.group is None,
         )
     else:
         if options.memory is not None:
@@ -153,7 +153,7 @@ def _attach(
                 job, f"job {job.number}: {sink.problem()}"
             )
             job.add_done_callback(lambda _: sink.close())
-    session.front_end.note_capture(job)
+    session.front_end.join_capture(job)
     if options.notify:  # of a group there is one notice
         session.notices.request([job], f"group {job.group}" if job.group else "")
 

@@ -54,7 +54,7 @@ class Leaving:
         self._deadline: float | None = None
         self._over: Future[None] = Future()
 
-    def tell(self) -> None:
+    def begin(self) -> None:
         """Stop all jobs; returns immediately. Nothing is launched any more."""
         with self._lock:
             if self._deadline is not None or os.getpid() != self._owner:
@@ -88,7 +88,7 @@ class Leaving:
         """Stop all jobs, and run the loop until the session has shut down. On the loop's thread."""
         if os.getpid() != self._owner:
             return
-        self.tell()
+        self.begin()
         if self._over.done() or self._loop.is_closed() or self._loop.is_running():
             return
         self._extend()

@@ -168,7 +168,7 @@ class Notices:
         notice = _notice(name, jobs)
         ways: list[Callable[[], object]] = [lambda: self._front_end.alert(notice)]
         if self._front_end.live:
-            ways.append(lambda: self._live_views().tell(notice, first))
+            ways.append(lambda: self._live_views().show_notice(notice, first))
         # Of a kept job its watcher sends it.
         if self._settings.notify and not first.notified_elsewhere:
             ways.append(lambda: self._post(first, notice))

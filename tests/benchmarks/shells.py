@@ -77,5 +77,5 @@ def launch_of(session: Any, line: str) -> Callable[[], Record]:
             launching.start, session, command_work(command, code, str), options, where="shell"
         )
     work = launching._read(session, code, None, False, frozenset())
-    where = launching.place_of(session, options, None, is_command=False)
+    where = launching.where_to_run(session, options, {}, is_command=False)
     return partial(launching.start, session, work, options, where=where)

@@ -62,7 +62,7 @@ def test_what_has_not_started_never_does(loop: asyncio.AbstractEventLoop) -> Non
     house = House(loop)
     running, queued = house.launch(), house.launch()
     waiting = house.launch(after=[running])
-    house.leaving.tell()
+    house.leaving.begin()
     assert running.state is JobState.CANCELLING
     assert queued.state is waiting.state is JobState.CANCELLED
     with pytest.raises(BadInput, match="the session is ending"):
@@ -74,8 +74,8 @@ def test_everybody_is_told_once(loop: asyncio.AbstractEventLoop) -> None:
     house = House(loop)
     job = house.launch()
     job.cancel()
-    house.leaving.tell()
-    house.leaving.tell()
+    house.leaving.begin()
+    house.leaving.begin()
     assert house.fake.stopped == [(job, False)]
 
 
@@ -167,7 +167,7 @@ def test_a_thread_can_tell_and_wait(loop: asyncio.AbstractEventLoop) -> None:
     job = house.run(asyncio.Event().wait)
 
     def leave() -> None:
-        house.leaving.tell()
+        house.leaving.begin()
         house.leaving.wait()
         states.append(job.state)
         loop.call_soon_threadsafe(loop.stop)
@@ -186,7 +186,7 @@ def test_a_closed_loop_is_no_hindrance() -> None:
     house = House(loop)
     loop.close()
     job = house.launch()
-    house.leaving.tell()
+    house.leaving.begin()
     house.fake.obey(job)
     house.leaving.finish()
     assert job.state is JobState.CANCELLED

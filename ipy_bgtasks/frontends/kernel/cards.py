@@ -15,7 +15,7 @@ import uuid
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ipy_bgtasks.frontends.kernel.output import place_of
+from ipy_bgtasks.frontends.kernel.output import key_of
 from ipy_bgtasks.service import Soon
 from ipy_bgtasks.stacks import Cells, no_cells
 
@@ -246,7 +246,7 @@ class Cards:
         end has just taken them away. They are to be moved to where the cell shows its output now.
         """
         parent, cell = request.get("header") or {}, cell_of(request)
-        key = place_of(parent)
+        key = key_of(parent)
         stdin = (request.get("content") or {}).get("allow_stdin")
         with self._lock:
             self._now = self.last = parent
@@ -290,29 +290,29 @@ class Cards:
 
     def has_cell(self, parent: Any) -> bool:
         """Return whether a request is known to come from the cell of a notebook."""
-        known = self._requests.get(place_of(parent) or "")
+        known = self._requests.get(key_of(parent) or "")
         return known is not None and known.cell is not None
 
     def is_console(self, parent: Any) -> bool:
         """Return whether a request comes from somebody who can be asked, and from no notebook."""
-        known = self._requests.get(place_of(parent) or "")
+        known = self._requests.get(key_of(parent) or "")
         return known is not None and known.asks and known.cell is None
 
     # Cards in their places
 
     def launch_card(self, parent: Any) -> Card | None:
         """Return the card of what was launched in a place."""
-        cards = self._at.get(place_of(parent) or "", ())
+        cards = self._at.get(key_of(parent) or "", ())
         return next((card for card in cards if card.launches and not card.again), None)
 
     def stand_in(self, parent: Any) -> bool:
         """Return whether there are cards in a place."""
-        return bool(self._at.get(place_of(parent) or ""))
+        return bool(self._at.get(key_of(parent) or ""))
 
     def show_again(self, parent: Any) -> None:
         """Show the cards of a place that was cleared."""
         with self._lock:
-            cards = list(self._at.get(place_of(parent) or "", ()))
+            cards = list(self._at.get(key_of(parent) or "", ()))
         for card in cards:
             self._send(parent, card.shown, card.display_id, update=False)
 
@@ -379,7 +379,7 @@ class Cards:
             self._mark_changed(card)  # it may have begun meanwhile
 
     def _add(self, card: Card, *, launch: bool) -> None:
-        key = place_of(card.parent)
+        key = key_of(card.parent)
         card.shown, card.sent = card.bundle(live=self.heard), time.monotonic()
         card.launches |= launch
         if key is not None:
@@ -484,5 +484,5 @@ class Cards:
             if now is None:
                 self._unseen.append(card)
                 del self._unseen[:-_PLACES]
-        if now is not None and place_of(now) != place_of(card.parent):
+        if now is not None and key_of(now) != key_of(card.parent):
             self._send(now, bundle, card.display_id, update=True)

@@ -26,7 +26,7 @@ from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_cont
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_value
 from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
-from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, place_of
+from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, key_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
 from ipy_bgtasks.platforms import on_main_thread
@@ -264,7 +264,7 @@ class KernelFrontEnd(FrontEnd):
         return None if self.cells is None else self.cells.request_here()
 
     def key(self, place: Any) -> Any:
-        return place_of(place)
+        return key_of(place)
 
     def context(self) -> Context:
         """Return a copy of the context in which the last cell has run."""
@@ -560,7 +560,7 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
     async def do_shutdown(original: Any, restart: bool) -> Any:
         if (thread := threading.current_thread()) is kernel.control_thread:
             answering.append(thread)
-        leaving.tell()
+        leaving.begin()
         await leaving.ended()
         reply = original(restart)
         return await reply if inspect.isawaitable(reply) else reply
@@ -569,7 +569,7 @@ def _watch_shutdown(changes: Installation, shell: Any, leaving: Leaving) -> None
         exit_of_job()
         original()
         if shell.exit_now:  # `exit` in a cell, without keeping the kernel
-            leaving.tell()
+            leaving.begin()
 
     def let_it_answer() -> None:
         # ipykernel (7.4) stops the main loop before its control thread has flushed the streams and

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Later = Callable[[float, Callable[[], None]], object]
 
 
-def place_of(header: Any) -> str | None:
+def key_of(header: Any) -> str | None:
     """Return what stands for the place of a request, given its header."""
     return header.get("msg_id") if isinstance(header, dict) else None
 
@@ -217,7 +217,7 @@ class Texts:
 
         def write_there(text: str) -> None:
             with self._lock:
-                mine = stream is not None and place_of(stream.parent_header) == place_of(header)
+                mine = stream is not None and key_of(stream.parent_header) == key_of(header)
                 if mine and not self._texts:
                     write(text)
                     self._unsent.add(name)
@@ -234,7 +234,7 @@ class Texts:
             if len(texts) > _MANY:
                 joined: dict[Any, tuple[Any, str, list[str]]] = {}
                 for header, name, parts in texts:
-                    joined.setdefault((place_of(header), name), (header, name, []))[2].extend(parts)
+                    joined.setdefault((key_of(header), name), (header, name, []))[2].extend(parts)
                 texts = list(joined.values())
             for header, name, parts in texts:
                 self._send(header, name, "".join(parts))

@@ -160,7 +160,7 @@ class TerminalFrontEnd(FrontEnd):
         # A job's clean-up may need the user's names.
         changes.step("exit", before_clean_up, self.shell, leaving.finish)
         if self._prompts:
-            changes.step("exit", self._ask_before_exit, leaving.tell)
+            changes.step("exit", self._ask_before_exit, leaving.begin)
 
     def last_backgrounded(self) -> Record:
         """Refuse: a terminal takes no input while a cell runs."""

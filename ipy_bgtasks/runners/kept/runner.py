@@ -278,11 +278,11 @@ class KeptRunner(Runner):
         timeout: float | None,
         memory: int | None = None,
         log: str | None,
-        tells: bool = False,
+        notify: bool = False,
     ) -> None:
         """Write down what the job is; from now on other sessions see it as queued.
 
-        With *tells* the addresses of notices are told of its end, also if no session is there.
+        With *notify* the addresses of notices are told of its end, also if no session is there.
         """
         directory, _, told = self._waiting[job.number]
         now = time.time()
@@ -302,7 +302,7 @@ class KeptRunner(Runner):
         )
         try:
             files.replace_json(directory.path, files.JOB, told, sync=False)
-            if tells and self.urls:
+            if notify and self.urls:
                 files.leave_notice(directory.path, self.urls)
                 job.notified_elsewhere = True
         except OSError as error:
