@@ -10,6 +10,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,33 @@ class Soon:
     def _run(self) -> None:
         self._due = float("inf")  # first: what comes from here on asks again
         self._call()
+
+
+#: How often a second a job displays or clears: servers drop what is sent beyond 1,000 messages a
+#: second, whoever sent it, and text may stand between two displays.
+DISPLAYS = 400
+#: Seconds between two looks.
+_NAP = 0.01
+
+
+class Pace:
+    """Bounds how often a second something is done, to *most* times. Any thread may call."""
+
+    def __init__(self, most: int) -> None:
+        self._times: deque[float] = deque(maxlen=most)
+
+    def has_room(self) -> bool:
+        """Return whether it may be done now, and count it if so."""
+        now = time.monotonic()
+        if len(self._times) == self._times.maxlen and now - self._times[0] < 1:
+            return False
+        self._times.append(now)
+        return True
+
+    def wait(self) -> None:
+        """Block until it may be done. Not on a loop that others use."""
+        while not self.has_room():
+            time.sleep(_NAP)
 
 
 class MemoryLimits:

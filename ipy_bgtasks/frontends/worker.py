@@ -105,6 +105,10 @@ def _new_shell(cls: Any, send: SendDisplay) -> None:
     from traitlets import Type
     from traitlets.config import Config
 
+    from ipy_bgtasks.service import DISPLAYS, Pace
+
+    displays = Pace(DISPLAYS)
+
     class Publisher(DisplayPublisher):
         #: What threads display within an `_Output`.
         within: ClassVar[dict[int, list[Any]]] = {}
@@ -114,9 +118,11 @@ def _new_shell(cls: Any, send: SendDisplay) -> None:
                 within.append(data)
                 return
             transient, update = options.get("transient"), bool(options.get("update"))
+            displays.wait()
             send("publish", *_plain((data, metadata or {}, transient or {})), update)
 
         def clear_output(self, wait: bool = False) -> None:
+            displays.wait()
             send("clear", bool(wait))
 
     class WorkerShell(cls):  # type: ignore[misc]

@@ -216,6 +216,26 @@ def test_a_flood_leaves_the_kernel_small_and_answering(kernel: Kernel) -> None:
     assert grown.stdout == "True True True\n", grown.stdout
 
 
+@pytest.mark.parametrize("where", ["-t", "-p"])
+def test_no_job_displays_more_often_than_servers_pass_on(kernel: Kernel, where: str) -> None:
+    """Beyond 1,000 messages a second they drop what all jobs and cells show. Nothing is lost."""
+    kernel.ok(
+        "from IPython.display import clear_output, display\n"
+        "def shows():\n"
+        "    for n in range(1_000):\n"
+        "        if n % 2: clear_output(wait=True)\n"
+        "        display(n)"
+    )
+    cell = kernel.ok(f"%bg {where} shows()")
+    kernel.ok("%fg")
+    kinds = ("display_data", "clear_output")
+    shown = [m for m in cell.messages if m["msg_type"] in kinds]
+    numbers = [m["content"]["data"]["text/plain"] for m in shown if "data" in m["content"]]
+    assert [n for n in numbers if n.isdigit()] == [str(n) for n in range(1_000)]
+    times = [m["header"]["date"].timestamp() for m in shown]
+    assert times[-1] - times[0] > 1  # 2.7 s, of which a burst of what was late may save some
+
+
 def test_a_card_lives_and_ends(kernel: Kernel) -> None:
     """A displayed job has one card; its last update tells the result; none comes after it."""
     kernel.ok(

@@ -7,13 +7,12 @@ the message ourselves.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import sys
 import threading
-import time
 import uuid
-from collections import deque
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, key_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
 from ipy_bgtasks.platforms import on_main_thread
+from ipy_bgtasks.service import DISPLAYS, Pace
 from ipy_bgtasks.sigint import woken_by_signals
 from ipy_bgtasks.text import error_line, message_of, printable, sendable
 
@@ -51,7 +51,7 @@ _SIGN_OF_LIFE = 40.0
 #: Characters of text after which a sender waits until the kernel has sent the earlier text.
 _FLOOD = 500_000
 #: Displays of jobs that are shown again in a second; of others the text. Servers drop messages.
-_DISPLAYS = 200
+_SHOWN_AGAIN = 200
 #: Seconds that the control thread is given for its last messages.
 _LAST_WORDS = 1.0
 
@@ -79,7 +79,7 @@ class KernelFrontEnd(FrontEnd):
         #: What sends the text of jobs to where it is shown again, for how many jobs `%fg` does so.
         self._replays = Texts({}, self.write_below, self._later)
         self._replaying = 0
-        self._displayed: deque[float] = deque(maxlen=_DISPLAYS)
+        self._displays, self._shown_again = Pace(DISPLAYS), Pace(_SHOWN_AGAIN)
         self._shows_life = False
         #: The context of the cell that ran last: print options are variables there.
         self._context = copy_context()
@@ -442,6 +442,7 @@ class KernelFrontEnd(FrontEnd):
         if (publisher := self.captured(job)) is not None:
             publisher.publish(data, metadata, transient=transient, update=update)
             return
+        self._hold_back(job)
         self._lines.release(job)
         self._flush()
         if self._cleared and not update:
@@ -465,6 +466,7 @@ class KernelFrontEnd(FrontEnd):
             job.log.clear(wait=wait)
         if job.quiet:
             return
+        self._hold_back(job)
         self._lines.release(job)
         self._flush()
         if widget is not None or not self.cards.stand_in(job.origin):
@@ -478,6 +480,11 @@ class KernelFrontEnd(FrontEnd):
 
     # Inside
 
+    def _hold_back(self, job: Record) -> None:
+        """Let a thread wait that displays more often than servers pass on."""
+        if caller() is job and asyncio._get_running_loop() is None:
+            self._displays.wait()
+
     def _clear_now(self, job: Record) -> None:
         """Show the cards again before the first output that follows a clearing."""
         key = self.place_of(job)
@@ -487,7 +494,7 @@ class KernelFrontEnd(FrontEnd):
 
     def _send_piece(self, job: Record, parent: Any, piece: Piece) -> None:
         kind, text = piece.kind, piece.text
-        if kind == "display" and piece.bundle and not self._may_display():
+        if kind == "display" and piece.bundle and not self._shown_again.has_room():
             kind, text = "stdout", text.rstrip("\n") + "\n"
         if kind in ("stdout", "stderr"):
             self._replays.put(parent, kind, self.labels.put(job, self.key(parent), kind, text))
@@ -497,14 +504,6 @@ class KernelFrontEnd(FrontEnd):
             self._send(parent, "clear_output", {"wait": piece.wait})
         elif kind == "display" and piece.bundle:
             self._send_display(parent, piece.bundle, piece.metadata)
-
-    def _may_display(self) -> bool:
-        """Return whether few enough displays were shown again in the last second."""
-        now = time.monotonic()
-        if len(self._displayed) == _DISPLAYS and now - self._displayed[0] < 1:
-            return False
-        self._displayed.append(now)
-        return True
 
     def _send_display(
         self,
