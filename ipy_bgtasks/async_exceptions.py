@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import signal
 import sys
 from itertools import compress
 from operator import call, is_
@@ -211,6 +212,27 @@ def close_servers(loop: asyncio.AbstractEventLoop) -> None:
     for each in gc.get_objects():
         if type(each) in kinds and each.get_loop() is loop:
             each.close()
+
+
+def end_servers(loop: asyncio.AbstractEventLoop) -> bool:
+    """Have uvicorn's servers that *loop* runs exit as at a Ctrl-C; return whether any now does.
+
+    uvicorn takes signals on the main thread only. An exception in its loop ends it, too, but not
+    in good order: the application's own shutdown does not run, and a traceback is shown for it.
+    """
+    kind = getattr(sys.modules.get("uvicorn.server"), "Server", None)
+    if kind is None:
+        return False
+    running = [
+        each
+        for each in gc.get_objects()
+        if is_a(each, kind)
+        and not each.should_exit
+        and any(server.get_loop() is loop for server in getattr(each, "servers", ()))
+    ]
+    for each in running:
+        each.handle_exit(signal.SIGINT, None)
+    return bool(running)
 
 
 def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:

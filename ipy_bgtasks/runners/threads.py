@@ -27,6 +27,7 @@ from ipy_bgtasks.async_exceptions import (
     StopThread,
     came_of_stop,
     close_servers,
+    end_servers,
     is_handling_stop,
     prepare_to_raise,
     raise_in_user_code,
@@ -245,9 +246,17 @@ class ThreadRun(Run):
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
         """End a loop that the job's code runs, as a Ctrl-C would. Called by that loop."""
-        if self._due and self._target == threading.get_ident():
-            close_servers(loop)
-        self.checkpoint()
+        if not self._take_due():
+            return
+        if not self.insists and end_servers(loop):
+            loop.call_later(self._runner.grace, self._end_loop, loop)
+        else:
+            self._end_loop(loop)
+
+    @staticmethod
+    def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
+        close_servers(loop)
+        raise StopThread
 
     def _interrupt_trio(self, trio: Any) -> None:
         """Have trio raise ``KeyboardInterrupt`` in its main task at the next checkpoint there.

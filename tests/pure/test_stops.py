@@ -277,6 +277,36 @@ def test_uvicorn_ends_and_its_port_is_free(launch: Callable[..., Record], loop: 
     assert is_free(port)
 
 
+@pytest.mark.parametrize("stubborn", [False, True], ids=["good", "stubborn"])
+def test_uvicorn_ends_in_good_order(
+    launch: Callable[..., Record], caplog: pytest.LogCaptureFixture, stubborn: bool
+) -> None:
+    """As in a script: the application shuts down first. One that does not is ended all the same."""
+    uvicorn = pytest.importorskip("uvicorn")
+    port, seen = free_port(), []
+    caplog.set_level(logging.INFO, logger="uvicorn.error")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while scope["type"] == "lifespan":
+            seen.append(message := (await receive())["type"])
+            if stubborn and message == "lifespan.shutdown":
+                await asyncio.Event().wait()
+            await send({"type": message + ".complete"})
+
+    def serve() -> str:
+        uvicorn.run(app, port=port, log_config=None)
+        return "returned"
+
+    job = launch(serve)
+    until_served(port)
+    job.cancel()
+    assert end_of(job) == (JobState.FINISHED, "returned")
+    assert is_free(port)
+    assert "lifespan.shutdown" in seen
+    assert ("Finished server process" in caplog.text) is not stubborn
+    assert "Traceback" not in caplog.text
+
+
 def test_http_server_ends_and_its_port_is_free(launch: Callable[..., Record]) -> None:
     """Caught, as in its documentation."""
     port = free_port()
