@@ -75,8 +75,10 @@ class Leaving:
 
     def wait(self) -> None:
         """Block until the session has shut down, for a bounded time; not on the loop's thread."""
-        with suppress(TimeoutError):
-            self._over.result(self._left())
+        while left := self._left():  # which may become more meanwhile
+            with suppress(TimeoutError):
+                return self._over.result(left)
+        return None
 
     async def ended(self) -> None:
         """Wait, on any loop, until the session has shut down, for a bounded time."""
@@ -114,6 +116,7 @@ class Leaving:
         _keep(self._loop.create_task(self._wind_up(ended)))
 
     async def _wind_up(self, ended: Future[None]) -> None:
+        self._extend()  # the turn in which this begins may have come late, too
         assert self._deadline is not None
         # Tasks that ended jobs left behind end now; those of jobs that have not ended come last,
         # since a job may clean up with their help.

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from kernels import Kernel
 
+from ipy_bgtasks.platforms import oom_kills
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
 #: Takes hundred megabytes, and keeps them.
@@ -65,12 +67,14 @@ def test_too_much_ends_it(kernel: Kernel, where: str) -> None:
 @pytest.mark.parametrize("where", [*PLACES])
 def test_a_kill_by_somebody_else_is_no_lack_of_memory(kernel: Kernel, where: str) -> None:
     """Linux counts what it kills."""
+    before = oom_kills()
     launch(kernel, where)
     kernel.until(lambda: "taken" in kernel.ok("print(job.log.text)").stdout)
     os.kill(int(kernel.ok("print(job.pid)").stdout), signal.SIGKILL)
     reply = kernel.run("%fg job")
     said = kernel.ok("print(job.log.text)").stdout if where == "command" else str(reply.evalue)
-    assert "not for lack of memory" in said
+    others = oom_kills() != before  # of another test, or anywhere on the machine
+    assert "not for lack of memory" in said or (others and "probably out of memory" in said)
 
 
 @pytest.fixture
