@@ -197,6 +197,8 @@ def _named(
     if len(words) > 1 and all(specs.is_spec(word, known) for word in words):
         return find_jobs(session, words, known), True
     if text.isidentifier() and not inspect.isawaitable(known.get(text)):
+        if any(job.name == text for job in registry):
+            return [registry.find(text)], False
         raise BadInput(
             f"{text!r} is neither a job nor awaitable: "
             f"%fg {text}() launches a call, %fg ?{text} finds a job by name"

@@ -88,6 +88,8 @@ def find(jobs: Registry, spec: str, variables: Mapping[str, Any] | None = None) 
         return _only(jobs, spec, [j for j in jobs if text in j.name], "contains")
     if spec.startswith("%"):
         return _only(jobs, spec, [j for j in jobs if _starts(j.name, bare)], "starts")
+    if named := [job for job in jobs if job.name == spec]:  # what people type who gave it a name
+        return _only(jobs, spec, named, "is")
     raise NoSuchJob(f"{spec!r} is not a job: {_there_are(jobs)}; specs are 3, -, %name or ?text")
 
 

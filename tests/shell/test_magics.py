@@ -123,6 +123,16 @@ async def test_bad_input_is_one_line_and_changes_nothing(
     assert job.number == 1
 
 
+async def test_a_whole_name_stands_for_the_job(cells: Any, shell: InteractiveShell) -> None:
+    """Whoever named it types that, and no mark before it; a variable comes first."""
+    await cells("%bg -n load gives(5)\nx = %fg load\n%bg -n wait waits();")
+    assert shell.user_ns["x"] == 5
+    await cells("%cancel wait")
+    assert jobs()[2].state == "cancelled"
+    await cells("load = %bg gives(6)\ny = %fg load")
+    assert shell.user_ns["y"] == 6
+
+
 async def test_an_ambiguous_spec_lists_the_candidates(cells: Any) -> None:
     """For every magic that takes one."""
     await cells("%bg -n load_a waits()\n%bg -n load_b waits();")
