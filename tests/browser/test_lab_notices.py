@@ -15,6 +15,12 @@ gate = asyncio.Event()
 async def work(): await gate.wait(); return 'the value'
 """
 
+#: Ends when the notices of jobs that have ended are sent: another thread does so, later.
+SENT = """
+loop = get_ipython()._ipy_bgtasks_core.service.loop
+asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+"""
+
 #: Keeps the notifications that the page really shows, and lets a test hide the page: a headless
 #: browser has no tabs that could cover each other.
 RECORD = """
@@ -78,12 +84,13 @@ def test_a_hidden_page_tells_and_marks_its_title(open_watched: OpenNotebook, app
 
 def test_a_page_that_is_looked_at_tells_nothing(open_watched: OpenNotebook) -> None:
     """The user sees it."""
-    notebook = open_watched([SETUP, "%bg --notify work()", "%bg --notify work()"])
+    notebook = open_watched([SETUP, "%bg --notify work()", "%bg --notify work()", SENT])
     notebook.run(0, 1)
     notebook.execute("gate.set()")
     notebook.shows(1, "finished")
+    notebook.run(3)  # what was sent before its end has been taken in
     notebook.page.evaluate("hide(true)")
-    notebook.run(2)  # what came before has been taken in when this one is told
+    notebook.run(2)
     _wait(notebook, "told.length > 0")
     assert [title for title, _ in notebook.page.evaluate(TOLD)] == ["job 2 finished: work()"]
     notebook.page.evaluate("hide(false)")

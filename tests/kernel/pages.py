@@ -11,11 +11,14 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def scripts(kernel: Kernel) -> list[str]:
-    """The models of the script that the pages were given."""
+    """The models of the script that the pages were given, and which were not closed."""
+    over = {m["content"]["comm_id"] for m in kernel.messages if m["msg_type"] == "comm_close"}
     return [
         str(m["content"]["comm_id"])
         for m in kernel.messages
-        if m["msg_type"] == "comm_open" and "key" in m["content"]["data"].get("state", {})
+        if m["msg_type"] == "comm_open"
+        and "key" in m["content"]["data"].get("state", {})
+        and m["content"]["comm_id"] not in over
     ]
 
 
