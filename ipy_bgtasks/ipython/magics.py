@@ -124,10 +124,11 @@ class JobMagics(Magics):
         %fg [--any|--settled] JOB JOB… several: the results as a list, in the order given
         %%fg [options of %%bg]         run the cell as a job, attached
 
-          JOB             3, k1 (a kept job), %name, ?text, - (the previous one), a variable
-                          that holds a job, or many[0] of a list in one; @NAME, all jobs of a
-                          group: the results as a list, in order of number; nothing: the current
-                          one; all: every job of this session that you have not fetched yet
+          JOB             3, k1 (a kept job), its name, %start or ?part of that, - (the previous
+                          one), a variable that holds a job, or many[0] of a list in one; @NAME,
+                          all jobs of a group: the results as a list, in order of number; nothing:
+                          the current one; all: every job of this session that you have not
+                          fetched yet
           CODE            is launched, as by %bg, and brought to the foreground
           -a, --all       show all of the recorded output, not only the end
           --timeout S     wait S seconds at most, then raise TimeoutError; the job goes on
