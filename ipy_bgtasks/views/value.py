@@ -55,7 +55,8 @@ def value_line(job: Record, limit: int) -> str:
     if is_plain(value):
         return short_repr(value, limit)
     seen = job.value_text
-    return one_line(_guarded(job, value) if seen is None else seen, limit)
+    # gradio hides what `launch` returns by an empty repr.
+    return one_line(_guarded(job, value) if seen is None else seen, limit) or type_name(value)
 
 
 def kind_line(value: object) -> str | None:

@@ -27,6 +27,7 @@ def job_of(value: object) -> Any:
         (np.float32(0.5), "np.float32(0.5)"),
         ("text", "'text'"),
         ([1, "a"], "[1, 'a']"),
+        (type("Silent", (), {"__repr__": lambda _: ""})(), "Silent"),
     ],
 )
 def test_a_line_says_what_a_value_is(value: object, line: str) -> None:
