@@ -46,6 +46,8 @@ _BAR_EVERY = 0.25
 _LAST_WORD = 2.0
 #: Seconds that jobs wait for the end of the foreground's partial line.
 _BEGUN = 0.25
+#: The same after ``Out[3]: ``. What follows is made already, but on a busy machine comes late.
+_VALUE = 5.0
 #: Seconds that a line waits which its job may still redraw.
 _REDRAWN = 0.3
 #: What a job writes to redraw its lines.
@@ -74,7 +76,7 @@ class TerminalFrontEnd(FrontEnd):
         self._prompting = False
         self._besides: dict[str, tuple[Any, PromptStream, RoutedStream]] = {}
         #: Whether the foreground has a partial line, and what waits for its end.
-        self._begun = False
+        self._begun, self._patience = False, _BEGUN
         self._waiting: list[str] = []
         #: The jobs whose ends are just being shown, and whether somebody waits for that.
         self._ending: list[Record] = []
@@ -129,7 +131,7 @@ class TerminalFrontEnd(FrontEnd):
         def write_output_prompt(original: Callable[[], None]) -> None:
             with self._lock:
                 original()
-                self._begun = True
+                self._begun, self._patience = True, _VALUE
 
         changes.wrap(self.shell.displayhook, "write_output_prompt", write_output_prompt)
 
@@ -258,7 +260,7 @@ class TerminalFrontEnd(FrontEnd):
                     return len(text)
                 count = stream.write(text)  # which IPython replaces during a cell
                 if text:
-                    self._begun = not text.endswith("\n")
+                    self._begun, self._patience = not text.endswith("\n"), _BEGUN
                 if self._waiting and not self._begun:
                     self._end_begun_line()
             return count
@@ -280,7 +282,7 @@ class TerminalFrontEnd(FrontEnd):
             if self._begun:
                 if not self._waiting:
                     waiting = self._waiting
-                    self._later(_BEGUN, lambda: self._end_begun_line(waiting))
+                    self._later(self._patience, lambda: self._end_begun_line(waiting))
                 self._waiting.append(text)
                 return
             if self._footer is not None:
