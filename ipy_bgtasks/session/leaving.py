@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds for the tasks that jobs have started and abandoned, after the jobs' own.
 _AFTERWARDS = 0.05
+#: Seconds between two looks at whether jobs end, and how many times the grace they get if so.
+_LOOK, _MOST = 0.05, 4
 
 
 class Leaving:
@@ -71,7 +73,7 @@ class Leaving:
             ended.add_done_callback(lambda _: self._over.set_result(None))
         else:
             # In an empty context, even if it is a job that ends the session.
-            self._loop.call_soon_threadsafe(self._begin_winding_up, ended, context=Context())
+            self._loop.call_soon_threadsafe(self._begin_winding_up, left, ended, context=Context())
 
     def wait(self) -> None:
         """Block until the session has shut down, for a bounded time; not on the loop's thread."""
@@ -111,21 +113,28 @@ class Leaving:
 
     # On the loop
 
-    def _begin_winding_up(self, ended: Future[None]) -> None:
+    def _begin_winding_up(self, left: list[Record], ended: Future[None]) -> None:
         self._extend()
-        _keep(self._loop.create_task(self._wind_up(ended)))
+        _keep(self._loop.create_task(self._wind_up(left, ended)))
 
-    async def _wind_up(self, ended: Future[None]) -> None:
+    async def _wind_up(self, left: list[Record], ended: Future[None]) -> None:
         self._extend()  # the turn in which this begins may have come late, too
         assert self._deadline is not None
+        latest = self._deadline + _MOST * self._grace()
         # Tasks that ended jobs left behind end now; those of jobs that have not ended come last,
         # since a job may clean up with their help.
         left_behind = {
             task for task in _helpers(self._loop) if (job := job_of(task)) is None or job.done()
         }
         _cancel(left_behind)
-        jobs: asyncio.Future[Any] = asyncio.wrap_future(ended)
-        await asyncio.wait([jobs, *left_behind], timeout=self._deadline - time.monotonic())
+        waited = {asyncio.wrap_future(ended), *left_behind}
+        alive = len(left) + len(left_behind)
+        while waited and (now := time.monotonic()) < self._deadline:
+            waited = (await asyncio.wait(waited, timeout=min(_LOOK, self._deadline - now)))[1]
+            before, alive = alive, sum(not job.done() for job in left)
+            alive += sum(not task.done() for task in left_behind)
+            if alive < before and now < latest:  # on a busy machine clean-ups take long
+                self._extend()
         if others := _helpers(self._loop) - left_behind:
             _cancel(others)
             seconds = max(self._deadline - time.monotonic(), _AFTERWARDS)
