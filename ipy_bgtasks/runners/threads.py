@@ -61,6 +61,8 @@ _REPEAT = 0.05
 #: Seconds that an event loop in the job's thread is given to finish its step: one that computes,
 #: and one whose step is in a wait that can be ended, since such a step may well take for ever.
 _TURN, _BLOCKED_TURN = 0.1, 0.01
+#: Seconds within which each of many threads that compute gets a turn.
+_CROWDED_TURN = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -220,9 +222,12 @@ class ThreadRun(Run):
 
         Where the user has said what ends the wait (`on_cancel`), that is enough at first.
         """
-        late = time.monotonic() - self._sent_at > self._runner.grace
+        passed = time.monotonic() - self._sent_at
+        late = passed > self._runner.grace
         number = kill_signal() if self.insists else signal.SIGTERM if late else signal.SIGINT
-        sent.waits.end(number, outside=self.insists or late or not self.job.on_cancel)
+        # Among many that compute it may only wait for its turn, and each look costs one of ours.
+        waits = not self._runner.crowded or passed > _CROWDED_TURN
+        sent.waits.end(number, outside=self.insists or late or (waits and not self.job.on_cancel))
 
     def _waits_for_loop(self, target: int, frame: FrameType | None) -> bool:
         """Return whether an event loop that the job's code runs will raise it between two steps.
@@ -452,7 +457,8 @@ class ThreadRunner(Runner):
         self._queue: deque[ThreadRun] = deque()
         self._pursued: deque[ThreadRun] = deque()
         self._workers: set[_Worker] = set()
-        self._crowded = False
+        #: Whether so many threads compute, or may, that each gets its turn late.
+        self.crowded = False
         self._names = itertools.count(1)
         #: Called before each job begins.
         self.on_begin: Callable[[], object] = int
@@ -530,21 +536,24 @@ class ThreadRunner(Runner):
     # Inside. A worker that is in neither `_idle` nor busy is on its way from one to the other.
 
     def _free_worker(self, limit: int) -> _Worker | None:
+        if self._count_busy() >= limit:
+            return None
         if self._idle:
             worker = self._idle.pop()
-        elif len(self._workers) >= limit:
-            return None
         else:
             worker = _Worker(self, f"bg-{next(self._names)}")
             self._workers.add(worker)
         self._look_at_crowd()
         return worker
 
+    def _count_busy(self) -> int:
+        return len(self._workers) - len(self._idle)
+
     def _look_at_crowd(self) -> None:
-        crowded = len(self._workers) - len(self._idle) > _CROWD
-        if crowded == self._crowded:
+        crowded = self._count_busy() > _CROWD
+        if crowded == self.crowded:
             return
-        self._crowded = crowded
+        self.crowded = crowded
         if self.service.switch_interval.short("threads", crowded):
             prepare_to_raise()  # while the others do not compete for each step yet
 
@@ -565,7 +574,7 @@ class ThreadRunner(Runner):
     def _next(self, worker: _Worker) -> ThreadRun | None:
         """Return the next run for *worker*; with None it goes idle, or, above the limit, ends."""
         with self._lock:
-            if len(self._workers) > self.max_threads:
+            if self._count_busy() > self.max_threads:
                 self._workers.discard(worker)
                 worker.leaving = True
                 return None

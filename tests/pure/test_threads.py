@@ -251,6 +251,27 @@ def test_a_checkpoint_stops_what_is_hardly_ever_in_its_own_code(place: Place) ->
     assert ended(job) is JobState.CANCELLED
 
 
+def test_a_lower_limit_holds_for_threads_that_are_idle(place: Place) -> None:
+    """They are not all used because they are there; what is queued starts in order all the same."""
+    gate, order = threading.Event(), []
+    for job in [place.launch(gate.wait) for _ in range(4)]:
+        gate.set()
+        assert job.result(BOUND)
+    place.threads.max_threads = 1
+    gates = [threading.Event() for _ in range(3)]
+
+    def take(n: int) -> None:
+        order.append(n)
+        gates[n].wait(BOUND)
+
+    jobs = [place.launch(lambda n=n: take(n)) for n in range(3)]
+    assert [str(job.state) for job in jobs] == ["running", "queued", "queued"]
+    for n, job in enumerate(jobs):
+        gates[n].set()
+        job.result(BOUND)
+    assert order == [0, 1, 2]
+
+
 def test_the_next_job_of_the_thread_is_never_hit(place: Place) -> None:
     """Cancelled at the very moment of finishing, again and again; counts what came out."""
     place.threads.max_threads = 1
