@@ -306,8 +306,8 @@ class ProcessRunner(Runner):
         """Give what is queued to idle workers, and to new ones as long as there may be more."""
         while True:
             with self._lock:
-                may_start = len(self._workers) + self._starting < self.max_processes
-                if not self._queue or not (self._idle or may_start):
+                busy = len(self._workers) + self._starting - len(self._idle)
+                if not self._queue or busy >= self.max_processes:
                     return
                 run = self._queue.popleft()
                 worker = self._idle.pop() if self._idle else None

@@ -191,6 +191,22 @@ def test_lowering_the_limit_ends_workers_that_are_too_many(
     assert second.usable
 
 
+def test_a_lower_limit_holds_for_workers_that_are_idle(
+    house: House, processes: ProcessRunner, tmp_path: Path
+) -> None:
+    """They are not all used because they are there."""
+    for job in [house.launch(processes, "add(2)") for _ in range(2)]:
+        assert job.result(PATIENCE) == 42
+    processes.max_processes = 1
+    gate = Gate(tmp_path / "gate")
+    house.namespace["path"] = gate.path
+    first = said(house, house.launch(processes, "wait(path)"), "waiting")
+    second = house.launch(processes, "add(2)")
+    assert second.state == "queued"
+    gate.open()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == ("went on", 42)
+
+
 def test_leaving_kills_all_workers_and_returns_at_once(house: House) -> None:
     """Nothing of the pools is left, busy or not."""
     runner = ProcessRunner(max_processes=2)
