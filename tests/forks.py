@@ -18,7 +18,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -225,6 +226,15 @@ def _become(asked: dict[str, Any], streams: Sequence[int]) -> None:
     sys.path[0] = asked["cwd"]
     gc.unfreeze()
     runpy._run_module_as_main(module)  # what `-m` itself calls
+
+
+def stopwatch(running: int) -> Callable[[], float]:
+    """Return what tells the seconds since now until a child, that ran, has ended.
+
+    On the clock, or of the processor: on a busy machine those are fewer.
+    """
+    began, before = time.monotonic(), cpu_seconds(running)
+    return lambda: min(time.monotonic() - began, cpu_seconds() - before)
 
 
 def cpu_seconds(running: int | None = None) -> float:
