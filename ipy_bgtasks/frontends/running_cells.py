@@ -154,6 +154,8 @@ class BackgroundCells(ABC, Generic[C]):
         self.apart = Installation()
         #: The cells in the background whose code runs.
         self._away: set[C] = set()
+        #: The cell in the main thread to which an interrupt is on its way.
+        self._meant: C | None = None
 
     # What IPython keeps once
 
@@ -326,9 +328,19 @@ class BackgroundCells(ABC, Generic[C]):
         until(lambda: not _shows(run.thread), _PATIENCE, _SOON)
         with self.signals.passing("SIGINT"):
             if run.result is None:
+                self._meant = run
                 interrupt_main_thread()
                 send_signal(processes, signal.SIGINT)  # later, or the cell might go on without
+                until(lambda: not is_pending(signal.SIGINT), _PATIENCE, _SOON)
                 time.sleep(PASSES)
+
+    def is_meant(self) -> bool:
+        """Return whether an interrupt that has reached the main thread is ours, for a cell there.
+
+        On a busy machine its handler may be called when the signal is taken again.
+        """
+        run, self._meant = self._meant, None
+        return run is not None and run.result is None
 
     def _pursue(self, run: C, sent: Sent) -> None:
         """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""

@@ -106,6 +106,8 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def route_interrupt(self) -> bool:
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
+        if self.is_meant():
+            return False
         if self.routes:
             self.signals.forward()
             return True
