@@ -19,6 +19,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from itertools import chain, tee
+from operator import call
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
@@ -242,11 +244,13 @@ def processor_times(threads: Collection[int]) -> dict[int, float]:
     clock_of = getattr(_time, "pthread_getcpuclockid", None)
     times: dict[int, float] = {}
     if clock_of is not None:
-        # The C library crashes when it is asked for a thread that has ended.
-        running = {each.ident for each in threading.enumerate()}
-        for thread in filter(running.__contains__, threads):
-            with suppress(OSError):
-                times[thread] = _time.clock_gettime(clock_of(thread))
+        # The C library crashes when it is asked for a thread that has ended. So from the look at
+        # which there are to the last question all is C code, in which no other thread can end.
+        running = map(set(threads).intersection, map(call, (sys._current_frames,)))
+        idents, asked = tee(chain.from_iterable(running))
+        with suppress(OSError):
+            for thread, clock in list(zip(idents, map(clock_of, asked), strict=False)):
+                times[thread] = _time.clock_gettime(clock)
     return times
 
 
