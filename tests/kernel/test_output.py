@@ -234,7 +234,7 @@ def test_no_job_displays_more_often_than_servers_pass_on(kernel: Kernel, where: 
     numbers = [m["content"]["data"]["text/plain"] for m in shown if "data" in m["content"]]
     assert [n for n in numbers if n.isdigit()] == [str(n) for n in range(1_000)]
     first, last = (datetime.fromisoformat(str(shown[at]["header"]["date"])) for at in (0, -1))
-    assert (last - first).total_seconds() > 1  # 2.7 s, of which a burst of what was late may save some
+    assert (last - first).total_seconds() > 1  # 2.7, of which a burst of late ones saves some
 
 
 def test_a_card_lives_and_ends(kernel: Kernel) -> None:
