@@ -170,8 +170,10 @@ class Texts:
         self._request_here = request_here
         self._lock = threading.RLock()
         self._texts: list[tuple[Any, str, list[str]]] = []
-        #: The streams that may hold text. A flush waits for another thread.
-        self._unsent = set(streams)
+        #: What stands for the last text of each stream, and for the last that was surely sent: a
+        #: flush waits for another thread, so there is one only if they differ.
+        self._latest: dict[str, object] = {name: object() for name in streams}
+        self._flushed: dict[str, object] = {}
         self._sent = 0.0  # when something was, on the monotonic clock
 
     def install(self, changes: Installation) -> None:
@@ -183,15 +185,16 @@ class Texts:
             ) -> None:
                 if self._request_here() is None:
                     with self._lock:
-                        if name in self._unsent:
+                        if self._latest[name] is not self._flushed.get(name):
                             stream.flush()
                         original(parent)
 
             def flush(original: Any, name: str = name) -> None:
                 if self._request_here() is not None:
                     self.flush()
-                self._unsent.discard(name)
+                latest = self._latest[name]
                 original()
+                self._flushed[name] = latest
 
             changes.wrap(stream, "set_parent", set_parent)
             changes.wrap(stream, "flush", flush)
@@ -205,7 +208,7 @@ class Texts:
                 try:
                     return write(text)
                 finally:  # and not before: a flush could come between
-                    self._unsent.add(name)
+                    self._latest[name] = object()
             self.put(request["header"], name, text)
             return len(text)
 
@@ -220,7 +223,7 @@ class Texts:
                 mine = stream is not None and key_of(stream.parent_header) == key_of(header)
                 if mine and not self._texts:
                     write(text)
-                    self._unsent.add(name)
+                    self._latest[name] = object()
                 else:
                     self.put(header, name, text)
 
