@@ -253,21 +253,13 @@ def test_a_coroutine_in_a_thread_is_cancelled_at_its_await(launch: Callable[...,
     assert end_of(job) == (JobState.FINISHED, "saved")
 
 
-# Whoever interrupts uvicorn leaves its connections to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_uvicorn_ends_and_its_port_is_free(launch: Callable[..., Record], loop: str) -> None:
-    """`uvicorn.run` returns."""
+def stop_server(launch: Callable[..., Record], app: Any, **options: Any) -> None:
+    """Serve *app* in a thread and cancel that: `uvicorn.run` returns, and its port is free."""
     uvicorn = pytest.importorskip("uvicorn")
-    pytest.importorskip(loop)
     port = free_port()
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        pass
 
     def serve() -> str:
-        uvicorn.run(app, port=port, loop=loop, lifespan="off", log_config=None, access_log=False)
+        uvicorn.run(app, port=port, log_config=None, **options)
         return "returned"
 
     job = launch(serve)
@@ -277,13 +269,26 @@ def test_uvicorn_ends_and_its_port_is_free(launch: Callable[..., Record], loop: 
     assert is_free(port)
 
 
+# Whoever interrupts uvicorn leaves its connections to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_uvicorn_ends_and_its_port_is_free(launch: Callable[..., Record], loop: str) -> None:
+    """`uvicorn.run` returns."""
+    pytest.importorskip(loop)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    stop_server(launch, app, loop=loop, lifespan="off", access_log=False)
+
+
 @pytest.mark.parametrize("stubborn", [False, True], ids=["good", "stubborn"])
 def test_uvicorn_ends_in_good_order(
     launch: Callable[..., Record], caplog: pytest.LogCaptureFixture, stubborn: bool
 ) -> None:
     """As in a script: the application shuts down first. One that does not is ended all the same."""
-    uvicorn = pytest.importorskip("uvicorn")
-    port, seen = free_port(), []
+    seen: list[str] = []
     caplog.set_level(logging.INFO, logger="uvicorn.error")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -293,15 +298,7 @@ def test_uvicorn_ends_in_good_order(
                 await asyncio.Event().wait()
             await send({"type": message + ".complete"})
 
-    def serve() -> str:
-        uvicorn.run(app, port=port, log_config=None)
-        return "returned"
-
-    job = launch(serve)
-    until_served(port)
-    job.cancel()
-    assert end_of(job) == (JobState.FINISHED, "returned")
-    assert is_free(port)
+    stop_server(launch, app)
     assert "lifespan.shutdown" in seen
     assert ("Finished server process" in caplog.text) is not stubborn
     assert "Traceback" not in caplog.text
