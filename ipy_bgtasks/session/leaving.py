@@ -77,10 +77,9 @@ class Leaving:
 
     def wait(self) -> None:
         """Block until the session has shut down, for a bounded time; not on the loop's thread."""
-        while left := self._left():  # which may become more meanwhile
+        while not self._over.done() and (left := self._left()):  # it may become more meanwhile
             with suppress(TimeoutError):
-                return self._over.result(left)
-        return None
+                self._over.result(left)
 
     async def ended(self) -> None:
         """Wait, on any loop, until the session has shut down, for a bounded time."""
