@@ -104,7 +104,18 @@ WAYS: dict[str, tuple[Callable[[Kernel], object], int]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+#: CPython's gh-123967, mended in 3.12.8 and 3.13.1: `faulthandler`, which takes SIGTERM, crashed on
+#: a frame that is just being cleared, in 14 of 100 runs of this.
+CRASHES = sys.version_info[:3] == (3, 13, 0)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=pytest.mark.skipif(CRASHES and way == "SIGTERM", reason="crashes"))
+        for way in WAYS
+    ],
+)
 def test_a_hundred_jobs_hold_nobody_up(jobs: Kernel, tmp_path: Path, way: str) -> None:
     """Gone at once; every coroutine's `finally` has run; nothing is said."""
     jobs.ok("%config BgTasks.max_threads = 70")

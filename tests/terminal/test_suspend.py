@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from terminals import CTRL_C, CTRL_D, Terminal
 
@@ -247,7 +249,12 @@ def test_input_in_a_cell_of_the_second_thread(t: Terminal) -> None:
 
 
 SHELL = """\
-import os, signal, sys, termios
+import os, psutil, signal, sys, termios, time
+def still_runs(process):
+    try:
+        return os.getpgid(process.pid) == pid and process.status() not in ("stopped", "zombie")
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 modes = own = termios.tcgetattr(0)
 pid = os.fork()
 if not pid:
@@ -267,6 +274,8 @@ while True:
     _, status = os.waitpid(pid, os.WUNTRACED)
     if not os.WIFSTOPPED(status):
         break
+    while any(map(still_runs, psutil.process_iter())):  # less stops later than IPython, alone
+        time.sleep(0.01)
     modes = termios.tcgetattr(0)
     os.tcsetpgrp(0, os.getpgrp())
     termios.tcsetattr(0, termios.TCSADRAIN, own)
@@ -325,10 +334,20 @@ def test_where_somebody_else_has_the_terminal_it_means_what_it_did(
 ) -> None:
     """The cell is stopped, and goes on when the shell says so."""
     t = in_shell
+
+    shell = psutil.Process(t.pid)
+
+    def asked(times: int) -> None:
+        t.wait(lambda: len(re.findall(shows, t.text)) >= times)
+        # Between its question and its look for a key, less sees a Ctrl-Z only at the next key.
+        while "running" in [each.status() for each in shell.children(recursive=True)]:
+            t.read_for(0.01)
+
     t.start(code)
-    t.expect(shows)
+    asked(1)
     t.send(CTRL_Z)
     suspended(t)
+    asked(2 if "less" in code else 1)
     t.send(CTRL_Z)
     suspended(t)
     t.send("q\r" if "less" in code or "break" in code else "x\r")
