@@ -443,10 +443,10 @@ TOUCHES = {
     ),
     "tracebacks": Touch(
         "IPython",
-        "shell.showtraceback, InteractiveTB.mode",
+        "shell.showtraceback, _showtraceback, displayhook.exec_result, InteractiveTB.mode",
         _IPYTHON,
-        "a traceback shows the user's frames, not those of this package",
-        "an interrupt may show a frame of this package",
+        "a traceback shows the user's frames, not those of this package, whatever the exception is",
+        "an interrupt may show a frame of this package, and a hostile exception may end the kernel",
     ),
     "captures": Touch(
         "IPython",

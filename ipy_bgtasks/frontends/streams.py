@@ -17,18 +17,19 @@ import re
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.context import DELETED, UNSET, ByContext, caller, cells_away, current
-from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of
+from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of, type_name, with_trace
 from ipy_bgtasks.stacks import hide_all
-from ipy_bgtasks.text import encodable, error_line
+from ipy_bgtasks.text import encodable, error_line, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from ipy_bgtasks.frontends.base import FrontEnd
-    from ipy_bgtasks.job.outcome import Outcome
     from ipy_bgtasks.job.record import Record
     from ipy_bgtasks.patching import Installation
 
@@ -336,11 +337,12 @@ class Labels:
         return "".join(out)
 
 
-def formatted(shell: Any, outcome: Outcome) -> list[str]:
-    """Return the traceback's lines, without the frames of this package. Any thread may call."""
-    error = outcome.error
-    assert error is not None
-    kind, trace = type(error), outcome.traceback
+def formatted(shell: Any, error: BaseException, trace: TracebackType | None) -> list[str]:
+    """Return the traceback's lines, whatever *error* does when it is looked at.
+
+    Any thread may call.
+    """
+    kind = type(error)
     try:
         if (render := attribute(error, "_render_traceback_")) is not None:
             return list(render())
@@ -371,16 +373,35 @@ def translate_errors(
 
     Most frames are taken out where an exception leaves this package. This is for the rest, such as
     an interrupt that lands in the first line of a magic; ``%xmode Verbose`` shows them.
+
+    One that does not let itself be looked at is shown too, and IPython goes on with a plain one of
+    that name. With the exception itself ipykernel would send no reply; and for a cell that awaits,
+    asyncio would report what it raises, `logging` would fail at that, and the kernel would end.
     """
 
     def showtraceback(original: Any, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        error = (exc_tuple or sys.exc_info())[1]
-        if error is not None and is_a(error, BaseException):
-            for translate in translators:
-                error = translate(error)
-            if shell.InteractiveTB.mode != "Verbose":
-                hide_all(error)
-            exc_tuple = type(error), error, trace_of(error)
-        original(exc_tuple, *args, **kwargs)
+        raised = error = (exc_tuple or sys.exc_info())[1]
+        if error is None or not is_a(error, BaseException):
+            original(exc_tuple, *args, **kwargs)
+            return
+        for translate in translators:
+            error = translate(error)
+        if shell.InteractiveTB.mode != "Verbose":
+            hide_all(error)
+        kind, trace = type(error), trace_of(error)
+        try:
+            original((kind, error, trace), *args, **kwargs)
+        except Exception:
+            lines = formatted(shell, error, trace and trace.tb_next)  # without IPython's own frame
+            shell._showtraceback(kind, message_of(error), lines)
+        else:
+            with suppress(Exception):
+                bool(error), str(error)
+                traceback.TracebackException(kind, error, None, lookup_lines=False)
+                return
+        result = shell.displayhook.exec_result
+        if result is not None and result.error_in_exec is raised:
+            plain = type(type_name(error), (Exception,), {})(message_of(error))
+            result.error_in_exec = with_trace(plain, trace)
 
     changes.wrap(shell, "showtraceback", showtraceback)

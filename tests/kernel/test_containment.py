@@ -115,3 +115,29 @@ def test_numpys_settings_in_a_job_are_those_of_its_launch_and_its_own(kernel: Ke
         "await a, await b, settings()"
     )
     assert got.result == "(('ignore', 3), ('ignore', 3), ('ignore', 3))"
+
+
+#: What an exception may do to who looks at it.
+HOSTILE = [
+    "__cause__ = property(lambda self: 1 / 0)",
+    "__notes__ = property(lambda self: 1 / 0)",
+    "__getattr__ = lambda self, name: {}[name]",
+    "__str__ = lambda self: 1 / 0",
+    "__bool__ = lambda self: 1 / 0",
+]
+
+
+@pytest.mark.parametrize(
+    "code", ["%fg job", "%fg all", "await job", "await fails()", "fails_now()"]
+)
+def test_no_exception_ends_the_kernel(kernel: Kernel, code: str) -> None:
+    """It is shown as far as it lets itself be looked at."""
+    for body in HOSTILE:
+        kernel.ok(f"class Hostile(Exception):\n    {body}")
+        kernel.ok("def fails_now():\n    raise Hostile('so')\nasync def fails(): fails_now()")
+        launch = kernel.ok("job = %bg fails()")
+        kernel.until(lambda launch=launch: "fails_now" in launch.traceback)
+        shown = kernel.run(code)
+        assert (shown.status, shown.ename) == ("error", "Hostile"), body
+        assert "fails_now" in shown.traceback, body
+        assert kernel.ok("1 + 1").result == "2"

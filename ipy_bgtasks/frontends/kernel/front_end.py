@@ -348,7 +348,7 @@ class KernelFrontEnd(FrontEnd):
         content = {
             "ename": type_name(outcome.error),
             "evalue": message_of(outcome.error),
-            "traceback": formatted(self.shell, outcome),
+            "traceback": formatted(self.shell, outcome.error, outcome.traceback),
         }
         self._flush()
         # A console takes an error for the end of the input that runs, whatever its parent is, and

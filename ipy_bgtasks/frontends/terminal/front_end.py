@@ -433,7 +433,9 @@ class TerminalFrontEnd(FrontEnd):
             return
 
         def text() -> str:
-            return "\n".join(formatted(self.shell, outcome)) + "\n" if failed else value
+            if not failed or (error := outcome.error) is None:
+                return value
+            return "\n".join(formatted(self.shell, error, outcome.traceback)) + "\n"
 
         # A command's exit status is in the notice, its own words are above.
         failed = outcome.state == "failed" and not job.quiet
