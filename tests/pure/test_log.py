@@ -20,10 +20,8 @@ def raw(pieces: list[Piece]) -> list[tuple[str, str]]:
 def test_a_log_keeps_streams_times_and_order() -> None:
     """What is written together is one entry; another stream begins another."""
     log = Log()
-    log.write("stdout", "a")
-    log.write("stdout", "\n")
-    log.write("stderr", "oops\n")
-    log.write("stdout", "b\n")
+    for stream, text in ("stdout", "a"), ("stdout", "\n"), ("stderr", "oops\n"), ("stdout", "b\n"):
+        log.write(stream, text, at=0.001 * len(log))
     entries = list(log)
     assert [(e.stream, e.text) for e in entries] == [
         ("stdout", "a\n"),

@@ -216,7 +216,10 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Send SIGINT to IPython, and to nothing else."""
-        os.kill(self.pid, signal.SIGINT)
+        try:
+            os.kill(self.pid, signal.SIGINT)
+        except ProcessLookupError:
+            raise AssertionError(f"IPython has ended; it showed:\n{self.text[-3000:]}") from None
 
     def prompt(self) -> str:
         """Wait for a prompt with a higher number; return what was shown before it.

@@ -23,7 +23,7 @@ BOUND = 3.0
 EXECUTED = """\
 _leave = get_ipython().ask_exit
 def _ask_exit():
-    (here / 'executed').write_text(str(time.monotonic())); _leave()
+    (here / 'executed').write_text(f"{time.monotonic()} {time.process_time()}"); _leave()
 get_ipython().ask_exit = _ask_exit
 """
 
@@ -95,9 +95,11 @@ def loaded(terminal: Terminal) -> Terminal:
 def ends(terminal: Terminal, status: int = 0, executed: Path | None = None) -> str:
     """Wait for the end; returns what was shown on the way."""
     began, before, mark = time.monotonic(), cpu_seconds(terminal.pid), len(terminal.text)
+    of_others = cpu_seconds()
     assert terminal.leave() == status, terminal.text[mark:]
     if executed is not None and executed.exists():
-        began = float(executed.read_text())
+        began, own = map(float, executed.read_text().split())
+        before = of_others + own
     assert min(time.monotonic() - began, cpu_seconds() - before) < BOUND
     shown = terminal.text[mark:]
     return UNCLOSED.sub("", shown) if IPython.version_info[0] < 8 else shown
