@@ -12,6 +12,7 @@ import linecache
 import marshal
 import pickle
 import sys
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: What kind of end ("value", "error" or "unsendable"), with what, and the traceback as text.
 Answer: TypeAlias = "tuple[str, Any, str]"
 
+#: Seconds after which an engine reports again that a call has begun.
+_SOON = 1.0
 #: Types of results that need no `cloudpickle`, which is slower.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -96,11 +99,21 @@ def awaited(call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def answer_on_engine(data: bytes) -> Answer:
-    """Run packed work on an ipyparallel engine, which reports that it begins."""
+    """Run packed work on an ipyparallel engine, which reports that it begins.
+
+    It does so twice: zmq subscribes in its own time, and a client that has just connected may have
+    missed the first.
+    """
     from ipyparallel.datapub import publish_data
 
     publish_data({"began": True})
-    return answer(data)
+    again = threading.Timer(_SOON, publish_data, [{"began": True}])
+    again.daemon = True
+    again.start()
+    try:
+        return answer(data)
+    finally:
+        again.cancel()
 
 
 def answer_on_dask(data: bytes, topic: str, key: str) -> Answer:
