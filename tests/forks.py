@@ -228,13 +228,32 @@ def _become(asked: dict[str, Any], streams: Sequence[int]) -> None:
     runpy._run_module_as_main(module)  # what `-m` itself calls
 
 
-def stopwatch(running: int) -> Callable[[], float]:
-    """Return what tells the seconds since now until a child, that ran, has ended.
+#: A cell that has the session note when `exit` is executed, in a file in `here`: beside jobs that
+#: compute, sending and reading a command takes long.
+EXECUTED = """\
+_leave = get_ipython().ask_exit
+def _ask_exit():
+    (here / 'executed').write_text(f"{time.monotonic()} {time.process_time()}"); _leave()
+get_ipython().ask_exit = _ask_exit
+"""
 
-    On the clock, or of the processor: on a busy machine those are fewer.
+
+def stopwatch(running: int, executed: Path | None = None) -> Callable[[], float]:
+    """Return what tells the seconds until a child, that ran, has ended.
+
+    They count from now, or from what was noted in `executed`. On the clock, or of the processor: on
+    a busy machine those are fewer.
     """
-    began, before = time.monotonic(), cpu_seconds(running)
-    return lambda: min(time.monotonic() - began, cpu_seconds() - before)
+    began, of_others, before = time.monotonic(), cpu_seconds(), cpu_seconds(running)
+
+    def seconds() -> float:
+        now, used = time.monotonic(), cpu_seconds()
+        if executed is None or not executed.exists():
+            return min(now - began, used - before)
+        at, own = map(float, executed.read_text().split())
+        return min(now - at, used - of_others - own)
+
+    return seconds
 
 
 def cpu_seconds(running: int | None = None) -> float:

@@ -397,7 +397,7 @@ def translate_errors(
         else:
             with suppress(Exception):
                 bool(error), str(error)
-                traceback.TracebackException(kind, error, None, lookup_lines=False)
+                traceback.TracebackException(kind, error, None, limit=0)
                 return
         result = shell.displayhook.exec_result
         if result is not None and result.error_in_exec is raised:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forks import stopwatch
+from forks import EXECUTED, stopwatch
 from kernels import Kernel, MakeKernel
 
 pytestmark = [
@@ -119,11 +119,12 @@ CRASHES = sys.version_info[:3] == (3, 13, 0)
 def test_a_hundred_jobs_hold_nobody_up(jobs: Kernel, tmp_path: Path, way: str) -> None:
     """Gone at once; every coroutine's `finally` has run; nothing is said."""
     jobs.ok("%config BgTasks.max_threads = 70")
+    jobs.ok(EXECUTED)
     jobs.ok(MIX)
     assert jobs.ok("from ipy_bgtasks import jobs; len(jobs())").result == "100"
     jobs.ok("gate.set()")
     leave, status = WAYS[way]
-    seconds = stopwatch(jobs.pid)
+    seconds = stopwatch(jobs.pid, tmp_path / "executed")
     leave(jobs)
     assert jobs.status() == status
     assert seconds() < BOUND

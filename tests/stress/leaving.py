@@ -20,6 +20,7 @@ sys.path += [str(Path(__file__).parents[1] / ring) for ring in ("", "kernel", "t
 
 import test_kernel_leaving as in_kernel
 import test_terminal_leaving as in_terminal
+from forks import EXECUTED
 from kernels import Kernel
 from terminals import CTRL_D, Terminal
 
@@ -52,7 +53,7 @@ def terminal(way: str, jobs: bool) -> tuple[float, str]:
     try:
         in_terminal.load(session)
         session.run("%config BgTasks.max_threads = 70\n%config BgTasks.confirm_exit = False")
-        session.run(in_terminal.EXECUTED)
+        session.run(EXECUTED)
         if jobs:
             session.run(in_terminal.MIX)
         session.run("gate.set()")
@@ -64,7 +65,7 @@ def terminal(way: str, jobs: bool) -> tuple[float, str]:
         session.leave()
         ended = time.monotonic()
         if way != "SIGTERM":
-            began = float((home / "executed").read_text())
+            began = float((home / "executed").read_text().split()[0])
         missing = 9 - len(list(home.glob("coroutine-*"))) if jobs else 0
         return ended - began, _wrong(missing, in_terminal.NOISE.findall(session.text[mark:]))
     finally:

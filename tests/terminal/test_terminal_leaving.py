@@ -5,27 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import IPython
 import pytest
-from forks import cpu_seconds
+from forks import EXECUTED, stopwatch
 from terminals import CTRL_D, PROMPT, Terminal
 
 pytestmark = pytest.mark.started
 
 #: Seconds. On a quiet machine it takes less than one from when the command is executed.
 BOUND = 3.0
-
-#: Notes when that is: beside jobs that compute, typing and reading a command takes long.
-EXECUTED = """\
-_leave = get_ipython().ask_exit
-def _ask_exit():
-    (here / 'executed').write_text(f"{time.monotonic()} {time.process_time()}"); _leave()
-get_ipython().ask_exit = _ask_exit
-"""
 
 NOISE = re.compile(
     r"Traceback|Exception|Error|Warning|was destroyed|never (retrieved|awaited)|StopThread"
@@ -94,13 +85,9 @@ def loaded(terminal: Terminal) -> Terminal:
 
 def ends(terminal: Terminal, status: int = 0, executed: Path | None = None) -> str:
     """Wait for the end; returns what was shown on the way."""
-    began, before, mark = time.monotonic(), cpu_seconds(terminal.pid), len(terminal.text)
-    of_others = cpu_seconds()
+    seconds, mark = stopwatch(terminal.pid, executed), len(terminal.text)
     assert terminal.leave() == status, terminal.text[mark:]
-    if executed is not None and executed.exists():
-        began, own = map(float, executed.read_text().split())
-        before = of_others + own
-    assert min(time.monotonic() - began, cpu_seconds() - before) < BOUND
+    assert seconds() < BOUND
     shown = terminal.text[mark:]
     return UNCLOSED.sub("", shown) if IPython.version_info[0] < 8 else shown
 
