@@ -301,10 +301,10 @@ def caused(error: BaseException, trace: str) -> BaseException:
     """Return the error with the traceback that it had elsewhere, given as text.
 
     It becomes its own, of frames that hold nothing; if it has several parts, as that of an error
-    with a cause, it becomes its cause.
+    with a cause, or is another's than *error*'s, it becomes its cause.
     """
     trace = _OURS.sub("", trace)
-    if trace.count(_HEAD) == 1 and trace.startswith(_HEAD):
+    if trace.count(_HEAD) == 1 and trace.startswith(_HEAD) and type(error) is not CannotSend:
         with_trace(error, _rebuilt(trace))
     elif trace:
         with_cause(error, RemoteTraceback(trace))

@@ -231,7 +231,7 @@ def test_exceptions_keep_their_type_and_bring_the_traceback_along(
 def test_what_cannot_come_back_fails_with_one_line(
     house: House, processes: ProcessRunner, code: str, said: str
 ) -> None:
-    """It says what it was; the worker lives on."""
+    """It says what it was, below an exception's own traceback; the worker lives on."""
     exec(
         "def uses_made_lock():\n    import threading\n    return threading.Lock()", house.namespace
     )
@@ -239,6 +239,9 @@ def test_what_cannot_come_back_fails_with_one_line(
     assert isinstance(error, CannotSend)
     assert said in str(error)
     assert "\n" not in str(error)
+    *above, line = error._render_traceback_()
+    assert line == f"CannotSend: {error}"
+    assert ("in fail_unreadably" in "\n".join(above)) is code.startswith("fail")
 
 
 def test_exits_are_failures_of_the_job_alone(house: House, processes: ProcessRunner) -> None:
