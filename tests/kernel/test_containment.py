@@ -141,3 +141,11 @@ def test_no_exception_ends_the_kernel(kernel: Kernel, code: str) -> None:
         assert (shown.status, shown.ename) == ("error", "Hostile"), body
         assert "fails_now" in shown.traceback + shown.stderr, body
         assert kernel.ok("1 + 1").result == "2"
+
+
+def test_an_exit_of_a_job_is_sent_as_text(kernel: Kernel) -> None:
+    """A console closes its tab on an `error` of that name, whichever cell it is of."""
+    launched = kernel.ok("import sys\n%bg sys.exit(3)")
+    kernel.until(lambda: "SystemExit" in launched.stderr)
+    assert launched.contents("error") == []
+    assert kernel.ok("1 + 1").result == "2"
