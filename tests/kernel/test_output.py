@@ -225,18 +225,18 @@ def test_no_job_displays_more_often_than_servers_pass_on(kernel: Kernel, where: 
     kernel.ok(
         "from IPython.display import clear_output, display\n"
         "def shows():\n"
-        "    for n in range(1_000):\n"
+        "    for n in range(700):\n"
         "        if n % 2: clear_output(wait=True)\n"
         "        display(n)"
     )
     cell = kernel.ok(f"%bg {where} shows()")
-    kernel.ok("%fg")
+    kernel.ok("%fg", timeout=90)
     kinds = ("display_data", "clear_output")
     shown = [m for m in cell.messages if m["msg_type"] in kinds]
     numbers = [m["content"]["data"]["text/plain"] for m in shown if "data" in m["content"]]
-    assert [n for n in numbers if n.isdigit()] == [str(n) for n in range(1_000)]
+    assert [n for n in numbers if n.isdigit()] == [str(n) for n in range(700)]
     first, last = (datetime.fromisoformat(str(shown[at]["header"]["date"])) for at in (0, -1))
-    assert (last - first).total_seconds() > 1  # 2.7, of which a burst of late ones saves some
+    assert (last - first).total_seconds() > 1  # 2, of which a burst of late ones saves some
 
 
 def test_a_card_lives_and_ends(kernel: Kernel) -> None:
