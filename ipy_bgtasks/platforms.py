@@ -130,8 +130,9 @@ def can_take_signals() -> bool:
 def take_signal(number: int, descriptor: int) -> None:
     """Have the stack written to *descriptor* on the signal, in place of its action.
 
-    Before CPython 3.12.8, and in 3.13.0, that may crash (gh-123967) while the thread lets go of the
-    interpreter amid clearing a frame. No other way to hear of a signal is both free and as early.
+    In CPython 3.12 before 3.12.8, and in 3.13.0, that may crash (gh-123967) while the thread lets
+    go of the interpreter amid clearing a frame. No other way to hear of a signal as early leaves
+    all else alone: the descriptor that Python writes to is asyncio's, and a mask goes to children.
     """
     _faulthandler.register(number, descriptor, all_threads=False)
 
