@@ -50,13 +50,17 @@ def value_line(job: Record, limit: int) -> str:
     """
     assert job.outcome is not None
     value = job.outcome.value
-    if (kind := kind_line(value)) is not None:
-        return one_line(kind, limit)
-    if is_plain(value):
+    text = kind_line(value) if job.value_text is None else job.value_text
+    if text is None and is_plain(value):
         return short_repr(value, limit)
-    seen = job.value_text
     # gradio hides what `launch` returns by an empty repr.
-    return one_line(_guarded(job, value) if seen is None else seen, limit) or type_name(value)
+    return one_line(_guarded(job, value) if text is None else text, limit) or type_name(value)
+
+
+def keep_kind(job: Record) -> None:
+    """Read type and size of its value before it is shown: a figure that is drawn has another."""
+    if job.outcome is not None and (kind := kind_line(job.outcome.value)) is not None:
+        job.value_text = kind
 
 
 def kind_line(value: object) -> str | None:

@@ -417,3 +417,22 @@ def test_a_job_that_a_widget_launched_is_to_be_found(kernel: Kernel, captured: b
     kernel.ok("%fg 1;")
     said = "job 1 (work()) was launched by a widget, whose output no cell shows: %jobs 1"
     assert (said in cell.stderr) is not captured
+
+
+def test_the_size_of_a_figure_is_not_that_while_it_is_drawn(kernel: Kernel) -> None:
+    """For a picture without margins matplotlib makes the figure itself smaller for a while."""
+    pytest.importorskip("matplotlib")
+    kernel.ok(
+        "import threading\nfrom matplotlib.artist import Artist\n"
+        "from matplotlib.figure import Figure\n"
+        "drawing, go = threading.Event(), threading.Event()\n"
+        "fig = Figure(figsize=(4, 3))\nfig.subplots().plot([1, 3, 2])\n"
+        "class Slow(Artist):\n"
+        "    def draw(self, renderer):\n"
+        "        if fig.bbox.width != 400: drawing.set(); go.wait(20)\n"
+        "fig.add_artist(Slow());"
+    )
+    kernel.ok("%matplotlib inline")
+    kernel.ok("job = %bg (lambda: fig)\ndrawing.wait(20)")
+    assert "Figure 400 × 300" in str(kernel.ok("%jobs").displays)
+    assert kernel.ok("drawing.is_set(), go.set()").result == "(True, None)"

@@ -141,8 +141,9 @@ def show_value(job: Record, front_end: KernelFrontEnd, later: Callable[..., obje
     if value is None or _fits_in_card(value):
         return
     from ipy_bgtasks.views.describe import summary
-    from ipy_bgtasks.views.value import run_as
+    from ipy_bgtasks.views.value import keep_kind, run_as
 
+    keep_kind(job)
     limit = front_end.settings.log_limit  # characters of a display
     undecided = [True]  # the one that pops it decides
 
