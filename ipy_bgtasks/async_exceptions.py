@@ -23,10 +23,11 @@ import gc
 import signal
 import sys
 from itertools import compress
-from operator import call, is_
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import contexts, is_a
+from ipy_bgtasks.platforms import frame_of, uncollected
 from ipy_bgtasks.stacks import is_library
 from ipy_bgtasks.waits import Waits, is_between_locks, is_waiting
 
@@ -129,16 +130,16 @@ def raise_in_user_code(
     there are many threads. Returns whether it was sent; if not, try again in a moment. `Sent.waits`
     then ends what the thread waits for.
     """
-    frame = sys._current_frames().get(thread) if frame is None else frame
+    frame = frame_of(thread) if frame is None else frame
     if frame is None or not _is_open(frame, start, own_loop):
         return False
-    now = map(dict.get, map(call, (sys._current_frames,)), (thread,))
-    unmoved = map(is_, now, (frame,))
     set_async_exc, c_ulong, py_object = _python_api()
     target, what = c_ulong(thread), py_object(sent.exception)
-    # Nor is what was dropped meanwhile.
-    targets = compress(compress((target,), sent._pending), unmoved)
-    return any(map(set_async_exc, targets, (what,)))
+    with uncollected(sys._current_frames) as asked:
+        unmoved = map(is_, map(dict.get, asked, (thread,)), (frame,))
+        # Nor is what was dropped meanwhile.
+        targets = compress(compress((target,), sent._pending), unmoved)
+        return any(map(set_async_exc, targets, (what,)))
 
 
 class _Settled(BaseException):
@@ -161,7 +162,8 @@ def take_back(thread: int) -> None:
 
 def is_handling_stop(thread: int) -> bool:
     """Return whether *thread* is in a ``finally:`` or ``except:`` that a `StopThread` led to."""
-    handled: Any = sys._current_exceptions().get(thread)
+    with uncollected(sys._current_exceptions) as asked:
+        handled: Any = next(asked).get(thread)
     return came_of_stop(handled[1] if isinstance(handled, tuple) else handled)
 
 

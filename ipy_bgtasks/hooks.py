@@ -125,7 +125,7 @@ def _is_asking_elsewhere() -> bool:
     first. A cell that was sent away while it asked had begun before anything was installed here:
     its stack tells.
     """
-    for thread, innermost in sys._current_frames().items():
+    for thread, innermost in platforms.current_frames().items():
         for frame, _ in walk_stack(innermost) if thread != threading.get_ident() else ():
             if frame.f_code.co_name == "_input_request":
                 return str(frame.f_globals.get("__name__")) == "ipykernel.kernelbase"

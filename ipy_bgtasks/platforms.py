@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -21,12 +22,16 @@ import time
 from contextlib import contextmanager, suppress
 from itertools import chain, tee
 from operator import call
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
     import subprocess
     from collections.abc import Callable, Collection, Iterator
+    from types import FrameType
+
+
+T = TypeVar("T")
 
 # A type checker for one platform does not know the names of the others.
 _os: Any = os
@@ -244,6 +249,39 @@ def encoded(text: str) -> Any:
     return os.fsencode(text) if os.supports_bytes_environ else text
 
 
+@contextmanager
+def uncollected(ask: Callable[[], T]) -> Iterator[Iterator[T]]:
+    """Yield an iterator of one step, which calls *ask*; from then on no garbage is collected.
+
+    For `sys._current_frames`, `sys._current_exceptions`, and what has to follow on them in C.
+    Before Python 3.12 the collector runs wherever something is allocated, and what it runs may let
+    other threads go on. These two hold a lock then (until 3.11.9, gh-106883), for which the
+    other threads wait without letting go of the interpreter: for ever.
+
+    From the end of the collector to that of *ask* all is C, so no other thread can put it on again.
+    """
+    if sys.version_info >= (3, 12):
+        yield map(call, (ask,))
+        return
+    enabled = gc.isenabled()
+    try:
+        yield filter(None, map(call, (gc.disable, ask)))
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Return the innermost frame of every thread. Any thread may call this."""
+    with uncollected(sys._current_frames) as asked:
+        return next(asked)
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """Return the innermost frame of *thread*; None if it runs none. Any thread may call this."""
+    return current_frames().get(thread)
+
+
 def processor_times(threads: Collection[int]) -> dict[int, float]:
     """Return the seconds of processor time of those *threads* that run, where the system tells."""
     clock_of = getattr(_time, "pthread_getcpuclockid", None)
@@ -251,9 +289,8 @@ def processor_times(threads: Collection[int]) -> dict[int, float]:
     if clock_of is not None:
         # The C library crashes when it is asked for a thread that has ended. So from the look at
         # which there are to the last question all is C code, in which no other thread can end.
-        running = map(set(threads).intersection, map(call, (sys._current_frames,)))
-        idents, asked = tee(chain.from_iterable(running))
-        with suppress(OSError):
+        with suppress(OSError), uncollected(sys._current_frames) as frames:
+            idents, asked = tee(chain.from_iterable(map(set(threads).intersection, frames)))
             for thread, clock in list(zip(idents, map(clock_of, asked), strict=False)):
                 times[thread] = _time.clock_gettime(clock)
     return times

@@ -41,7 +41,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ipy_bgtasks.foreign import is_a, related, trace_of, with_trace
-from ipy_bgtasks.platforms import has_threads
+from ipy_bgtasks.platforms import frame_of, has_threads
 from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.text import error_line, short_repr
 
@@ -149,7 +149,7 @@ def thread_frames(thread: int, below: CodeType | None = None) -> list[FrameType]
 
     With *below*, only the frames below the last call of that code.
     """
-    frames = _outermost_first(sys._current_frames().get(thread))
+    frames = _outermost_first(frame_of(thread))
     for i in range(len(frames) - 1, -1, -1):
         if frames[i].f_code is below:
             frames = frames[i + 1 :]
@@ -284,7 +284,7 @@ def _is_current(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> boo
 
 def _step_of(task: asyncio.Task[Any], thread: int) -> list[FrameType]:
     """Return the frames of the step that the task is in the middle of."""
-    frames = _outermost_first(sys._current_frames().get(thread))
+    frames = _outermost_first(frame_of(thread))
     outermost = getattr(task.get_coro(), "cr_frame", None)
     for i, frame in enumerate(frames):
         if frame is outermost:

@@ -55,7 +55,7 @@ from operator import call
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.platforms import descendants
+from ipy_bgtasks.platforms import descendants, frame_of
 from ipy_bgtasks.stacks import expression, is_library, parsed, summary_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Waits:
 
         With *outside* off, only what is in Python: sockets and processes are left alone.
         """
-        frame = sys._current_frames().get(self._thread)
+        frame = frame_of(self._thread)
         if frame is None or not self._pending:
             return
         pids, sockets = _waited_for(frame, self._thread) if outside else ([], [])
@@ -179,7 +179,7 @@ def can_be_ended(thread: int, frame: FrameType) -> bool:
 
 def processes_waited_for(thread: int) -> list[int]:
     """Return the processes that *thread* waits for."""
-    frame = sys._current_frames().get(thread)
+    frame = frame_of(thread)
     return [] if frame is None else _waited_for(frame, thread)[0]
 
 
@@ -355,7 +355,7 @@ def held_since(thread: int, lock: Any) -> FrameSummary | None:
     owner = re.search(r"owner=(\d+)", repr(lock))
     if owner is not None and int(owner[1]) != thread:
         return None
-    inner = frame = sys._current_frames().get(thread)
+    inner = frame = frame_of(thread)
     while frame is not None:
         wanted = frame is inner and lock in locks_wanted(frame)
         line = _taken_at(frame, lock, wanted)
@@ -409,7 +409,7 @@ def library_at_work(thread: int) -> tuple[str, bool]:
 
     The name is empty for Python's own, and where it is not known.
     """
-    frame = sys._current_frames().get(thread)
+    frame = frame_of(thread)
     if frame is None:
         return "", False
     module = str(frame.f_globals.get("__name__"))

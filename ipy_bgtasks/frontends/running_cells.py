@@ -32,6 +32,7 @@ from ipy_bgtasks.frontends.installing import code_that_runs_cells
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import (
     can_take_signals,
+    frame_of,
     give_signal_back,
     interrupt_main_thread,
     is_pending,
@@ -369,7 +370,7 @@ class BackgroundCells(ABC, Generic[C]):
 
 def _shows(thread: int) -> bool:
     """Return whether a thread records or shows output now: an exception would lose a line."""
-    if (innermost := sys._current_frames().get(thread)) is None:
+    if (innermost := frame_of(thread)) is None:
         return False
     near = (str(frame.f_globals.get("__name__")) for frame, _ in islice(walk_stack(innermost), 5))
     return any(module.startswith(("ipy_bgtasks.log", "ipy_bgtasks.fr")) for module in near)

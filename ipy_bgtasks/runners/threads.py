@@ -38,7 +38,7 @@ from ipy_bgtasks.async_exceptions import (
 from ipy_bgtasks.foreign import add_note, is_a, is_awaitable, leaves
 from ipy_bgtasks.job.handle import Job
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import kill_signal, leave_forked_child
+from ipy_bgtasks.platforms import frame_of, kill_signal, leave_forked_child
 from ipy_bgtasks.runners.loop import CLEAN_UP
 from ipy_bgtasks.runners.remote import end_of
 from ipy_bgtasks.service import ServiceLoop
@@ -196,7 +196,7 @@ class ThreadRun(Run):
             target = self._target
             if target is None or not self._due:
                 return True
-            frame = sys._current_frames().get(target)
+            frame = frame_of(target)
             if not self._is_async and self._waits_for_loop(target, frame):
                 return False
             sent = Sent(target, self._send_again)
@@ -336,7 +336,7 @@ class ThreadRun(Run):
         if not self._asked_loop or self._is_pending():
             return False
         target = self._target or 0
-        if (frame := sys._current_frames().get(target)) is None:
+        if (frame := frame_of(target)) is None:
             return False
         passed = time.monotonic() - self._sent_at
         return (self.insists and passed > _REPEAT) or (

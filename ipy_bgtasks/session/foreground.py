@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import signal
-import sys
 import threading
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ipy_bgtasks.context import caller
 from ipy_bgtasks.errors import BadInput, Detached
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.job.outcome import JobState
-from ipy_bgtasks.platforms import on_main_thread
+from ipy_bgtasks.platforms import frame_of, on_main_thread
 from ipy_bgtasks.sigint import run_interruptible, sigint_handled
 from ipy_bgtasks.stacks import Cells, doing, innermost, no_cells, place
 from ipy_bgtasks.text import error_line, numbered
@@ -465,7 +464,7 @@ class Stopping:
     def _obstacle(self, job: Record, where: str) -> str:
         """Return why a thread does not raise what it was sent, and when it will."""
         thread = job.thread or 0
-        frame = sys._current_frames().get(thread)
+        frame = frame_of(thread)
         for lock in [] if frame is None else locks_wanted(frame):
             for other in self._running():
                 if other.thread and (line := held_since(other.thread, lock)) is not None:

@@ -133,6 +133,12 @@ def test_only_the_front_ends_know_ipython() -> None:
                 assert name.partition(".")[0] not in theirs, f"{module} imports {name}"
 
 
+def test_frames_of_threads_are_asked_for_in_one_way() -> None:
+    """Python 3.11 may wait for ever in any other."""
+    for path in FILES:
+        assert "_current_frames()" not in path.read_text(encoding="utf-8"), module_of(path)
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_a_file_is_not_a_book(path: Path) -> None:
     """One concept a file; and no name stands twice in a path."""

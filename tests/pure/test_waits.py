@@ -31,7 +31,7 @@ from ipy_bgtasks.job.handle import on_cancel
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
-from ipy_bgtasks.platforms import descendants
+from ipy_bgtasks.platforms import descendants, frame_of
 
 #: How often each wait is ended in a random moment.
 ROUNDS = int(os.environ.get("BG_STRESS", "100"))
@@ -178,7 +178,7 @@ def waiting(place: Place, kind: str, is_async: bool = False) -> tuple[Record, li
     assert thread is not None
 
     def is_there() -> bool:
-        frame = sys._current_frames().get(thread)
+        frame = frame_of(thread)
         return frame is not None and waits.can_be_ended(thread, frame)
 
     until(is_there)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from traceback import FrameSummary
@@ -243,3 +245,32 @@ def test_places_are_named_by_cell_file_or_line() -> None:
     assert place(FrameSummary("/home/me/train.py", 12, "fit", line="")) == "train.py:12"
     assert is_library(asyncio.__file__)
     assert not is_library(__file__)
+
+
+#: A callback of the collector stands for whatever it may run: here others go on in the midst of it.
+_ASKING = """
+import gc, threading, time
+from ipy_bgtasks import async_exceptions, platforms
+gc.freeze()
+gc.callbacks.append(lambda *_: time.sleep(0))
+gc.set_threshold(1)
+mine = threading.get_ident()
+def ask():
+    for _ in range(100):
+        assert platforms.frame_of(mine) is not None
+        assert not async_exceptions.is_handling_stop(mine)
+        platforms.processor_times([mine])
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(gc.isenabled())
+gc.disable()
+ask()
+print(gc.isenabled())
+"""
+
+
+def test_threads_may_be_asked_for_while_garbage_is_collected() -> None:
+    """Python 3.11 waits for ever then; and whether it collects is the user's choice as before."""
+    done = subprocess.run([sys.executable, "-c", _ASKING], stdout=subprocess.PIPE, timeout=60)
+    assert done.stdout == b"True\nFalse\n"

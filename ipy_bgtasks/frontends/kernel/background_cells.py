@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from ipy_bgtasks.async_exceptions import waits_for_answer
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
 from ipy_bgtasks.frontends.running_cells import BackgroundCells
 from ipy_bgtasks.patching import Installation
+from ipy_bgtasks.platforms import frame_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def asks(self, run: CellRun) -> bool:
         """Return whether a cell waits for an answer of the user."""
-        frame = sys._current_frames().get(run.thread)
+        frame = frame_of(run.thread)
         return frame is not None and waits_for_answer(frame)
 
     def send_away(self, run: CellRun, *, interrupted: bool = False) -> bool:

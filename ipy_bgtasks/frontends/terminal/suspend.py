@@ -52,6 +52,7 @@ from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import (
     can_take_signals,
     continue_group,
+    frame_of,
     handles_stop_signal,
     is_raw,
     stop_group,
@@ -94,8 +95,7 @@ class Cell(RunningCell):
         if self.asks:
             self.interrupted = True
             return True
-        frame = sys._current_frames().get(self.thread)
-        return self.handler is not None and not self.handler(frame)
+        return self.handler is not None and not self.handler(frame_of(self.thread))
 
 
 class _Ended(BaseException):
@@ -418,7 +418,7 @@ class TerminalCells(BackgroundCells[Cell]):
 def _reads_terminal(cell: Cell) -> bool:
     if cell.asks or is_raw():
         return True
-    if (innermost := sys._current_frames().get(cell.thread)) is None:
+    if (innermost := frame_of(cell.thread)) is None:
         return False
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_stack(innermost))
     return any(each in _ASKING or each.startswith("prompt_toolkit.") for each in modules)
