@@ -103,16 +103,20 @@ def replace_sleep(changes: Installation) -> None:
 
 
 def is_between_locks(innermost: FrameType) -> bool:
-    """Return whether an exception raised in *innermost* would leave a condition's lock askew.
+    """Return whether an exception raised in *innermost* would leave a lock askew.
 
-    `Condition` is written in Python: an exception at the end of its ``__enter__``, or at the
-    start of its ``__exit__``, leaves the lock locked for good. Its `wait` releases the lock and
-    only then enters the ``try:`` that takes it again.
+    Where a library takes and gives back its locks in Python, as `Condition`, `logging`, tqdm and
+    `multiprocessing` do, an exception at the end of the one or at the start of the other leaves
+    the lock locked for good, for everybody; and where Python imports, that of all imports.
+    `Condition.wait` releases its lock and only then enters the ``try:`` that takes it again.
     """
     code = innermost.f_code
     if code is _WAIT:
         return "gotit" not in innermost.f_locals
-    return code in _LOCKING
+    return is_library(code.co_filename) and (
+        code.co_name.strip("_").lower().startswith(_LOCKING)
+        or (code.co_filename == _IMPORTING and "lock" in code.co_qualname.lower())
+    )
 
 
 def is_waiting(innermost: FrameType) -> bool:
@@ -123,10 +127,10 @@ def is_waiting(innermost: FrameType) -> bool:
 
 
 _WAIT = threading.Condition.wait.__code__
-_LOCKING = {
-    getattr(threading.Condition, name).__code__
-    for name in ("__enter__", "__exit__", "_release_save", "_acquire_restore", "_is_owned")
-}
+#: How the names of functions begin that take or give back a lock.
+_LOCKING = ("acquire", "release", "enter", "exit", "is_owned")
+#: The file of what imports modules; its functions and classes for locks have names that say so.
+_IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Waits:

@@ -40,7 +40,13 @@ from ipy_bgtasks.platforms import (
 )
 from ipy_bgtasks.service import in_thread
 from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
-from ipy_bgtasks.waits import processes_waited_for, send_signal, signal_sockets, stoppable
+from ipy_bgtasks.waits import (
+    is_between_locks,
+    processes_waited_for,
+    send_signal,
+    signal_sockets,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -326,7 +332,7 @@ class BackgroundCells(ABC, Generic[C]):
     def _interrupt_main(self, run: C) -> None:
         """Send the real signal, which also ends a sleep; the handler is the main thread's own."""
         processes = processes_waited_for(run.thread)
-        until(lambda: not _shows(run.thread), _PATIENCE, _SOON)
+        until(lambda: not _is_delicate(run.thread), _PATIENCE, _SOON)
         with self.signals.passing("SIGINT"):
             if run.result is None:
                 self._meant = run
@@ -368,10 +374,12 @@ class BackgroundCells(ABC, Generic[C]):
             time.sleep(AGAIN)
 
 
-def _shows(thread: int) -> bool:
-    """Return whether a thread records or shows output now: an exception would lose a line."""
+def _is_delicate(thread: int) -> bool:
+    """Return whether an exception in a thread now would lose a line of output, or hold a lock."""
     if (innermost := frame_of(thread)) is None:
         return False
+    if is_between_locks(innermost):
+        return True
     near = (str(frame.f_globals.get("__name__")) for frame, _ in islice(walk_stack(innermost), 5))
     return any(module.startswith(("ipy_bgtasks.log", "ipy_bgtasks.fr")) for module in near)
 

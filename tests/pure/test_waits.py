@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import logging
+import multiprocessing
 import os
 import queue
 import random
@@ -574,3 +576,71 @@ def test_the_sockets_by_which_signals_are_taken_are_never_shut_down() -> None:
         ours.close()
         theirs.close()
     assert got == [b"x"]
+
+
+def _import() -> None:
+    name = "sched" if threading.current_thread().name == "rival" else "colorsys"
+    sys.modules.pop(name, None)
+    __import__(name)
+
+
+def _logs() -> Callable[[], None]:
+    logger = logging.Logger("nobody's")
+    logger.addHandler(logging.StreamHandler(io.StringIO()))
+    return lambda: logger.warning("one line")
+
+
+def _shares_lock() -> Callable[[], None]:
+    lock = multiprocessing.RLock()
+
+    def call() -> None:
+        with lock:
+            pass
+
+    return call
+
+
+def _draws_bars() -> Callable[[], None]:
+    tqdm = pytest.importorskip("tqdm")
+
+    def call() -> None:
+        with tqdm.tqdm.get_lock():
+            pass
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda: _import, _logs, _shares_lock, _draws_bars],
+    ids=["import", "log", "share", "bar"],
+)
+def test_a_stop_leaves_no_lock_of_a_library_locked(
+    place: Place, use: Callable[[], Callable[[], None]]
+) -> None:
+    """Others wanted it for ever, and of imports there is one for all."""
+    call, chance, over, rounds = use(), random.Random(7), threading.Event(), [0]
+
+    def endless() -> None:
+        while True:
+            call()
+            for _ in range(2_000):  # where it can be stopped
+                pass
+
+    def take_turns() -> None:
+        while not over.is_set():
+            call()
+            rounds[0] += 1
+
+    rival = threading.Thread(target=take_turns, name="rival", daemon=True)
+    rival.start()
+    for _ in range(ROUNDS):
+        job = place.launch(endless)
+        for _ in range(chance.randrange(3_000)):
+            pass
+        job.cancel()
+        assert ended(job) is JobState.CANCELLED
+        before = rounds[0]
+        until(lambda before=before: rounds[0] > before + 1)
+    over.set()
+    rival.join(BOUND)
