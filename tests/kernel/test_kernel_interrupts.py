@@ -167,3 +167,67 @@ def test_what_was_there_before_comes_back(k: Kernel) -> None:
     interrupted(k, "%fg waits()")
     assert k.ok(look).result == before
     assert interrupted(k, "await asyncio.Event().wait()")[2] < AT_ONCE
+
+
+#: Interrupts in the kernel's own code, once: after the cell's, or before it as if after it began.
+_MEET = """
+import os, signal
+shell = get_ipython(); kernel = shell.kernel
+def meets(owner, name, interrupt):
+    original = getattr(owner, name)
+    def meet(*args, **kwargs):
+        setattr(owner, name, original)
+        interrupt()
+        return original(*args, **kwargs)
+    setattr(owner, name, meet)
+def press():
+    for _ in range(3): signal.raise_signal(signal.SIGINT)
+def raises(): raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize(
+    ("meets", "status"),
+    [
+        ("(kernel, 'finish_metadata', press)", "ok"),
+        ("(kernel, 'finish_metadata', raises)", "ok"),
+        ("(kernel, 'do_execute', raises)", "error"),
+    ],
+    ids=["late, thrice", "late", "early"],
+)
+def test_a_cell_gets_its_reply_wherever_an_interrupt_lands(
+    kernel: Kernel, meets: str, status: str
+) -> None:
+    """The front end would wait for ever, and all cells behind it."""
+    kernel.ok(_MEET)
+    early = "do_execute" in meets
+    if early:
+        kernel.ok(f"meets{meets}")
+    first = kernel.start("1 + 1" if early else f"meets{meets}\n1 + 1")
+    second = kernel.start("3", queue=True)
+    reply = first.wait()
+    assert reply.content["status"] == status
+    if status == "ok":
+        assert reply.result == "2"
+        assert second.wait().result == "3"
+    else:
+        assert reply.ename == "KeyboardInterrupt"
+        assert second.wait().content["status"] in ("aborted", "ok")  # it may come later
+    assert kernel.ok("1 + 2").result == "3"
+
+
+def test_a_second_interrupt_ends_a_hook_that_hangs(kernel: Kernel) -> None:
+    """The first comes too late for the cell."""
+    kernel.ok(
+        "import time\n"
+        "def hang(result):\n"
+        "    while result.result == 'hang': print('hangs'); time.sleep(0.01)\n"
+        "get_ipython().events.register('post_run_cell', hang)"
+    )
+    cell = kernel.start("'hang'")
+    while not cell.reply.content:
+        seen = cell.reply.stdout
+        kernel.interrupt()
+        kernel.until(lambda seen=seen: cell.reply.content or cell.reply.stdout != seen)
+    assert cell.wait().result == "'hang'"
+    assert kernel.ok("1").result == "1"

@@ -214,9 +214,24 @@ class CellQueue:
                 # We abort those behind it. The kernel would refuse cells for other shells, too (6),
                 # or those which came before a message that it sends to itself.
                 parent["content"]["stop_on_error"] = False
-            await execute(stream, ident, parent)
+            try:
+                await execute(stream, ident, parent)
+            except KeyboardInterrupt:  # in the code around the user's: the front end would wait
+                if run is None:
+                    raise
+                self._reply_interrupted(run, stream)
 
         return execute_once
+
+    def _reply_interrupted(self, run: CellRun, stream: Any) -> None:
+        """Reply to a cell, whose *stream* replies once. On the thread that ran it."""
+        if run.result is not None and run.result.success:  # it came too late
+            self._send_ok(run, stream)
+            return
+        error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt"]}
+        self._kernel.send_response(self._kernel.iopub_socket, "error", error)
+        self._on_failure(run)
+        self._send(run, stream, "error", execution_count=run.number, **error)
 
     def _publish_status(self, original: Any, status: str, channel: str, parent: Any = None) -> None:
         """Publish the kernel's status.
@@ -415,7 +430,8 @@ class CellQueue:
         self.in_background[run.subshell] = run
         self.running = None
         self._cells.detach(run)
-        self._reply(run, "ok", execution_count=run.number, user_expressions={}, payload=[])
+        self._send_ok(run, self._kernel.shell_stream)
+        self._publish_idle(run)
 
     async def _run_next(self) -> None:
         """Give the next cell that waits to a shell that is free."""
@@ -513,21 +529,28 @@ class CellQueue:
     def _abort(self, run: CellRun) -> None:
         self._end_beside(run)
         type(self._kernel)._publish_status(self._kernel, "busy", "shell", run.message)
-        self._reply(run, "aborted")
+        self._send(run, self._kernel.shell_stream, "aborted")
+        self._publish_idle(run)
 
-    def _reply(self, run: CellRun, status: str, **content: Any) -> None:
-        """Reply in place of the kernel, and say that it is done with a cell."""
-        kernel = self._kernel
+    def _send_ok(self, run: CellRun, stream: Any) -> None:
+        number = run.number
+        self._send(run, stream, "ok", execution_count=number, user_expressions={}, payload=[])
+
+    def _send(self, run: CellRun, stream: Any, status: str, **content: Any) -> None:
+        """Reply in place of the kernel."""
         metadata = {"started": run.origin.get("date"), "dependencies_met": True, "status": status}
-        kernel.session.send(
-            kernel.shell_stream,
+        self._kernel.session.send(
+            stream,
             "execute_reply",
             {"status": status, **content},
             run.message,
             ident=run.idents,
             metadata=metadata,
         )
-        type(kernel)._publish_status(kernel, "idle", "shell", run.message)
+
+    def _publish_idle(self, run: CellRun) -> None:
+        """Say in place of the kernel that it is done with a cell."""
+        type(self._kernel)._publish_status(self._kernel, "idle", "shell", run.message)
 
     async def _release_all(self) -> None:
         """Hand the kernel all that waits: nothing stands in between any more."""

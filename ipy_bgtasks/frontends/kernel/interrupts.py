@@ -36,7 +36,8 @@ def guard_requests_from_sigint(changes: Installation, front_end: KernelFrontEnd)
     """Delay an interrupt until the code of its request.
 
     One that comes before the code hits it when it begins; one that comes after it is discarded.
-    A second one in the same request is raised in any case. Main thread only.
+    A second one is raised in IPython's code as well, where that catches it: a hook may hang. Main
+    thread only.
     """
     button = _StopButton(front_end)
     shell = front_end.shell
@@ -116,7 +117,7 @@ class _StopButton:
         if self._front_end.route_interrupt() or not self._executing:
             return False
         self._held += 1
-        return self._held > 1 or _runs_code(frame)
+        return _is_within(_CODE if self._held == 1 else _CATCHES, frame)
 
     def _again(self, request: int) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -130,11 +131,18 @@ class _StopButton:
         return bool(header.get("msg_type") == "execute_request")
 
 
-def _runs_code(frame: FrameType | None) -> bool:
-    """Return whether IPython's `run_code` is at work: user code, or what it called."""
+#: IPython's function for the user's code …
+_CODE = {"run_code": "IPython.core.interactiveshell"}
+#: … and those during which it catches what is raised, that of hooks among them.
+_CATCHES = {"run_cell_async": "IPython.core.interactiveshell", "trigger": "IPython.core.events"}
+
+
+def _is_within(functions: dict[str, str], frame: FrameType | None) -> bool:
+    """Return whether one of these functions, given with its module, has led to *frame*."""
     while frame is not None:
-        if frame.f_code.co_name == "run_code":
-            return str(frame.f_globals.get("__name__")) == "IPython.core.interactiveshell"
+        module = functions.get(frame.f_code.co_name)
+        if module is not None and frame.f_globals.get("__name__") == module:
+            return True
         frame = frame.f_back
     return False
 
