@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipy_bgtasks.context import cells_away
 from ipy_bgtasks.platforms import on_main_thread, socket_pair, wake_up_descriptor
+from ipy_bgtasks.waits import is_between_locks
 
 if TYPE_CHECKING:
     import socket
@@ -316,7 +317,8 @@ class Shielded:
     middle of recording output it would lose a line.
 
     Only the main thread is ever interrupted; elsewhere it does nothing. For short blocks in
-    which no user code runs; a second interrupt is raised at once, should the block hang.
+    which no user code runs; a second interrupt is raised at once, should the block hang, unless
+    that would leave a lock held.
     """
 
     __slots__ = ("_before", "_seen")
@@ -337,9 +339,9 @@ class Shielded:
             if self._seen:
                 signal.raise_signal(signal.SIGINT)
 
-    def _sigint(self, _: int, __: FrameType | None) -> None:
+    def _sigint(self, _: int, frame: FrameType | None) -> None:
         self._seen += 1
-        if self._seen > 1:
+        if self._seen > 1 and not (frame and is_between_locks(frame)):
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt as error:

@@ -231,3 +231,20 @@ def test_a_second_interrupt_ends_a_hook_that_hangs(kernel: Kernel) -> None:
         kernel.until(lambda seen=seen: cell.reply.content or cell.reply.stdout != seen)
     assert cell.wait().result == "'hang'"
     assert kernel.ok("1").result == "1"
+
+
+def test_an_interrupt_of_a_flush_leaves_no_lock_that_output_needs(kernel: Kernel) -> None:
+    """The kernel's thread for output would wait for it, and show nothing any more."""
+    kernel.ok(
+        "import signal, sys, threading\n"
+        "enter = threading.Condition.__enter__\n"
+        "def interrupted(self):\n"
+        "    entered = enter(self)\n"
+        "    if threading.current_thread() is threading.main_thread() and armed:\n"
+        "        armed.clear(); signal.raise_signal(signal.SIGINT)\n"
+        "    return entered\n"
+        "armed = []; threading.Condition.__enter__ = interrupted"
+    )
+    reply = kernel.run("armed.append(1); sys.stdout.flush()")
+    assert reply.ename == "KeyboardInterrupt"
+    assert kernel.ok("print('shown')").stdout == "shown\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from functools import partial
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +52,18 @@ def test_a_second_one_does_not_wait() -> None:
         signal.raise_signal(signal.SIGINT)
         done.append(1)
     assert done == []
+
+
+def test_a_second_one_leaves_no_lock_held() -> None:
+    """Where a library takes one in Python, it waits as the first does."""
+    done: list[int] = []
+    handler = logging.NullHandler()
+    handler.lock = SimpleNamespace(acquire=partial(signal.raise_signal, signal.SIGINT))  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt), Shielded():  # noqa: PT012
+        handler.acquire()
+        handler.acquire()
+        done.append(1)
+    assert done == [1]
 
 
 def test_an_exception_in_it_passes() -> None:
