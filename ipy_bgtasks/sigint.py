@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipy_bgtasks.context import cells_away
 from ipy_bgtasks.platforms import on_main_thread, socket_pair, wake_up_descriptor
-from ipy_bgtasks.waits import is_between_locks
 
 if TYPE_CHECKING:
     import socket
@@ -317,11 +316,12 @@ class Shielded:
     middle of recording output it would lose a line.
 
     Only the main thread is ever interrupted; elsewhere it does nothing. For short blocks in
-    which no user code runs; a second interrupt is raised at once, should the block hang, unless
-    that would leave a lock held.
+    which no user code runs; a second interrupt is raised at once, should the block hang.
     """
 
     __slots__ = ("_before", "_seen")
+    #: How many interrupts wait.
+    _WAITING = 1
 
     def __enter__(self) -> None:
         self._before: Any = None
@@ -339,11 +339,18 @@ class Shielded:
             if self._seen:
                 signal.raise_signal(signal.SIGINT)
 
-    def _sigint(self, _: int, frame: FrameType | None) -> None:
+    def _sigint(self, _: int, __: FrameType | None) -> None:
         self._seen += 1
-        if self._seen > 1 and not (frame and is_between_locks(frame)):
+        if self._seen > self._WAITING:
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt as error:
                 error.__traceback__ = None  # as in `raising`, which costs a closure at each use
                 raise
+
+
+class ShieldedThroughout(Shielded):
+    """For a block that takes a bounded time, in which an interrupt might leave a lock held."""
+
+    __slots__ = ()
+    _WAITING = sys.maxsize

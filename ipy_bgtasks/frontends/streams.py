@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipy_bgtasks.context import DELETED, UNSET, ByContext, caller, cells_away, current
 from ipy_bgtasks.foreign import attribute, contexts, is_a, trace_of, type_name, with_trace
-from ipy_bgtasks.sigint import Shielded
+from ipy_bgtasks.sigint import ShieldedThroughout
 from ipy_bgtasks.stacks import hide_all
 from ipy_bgtasks.text import encodable, error_line, message_of
 
@@ -194,7 +194,7 @@ def route_in_place(
         route.flush()
         # ipykernel's thread for output takes the lock of an event on which this waits. Left held
         # by an interrupt, nothing would be shown any more.
-        with Shielded():
+        with ShieldedThroughout():
             cls.flush(self)
 
     def close(self: Any) -> None:
