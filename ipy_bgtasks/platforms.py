@@ -258,7 +258,7 @@ def uncollected(ask: Callable[[], T]) -> Iterator[Iterator[T]]:
     other threads go on. These two hold a lock then (until 3.11.9, gh-106883), for which the
     other threads wait without letting go of the interpreter: for ever.
 
-    From the end of the collector to that of *ask* all is C, so no other thread can put it on again.
+    From the collector's end to that of *ask* all is C, so no other thread can put it on between.
     """
     if sys.version_info >= (3, 12):
         yield map(call, (ask,))
