@@ -114,7 +114,7 @@ def is_between_locks(innermost: FrameType) -> bool:
     if code is _WAIT:
         return "gotit" not in innermost.f_locals
     return is_library(code.co_filename) and (
-        code.co_name.strip("_").lower().startswith(_LOCKING)
+        code.co_name.startswith(_LOCKING)
         or (code.co_filename == _IMPORTING and "lock" in code.co_qualname.lower())
     )
 
@@ -128,7 +128,7 @@ def is_waiting(innermost: FrameType) -> bool:
 
 _WAIT = threading.Condition.wait.__code__
 #: How the names of functions begin that take or give back a lock.
-_LOCKING = ("acquire", "release", "enter", "exit", "is_owned")
+_LOCKING = ("__enter__", "__exit__", "acquire", "_acquire", "release", "_release", "_is_owned")
 #: The file of what imports modules; its functions and classes for locks have names that say so.
 _IMPORTING = "<frozen importlib._bootstrap>"
 
