@@ -602,6 +602,7 @@ def _shares_lock() -> Callable[[], None]:
 
 def _draws_bars() -> Callable[[], None]:
     tqdm = pytest.importorskip("tqdm")
+    tqdm.tqdm.get_lock()  # is made under another, which tqdm gives back in no `finally:`
 
     def call() -> None:
         with tqdm.tqdm.get_lock():
