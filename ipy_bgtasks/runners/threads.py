@@ -456,6 +456,8 @@ class ThreadRunner(Runner):
         self._idle: list[_Worker] = []
         self._queue: deque[ThreadRun] = deque()
         self._pursued: deque[ThreadRun] = deque()
+        #: Whether the service loop is about to look there.
+        self._woken = False
         self._workers: set[_Worker] = set()
         #: Whether so many threads compute, or may, that each gets its turn late.
         self.crowded = False
@@ -525,11 +527,14 @@ class ThreadRunner(Runner):
     def pursue(self, run: ThreadRun) -> None:
         """Have the service loop see to a run that is to stop."""
         self._pursued.append(run)
-        # Else it is about to look: waking it may cost this thread a turn.
-        if len(self._pursued) == 1:
+        # Else it is about to look: waking it may cost this thread a turn. (By the length of the
+        # queue, two threads that had both put theirs there would both have left it to the other.)
+        if not self._woken:
+            self._woken = True
             self.service.loop.call_soon_threadsafe(self._begin_pursuits)
 
     def _begin_pursuits(self) -> None:
+        self._woken = False
         while self._pursued:
             self.service.loop.call_later(_SOON, self._pursued.popleft().pursue)
 

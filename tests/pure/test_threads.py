@@ -78,7 +78,7 @@ def ended(job: Record) -> JobState:
     try:
         job.result(BOUND)
     except (concurrent.futures.CancelledError, Exception):
-        assert job.done()
+        assert job.done(), (job.run.why_not_stopped(), job.stack())
     return job.state
 
 

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import descendants, frame_of
+from ipy_bgtasks.runners.threads import ThreadRun
 
 #: How often each wait is ended in a random moment.
 ROUNDS = int(os.environ.get("BG_STRESS", "100"))
@@ -556,6 +558,34 @@ def test_a_loop_of_another_kind_ends_in_good_order(place: Place, library: str, s
     assert ended(job) is JobState.CANCELLED
     assert sorted(did) == sorted([("_sleeps", thread), (step.__name__, thread)])
     assert place.launch(lambda: 1).result(BOUND) == 1
+
+
+@linux
+def test_two_that_are_cancelled_at_the_same_moment_are_both_seen_to(place: Place) -> None:
+    """And so is all that is cancelled after them."""
+    both = threading.Barrier(2)
+
+    class Queue(deque[ThreadRun]):
+        def append(self, run: ThreadRun) -> None:
+            super().append(run)
+            if not both.broken:
+                both.wait(BOUND)
+
+    place.threads._pursued = Queue()
+
+    def receiving() -> Record:
+        ours, theirs = socket.socketpair()
+        job = place.launch(lambda: (ours.recv(1), theirs))
+        until(lambda: "recv" in waits.system_call(job.thread or 0)[0])
+        return job
+
+    jobs = [receiving(), receiving()]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Record.cancel, jobs))
+    both.abort()
+    jobs.append(receiving())
+    jobs[-1].cancel()
+    assert [ended(job) for job in jobs] == [JobState.CANCELLED] * 3
 
 
 @linux
