@@ -45,6 +45,7 @@ def text(reply: Reply) -> str:
 
 def test_a_blocked_loop_is_told_under_the_jobs_own_cell(ready: Kernel) -> None:
     """Within about a second, with job, cell, line and what would avoid it; and once."""
+    ready.ok("%config BgTasks.watchdog = 1")
     reply = ready.ok("threading.Timer(2.5, gate.set).start()\n%bg parent();")
     line = ready.until(lambda: reply.stderr)
     other = ready.ok("1")
@@ -61,6 +62,7 @@ def test_a_blocked_loop_is_told_under_the_jobs_own_cell(ready: Kernel) -> None:
 
 def test_the_watchdog_can_be_turned_off_and_blames_no_job_for_a_cell(ready: Kernel) -> None:
     """`%config` has effect at once."""
+    ready.ok("%config BgTasks.watchdog = 1")
     waits = ready.ok("%bg asyncio.sleep(1000);")
     cell = ready.ok("time.sleep(1.6)")  # longer than the watchdog's limit
     ready.ok("%config BgTasks.watchdog = 0")
