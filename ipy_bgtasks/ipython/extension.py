@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.frontends.installing import (
@@ -97,8 +98,11 @@ class Loaded:
         session.print_kept()
 
     def _free_descriptors(self) -> None:
-        while self._held:
-            os.close(self._held.pop())
+        held, self._held = self._held, []
+        # By as few calls as can be: beside threads that compute each takes a turn of all.
+        for _, each in groupby(enumerate(held), lambda pair: pair[1] - pair[0]):
+            run = [descriptor for _, descriptor in each]
+            os.closerange(run[0], run[-1] + 1)
 
     def prepare_for_jobs(self, runners: Runners) -> None:
         """Install what concerns jobs only; all of it is imported with the first."""

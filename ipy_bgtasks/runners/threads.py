@@ -518,18 +518,26 @@ class ThreadRunner(Runner):
             self._queue.clear()
         for run in dropped:
             run.job.end_cancelled()
-        for worker in list(self._workers):
-            run_now = worker.run_now
-            job = None if run_now is None else run_now.job
-            if job is not None and not job.cancel_requested:
-                job.cancel()
+        self._woken = True  # once is enough: beside threads that compute it takes a turn of all
+        try:
+            for worker in list(self._workers):
+                run_now = worker.run_now
+                job = None if run_now is None else run_now.job
+                if job is not None and not job.cancel_requested:
+                    job.cancel()
+        finally:
+            self._woken = False
+            self._wake()
 
     def pursue(self, run: ThreadRun) -> None:
         """Have the service loop see to a run that is to stop."""
         self._pursued.append(run)
+        self._wake()
+
+    def _wake(self) -> None:
         # Else it is about to look: waking it may cost this thread a turn. (By the length of the
         # queue, two threads that had both put theirs there would both have left it to the other.)
-        if not self._woken:
+        if self._pursued and not self._woken:
             self._woken = True
             self.service.loop.call_soon_threadsafe(self._begin_pursuits)
 
