@@ -5,10 +5,13 @@ In the foreground it is timed by the processor time of the printing thread.
 
 from __future__ import annotations
 
+import random
 import statistics
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +68,35 @@ def messages(size: Size) -> Iterator[Round]:
                 _in_thread(k, name, 1_000)
                 k.until(lambda: any("line 999\n" in text for text in _texts(k)))
                 one[name] = float(len(_texts(k)))
+            yield one
+
+
+@BENCH.add("20 MB of wide text with CR LF from a command", {"ASCII, LF": ratio(5)})
+def wide(size: Size) -> Iterator[Round]:
+    """From the command's start to the job's end."""
+    yield from _commands("日本語 café\r\n".encode(), size)
+
+
+@BENCH.add("20 MB of binary output of a command", {"ASCII, LF": ratio(5)})
+def binary(size: Size) -> Iterator[Round]:
+    """From the command's start to the job's end."""
+    yield from _commands(random.Random(1).randbytes(100_000), size)
+
+
+def _commands(piece: bytes, size: Size) -> Iterator[Round]:
+    with kernel() as k, tempfile.TemporaryDirectory() as home:
+        k.ok(_LOAD)
+        k.ok("from time import perf_counter")
+        files = {}
+        for name, text in {OURS: piece, "ASCII, LF": b"x" * 79 + b"\n"}.items():
+            files[name] = Path(home, name.partition(",")[0])
+            files[name].write_bytes(text * (size.count(20_000_000) // len(text)))
+        for number in range(size.rounds(9)):
+            one = {}
+            for name in in_turn(list(files), number):
+                k.ok(f"began = perf_counter()\njob = %bg -q !cat {files[name]}\njob.result(100);")
+                one[name] = float(k.ok("perf_counter() - began").result or 0)
+                k.messages.clear()
             yield one
 
 

@@ -28,7 +28,8 @@ def kernel(env: dict[str, str] | None = None) -> Iterator[Kernel]:
     from tests.kernel.kernels import Kernel
 
     with tempfile.TemporaryDirectory() as home:
-        kernel = Kernel(Path(home), env=env)
+        # As users have it, and not the tests.
+        kernel = Kernel(Path(home), config="c.BgTasks.watchdog = 1.0", env=env)
         try:
             yield kernel
         finally:
