@@ -13,6 +13,7 @@ import pytest
 from elsewhere import PATIENCE, Gate, House, stop
 
 import ipy_bgtasks
+from ipy_bgtasks.runners import processes
 from ipy_bgtasks.runners.processes import ProcessRunner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gates are FIFOs")
@@ -123,6 +124,23 @@ def test_a_debugger_keeps_no_worker_from_starting(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == "42\n"
+
+
+def test_a_worker_that_takes_long_to_come_up_is_named_in_its_jobs_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job would be `queued`, and nobody knew why."""
+    gate = Gate(tmp_path / "gate")
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(gate.path)!r}).read()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(processes, "_LATE", 0.1)
+    house, runner = House(SOURCE), ProcessRunner(max_processes=1)
+    job = house.launch(runner, "os.getpid()")
+    house.until(lambda: "has not come up for 0.1 s" in job.log.text)
+    gate.open()
+    pid = job.result(PATIENCE)
+    assert job.log.text == f"[its worker process, {pid}, has not come up for 0.1 s]\n"
+    stop(runner)
 
 
 def test_killing_a_worker_that_is_gone_signals_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
