@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ def launched(then: str, count: int) -> tuple[subprocess.Popen[str], list[int]]:
             id="a killed supervisor is replaced",
         ),
         pytest.param(
+            "import debugpy; debugpy.listen(('127.0.0.1', 0))\n"
+            "os.kill(supervisor._process.pid, 9); supervisor._process.wait()\n"
+            "supervisor.watch(trees[0].pid); print(supervisor._process.pid, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            id="it starts while a debugger listens",
+            marks=pytest.mark.skipif(not find_spec("debugpy"), reason="needs debugpy"),
+        ),
+        pytest.param(
             "os.killpg(supervisor._process.pid, signal.SIGTERM)\n"
             "os.killpg(supervisor._process.pid, signal.SIGINT)\n"
             "os.kill(os.getpid(), signal.SIGKILL)",
@@ -94,6 +103,8 @@ def test_nothing_outlives_the_launcher(then: str) -> None:
     launcher, pids = launched(then, 20)
     with launcher:
         launcher.wait(30)
+        assert launcher.stdout is not None
+        pids += map(int, launcher.stdout)  # the supervisor itself, where it is printed
         assert still_alive(pids, 3) == []
 
 
