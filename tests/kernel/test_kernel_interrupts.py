@@ -225,6 +225,7 @@ def test_a_second_interrupt_ends_a_hook_that_hangs(kernel: Kernel) -> None:
         "get_ipython().events.register('post_run_cell', hang)"
     )
     cell = kernel.start("'hang'")
+    kernel.until(lambda: cell.reply.stdout)
     while not cell.reply.content:
         seen = cell.reply.stdout
         kernel.interrupt()

@@ -150,6 +150,7 @@ def test_what_comes_after_a_wait_comes_after_it(k: Kernel, typed: Typed) -> None
     between = typed("order.append('between')")
     waits = typed("r = %fg job")
     uses = typed("order.append(r)")
+    table(typed("%jobs"))  # so all have come
     release(typed)
     first.wait()
     between.wait()

@@ -20,7 +20,10 @@ class Screen:
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any], str, bool]] = []
         self.clock = FakeClock()
-        self.cards = Cards(self._send, self.clock.later)
+        self.flushed: list[int] = []  # how many had been sent at each flush
+        self.cards = Cards(
+            self._send, self.clock.later, flush=lambda: self.flushed.append(len(self.sent))
+        )
         self.runner = FakeRunner()
         self.opened = 0
 
@@ -116,6 +119,25 @@ def test_progress_is_no_update_of_a_display_that_a_page_keeps_alive(heard: bool)
     screen.runner.finish(job, "the value")
     screen.cards.ended(job)
     assert "the value" in screen.sent[-1][1]["text/html"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_text_is_sent_before_a_card_that_says_all_have_ended(count: int) -> None:
+    """Also where the card is ahead of the news of the last end."""
+    screen = Screen()
+    header = screen.request("first", "a")
+    *others, last = [screen.launch(n, header) for n in range(1, count + 1)]
+    for job in others:
+        screen.runner.finish(job)
+        screen.cards.ended(job)
+    screen.clock.advance(10)
+    (card,) = screen.cards._cards[last.number]
+    before = len(screen.sent)
+    screen.runner.finish(last)
+    assert before not in screen.flushed
+    screen.cards._update_card(card)
+    assert "finished" in screen.sent[before][1]["text/html"]
+    assert before in screen.flushed
 
 
 def test_a_card_of_many_says_how_many_of_them_are_kept_no_more() -> None:

@@ -473,7 +473,9 @@ class Cards:
         bundle = card.bundle(live=self.heard)
         if card.shown == bundle and not card.is_over:
             return
-        if card.is_over and card.count > 1:  # of a job alone whoever tells of its end has done so
+        # What it says may be ahead of `ended`. Of a job alone, that has sent the text already.
+        left = card.alive()
+        if all(job.done() for job in left) and (left or card.count > 1):
             self._flush()
         card.shown, card.sent = bundle, time.monotonic()
         self._send(card.parent, bundle, card.display_id, update=True)
