@@ -453,6 +453,11 @@ class Signals:
         arriving = expected or is_pending(getattr(signal, name))
         return has_come() or (arriving and until(has_come, 10 * PASSES, _SOON))
 
+    def forget(self, name: str) -> None:
+        """Drop a signal on which nobody has acted yet: what it was meant for is over."""
+        if self._sockets:
+            _read(self._sockets[name][0])
+
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""
 

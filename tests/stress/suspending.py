@@ -125,7 +125,8 @@ class Session:
             began = time.monotonic()
             terminal.send(CTRL_Z)
             # It may have ended in that very moment.
-            if terminal.expect(rf"goes on in the background|Out\[\d+\]: \({r}, ")[0][0] == "g":
+            ended = rf"Out\[\d+\]: (?:\^Z)?\({r}, "
+            if terminal.expect(rf"goes on in the background|{ended}")[0][0] == "g":
                 self.expected[r] = n
                 counts.backgrounded += 1
                 counts.modes += not good  # else it may have been over when its mode was looked at

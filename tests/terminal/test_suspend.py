@@ -182,6 +182,20 @@ def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
     t.expect("'woke'")
 
 
+def test_a_key_that_came_too_late_for_its_cell_is_not_for_the_next(t: Terminal) -> None:
+    """The one who acts was still busy with a key before it."""
+    t.run("import select; signals = get_ipython()._ipy_bgtasks_core.front_end._suspending.signals")
+    t.run("comes = lambda: select.select([signals._sockets['SIGTSTP'][0]], [], [])")
+    t.start("signals._acting.acquire(); print('he' 'ld'); comes()")
+    t.expect("held")
+    t.send(CTRL_Z)
+    t.prompt()
+    t.start("signals._acting.release(); time.sleep(1); 'sta' 'yed'")  # what must not happen
+    t.expect("'stayed'")
+    t.prompt()
+    assert "goes on in the background" not in t.text
+
+
 def test_a_cell_that_takes_longer_goes_by_itself(t: Terminal) -> None:
     """As with Ctrl-Z, which ends a `%fg`, too; one that asks stays until it has its answer."""
     t.run("%config BgTasks.background_after = 0.2")

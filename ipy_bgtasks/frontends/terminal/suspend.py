@@ -287,6 +287,7 @@ class TerminalCells(BackgroundCells[Cell]):
             cell.awaits = asyncio._get_running_loop() is not None
             cell.handler = self._terminal.handler_here()
             self.begin(cell)
+            self.signals.forget("SIGTSTP")  # typed for a cell before, while another was looked at
             self._take_stop(cell)
 
     def _take_stop(self, cell: Cell) -> None:
