@@ -94,8 +94,9 @@ def _commands(piece: bytes, size: Size) -> Iterator[Round]:
         for number in range(size.rounds(9)):
             one = {}
             for name in in_turn(list(files), number):
-                k.ok(f"began = perf_counter()\njob = %bg -q !cat {files[name]}\njob.result(100);")
-                one[name] = float(k.ok("perf_counter() - began").result or 0)
+                job = f"job = %bg -q !cat {files[name]}\njob.result(100)"
+                code = f"began = perf_counter()\n{job}\nperf_counter() - began"
+                one[name] = float(k.ok(code).result or 0)
                 k.messages.clear()
             yield one
 
