@@ -25,7 +25,12 @@ from ipy_bgtasks.context import current, job_of
 from ipy_bgtasks.errors import ExitInTask
 from ipy_bgtasks.foreign import is_a, is_awaitable
 from ipy_bgtasks.job.host import Run, Runner
-from ipy_bgtasks.platforms import has_task_factories, leave_forked_child, processor_times
+from ipy_bgtasks.platforms import (
+    frame_of,
+    has_task_factories,
+    leave_forked_child,
+    processor_times,
+)
 from ipy_bgtasks.stacks import (
     Cells,
     await_frames,
@@ -38,6 +43,7 @@ from ipy_bgtasks.stacks import (
     summaries,
     thread_frames,
 )
+from ipy_bgtasks.waits import can_be_ended
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -438,8 +444,11 @@ class Watchdog:
             self._told.add(job)
             number = None if job.source is None else self._cells(job.source)
             where = "" if number is None else f" (cell {number})"
-            if not job.done():  # the thread lets go of the interpreter right at the call's end
-                where = self._where(summaries(thread_frames(thread))) or where
+            # The thread lets go of the interpreter right at the call's end, and stands there; one
+            # that has ended or waits by now has gone on, and where it is would mislead.
+            stack, frame = summaries(thread_frames(thread)), frame_of(thread)
+            if frame is not None and not job.done() and not can_be_ended(thread, frame):
+                where = self._where(stack) or where
             self._say(
                 job, f"held the interpreter for {late:.1f} s{where}: all else had to wait", "-p"
             )

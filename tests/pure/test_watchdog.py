@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ipy_bgtasks.registry.collection import Registry
 from ipy_bgtasks.runners.loop import LoopRunner, Watchdog, contain_exits
 from ipy_bgtasks.runners.threads import ThreadRunner
 from ipy_bgtasks.service import ServiceLoop
+from ipy_bgtasks.waits import is_waiting
 
 BOUND = 20.0
 LIMIT = 0.1
@@ -190,7 +192,10 @@ def test_it_does_not_look_while_no_job_is_on_the_loop(
 
 @pytest.mark.parametrize("more", [False, True], ids=["at its end", "in its middle"])
 def test_a_thread_that_holds_the_interpreter_is_named(watched: Watched, more: bool) -> None:
-    """Once, and afterwards: meanwhile nobody could. One C call is one step for the interpreter."""
+    """Once, and afterwards: meanwhile nobody could. One C call is one step for the interpreter.
+
+    A thread that has gone on by then is not said to be where it is now.
+    """
     gate = threading.Event()
 
     def holds() -> None:
@@ -205,10 +210,31 @@ def test_a_thread_that_holds_the_interpreter_is_named(watched: Watched, more: bo
     assert re.match(r"job 1 \(f\(\)\) held the interpreter for \d+\.\d s", line)
     assert line.endswith(": all else had to wait. %bg -p would avoid that")
     number = holds.__code__.co_firstlineno + 2
-    assert f" in sum (test_watchdog.py:{number}): " in line or job.done()
+    assert f" in sum (test_watchdog.py:{number}): " in line or " in " not in line
     gate.set()
     job.result(BOUND)
     assert watched.notices.empty()
+
+
+def test_a_thread_that_waits_by_now_is_named_without_a_line(watched: Watched) -> None:
+    """Where it waits is not where it held the interpreter."""
+    watched.dog._looking = True  # this test looks itself
+    gate, idents = threading.Event(), queue.Queue[int]()
+
+    def held() -> None:
+        while time.thread_time() < 0.5:
+            pass
+        idents.put(threading.get_ident())
+        gate.wait(BOUND)
+
+    job = watched.registry.launch(work(held))
+    ident = idents.get(timeout=BOUND)
+    until(lambda: is_waiting(sys._current_frames()[ident]))
+    assert watched.dog._held(2.0)
+    who, line = watched.notices.get_nowait()
+    gate.set()
+    assert who is job
+    assert line.startswith("job 1 (f()) held the interpreter for 2.0 s: all else had to wait")
 
 
 def test_a_thread_that_computes_in_python_is_not_blamed(watched: Watched) -> None:
