@@ -59,6 +59,16 @@ class StopThread(KeyboardInterrupt):
 
     again: Callable[[], object] = int
 
+    def __del__(self) -> None:
+        """Be sent again where no code saw it.
+
+        A file that nobody holds any more is closed, and what is raised in its ``close`` forgotten
+        without a word: it came no further than that.
+        """
+        trace = self.__traceback__
+        if trace is None or trace.tb_frame.f_code.co_name == "close":
+            type(self).again()
+
 
 # What code that catches it sees is the exception it knows.
 StopThread.__name__ = StopThread.__qualname__ = "KeyboardInterrupt"
@@ -71,7 +81,7 @@ class Sent:
     *again* is called in that thread if it was raised where nothing can be: see `send_again`.
     """
 
-    __slots__ = ("_pending", "exception", "lost", "waits")
+    __slots__ = ("_pending", "_unsent", "exception", "lost", "waits")
 
     def __init__(self, thread: int, again: Callable[[], object] = int) -> None:
         pending: list[Any] = [self]
@@ -87,11 +97,20 @@ class Sent:
             "again": staticmethod(again),
         }
         self.exception: type[StopThread] = type(StopThread.__name__, (StopThread,), members)
+        self._unsent = sys.getrefcount(self.exception)
 
     @property
     def pending(self) -> bool:
         """Whether the thread has yet to raise it."""
         return bool(self._pending)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it was sent and raised, and forgotten before there was an instance.
+
+        Python 3.11 makes one only for code that handles it.
+        """
+        return self.pending and sys.getrefcount(self.exception) <= self._unsent
 
     def drop(self) -> None:
         """Note that it will not be raised any more."""

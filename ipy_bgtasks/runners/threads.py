@@ -349,6 +349,9 @@ class ThreadRun(Run):
             sent = self._sent
             if self._target is None or sent is None or not sent.pending:
                 return False
+            if sent.forgotten:
+                sent.lost = self._due = True
+                return True
             self._end_wait(sent)
             return sent.pending
 

@@ -370,6 +370,39 @@ def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
     assert did == ["lost", "went on"]
 
 
+@pytest.mark.parametrize("handles", [False, True], ids=["plain", "with a finally"])
+def test_what_is_lost_where_a_dropped_file_is_closed_is_sent_again(
+    place: Place, handles: bool
+) -> None:
+    """Python forgets what is raised there without a word."""
+    begun, did = threading.Event(), []
+
+    class Slow(io.RawIOBase):
+        def close(self) -> None:
+            if handles:
+                try:
+                    self.loop()
+                finally:
+                    super().close()
+            self.loop()
+
+        def loop(self) -> None:
+            while not self.closed and not did:
+                begun.set()
+
+    def run() -> None:
+        Slow()
+        did.append("went on")
+        while True:
+            pass
+
+    job = place.launch(run)
+    assert begun.wait(BOUND)
+    job.cancel()
+    assert ended(job) is JobState.CANCELLED
+    assert did == ["went on"]
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine's thread"])
 def test_a_progress_bar_of_a_stopped_job_ends_where_it_lives(
     place: Place, is_async: bool, monkeypatch: pytest.MonkeyPatch
