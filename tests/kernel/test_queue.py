@@ -165,6 +165,18 @@ def test_what_comes_after_a_wait_comes_after_it(k: Kernel, typed: Typed) -> None
     assert k.ok("order").result == "['between', 'done']"
 
 
+@pytest.mark.parametrize("code", ["await gate.wait()", "%fg gate.wait()"], ids=["await", "%fg"])
+def test_where_a_cell_waits_is_its_own_line(k: Kernel, typed: Typed, code: str) -> None:
+    """In front and in the background; not that of the loop below it."""
+    k.ok("import asyncio\ngate = asyncio.Event()")
+    cell = running(typed, f"print('begins')\n{code}")
+    number = cell.reply.contents("execute_input")[0]["execution_count"]
+    assert f"cell {number}, line 2" in table(typed("%jobs")).splitlines()[0]
+    typed("%bg").wait()
+    assert f"at cell {number}, line 2" in table(typed("%jobs -v"))
+    k.ok("%cancel all")
+
+
 def test_the_stop_button_means_the_newest(k: Kernel, typed: Typed) -> None:
     """First the wait beside the cell, then the cell."""
     k.ok("job = %bg later.wait()")

@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from ipy_bgtasks.frontends.running_cells import RunningCell
+from ipy_bgtasks.stacks import await_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from ipy_bgtasks.frontends.kernel.background_cells import KernelCells
     from ipy_bgtasks.patching import Installation
@@ -135,6 +137,12 @@ class CellRun(RunningCell):
         self.interrupted = True
         self.task.get_loop().call_soon_threadsafe(self.task.cancel)
         return True
+
+    def frames(self) -> list[FrameType]:
+        """Return where its code is, at an await too. Any thread may call."""
+        if self.task is None:
+            return super().frames()
+        return await_frames(self.task, self.thread, self.task.get_loop())
 
     def is_first_reply(self) -> bool:
         """Return whether the caller is the first to reply. Any thread may call."""
