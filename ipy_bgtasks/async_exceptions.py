@@ -150,7 +150,7 @@ def raise_in_user_code(
     then ends what the thread waits for.
     """
     frame = frame_of(thread) if frame is None else frame
-    if frame is None or not _is_open(frame, start, own_loop):
+    if frame is None or not is_open(frame, start, own_loop=own_loop):
         return False
     set_async_exc, c_ulong, py_object = _python_api()
     target, what = c_ulong(thread), py_object(sent.exception)
@@ -256,8 +256,11 @@ def end_servers(loop: asyncio.AbstractEventLoop) -> bool:
     return bool(running)
 
 
-def _is_open(innermost: FrameType, start: CodeType, own_loop: bool) -> bool:
-    """Return whether what runs is the user's code, or a library's on its behalf."""
+def is_open(innermost: FrameType, start: CodeType, *, own_loop: bool) -> bool:
+    """Return whether what runs is the user's code, or a library's on its behalf.
+
+    For *start* and *own_loop* see `raise_in_user_code`.
+    """
     if is_between_locks(innermost):
         return False
     if waits_for_answer(innermost):

@@ -523,8 +523,8 @@ TOUCHES = {
         "ipykernel",
         "the name of its handler of SIGINT in await cells, handle_sigint",
         _IPYKERNEL,
-        "an interrupted await cell ends with KeyboardInterrupt, as in a terminal",
-        "an interrupted await cell ends with asyncio's CancelledError",
+        "an interrupted await cell ends at once with KeyboardInterrupt, as in a terminal",
+        "an interrupted await cell ends at its next await, with asyncio's CancelledError",
     ),
     "shutdown": Touch(
         "ipykernel",

@@ -21,6 +21,9 @@ def soon(turns=5):
     # Some turns of the loop later, whoever called this waits.
     call = (lambda: print('begun')) if turns == 0 else (lambda: soon(turns - 1))
     asyncio.get_running_loop().call_soon(call)
+async def blocks():
+    for _ in range(100): await asyncio.sleep(0)
+    while True: time.sleep(0.001)
 async def busy():
     total = 0
     while not gate.is_set():
@@ -103,10 +106,12 @@ def test_fg_detaches_at_once_on_a_quiet_loop(k: Kernel, cell: str) -> None:
         "job = %bg waits()\nawait job",
         "async with asyncio.TaskGroup() as g:\n    g.create_task(waits())",
         "await asyncio.gather(waits(), waits())",
+        "await blocks()",
+        "async with asyncio.timeout(1000):\n    await blocks()",
     ],
 )
 def test_every_await_cell_is_interrupted_at_once(k: Kernel, cell: str) -> None:
-    """Stock ipykernel waits until something else wakes the loop."""
+    """Stock ipykernel waits until something else wakes the loop, and for the end of a step."""
     job = k.ok("other = %bg waits('other')")
     assert job.status == "ok"
     ename, _, took = interrupted(k, cell)

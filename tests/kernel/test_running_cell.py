@@ -134,8 +134,9 @@ def test_a_failure_shows_under_the_cell_and_fails_the_job(k: Kernel) -> None:
         "print('begins')\nwhile True: pass",
         "print('begins')\ntime.sleep(1000)",
         "print('begins')\nawait gate.wait()",
+        "async def sleeps():\n    print('begins')\n    time.sleep(1000)\nawait sleeps()",
     ],
-    ids=["busy", "asleep", "await"],
+    ids=["busy", "asleep", "await", "asleep in an await"],
 )
 def test_cancel_interrupts_it_where_it_is(k: Kernel, code: str) -> None:
     """As the stop button would have; the job is cancelled then."""

@@ -24,7 +24,10 @@ from ipy_bgtasks.frontends.base import FrontEnd
 from ipy_bgtasks.frontends.installing import answer_requests_of_jobs, knows_contexts, pin_parent
 from ipy_bgtasks.frontends.kernel.cards import Cards
 from ipy_bgtasks.frontends.kernel.displays import Figures, route_displays, show_value
-from ipy_bgtasks.frontends.kernel.interrupts import guard_requests_from_sigint, show_interrupts
+from ipy_bgtasks.frontends.kernel.interrupts import (
+    guard_requests_from_sigint,
+    interrupt_await_cells,
+)
 from ipy_bgtasks.frontends.kernel.output import Texts, WholeLines, key_of
 from ipy_bgtasks.frontends.kernel.widgets import VIEW, WidgetBars, WidgetOutputs
 from ipy_bgtasks.frontends.streams import formatted, is_tee, route_in_place
@@ -94,7 +97,7 @@ class KernelFrontEnd(FrontEnd):
         super().install(changes)
         changes.step_on_loop("wake-up", loop, lambda here: here.enter(woken_by_signals(loop)))
         changes.step("background cells", self._background_cells)
-        changes.step("interrupted cells", show_interrupts, self)
+        changes.step("interrupted cells", interrupt_await_cells, self)
         changes.step_on_loop("stop button", loop, guard_requests_from_sigint, self)
 
     def _route(self, changes: Installation) -> None:

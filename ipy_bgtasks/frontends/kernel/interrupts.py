@@ -5,9 +5,11 @@ its reply. Where that lands between the two in the kernel's own code, the reply 
 front end waits forever; after an await cell the loop iterates there, with steps of jobs. So
 `guard_requests_from_sigint` delays an interrupt until the code of its request.
 
-ipykernel cancels the task of an interrupted await cell, so that it ends with asyncio's
-`CancelledError` and with asyncio's frames, which tell its author nothing. `show_interrupts` ends
-it with `KeyboardInterrupt`, as in a terminal. What the cell itself raises stays as it is.
+ipykernel cancels the task of an interrupted await cell. That waits for the end of a step, in which
+the code may sleep or compute for ever, and the cell ends with asyncio's `CancelledError` and with
+asyncio's frames, which tell its author nothing. `interrupt_await_cells` raises `KeyboardInterrupt`
+in such a step, and ends every interrupted cell with it, as in a terminal. What the cell itself
+raises stays as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ipy_bgtasks.async_exceptions import is_open
 from ipy_bgtasks.foreign import is_a
+from ipy_bgtasks.frontends.installing import code_that_runs_cells
 from ipy_bgtasks.platforms import interrupt_main_thread, on_main_thread
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
@@ -137,6 +141,17 @@ _CODE = {"run_code": "IPython.core.interactiveshell"}
 _CATCHES = {"run_cell_async": "IPython.core.interactiveshell", "trigger": "IPython.core.events"}
 
 
+def _is_in_step(frame: FrameType | None) -> bool:
+    """Return whether the code of a cell that awaits runs right now, and not another task's."""
+    start = code_that_runs_cells()
+    return (
+        frame is not None
+        and start is not None
+        and _is_within(_CODE, frame)
+        and is_open(frame, start, own_loop=True)
+    )
+
+
 def _is_within(functions: dict[str, str], frame: FrameType | None) -> bool:
     """Return whether one of these functions, given with its module, has led to *frame*."""
     while frame is not None:
@@ -147,8 +162,8 @@ def _is_within(functions: dict[str, str], frame: FrameType | None) -> bool:
     return False
 
 
-def show_interrupts(changes: Installation, front_end: KernelFrontEnd) -> None:
-    """Show an interrupt as such from now on. Any thread may call."""
+def interrupt_await_cells(changes: Installation, front_end: KernelFrontEnd) -> None:
+    """Interrupt await cells at once, and show it as such, from now on. Any thread may call."""
     cells, events = _AwaitCells(front_end), front_end.shell.events
     changes.append(front_end.translators, cells.translate)
     changes.event(events, "pre_execute", cells.on_begin)
@@ -175,13 +190,16 @@ class _AwaitCells:
         if getattr(handler, "__name__", "") != "handle_sigint" or not callable(handler):
             return  # a plain cell
 
-        def interrupt(number: int, frame: Any) -> None:
+        def interrupt(frame: FrameType | None) -> bool:
             if self._front_end.route_interrupt():
-                return
+                return False
+            if _is_in_step(frame):
+                return True
             self._interrupted = True
-            handler(number, frame)
+            handler(signal.SIGINT, frame)
+            return False
 
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, raising(interrupt))
 
     def translate(self, error: BaseException) -> BaseException:
         """Return what is shown of what a cell ended with."""
