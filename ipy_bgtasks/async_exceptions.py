@@ -59,15 +59,21 @@ class StopThread(KeyboardInterrupt):
 
     again: Callable[[], object] = int
 
-    def __del__(self) -> None:
-        """Be sent again where no code saw it.
+    if sys.version_info < (3, 13):  # from then on it is shown, as what is raised in ``__del__``
 
-        A file that nobody holds any more is closed, and what is raised in its ``close`` forgotten
-        without a word: it came no further than that.
-        """
-        trace = self.__traceback__
-        if trace is None or trace.tb_frame.f_code.co_name == "close":
-            type(self).again()
+        def __del__(self) -> None:
+            """Be sent again where no code saw it.
+
+            A file that nobody holds any more is closed, and what is raised in its ``close``
+            forgotten without a word: it came no further than that. Python 3.11 notes only how far
+            some code has handled it.
+            """
+            trace = self.__traceback__
+            frame = None if trace is None else trace.tb_frame
+            while frame is not None and frame.f_code.co_name != "close":
+                frame = frame.f_back
+            if trace is None or frame is not None:
+                type(self).again()
 
 
 # What code that catches it sees is the exception it knows.
@@ -78,7 +84,8 @@ StopThread.__module__ = "builtins"
 class Sent:
     """One `StopThread` on its way to *thread*, to be raised once.
 
-    *again* is called in that thread if it was raised where nothing can be: see `send_again`.
+    *again* is called if it was raised where nothing can be (see `send_again`): in any thread, in
+    the middle of anything.
     """
 
     __slots__ = ("_pending", "_unsent", "exception", "lost", "waits")

@@ -85,10 +85,11 @@ class ServiceLoop:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = self._start()
-            return self._loop
+        if (loop := self._loop) is None:
+            with self._lock:
+                if (loop := self._loop) is None:
+                    loop = self._loop = self._start()
+        return loop
 
     def later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Callable[[], None]:
         """Call ``fn(*args)`` on the service thread after *seconds*; returns what cancels it."""

@@ -213,9 +213,10 @@ class ThreadRun(Run):
             return False
 
     def _send_again(self) -> None:
+        # No more than this: the caller, a finalizer, may have interrupted whoever holds our lock.
         if (sent := self._sent) is not None:
             sent.lost = True
-            self.stop()
+            self._runner.service.loop.call_soon_threadsafe(self.stop)
 
     def _end_wait(self, sent: Sent) -> None:
         """End what the thread waits for; a process gets a stronger signal after the grace period.

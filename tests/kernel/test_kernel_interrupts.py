@@ -120,6 +120,20 @@ def test_every_await_cell_is_interrupted_at_once(k: Kernel, cell: str) -> None:
     assert k.ok("gate.set(); opened.set()\nx = %fg other\nx").result == "'other'"
 
 
+def test_an_interrupt_right_before_a_step_that_takes_for_ever_ends_it(k: Kernel) -> None:
+    """It is on its way through the loop, which does not get on."""
+    reply = k.run(
+        "import os, signal\n"
+        "async def f():\n"
+        "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)\n"
+        "    await asyncio.sleep(0)\n"
+        "    while True: time.sleep(0.001)\n"
+        "await f()"
+    )
+    assert reply.ename == "KeyboardInterrupt"
+    assert k.ok("1 + 1").result == "2"
+
+
 # Not one long wait: a signal that comes just before a system call does not end it.
 @pytest.mark.parametrize(
     "cell",

@@ -29,7 +29,7 @@ from patience import until
 from test_threads import BOUND, Place, ended
 
 from ipy_bgtasks import waits
-from ipy_bgtasks.async_exceptions import send_again
+from ipy_bgtasks.async_exceptions import Sent, send_again
 from ipy_bgtasks.job.handle import on_cancel
 from ipy_bgtasks.job.outcome import JobState
 from ipy_bgtasks.job.record import Record
@@ -368,6 +368,20 @@ def test_what_is_lost_in_a_destructor_is_sent_again(place: Place) -> None:
     job.cancel()
     assert ended(job) is JobState.CANCELLED
     assert did == ["lost", "went on"]
+
+
+def test_to_ask_for_it_again_takes_no_lock(place: Place) -> None:
+    """A collection of garbage may, in the middle of anything."""
+    gate = threading.Event()
+    job = place.launch(gate.wait)
+    assert isinstance(job.run, ThreadRun)
+    job.run._sent = Sent(0)
+    with job.run._lock:
+        asked = threading.Thread(target=job.run._send_again, daemon=True)
+        asked.start()
+        asked.join(BOUND)
+        assert not asked.is_alive()
+    assert ended(job) is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("handles", [False, True], ids=["plain", "with a finally"])

@@ -97,7 +97,7 @@ class KernelFrontEnd(FrontEnd):
         super().install(changes)
         changes.step_on_loop("wake-up", loop, lambda here: here.enter(woken_by_signals(loop)))
         changes.step("background cells", self._background_cells)
-        changes.step("interrupted cells", interrupt_await_cells, self)
+        changes.step("interrupted cells", interrupt_await_cells, self, self._later)
         changes.step_on_loop("stop button", loop, guard_requests_from_sigint, self)
 
     def _route(self, changes: Installation) -> None:

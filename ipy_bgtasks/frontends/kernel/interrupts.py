@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipy_bgtasks.frontends.kernel.front_end import KernelFrontEnd
     from ipy_bgtasks.patching import Installation
 
 
-#: Seconds after which an interrupt that came too early for a plain cell's code is sent again.
+#: Seconds after which an interrupt that came too early for a cell's code is sent again.
 _SOON = 0.01
 
 
@@ -162,9 +165,14 @@ def _is_within(functions: dict[str, str], frame: FrameType | None) -> bool:
     return False
 
 
-def interrupt_await_cells(changes: Installation, front_end: KernelFrontEnd) -> None:
-    """Interrupt await cells at once, and show it as such, from now on. Any thread may call."""
-    cells, events = _AwaitCells(front_end), front_end.shell.events
+def interrupt_await_cells(
+    changes: Installation, front_end: KernelFrontEnd, later: Callable[..., object]
+) -> None:
+    """Interrupt await cells at once, and show it as such, from now on. Any thread may call.
+
+    *later* calls a function after some seconds.
+    """
+    cells, events = _AwaitCells(front_end, later), front_end.shell.events
     changes.append(front_end.translators, cells.translate)
     changes.event(events, "pre_execute", cells.on_begin)
     changes.event(events, "post_run_cell", cells.on_end)
@@ -173,10 +181,13 @@ def interrupt_await_cells(changes: Installation, front_end: KernelFrontEnd) -> N
 class _AwaitCells:
     """The await cells that run now. Each method is called on the thread of its cell."""
 
-    def __init__(self, front_end: KernelFrontEnd) -> None:
+    def __init__(self, front_end: KernelFrontEnd, later: Callable[..., object]) -> None:
         self._front_end = front_end
+        self._later = later
         #: Whether the main thread's cell was interrupted.
         self._interrupted = False
+        #: Whether an interrupt of it is on its way through the loop.
+        self._asked = False
         #: What was shown, by thread.
         self._shown: dict[int, KeyboardInterrupt] = {}
 
@@ -185,21 +196,35 @@ class _AwaitCells:
         self._shown.pop(threading.get_ident(), None)
         if not on_main_thread():
             return
-        self._interrupted = False
+        self._interrupted = self._asked = False
         handler = signal.getsignal(signal.SIGINT)
         if getattr(handler, "__name__", "") != "handle_sigint" or not callable(handler):
             return  # a plain cell
-
-        def interrupt(frame: FrameType | None) -> bool:
-            if self._front_end.route_interrupt():
-                return False
-            if _is_in_step(frame):
-                return True
-            self._interrupted = True
-            handler(signal.SIGINT, frame)
-            return False
-
+        interrupt = partial(self._interrupt, handler, asyncio.get_running_loop())
         signal.signal(signal.SIGINT, raising(interrupt))
+
+    def _interrupt(
+        self, handler: Any, loop: asyncio.AbstractEventLoop, frame: FrameType | None
+    ) -> bool:
+        if self._front_end.route_interrupt():
+            return False
+        if _is_in_step(frame):
+            self._asked = False
+            return True
+        self._interrupted = self._asked = True
+        handler(signal.SIGINT, frame)
+        # The cancellation reaches the cell after two turns of the loop. A step that begins by then
+        # may take for ever.
+        loop.call_soon_threadsafe(loop.call_soon, loop.call_soon, self._has_reached)
+        self._later(_SOON, self._again)
+        return False
+
+    def _has_reached(self) -> None:
+        self._asked = False
+
+    def _again(self) -> None:
+        if self._asked and not self._front_end.routes_interrupts():
+            interrupt_main_thread()
 
     def translate(self, error: BaseException) -> BaseException:
         """Return what is shown of what a cell ended with."""
