@@ -22,8 +22,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.async_exceptions import is_open
+from ipy_bgtasks.context import cells_away
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.frontends.installing import code_that_runs_cells
+from ipy_bgtasks.frontends.running_cells import MAIN
 from ipy_bgtasks.platforms import interrupt_main_thread, on_main_thread
 from ipy_bgtasks.sigint import raising
 from ipy_bgtasks.stacks import up_to_the_users
@@ -211,19 +213,25 @@ class _AwaitCells:
         if _is_in_step(frame):
             self._asked = False
             return True
-        self._interrupted = self._asked = True
+        self._interrupted = True
         handler(signal.SIGINT, frame)
-        # The cancellation reaches the cell after two turns of the loop. A step that begins by then
-        # may take for ever.
-        loop.call_soon_threadsafe(loop.call_soon, loop.call_soon, self._has_reached)
-        self._later(_SOON, self._again)
+        if not self._is_away():
+            # The cancellation reaches the cell after two turns of the loop. A step that begins by
+            # then may take for ever.
+            self._asked = True
+            loop.call_soon_threadsafe(loop.call_soon, loop.call_soon, self._has_reached)
+            self._later(_SOON, self._again)
         return False
+
+    def _is_away(self) -> bool:
+        """Return whether an interrupt of the main thread may be for a cell in another thread."""
+        return MAIN in cells_away or self._front_end.routes_interrupts()
 
     def _has_reached(self) -> None:
         self._asked = False
 
     def _again(self) -> None:
-        if self._asked and not self._front_end.routes_interrupts():
+        if self._asked and not self._is_away():
             interrupt_main_thread()
 
     def translate(self, error: BaseException) -> BaseException:
@@ -244,6 +252,7 @@ class _AwaitCells:
 
     def on_end(self, result: Any) -> None:
         """Put the same error into the reply."""
+        self._asked = self._asked and not on_main_thread()
         shown = self._shown.pop(threading.get_ident(), None)
         if shown is not None and result.error_in_exec is not None:
             result.error_in_exec = shown
