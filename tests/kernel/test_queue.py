@@ -117,7 +117,7 @@ def test_cells_sent_together_keep_their_order(k: Kernel) -> None:
     k.ok("import time")
     cells = [
         k.start(code, queue=True)
-        # The first is still running when the last one has come.
+        # The first is still running when the last one has come, which no event can say there.
         for code in ("time.sleep(0.3); job = %bg other(3)", "order.append(1)", "%jobs", "%fg job")
     ]
     shown = [cell.wait() for cell in cells]

@@ -356,8 +356,12 @@ async def test_progress_and_place_are_seen_from_another_session(cells: Any, tmp_
     job = await cells(f"%bg --keep steps({str(gate)!r})")
     until(lambda: job.progress is not None and job.progress.fraction == 0.25)
     assert until(job.stack)[-1].name == "steps"
-    # What the first look asks the job's process for is there at the second.
-    printed = other_session("%jobs", "import time; time.sleep(0.5)", "%jobs -v")
+    # What the first look asks the job's process for is there at a later one.
+    answered = (
+        "import time, ipy_bgtasks\njob = ipy_bgtasks.jobs()['k1']\n"
+        "while job.progress is None or not job.stack(): time.sleep(0.01)"
+    )
+    printed = other_session("%jobs", answered, "%jobs -v")
     assert "25%" in printed
     assert "in steps" in printed
     gate.write_text("")

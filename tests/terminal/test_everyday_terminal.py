@@ -73,6 +73,7 @@ def test_an_interrupted_cancel_shows_no_frame_of_ours(t: Terminal, autoawait: st
     t.run(
         "def watch():\n"
         "    while str(jobs()[1].state) != 'cancelling': time.sleep(0.01)\n"
+        # `%cancel` begins to wait right after that: no event says so.
         "    time.sleep(0.05); print('on ' 'it')"
     )
     t.start("threading.Thread(target=watch).start()\n%cancel %stuck")

@@ -140,7 +140,7 @@ def test_main_in_the_background_prints_while_cells_are_interrupted(t: Terminal) 
     """What it records must not take the signal from the cell in front."""
     send_away(t, "print('beg' 'ins')\nwhile not go.wait(0.001): print('.')\n'prin' 'ted'")
     for _ in range(5):
-        # Ctrl-C comes in the sleep or in the loop, while the other prints.
+        # Ctrl-C comes in the sleep or in the loop, while the other prints: both are meant.
         t.start("print('beg' 'un'); time.sleep(0.2)\nwhile True: pass")
         t.expect("begun")
         t.send(CTRL_C)
