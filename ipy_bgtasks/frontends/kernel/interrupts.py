@@ -181,7 +181,7 @@ def interrupt_await_cells(
 
 
 class _AwaitCells:
-    """The await cells that run now. Each method is called on the thread of its cell."""
+    """The await cells that run now. Public methods are called on the thread of their cell."""
 
     def __init__(self, front_end: KernelFrontEnd, later: Callable[..., object]) -> None:
         self._front_end = front_end
