@@ -10,6 +10,11 @@ between two steps of bytecode. A flag and a lock alone, tried first, let about 1
 exceptions land in code of the pool. A thread inside a C function raises when that returns; if it
 is a wait, `ipy_bgtasks.waits` ends it right after.
 
+Since Python 3.13 a thread raises it one step later: not where it waits for its turn, but at the
+next place where it might. The start of what gives back a lock may be that, in an ``__exit__``, and
+then the lock would stay locked (100 of 1,500 in a loop of such blocks; imports have one for all).
+So what begins there is done first: see `_give_back`.
+
 What is left: between the end of a call and the next line of the user's ``with`` or ``try`` an
 exception may be raised as well, as with any Ctrl-C in a script.
 """
@@ -17,13 +22,17 @@ exception may be raised as well, as with any Ctrl-C in a script.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
+import inspect
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from itertools import compress
-from operator import is_
+from opcode import opmap
+from operator import call, is_
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.foreign import contexts, is_a
@@ -98,8 +107,11 @@ class Sent:
         #: Ends what the thread waits for, as long as the exception is pending.
         self.waits = Waits(thread, pending)
         # Raising it makes an instance, and so, without a line of Python, empties the list.
+        first: Callable[[], object] = pending.clear
+        if sys.version_info >= (3, 13):
+            first = partial([].extend, map(call, (pending.clear, _give_back)))
         members = {
-            "__init__": pending.clear,
+            "__init__": staticmethod(first),
             "__module__": StopThread.__module__,
             "again": staticmethod(again),
         }
@@ -122,6 +134,37 @@ class Sent:
     def drop(self) -> None:
         """Note that it will not be raised any more."""
         self._pending.clear()
+
+
+def _give_back() -> None:
+    """Call the function at whose start a `StopThread` is being raised, if it gives back a lock."""
+    frame = sys._getframe(1)
+    code = frame.f_code
+    if not _is_about_to_give_back(frame):
+        return
+    with suppress(Exception):  # what it raises is the block's own affair, and that is over
+        given = inspect.getargvalues(frame)
+        near = given.locals
+        values = [near[name] for name in code.co_varnames[: code.co_argcount]]
+        names = code.co_varnames[code.co_argcount : len(given.args)]
+        cells = tuple(CellType(near[name]) for name in code.co_freevars)
+        FunctionType(code, frame.f_globals, closure=cells or None)(
+            *values,
+            *(near[given.varargs] if given.varargs else ()),
+            **{name: near[name] for name in names},
+            **(near[given.keywords] if given.keywords else {}),
+        )
+
+
+def _is_about_to_give_back(innermost: FrameType) -> bool:
+    code = innermost.f_code
+    return code.co_name in _GIVING_BACK and _RESUME not in code.co_code[: innermost.f_lasti]
+
+
+#: The names of functions that give back a lock.
+_GIVING_BACK = ("__exit__", "release", "_release", "_release_save")
+#: The instruction at which a function starts, and after which it has done something.
+_RESUME = bytes([opmap["RESUME"]])
 
 
 def send_again(changes: Installation) -> None:
@@ -180,7 +223,7 @@ def take_back(thread: int) -> None:
     """
     set_async_exc, c_ulong, py_object = _python_api()
     set_async_exc(c_ulong(thread), py_object())
-    with contextlib.suppress(_Settled):
+    with suppress(_Settled):
         set_async_exc(c_ulong(thread), py_object(_Settled))
         for _ in range(100):  # it is raised at one of these steps
             pass
@@ -268,7 +311,7 @@ def is_open(innermost: FrameType, start: CodeType, *, own_loop: bool) -> bool:
 
     For *start* and *own_loop* see `raise_in_user_code`.
     """
-    if is_between_locks(innermost):
+    if is_between_locks(innermost) or _is_about_to_give_back(innermost):
         return False
     if waits_for_answer(innermost):
         return True

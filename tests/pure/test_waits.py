@@ -655,6 +655,38 @@ def test_the_sockets_by_which_signals_are_taken_are_never_shut_down() -> None:
     assert got == [b"x"]
 
 
+def test_a_stop_leaves_no_block_without_its_exit(place: Place) -> None:
+    """Whatever the moment: at the start of that it would, or one step before on Python 3.13."""
+
+    class Block:
+        depth = 0
+
+        def __enter__(self) -> None:
+            self.depth += 1
+
+        def look(self) -> int:
+            return abs(3)  # a step at which a thread may wait for its turn
+
+        def __exit__(self, *_: object) -> None:
+            self.depth -= 1
+
+    chance = random.Random(7)
+    for n in range(5 * ROUNDS):
+        block = Block()
+
+        def blocks(block: Block = block) -> None:
+            while True:
+                with block:
+                    block.look()
+
+        job = place.launch(blocks)
+        for _ in range(chance.randrange(3_000)):
+            pass
+        job.cancel()
+        assert ended(job) is JobState.CANCELLED
+        assert block.depth == 0, f"round {n}"
+
+
 def _import() -> None:
     name = "sched" if threading.current_thread().name == "rival" else "colorsys"
     sys.modules.pop(name, None)
