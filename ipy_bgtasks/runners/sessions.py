@@ -52,6 +52,8 @@ _LINGER = 0.2
 #: Seconds between two checks where there is no notification.
 _PAUSE = 0.02
 _SLOW = 1.0
+#: How often at most the processes of a session are listed again that are asked to stop.
+_LISTINGS = 10
 
 
 def python(function: str, *arguments: str) -> list[str]:
@@ -144,7 +146,15 @@ class Sessions:
 
     def terminate(self) -> bool:
         """Ask all processes to stop, even suspended ones; return whether there were any."""
-        found = self.send(signal.SIGTERM)
+        asked: set[int] = set()
+        found, known = self.send(signal.SIGTERM, asked), 0
+        # Again for what they had just forked; none forks while a signal waits for it. Those that
+        # take no notice might go on for ever.
+        for _ in range(_LISTINGS):
+            if len(asked) == known:
+                break
+            known = len(asked)
+            self.send(signal.SIGTERM, asked)
         if found:
             self.send(_signal.SIGCONT)
         return found
@@ -165,15 +175,20 @@ class Sessions:
         """Let them go on."""
         self.send(_signal.SIGCONT)
 
-    def send(self, number: int) -> bool:
-        """Send a signal to all processes; return whether there were any."""
+    def send(self, number: int, but: set[int] | None = None) -> bool:
+        """Send a signal to all processes; return whether there were any.
+
+        Those that are in *but* get none, and the others are added to it.
+        """
         if not self.ids:
             return False
         if processes := pids():
-            found = [pid for pid in processes if _is_alive_in(pid, self.ids)]
-            for pid in found:
+            found = {pid for pid in processes if _is_alive_in(pid, self.ids)}
+            for pid in found - (but or set()):
                 with suppress(OSError):  # it ended meanwhile, or became another user's
                     os.kill(pid, number)
+            if but is not None:
+                but |= found
             return bool(found)
         reached = False
         for group in self.ids:

@@ -214,6 +214,27 @@ def test_without_process_descriptors(place: Place, monkeypatch: pytest.MonkeyPat
     assert job.log.stdout == "out\n"
 
 
+def test_what_a_command_forks_while_it_is_asked_to_stop_is_asked_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on until the grace period is over."""
+    monkeypatch.setattr(place.runner, "grace", 1000.0)
+    job = place.launch("sleep 1000 & echo $$ $! up; wait")
+    said(place, job, "up")
+    new = pids_in(job.log.stdout)[1]
+    every, looks = sessions.pids, []
+
+    def pids() -> list[int]:
+        looks.append(0)
+        return [pid for pid in every() if len(looks) > 1 or pid != new]
+
+    monkeypatch.setattr(sessions, "pids", pids)
+    job.cancel()
+    with pytest.raises(Exception, match="was cancelled"):
+        job.result(LONG)
+    assert still_alive([new], 0) == []
+
+
 def test_without_a_list_of_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process group is what is stopped."""
     monkeypatch.setattr(sessions, "_PROC", "/no/such/place")
