@@ -30,7 +30,6 @@ import sys
 from contextlib import suppress
 from functools import partial
 from itertools import compress
-from opcode import opmap
 from operator import call, is_
 from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from ipy_bgtasks.foreign import contexts, is_a
 from ipy_bgtasks.platforms import frame_of, uncollected
 from ipy_bgtasks.stacks import is_library
-from ipy_bgtasks.waits import Waits, is_between_locks, is_waiting
+from ipy_bgtasks.waits import Waits, is_about_to_give_back, is_between_locks, is_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +139,7 @@ def _give_back() -> None:
     """Call the function at whose start a `StopThread` is being raised, if it gives back a lock."""
     frame = sys._getframe(1)
     code = frame.f_code
-    if not _is_about_to_give_back(frame):
+    if not is_about_to_give_back(frame):
         return
     with suppress(Exception):  # what it raises is the block's own affair, and that is over
         given = inspect.getargvalues(frame)
@@ -154,17 +153,6 @@ def _give_back() -> None:
             **{name: near[name] for name in names},
             **(near[given.keywords] if given.keywords else {}),
         )
-
-
-def _is_about_to_give_back(innermost: FrameType) -> bool:
-    code = innermost.f_code
-    return code.co_name in _GIVING_BACK and _RESUME not in code.co_code[: innermost.f_lasti]
-
-
-#: The names of functions that give back a lock.
-_GIVING_BACK = ("__exit__", "release", "_release", "_release_save")
-#: The instruction at which a function starts, and after which it has done something.
-_RESUME = bytes([opmap["RESUME"]])
 
 
 def send_again(changes: Installation) -> None:
@@ -311,7 +299,7 @@ def is_open(innermost: FrameType, start: CodeType, *, own_loop: bool) -> bool:
 
     For *start* and *own_loop* see `raise_in_user_code`.
     """
-    if is_between_locks(innermost) or _is_about_to_give_back(innermost):
+    if is_between_locks(innermost):
         return False
     if waits_for_answer(innermost):
         return True

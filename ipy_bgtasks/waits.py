@@ -51,6 +51,7 @@ from contextlib import suppress
 from functools import partial
 from inspect import getattr_static
 from itertools import compress
+from opcode import opmap
 from operator import call
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
@@ -113,10 +114,19 @@ def is_between_locks(innermost: FrameType) -> bool:
     code = innermost.f_code
     if code is _WAIT:
         return "gotit" not in innermost.f_locals
-    return is_library(code.co_filename) and (
-        code.co_name.startswith(_LOCKING)
-        or (code.co_filename == _IMPORTING and "lock" in code.co_qualname.lower())
+    return is_about_to_give_back(innermost) or (
+        is_library(code.co_filename)
+        and (
+            code.co_name.startswith(_LOCKING)
+            or (code.co_filename == _IMPORTING and "lock" in code.co_qualname.lower())
+        )
     )
+
+
+def is_about_to_give_back(innermost: FrameType) -> bool:
+    """Return whether *innermost* is at the start of a function that gives back a lock."""
+    code = innermost.f_code
+    return code.co_name in _GIVING_BACK and _RESUME not in code.co_code[: innermost.f_lasti]
 
 
 def is_waiting(innermost: FrameType) -> bool:
@@ -129,6 +139,10 @@ def is_waiting(innermost: FrameType) -> bool:
 _WAIT = threading.Condition.wait.__code__
 #: How the names of functions begin that take or give back a lock.
 _LOCKING = ("__enter__", "__exit__", "acquire", "_acquire", "release", "_release", "_is_owned")
+#: The names of those that give one back, in anybody's code.
+_GIVING_BACK = ("__exit__", "release", "_release", "_release_save")
+#: The instruction at which a function starts: after that it may have done something.
+_RESUME = bytes([opmap["RESUME"]])
 #: The file of what imports modules; its functions and classes for locks have names that say so.
 _IMPORTING = "<frozen importlib._bootstrap>"
 
