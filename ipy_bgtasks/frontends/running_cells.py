@@ -66,6 +66,8 @@ AGAIN, _SOON = 0.005, 0.001
 _PATIENCE = 5.0
 #: Seconds that a signal has to get to its thread before the next one is taken again.
 PASSES = 0.05
+#: Seconds for which one that is on its way is waited for; a busy machine takes a while.
+_ARRIVES = 0.5
 #: Seconds after which code that has not raised what it was sent is taken to be stuck.
 _STUCK = 0.5
 
@@ -451,7 +453,7 @@ class Signals:
         if not self.takes(name):
             return False
         arriving = expected or is_pending(getattr(signal, name))
-        return has_come() or (arriving and until(has_come, 10 * PASSES, _SOON))
+        return has_come() or (arriving and until(has_come, _ARRIVES, _SOON))
 
     def forget(self, name: str) -> None:
         """Drop a signal on which nobody has acted yet: what it was meant for is over."""
@@ -461,12 +463,16 @@ class Signals:
     def settle(self, name: str) -> None:
         """Give the thread that acts a moment for a signal that was sent before this call."""
 
-        def is_over() -> bool:
-            unread = select.select([self._sockets[name][0]], [], [], 0)[0]
-            return not (unread or self._acting.locked() or is_pending(getattr(signal, name)))
+        def is_on_its_way() -> bool:
+            # In the order of its way, or it might go past us.
+            return (
+                is_pending(getattr(signal, name))
+                or bool(select.select([self._sockets[name][0]], [], [], 0)[0])
+                or self._acting.locked()
+            )
 
         if self.takes(name):
-            until(is_over, PASSES, _SOON)
+            until(lambda: not is_on_its_way(), _ARRIVES, _SOON)
 
     def forward(self, _frame: object = None) -> bool:
         """Act as a `SigintHandler` for a signal that reached the main thread all the same."""

@@ -21,6 +21,7 @@ from patience import until
 
 from ipy_bgtasks.async_exceptions import StopThread
 from ipy_bgtasks.context import current
+from ipy_bgtasks.frontends import running_cells
 from ipy_bgtasks.frontends.running_cells import Signals
 from ipy_bgtasks.hooks import threads_of_jobs
 from ipy_bgtasks.job.handle import current_job
@@ -474,6 +475,42 @@ def test_a_thread_that_begins_takes_no_signal_before_its_first_line() -> None:
     assert seen == [True, False]
     assert not is_blocked()
     assert not threads_of_jobs.blocked_at_start
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_is_waited_for_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gets from the system to us while we look at where it is, as well."""
+    acts, goes_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    def act() -> None:
+        acts.set()
+        goes_on.wait(BOUND)
+
+    signals = Signals({"SIGINT": act})
+    passes = iter([signals.forward])
+
+    def is_pending(_number: int) -> bool:
+        for arrive in passes:
+            arrive()
+        return False
+
+    def settle() -> None:
+        signals.settle("SIGINT")
+        over.set()
+
+    monkeypatch.setattr(running_cells, "is_pending", is_pending)
+    signals.take("SIGINT")
+    try:
+        thread = threading.Thread(target=settle)
+        thread.start()
+        assert acts.wait(BOUND)
+        assert not over.wait(0.1)  # what must not happen, and did after half of that
+        goes_on.set()
+        assert over.wait(BOUND)
+        thread.join(BOUND)
+    finally:
+        goes_on.set()
+        signals.give_back("SIGINT")
 
 
 def test_the_switch_interval_is_short_while_anybody_needs_that() -> None:
