@@ -58,6 +58,8 @@ _STARTING = "ipy_bgtasks.work.reading"
 _WAITING = ("ipy_bgtasks.job", "ipy_bgtasks.hooks", "ipy_bgtasks.waits")
 #: The machinery of a loop, in which a future may be half done.
 _LOOPS = ("asyncio", "uvloop", "trio")
+#: What runs a step of a task, and all other callbacks of a loop of asyncio's own.
+STEP = asyncio.Handle._run.__code__
 #: In these functions of `subprocess` a process has started and nobody knows its number yet.
 _LAUNCHING = ("__init__", "_execute_child")
 
@@ -89,8 +91,12 @@ StopThread.__name__ = StopThread.__qualname__ = "KeyboardInterrupt"
 StopThread.__module__ = "builtins"
 
 
+class StopStep(StopThread, asyncio.CancelledError):
+    """Raised in a step of a task: any other `KeyboardInterrupt` would end the loop as well."""
+
+
 class Sent:
-    """One `StopThread` on its way to *thread*, to be raised once.
+    """One `StopThread` of this *kind* on its way to *thread*, to be raised once.
 
     *again* is called if it was raised where nothing can be (see `send_again`): in any thread, in
     the middle of anything.
@@ -98,7 +104,12 @@ class Sent:
 
     __slots__ = ("_pending", "_unsent", "exception", "lost", "waits")
 
-    def __init__(self, thread: int, again: Callable[[], object] = int) -> None:
+    def __init__(
+        self,
+        thread: int,
+        again: Callable[[], object] = int,
+        kind: type[StopThread] = StopThread,
+    ) -> None:
         pending: list[Any] = [self]
         self._pending = pending
         #: Whether it was raised, and no code could see it.
@@ -114,7 +125,7 @@ class Sent:
             "__module__": StopThread.__module__,
             "again": staticmethod(again),
         }
-        self.exception: type[StopThread] = type(StopThread.__name__, (StopThread,), members)
+        self.exception: type[StopThread] = type(StopThread.__name__, (kind,), members)
         self._unsent = sys.getrefcount(self.exception)
 
     @property

@@ -169,7 +169,7 @@ class _Interrupts:
         self._task = task
         self._loop = loop
 
-    def interrupt(self, _frame: object) -> bool:
+    def interrupt(self, _frame: object) -> type[KeyboardInterrupt] | None:
         """Act as a `SigintHandler`."""
         self.count += 1
         if self.count == 1:
@@ -177,8 +177,8 @@ class _Interrupts:
         elif self.count == 2 and asyncio.current_task(self._loop) is not self._task:
             self._loop.stop()
         else:
-            return True
-        return False
+            return KeyboardInterrupt
+        return None
 
 
 def _outcome(

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 #: The `ipy_bgtasks.job.record.Record` of the job whose code runs; None in the foreground.
 current: ContextVar[Any] = ContextVar("ipy_bgtasks.current_job", default=None)
 
+#: What the tasks share that a cell, or another coroutine of the foreground, has started.
+cell: ContextVar[object] = ContextVar("ipy_bgtasks.cell", default=None)
+
 #: The jobs of backgrounded cells, by the thread in which they run. Such a cell began in a context
 #: of the foreground, in which `current` can no longer be set.
 cells_away: dict[int, Any] = {}
@@ -60,12 +63,27 @@ def job_of(task: asyncio.Task[Any]) -> Any:
 
     None if it belongs to none. Any thread may call.
     """
-    get_context = getattr(task, "get_context", None)  # from Python 3.12 on
-    if get_context is not None:
-        context: Context | None = get_context()
-    else:
-        context = next((r for r in gc.get_referents(task) if isinstance(r, Context)), None)
-    return None if context is None else context.get(current)
+    return _context_of(task).get(current)
+
+
+def runs_subtask(task: asyncio.Task[Any]) -> bool:
+    """Return whether its loop runs a step of a task that the cell of *task* has started.
+
+    Not if that is of a job. Any thread may call.
+    """
+    now = asyncio.current_task(task.get_loop())
+    if now is None or now is task:
+        return False
+    context = _context_of(now)
+    mark = context.get(cell)
+    return mark is not None and mark is _context_of(task).get(cell) and not context.get(current)
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context:
+    if (get_context := getattr(task, "get_context", None)) is not None:  # from Python 3.12 on
+        context: Context = get_context()
+        return context
+    return next((r for r in gc.get_referents(task) if isinstance(r, Context)), Context())
 
 
 #: No value of its own: the enclosing one holds.

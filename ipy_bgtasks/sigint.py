@@ -25,16 +25,13 @@ from traceback import walk_stack
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipy_bgtasks.context import cells_away
+from ipy_bgtasks.context import cell, cells_away, runs_subtask
 from ipy_bgtasks.platforms import on_main_thread, socket_pair, wake_up_descriptor
 
 if TYPE_CHECKING:
     import socket
 
 T = TypeVar("T")
-
-SigintHandler = Callable[[FrameType | None], bool]
-"""Takes the frame that SIGINT interrupted; returns whether to raise KeyboardInterrupt there."""
 
 
 class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
@@ -50,6 +47,9 @@ class Interrupted(KeyboardInterrupt, asyncio.CancelledError):
 Interrupted.__name__ = Interrupted.__qualname__ = "KeyboardInterrupt"
 Interrupted.__module__ = "builtins"
 
+SigintHandler = Callable[[FrameType | None], type[KeyboardInterrupt] | None]
+"""Takes the frame that SIGINT interrupted; returns what to raise there, if anything."""
+
 
 def run_interruptible(
     loop: asyncio.AbstractEventLoop,
@@ -59,8 +59,9 @@ def run_interruptible(
     """Run `coro` on `loop` until it is done and return its result; SIGINT interrupts it alone.
 
     While it waits, a SIGINT raises ``KeyboardInterrupt`` at its await, at once even if the loop
-    is idle; while its code runs, right there. Other tasks and callbacks are never hit. If
-    the code ends in the same instant, ``KeyboardInterrupt`` is raised here.
+    is idle; while its code runs, right there; and in a step of a task that it has started, there
+    as well, since that may block the loop. Other tasks and callbacks are never hit. If the code
+    ends in the same instant, ``KeyboardInterrupt`` is raised here.
 
     Any thread may call it; SIGINT is handled in the main thread, and only if it has Python's
     default handler, since any other was set on purpose. In other threads an interrupt comes by the
@@ -133,12 +134,12 @@ def sigint_for(
 
 
 def raising(handle: SigintHandler) -> Callable[[int, FrameType | None], None]:
-    """Return a handler of SIGINT that raises ``KeyboardInterrupt`` where `handle` says so."""
+    """Return a handler of SIGINT that raises what `handle` says."""
 
     def sigint(_: int, frame: FrameType | None) -> None:
-        if handle(frame):
+        if (kind := handle(frame)) is not None:
             try:
-                raise KeyboardInterrupt
+                raise kind
             except KeyboardInterrupt as error:
                 # So that the user's own line is at the end of the traceback, not this one: a
                 # bare `raise` adds no frame of its own, and a function of ours would add two.
@@ -193,6 +194,7 @@ class _Foreground(Generic[T]):
         return result
 
     async def _main(self) -> T:
+        cell.set(self)
         try:
             return await _Steps(self._drive())
         except (KeyboardInterrupt, SystemExit) as error:
@@ -229,12 +231,14 @@ class _Foreground(Generic[T]):
             self._task.uncancel()
         return Interrupted()
 
-    def interrupt(self, frame: FrameType | None) -> bool:
+    def interrupt(self, frame: FrameType | None) -> type[KeyboardInterrupt] | None:
         """Act as a `SigintHandler`: called between any two bytecodes of the main thread."""
         self.pending = not self._runs_code(frame)
-        if self.pending:
-            self._loop.call_soon_threadsafe(self._cancel)
-        return not self.pending
+        if not self.pending:
+            return KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._cancel)
+        subtask = self._task is not None and runs_subtask(self._task)
+        return Interrupted if subtask and frame is not None and not _is_asyncio(frame) else None
 
     def _cancel(self) -> None:
         if self.pending and self._task is not None and not self._task.done():
@@ -251,10 +255,13 @@ class _Foreground(Generic[T]):
             return False
         if asyncio.current_task(self._loop) is not self._task:
             return False
-        module = str(frame.f_globals.get("__name__", ""))
-        if frame is self._driver or module.partition(".")[0] == "asyncio":
+        if frame is self._driver or _is_asyncio(frame):
             return False
         return any(outer is self._driver for outer, _ in walk_stack(frame))
+
+
+def _is_asyncio(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio"
 
 
 class _Steps(Generic[T]):

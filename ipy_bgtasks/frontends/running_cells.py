@@ -39,6 +39,7 @@ from ipy_bgtasks.platforms import (
     take_signal,
 )
 from ipy_bgtasks.service import in_thread
+from ipy_bgtasks.sigint import Interrupted
 from ipy_bgtasks.stacks import doing, innermost, place, summaries, thread_frames
 from ipy_bgtasks.waits import (
     is_between_locks,
@@ -127,8 +128,12 @@ class RunningCell(ABC):
         return 0.0 if self.began is None else time.monotonic() - self.began
 
     @abstractmethod
-    def interrupt_await(self) -> bool:
-        """Interrupt it at its await, or where it asks; return whether it is there."""
+    def interrupt_await(self) -> type[KeyboardInterrupt] | None:
+        """Interrupt it at its await, or where it asks, if it is there.
+
+        Returns what is to be raised in its thread now, if anything: in its own code, or
+        `Interrupted` in a step of a task that it has started.
+        """
 
     def frames(self) -> list[FrameType]:
         """Return where its code is. Any thread may call."""
@@ -322,9 +327,9 @@ class BackgroundCells(ABC, Generic[C]):
         if run.thread == MAIN and hasattr(signal, "pthread_kill"):
             self._interrupt_main(run)
         elif run.pursuer is None or not run.pursuer.is_alive():
-            from ipy_bgtasks.async_exceptions import Sent
+            from ipy_bgtasks.async_exceptions import Sent, StopStep, StopThread
 
-            run.stop = Sent(run.thread)
+            run.stop = Sent(run.thread, kind=StopStep if run.awaits else StopThread)
             run.pursuer = in_thread("bg-stop", self._pursue, run, run.stop)
 
     @abstractmethod
@@ -353,10 +358,7 @@ class BackgroundCells(ABC, Generic[C]):
 
     def _pursue(self, run: C, sent: Sent) -> None:
         """Raise `KeyboardInterrupt` in a cell's code, wherever that waits, and say if it cannot."""
-        from ipy_bgtasks.async_exceptions import raise_in_user_code
-
-        start, since = code_that_runs_cells(), 0.0
-        deadline = time.monotonic() + _PATIENCE
+        since, deadline = 0.0, time.monotonic() + _PATIENCE
         while run.result is None and sent.pending and time.monotonic() < deadline:
             if since:
                 sent.waits.end()
@@ -366,14 +368,24 @@ class BackgroundCells(ABC, Generic[C]):
                     line = f"still in{where}; it stops when that returns"
                     self.front_end.show_stuck(run, line)
                     return
-            elif run.began is not None:
-                if run.interrupt_await():
-                    sent.drop()
-                    return
-                if start is not None and raise_in_user_code(run.thread, sent, start):
-                    since = time.monotonic()
-                    continue
+            elif run.began is not None and self._interrupt_code(run, sent):
+                since = time.monotonic()
+                continue
             time.sleep(AGAIN)
+
+    def _interrupt_code(self, run: C, sent: Sent) -> bool:
+        """Interrupt a cell at its await, or else have *sent* raised; return whether that is so."""
+        from ipy_bgtasks.async_exceptions import STEP, raise_in_user_code
+
+        frame = frame_of(run.thread)
+        if (kind := run.interrupt_await()) is None:
+            sent.drop()
+            return False
+        subtask = kind is Interrupted
+        start = STEP if subtask else code_that_runs_cells()
+        return start is not None and raise_in_user_code(
+            run.thread, sent, start, frame=frame, own_loop=subtask
+        )
 
 
 def _is_delicate(thread: int) -> bool:
@@ -474,11 +486,10 @@ class Signals:
         if self.takes(name):
             until(lambda: not is_on_its_way(), _ARRIVES, _SOON)
 
-    def forward(self, _frame: object = None) -> bool:
+    def forward(self, _frame: object = None) -> None:
         """Act as a `SigintHandler` for a signal that reached the main thread all the same."""
         with suppress(OSError):
             self._sockets["SIGINT"][1].send(_SIGNAL)
-        return False
 
     @contextmanager
     def passing(self, name: str) -> Iterator[None]:

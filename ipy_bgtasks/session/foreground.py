@@ -140,10 +140,9 @@ class Foreground:
                 self._interrupted = False
                 signal.raise_signal(signal.SIGINT)
 
-    def _on_sigint(self, _frame: object) -> bool:
+    def _on_sigint(self, _frame: object) -> None:  # raised is nothing where the signal has landed
         self._interrupted = True
         self._loop.call_soon_threadsafe(self._interrupt)
-        return False  # nothing is to be raised where the signal happened to land
 
     def _interrupt(self) -> None:
         if self._interrupted:

@@ -108,6 +108,9 @@ def test_fg_detaches_at_once_on_a_quiet_loop(k: Kernel, cell: str) -> None:
         "await asyncio.gather(waits(), waits())",
         "await blocks()",
         "async with asyncio.timeout(1000):\n    await blocks()",
+        "await asyncio.gather(waits(), blocks())",
+        "async with asyncio.TaskGroup() as g:\n    for f in blocks, waits: g.create_task(f())",
+        "task = asyncio.create_task(blocks())\nawait waits()",
     ],
 )
 def test_every_await_cell_is_interrupted_at_once(k: Kernel, cell: str) -> None:

@@ -135,8 +135,10 @@ def test_a_failure_shows_under_the_cell_and_fails_the_job(k: Kernel) -> None:
         "print('begins')\ntime.sleep(1000)",
         "print('begins')\nawait gate.wait()",
         "async def sleeps():\n    print('begins')\n    time.sleep(1000)\nawait sleeps()",
+        "async def sleeps():\n    print('begins')\n    time.sleep(1000)\n"
+        "await asyncio.gather(sleeps(), gate.wait())",
     ],
-    ids=["busy", "asleep", "await", "asleep in an await"],
+    ids=["busy", "asleep", "await", "asleep in an await", "asleep in a task"],
 )
 def test_cancel_interrupts_it_where_it_is(k: Kernel, code: str) -> None:
     """As the stop button would have; the job is cancelled then."""
@@ -376,11 +378,23 @@ def test_awaiting_what_is_the_main_loops_is_one_line(k: Kernel, code: str) -> No
     k.ok("gate.set()")
 
 
-def test_an_interrupted_await_cell_of_the_subshell_says_keyboardinterrupt(k: Kernel) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('here')\nawait asyncio.Event().wait()",
+        "async def sleeps():\n    print('here')\n    time.sleep(1000)\n"
+        "async with asyncio.TaskGroup() as g:\n"
+        "    for f in sleeps, asyncio.Event().wait: g.create_task(f())",
+    ],
+    ids=["quiet", "asleep in a task"],
+)
+def test_an_interrupted_await_cell_of_the_subshell_says_keyboardinterrupt(
+    k: Kernel, code: str
+) -> None:
     """As it does in the main thread."""
     cell = running(k)
     sent_away(k, cell)
-    front = running(k, "print('here')\nawait asyncio.Event().wait()", "here\n")
+    front = running(k, code, "here\n")
     k.interrupt()
     reply = front.wait()
     assert reply.ename == "KeyboardInterrupt"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
+from ipy_bgtasks.context import current
 from ipy_bgtasks.sigint import complete, run_interruptible
+
+Child = Callable[[], Coroutine[Any, Any, None]]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends itself SIGINT")
 
@@ -106,6 +111,66 @@ def test_busy_code_is_interrupted_where_it_stands(
             return "caught"
 
     assert run_interruptible(loop, spin()) == "caught"
+
+
+async def gathered(child: Child) -> None:
+    await asyncio.gather(asyncio.Event().wait(), child())
+
+
+async def grouped(child: Child) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(child())
+        tasks.create_task(asyncio.Event().wait())
+
+
+async def left_alone(child: Child) -> None:
+    task = asyncio.create_task(child())
+    await asyncio.Event().wait()
+    await task
+
+
+@pytest.mark.parametrize("main", [gathered, grouped, left_alone])
+def test_a_task_of_its_own_that_never_awaits_is_interrupted(
+    loop: asyncio.AbstractEventLoop,
+    from_a_thread: Callable[[threading.Event], None],
+    main: Callable[[Child], Coroutine[Any, Any, None]],
+) -> None:
+    """It would keep the interrupt from its await for ever; both end."""
+    blocks = threading.Event()
+    from_a_thread(blocks)
+    ended: list[str] = []
+
+    async def child() -> None:
+        try:
+            while True:
+                blocks.set()
+        finally:
+            ended.append("child")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(loop, main(child))
+    assert ended == ["child"]
+    assert not asyncio.all_tasks(loop)
+
+
+def test_a_job_that_the_code_has_launched_is_not_hit(loop: asyncio.AbstractEventLoop) -> None:
+    """It belongs to nobody but itself."""
+
+    async def step() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0)
+        return "unharmed"
+
+    async def launch() -> None:
+        context = contextvars.copy_context()
+        context.run(current.set, "a job")
+        jobs.append(asyncio.create_task(step(), context=context))
+        await asyncio.Event().wait()
+
+    jobs: list[asyncio.Task[str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(loop, launch())
+    assert run_interruptible(loop, asyncio.wait_for(jobs[0], 10)) == "unharmed"
 
 
 def test_another_task_is_never_hit(loop: asyncio.AbstractEventLoop) -> None:

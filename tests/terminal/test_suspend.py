@@ -182,6 +182,19 @@ def test_a_handler_that_the_cell_in_the_background_sets(t: Terminal) -> None:
     t.expect("'woke'")
 
 
+def test_control_c_ends_a_task_that_blocks(t: Terminal) -> None:
+    """The cell in front awaits it in another thread than the main one."""
+    t.run("async def naps():\n    print('nap' 'ping'); time.sleep(1000)")
+    send_away(t, "long(); 'wo' 'ke'")
+    t.start("await asyncio.gather(asyncio.sleep(1000), naps())")
+    t.expect("napping")
+    t.send(CTRL_C)
+    t.expect("KeyboardInterrupt")
+    t.prompt()
+    t.run("go.set()")
+    t.expect("'woke'")
+
+
 def test_a_key_that_came_too_late_for_its_cell_is_not_for_the_next(t: Terminal) -> None:
     """The one who acts was still busy with a key before it."""
     t.run("import select; signals = get_ipython()._ipy_bgtasks_core.front_end._suspending.signals")

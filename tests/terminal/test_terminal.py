@@ -84,10 +84,12 @@ def test_a_quiet_wait_is_interrupted_at_once(shared: Terminal) -> None:
     assert "True" in shared.run("signal.getsignal(signal.SIGINT) is signal.default_int_handler")
 
 
-def test_a_busy_await_cell_is_interrupted(shared: Terminal) -> None:
-    """Code of an await cell that never awaits is interrupted where it stands."""
+@pytest.mark.parametrize("cell", ["await spin()", "await asyncio.gather(gate.wait(), spin())"])
+def test_a_busy_await_cell_is_interrupted(shared: Terminal, cell: str) -> None:
+    """Code of an await cell that never awaits is interrupted where it stands, in a task as well."""
     shared.run("async def spin():\n    print('spin' 'ning', flush=True)\n    while True: len([])")
-    shared.start("await spin()")
+    shared.run("gate = asyncio.Event()")
+    shared.start(cell)
     shared.expect("spinning")
     shared.interrupt()
     assert "KeyboardInterrupt" in shared.prompt()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipy_bgtasks.async_exceptions import waits_for_answer
 from ipy_bgtasks.frontends.kernel.cell_queue import CellQueue, CellRun
+from ipy_bgtasks.frontends.kernel.interrupts import own_task
 from ipy_bgtasks.frontends.running_cells import BackgroundCells
 from ipy_bgtasks.patching import Installation
 from ipy_bgtasks.platforms import frame_of
@@ -189,7 +190,7 @@ class KernelCells(BackgroundCells[CellRun]):
             return
         run.depth += 1
         if run.depth == 1:
-            run.task = _own_task()
+            run.task = own_task()
             run.awaits = run.task is not None
             self.begin(run)
             self._queue.on_begin()
@@ -235,10 +236,3 @@ class KernelCells(BackgroundCells[CellRun]):
         super()._settle(run, job)
         if self._close is not None and not self._away:
             self._close()
-
-
-def _own_task() -> asyncio.Task[Any] | None:
-    """Return the task of a cell that awaits; a plain cell runs in a step of the kernel's."""
-    if asyncio._get_running_loop() is None or (task := asyncio.current_task()) is None:
-        return None
-    return task if getattr(task.get_coro(), "__name__", "") == "run_cell_async" else None

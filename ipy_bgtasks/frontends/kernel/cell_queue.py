@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from ipy_bgtasks.context import runs_subtask
 from ipy_bgtasks.frontends.running_cells import RunningCell
+from ipy_bgtasks.sigint import Interrupted
 from ipy_bgtasks.stacks import await_frames
 
 if TYPE_CHECKING:
@@ -130,13 +132,12 @@ class CellRun(RunningCell):
         runs = self.began is not None and not self.over and not self.backgrounded
         return runs and not self.asks()
 
-    def interrupt_await(self) -> bool:
-        """Cancel it at its await, if it is there and not in the middle of a step."""
+    def interrupt_await(self) -> type[KeyboardInterrupt] | None:
         if self.task is None or asyncio.current_task(self.task.get_loop()) is self.task:
-            return False
+            return KeyboardInterrupt
         self.interrupted = True
         self.task.get_loop().call_soon_threadsafe(self.task.cancel)
-        return True
+        return Interrupted if runs_subtask(self.task) else None
 
     def frames(self) -> list[FrameType]:
         """Return where its code is, at an await too. Any thread may call."""

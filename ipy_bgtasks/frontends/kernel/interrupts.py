@@ -8,8 +8,8 @@ front end waits forever; after an await cell the loop iterates there, with steps
 ipykernel cancels the task of an interrupted await cell. That waits for the end of a step, in which
 the code may sleep or compute for ever, and the cell ends with asyncio's `CancelledError` and with
 asyncio's frames, which tell its author nothing. `interrupt_await_cells` raises `KeyboardInterrupt`
-in such a step, and ends every interrupted cell with it, as in a terminal. What the cell itself
-raises stays as it is.
+in such a step, also in one of a task that the cell has started, and ends every interrupted cell
+with it, as in a terminal. What the cell itself raises stays as it is.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ipy_bgtasks.async_exceptions import is_open
-from ipy_bgtasks.context import cells_away
+from ipy_bgtasks.async_exceptions import STEP, is_open
+from ipy_bgtasks.context import cell, cells_away, runs_subtask
 from ipy_bgtasks.foreign import is_a
 from ipy_bgtasks.frontends.installing import code_that_runs_cells
 from ipy_bgtasks.frontends.running_cells import MAIN
 from ipy_bgtasks.platforms import interrupt_main_thread, on_main_thread
-from ipy_bgtasks.sigint import raising
+from ipy_bgtasks.sigint import Interrupted, raising
 from ipy_bgtasks.stacks import up_to_the_users
 
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ class _StopButton:
         if signal.getsignal(signal.SIGINT) == self._handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _handle(self, frame: FrameType | None) -> bool:
+    def _handle(self, frame: FrameType | None) -> type[KeyboardInterrupt] | None:
         if self._front_end.route_interrupt() or not self._executing:
-            return False
+            return None
         self._held += 1
-        return _is_within(_CODE if self._held == 1 else _CATCHES, frame)
+        where = _CODE if self._held == 1 else _CATCHES
+        return KeyboardInterrupt if _is_within(where, frame) else None
 
     def _again(self, request: int) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -144,6 +145,13 @@ class _StopButton:
 _CODE = {"run_code": "IPython.core.interactiveshell"}
 #: … and those during which it catches what is raised, that of hooks among them.
 _CATCHES = {"run_cell_async": "IPython.core.interactiveshell", "trigger": "IPython.core.events"}
+
+
+def own_task() -> asyncio.Task[Any] | None:
+    """Return the task of a cell that awaits; a plain cell runs in a step of the kernel's."""
+    if asyncio._get_running_loop() is None or (task := asyncio.current_task()) is None:
+        return None
+    return task if getattr(task.get_coro(), "__name__", "") == "run_cell_async" else None
 
 
 def _is_in_step(frame: FrameType | None) -> bool:
@@ -196,32 +204,36 @@ class _AwaitCells:
     def on_begin(self) -> None:
         """Observe an interrupt that goes to the kernel's own handler for await cells."""
         self._shown.pop(threading.get_ident(), None)
-        if not on_main_thread():
+        task = own_task()
+        if task is not None and cell.get() is None:  # else this runs within another one
+            cell.set(task)
+        if task is None or not on_main_thread():
             return
         self._interrupted = self._asked = False
         handler = signal.getsignal(signal.SIGINT)
         if getattr(handler, "__name__", "") != "handle_sigint" or not callable(handler):
             return  # a plain cell
-        interrupt = partial(self._interrupt, handler, asyncio.get_running_loop())
-        signal.signal(signal.SIGINT, raising(interrupt))
+        signal.signal(signal.SIGINT, raising(partial(self._interrupt, handler, task)))
 
     def _interrupt(
-        self, handler: Any, loop: asyncio.AbstractEventLoop, frame: FrameType | None
-    ) -> bool:
+        self, handler: Any, task: asyncio.Task[Any], frame: FrameType | None
+    ) -> type[KeyboardInterrupt] | None:
         if self._front_end.route_interrupt():
-            return False
+            return None
         if _is_in_step(frame):
             self._asked = False
-            return True
+            return KeyboardInterrupt
         self._interrupted = True
         handler(signal.SIGINT, frame)
         if not self._is_away():
             # The cancellation reaches the cell after two turns of the loop. A step that begins by
             # then may take for ever.
             self._asked = True
+            loop = task.get_loop()
             loop.call_soon_threadsafe(loop.call_soon, loop.call_soon, self._has_reached)
             self._later(_SOON, self._again)
-        return False
+        subtask = frame is not None and runs_subtask(task) and is_open(frame, STEP, own_loop=True)
+        return Interrupted if subtask else None
 
     def _is_away(self) -> bool:
         """Return whether an interrupt of the main thread may be for a cell in another thread."""

@@ -217,11 +217,10 @@ class _PromptInterrupt:
         self.task: asyncio.Task[Any] | None = None
         self.seen = False
 
-    def __call__(self, _: object) -> bool:
+    def __call__(self, _: object) -> None:
         if not self.seen:
             self.seen = True
             self._loop.call_soon_threadsafe(self._cancel)
-        return False
 
     def _cancel(self) -> None:
         if self.task is not None:

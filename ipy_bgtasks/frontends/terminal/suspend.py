@@ -91,11 +91,11 @@ class Cell(RunningCell):
         #: What its values look like, which are not shown before its end in the background.
         self.values: list[str] = []
 
-    def interrupt_await(self) -> bool:
+    def interrupt_await(self) -> type[KeyboardInterrupt] | None:
         if self.asks:
             self.interrupted = True
-            return True
-        return self.handler is not None and not self.handler(frame_of(self.thread))
+            return None
+        return KeyboardInterrupt if self.handler is None else self.handler(frame_of(self.thread))
 
 
 class _Ended(BaseException):
