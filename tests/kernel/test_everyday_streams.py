@@ -264,18 +264,18 @@ def pages():
 
 def test_rich_bars_pages_and_cells_all_at_once(kernel: Kernel) -> None:
     """Every line, bar and display is under its own cell, and nothing recurses."""
-    kernel.ok(BARS)
+    kernel.ok(BARS)  # no name may come in a key of a card, which is hexadecimal
     ant = kernel.ok("ant = %bg bar('ant')")
-    bee = kernel.ok("bee = %bg bar('bee')")
+    owl = kernel.ok("owl = %bg bar('owl')")
     web = kernel.ok("web = %bg pages()")
     cells = [kernel.ok("all_here.wait(30); print('cell')\n")]
     cells += [kernel.ok(f"print('cell'); time.sleep(0.05); {n}") for n in range(8)]
     kernel.ok("%fg all")
-    for name, cell in (("ant", ant), ("bee", bee)):
+    for name, cell in (("ant", ant), ("owl", owl)):
         lines = [f"{name} {i}" for i in (0, 5, 10, 15, "done")]
         shown = cell.stdout + "".join(str(bundle) for bundle in cell.displays)
         assert [line for line in lines if line not in shown] == []
-        other = "bee" if name == "ant" else "ant"
+        other = "owl" if name == "ant" else "ant"
         shown = shown.replace("what came after its cell had ended", "")  # in the card
         assert [word for word in (other, "page", "cell") if word in shown] == []
         assert "━" in shown
@@ -304,7 +304,7 @@ def test_lines_of_several_jobs_under_one_cell_say_whose_they_are(kernel: Kernel)
     )
     cell = kernel.ok(
         "jobs = [get_ipython().run_line_magic('bg', c) for c in\n"
-        "    ('-n a says(\"ant\")', '-n b draws(\"bee\")')]"
+        "    ('-n a says(\"ant\")', '-n b draws(\"owl\")')]"
     )
     for_all = kernel.ok("r = %fg all")
     n, m = kernel.ok("tuple(j.number for j in jobs)").result.strip("()").split(", ")
@@ -312,11 +312,11 @@ def test_lines_of_several_jobs_under_one_cell_say_whose_they_are(kernel: Kernel)
         assert [line for line in shown.replace("\r", "\n").split("\n") if "ant" in line] == [
             f"[{n}] ant {i}" for i in range(3)
         ]
-        drawn = [line for line in shown.replace("\r", "\n").split("\n") if "bee" in line]
-        assert drawn[-1] == f"[{m}] bee 20%"
-        assert all(line.startswith(f"[{m}] bee") for line in drawn)
+        drawn = [line for line in shown.replace("\r", "\n").split("\n") if "owl" in line]
+        assert drawn[-1] == f"[{m}] owl 20%"
+        assert all(line.startswith(f"[{m}] owl") for line in drawn)
     logs = kernel.ok("[j.log.text for j in jobs]").result
-    assert logs == r"['ant 0\nant 1\nant 2\n', 'bee 20%\n']"
+    assert logs == r"['ant 0\nant 1\nant 2\n', 'owl 20%\n']"
     assert kernel.ok("%fg print('alone')").stdout == "alone\n"
     kernel.ok("%config BgTasks.labels = False")
     cell = kernel.ok("for name in ('cat', 'dog'):\n    %bg says(name);")
