@@ -175,12 +175,12 @@ def on_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def interrupt_main_thread() -> None:
-    """Send SIGINT to the main thread; any thread may call."""
+def interrupt_main_thread(number: signal.Signals = signal.SIGINT) -> None:
+    """Send a signal to the main thread; any thread may call."""
     if (kill := getattr(_signal, "pthread_kill", None)) is not None:
-        kill(threading.main_thread().ident or 0, signal.SIGINT)
+        kill(threading.main_thread().ident or 0, number)
     else:
-        _thread.interrupt_main()
+        _thread.interrupt_main(number)
 
 
 def is_pending(number: int) -> bool:
@@ -327,6 +327,28 @@ def is_raw() -> bool:
     except termios.error:
         return False
     return not (modes & termios.ICANON and modes & termios.ECHO)
+
+
+def let_control_c_interrupt() -> Callable[[], None]:
+    """Have Ctrl-C send SIGINT though a prompt has taken the terminal; returns what undoes that."""
+    import termios as module
+
+    termios: Any = module
+    try:
+        before, modes = termios.tcgetattr(0), termios.tcgetattr(0)
+    except termios.error:
+        return lambda: None
+    modes[3] |= termios.ISIG | termios.NOFLSH  # what was typed before it stays
+    for key in (termios.VQUIT, termios.VSUSP):
+        modes[6][key] = b"\0"  # stays a character
+    termios.tcsetattr(0, termios.TCSANOW, modes)
+    now = termios.tcgetattr(0)
+
+    def undo() -> None:
+        if termios.tcgetattr(0) == now:  # unless the prompt is over
+            termios.tcsetattr(0, termios.TCSANOW, before)
+
+    return undo
 
 
 def handles_stop_signal() -> bool:

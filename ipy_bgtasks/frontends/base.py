@@ -104,6 +104,27 @@ class FrontEnd(Host, ABC):
         return True
 
     @property
+    def blocking(self) -> Record | None:
+        """The job that blocks the event loop, as was reported, if one does."""
+        return self._core.runners.watchdog.blocking if self._core.has_runners else None
+
+    def unblock(self) -> bool:
+        """Stop the job that blocks the event loop; return whether one does.
+
+        Handlers of signals may call, too.
+        """
+        if (job := self.blocking) is not None:
+            self._core.service.loop.call_soon_threadsafe(job.cancel)
+        return job is not None
+
+    def on_block(self, blocked: bool) -> None:
+        """Take note that a job blocks the loop, so that an interrupt can stop it; or no longer."""
+
+    def unblocks(self, job: Record) -> str:
+        """Return what stops a job that blocks the loop, in the user's words; empty for nothing."""
+        return ""
+
+    @property
     def attended(self) -> bool:
         """Whether a user may be there now: if a program runs the session, its end is for that."""
         return self.interactive

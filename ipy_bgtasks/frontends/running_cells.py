@@ -36,6 +36,7 @@ from ipy_bgtasks.platforms import (
     give_signal_back,
     interrupt_main_thread,
     is_pending,
+    on_main_thread,
     take_signal,
 )
 from ipy_bgtasks.service import in_thread
@@ -450,6 +451,9 @@ class Signals:
         with self._lock:
             if "SIGINT" in self._taken:
                 self.give_back("SIGINT")
+                handler = signal.getsignal(signal.SIGINT)
+                if on_main_thread() and handler is not None:
+                    signal.signal(signal.SIGINT, handler)  # not what was there when it was taken
                 self.take("SIGINT")
 
     def arrives(self, name: str, expected: bool = False) -> bool:

@@ -2,13 +2,15 @@
 
 `LoopRunner` runs each job as one `asyncio.Task`, and `contain_exits` keeps the exits of tasks from
 ending the loop. `CellRunner` starts nothing: the front end finds the cell running, and reports when
-it has ended. Both may keep all else waiting; `Watchdog` notices that, also of jobs in threads.
+it has ended. Both may keep all else waiting; `Watchdog` notices that, also of jobs in threads, and
+`Unblocker` ends the step of a job that was stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from ipy_bgtasks.async_exceptions import STEP, is_open
 from ipy_bgtasks.background import schedule_coroutine
 from ipy_bgtasks.context import current, job_of
 from ipy_bgtasks.errors import ExitInTask
@@ -28,7 +31,9 @@ from ipy_bgtasks.job.host import Run, Runner
 from ipy_bgtasks.platforms import (
     frame_of,
     has_task_factories,
+    interrupt_main_thread,
     leave_forked_child,
+    on_main_thread,
     processor_times,
 )
 from ipy_bgtasks.stacks import (
@@ -64,27 +69,41 @@ CLEAN_UP = 0.5
 class _Run(Run):
     """The task of one job."""
 
-    __slots__ = ("task",)
+    __slots__ = ("asked", "raised_in", "task")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task = task
+        #: Whether another thread has asked the loop to cancel it, and it has not come to that.
+        self.asked = False
+        #: The task, its own or one that it has started, in whose step `Unblocker` has stopped it.
+        self.raised_in: asyncio.Task[Any] | None = None
+
+    def why_not_stopped(self) -> str:
+        return "blocked" if self.asked else ""
 
 
 class LoopRunner(Runner):
     """Runs async work on one event loop, which its owner runs in one thread.
 
-    *thread* is the identifier of that thread; it can be set later if it is not yet known.
+    *thread* is the identifier of that thread; it can be set later if it is not yet known. *service*
+    is for an `Unblocker`; without it there is none.
     """
 
     where = "loop"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread: int | None = None,
+        service: ServiceLoop | None = None,
+    ) -> None:
         self.loop = loop
         self.thread = threading.get_ident() if thread is None else thread
         #: How many jobs have a task on the loop …
         self.active = 0
         #: … and what is called, on the loop's thread, when the first one does.
         self.on_active: Callable[[], object] = int
+        self._unblocker = None if service is None else Unblocker(self, service)
         self._handed_over: deque[tuple[Record, Context]] = deque()  # by other threads
         self._shut_down = False
 
@@ -125,7 +144,11 @@ class LoopRunner(Runner):
         if threading.get_ident() == self.thread:
             self._cancel(job, force)
         else:
+            if isinstance(job.run, _Run):
+                job.run.asked = True
             self.loop.call_soon_threadsafe(self._cancel, job, force)
+            if self._unblocker is not None:
+                self._unblocker.pursue(job, force)
 
     def frames(self, job: Record) -> list[FrameType]:
         return await_frames(self.task_of(job), self.thread, self.loop)
@@ -142,6 +165,13 @@ class LoopRunner(Runner):
     def shutdown(self) -> None:
         """Refuse what threads still hand over; the registry cancels the tasks."""
         self._shut_down = True
+        if self._unblocker is not None:
+            self._unblocker.end_all()
+
+    @property
+    def ends_steps(self) -> bool:
+        """Whether a job that was stopped is ended in a step that blocks the loop."""
+        return self._unblocker is not None and self._unblocker.takes
 
     def _begin_handed_over(self) -> None:
         while self._handed_over:
@@ -159,9 +189,7 @@ class LoopRunner(Runner):
         task = schedule_coroutine(coro, loop=self.loop)
         task.set_name(f"job {job.number}: {job.name}")
         job.run = _Run(task)
-        self.active += 1
-        if self.active == 1:
-            self.on_active()
+        self._count(1)
         if job.cancel_requested:  # cancelled between its first part and this one
             task.cancel()
 
@@ -202,13 +230,24 @@ class LoopRunner(Runner):
         else:
             job.finish(value)
         finally:
-            self.active -= 1
+            self._count(-1)
             # The frame of a failed call leads to this one, and must not hold on to anything.
             job = call = awaitable = value = None  # type: ignore[assignment]
 
+    def _count(self, more: int) -> None:
+        before, self.active = self.active, self.active + more
+        if self._unblocker is not None and not (before and self.active):
+            self._unblocker.take(bool(self.active))
+        if not before:
+            self.on_active()
+
     def _cancel(self, job: Record, force: bool) -> None:
-        if (task := self.task_of(job)) is not None:
-            task.cancel()
+        if isinstance(run := job.run, _Run):
+            task, stopped, run.asked = run.task, run.raised_in, False
+            if stopped is None or stopped.done():
+                task.cancel()
+            elif stopped is not task:  # first of all that cleans up, and may await
+                stopped.add_done_callback(lambda _: task.cancel())
             if force:
                 self.loop.call_later(CLEAN_UP, self._insist, task)
         elif job.started is None:
@@ -218,6 +257,87 @@ class LoopRunner(Runner):
         if not task.done():
             task.cancel()
             self.loop.call_later(CLEAN_UP, self._insist, task)
+
+
+#: Seconds that a step has to end by itself, and between two looks at one that does not.
+_STEP, _AGAIN = 0.5, 0.05
+#: Seconds for which steps may go on after the session has begun to end.
+_LEAVES = 2.0
+
+
+class Unblocker:
+    """Ends the step in which a job that was stopped keeps the loop, as Ctrl-C ends a cell.
+
+    A task is cancelled at an await. One that sleeps or computes in a step may never come to one,
+    and nothing else on the loop goes on. So `asyncio.CancelledError` is raised there, once, or
+    again and again by force, by a signal's handler, since a signal also ends what the main thread
+    waits for. SIGINT is the foreground's, and a kernel ignores it between cells; nobody minds
+    SIGURG, which is ignored where it is not handled, by a child say.
+
+    An exception that one thread sends another would not do: since Python 3.13 it may be raised one
+    step later, by then in the loop's own code, and end the loop.
+    """
+
+    def __init__(self, loop: LoopRunner, service: ServiceLoop) -> None:
+        self._loop = loop
+        self._service = service
+        self._number: Any = getattr(signal, "SIGURG", None)  # Windows has none, nor has a page
+        #: Whether it can end a step here and now.
+        self.takes = False
+        #: The job whose step the next signal is to end.
+        self._meant: Record | None = None
+
+    def take(self, active: bool) -> None:
+        """Take the signal while there are jobs, if nobody else has. On the loop's thread."""
+        ours = (signal.SIG_DFL, self._on_signal)
+        if self._number and on_main_thread() and signal.getsignal(self._number) in ours:
+            signal.signal(self._number, ours[active])
+            self.takes = active
+
+    def pursue(self, job: Record, force: bool) -> None:
+        """See to it that a job can stop that was asked to. Any thread may call."""
+        if self.takes:
+            self._service.later(_STEP, self._look, job, force)
+
+    def end_all(self) -> None:
+        """See to it that no job keeps the session from ending. Any thread may call."""
+        if self.takes:
+            self._service.later(_LEAVES, self._end_step)
+
+    def _end_step(self) -> None:
+        if (job := self._job_in_step()) is not None:
+            self._interrupt(job)
+        self._service.later(_STEP, self._end_step)
+
+    def _interrupt(self, job: Record) -> None:
+        if self.takes:
+            self._meant = job
+            interrupt_main_thread(self._number)
+
+    def _look(self, job: Record, force: bool) -> None:
+        run = job.run
+        if not isinstance(run, _Run) or not run.asked or (run.raised_in and not force):
+            return
+        if self._job_in_step() is job:
+            self._interrupt(job)
+        self._service.later(CLEAN_UP if run.raised_in else _AGAIN, self._look, job, force)
+
+    def _job_in_step(self) -> Record | None:
+        task = asyncio.current_task(self._loop.loop)
+        job: Record | None = None if task is None else job_of(task)
+        return job
+
+    def _on_signal(self, _number: int, frame: FrameType | None) -> None:
+        job, self._meant = self._meant, None
+        task = asyncio.current_task(self._loop.loop)
+        if job is None or frame is None or task is None or job_of(task) is not job:
+            return  # it has got on
+        run = job.run if isinstance(job.run, _Run) else None
+        own = run is not None and task is run.task
+        if is_open(frame, LoopRunner._live.__code__ if own else STEP, own_loop=True):
+            if run is not None:
+                run.raised_in = task
+            raise asyncio.CancelledError
 
 
 class Contained(Coroutine[Any, Any, Any]):
@@ -384,12 +504,24 @@ class Watchdog:
         self._service = service
         self._report = report
         self._cells = cells
+        #: Called when a job that blocks the loop is reported (True), and when it no longer does.
+        self.on_block: Callable[[bool], object] = id
+        #: Returns what stops it, in words.
+        self.unblocks: Callable[[Record], str] = lambda _job: ""
         self._looking = False
         self._idle = 0
         self._due = 0.0  # when the next check is due
         self._used: dict[int, float] = {}  # processor time of each thread at the last check
         self._suspect: _Suspect | None = None
         self._told: WeakSet[Record] = WeakSet()
+
+    @property
+    def blocking(self) -> Record | None:
+        """The job that blocks the loop, as was reported, if it still does. Any thread may read."""
+        suspect = self._suspect
+        if suspect is None or not suspect.told or suspect.loop_turned:
+            return None
+        return suspect.job if asyncio.current_task(self._loop.loop) is suspect.task else None
 
     def wake(self) -> None:
         """Begin to check, unless it does already; call this when a job is about to begin."""
@@ -408,7 +540,7 @@ class Watchdog:
         active = bool(self._loop.active or (self._threads is not None and self._threads.busy()))
         self._idle = 0 if active or held is not None else self._idle + 1
         if self.limit <= 0 or self._idle > _IDLE_LOOKS or self._loop.loop.is_closed():
-            self._suspect = None
+            self._acquit()
             self._looking = False
             if active:  # the first one has just come
                 self.wake()
@@ -459,7 +591,8 @@ class Watchdog:
         task = asyncio.current_task(self._loop.loop)
         suspect = self._suspect
         if suspect is not None and (task is not suspect.task or suspect.loop_turned):
-            suspect = self._suspect = None
+            suspect = None
+            self._acquit()
         if suspect is None and task is not None and (job := job_of(task)) is not None:
             suspect = self._suspect = _Suspect(task, job, now - stalled)
         if suspect is None or suspect.told:
@@ -472,16 +605,27 @@ class Watchdog:
             self._loop.loop.call_soon_threadsafe(suspect.turn)
         if guilty:
             suspect.told = True
+            self._tell(True)
             seconds = f"{now - suspect.since:.1f} s{self._where(stack)}"
             what = f"has blocked the event loop for {seconds}: nothing else on the loop can go on"
-            self._say(suspect.job, what, "--thread")
+            ends = self.unblocks(suspect.job)
+            self._say(suspect.job, f"{what}. {ends}" if ends else what, "--thread")
+
+    def _acquit(self) -> None:
+        suspect, self._suspect = self._suspect, None
+        if suspect is not None and suspect.told:
+            self._tell(False)
+
+    def _tell(self, blocked: bool) -> None:
+        with suppress(Exception):  # a failing front end must not end the service
+            self.on_block(blocked)
 
     def _where(self, stack: list[FrameSummary]) -> str:
         frame = innermost(stack)
         return "" if frame is None else f" in {doing(frame)} ({place(frame, self._cells)})"
 
     def _say(self, job: Record, what: str, instead: str) -> None:
-        with suppress(Exception):  # a failing front end must not end the service
+        with suppress(Exception):  # likewise
             self._report(
                 job, f"job {job.number} ({job.name}) {what}. %bg {instead} would avoid that"
             )

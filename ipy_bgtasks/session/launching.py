@@ -312,7 +312,7 @@ class Runners:
 
     def __init__(self, core: Core) -> None:
         supervisor = Supervisor()
-        self.loop = LoopRunner(core.loop, threading.main_thread().ident)
+        self.loop = LoopRunner(core.loop, threading.main_thread().ident, core.service)
         self.threads = ThreadRunner(self.loop, service=core.service)
         self.commands = ShellRunner(core.service, supervisor)
         self.processes = ProcessRunner(supervisor, live=core.front_end.live)
@@ -339,7 +339,9 @@ class Runners:
             limit=0,
             cells=core.sources.cell,
         )
+        self.watchdog.on_block = core.front_end.on_block
         self.loop.on_active = self.threads.on_begin = self.watchdog.wake
+        self.watchdog.unblocks = self._unblocks
         self._core = core
 
     @cached_property
@@ -364,6 +366,9 @@ class Runners:
         from ipy_bgtasks.runners.kept.runner import Finder
 
         return Finder(self.registry, self.kept, lambda: self._core.front_end.settings.keep_days)
+
+    def _unblocks(self, job: Record) -> str:
+        return self._core.front_end.unblocks(job) if self.loop.ends_steps else ""
 
     def apply(self, settings: BgTasks) -> None:
         """Use these settings from now on."""

@@ -52,7 +52,7 @@ def test_a_blocked_loop_is_told_under_the_jobs_own_cell(ready: Kernel) -> None:
     ready.ok("%fg")
     assert re.fullmatch(
         r"job 1 \(parent\(\)\) has blocked the event loop for 1\.\d s in gate\.wait "
-        r"\(cell 2, line 4\): nothing else on the loop can go on\. "
+        r"\(cell 2, line 4\): nothing else on the loop can go on\. %cancel 1 stops it\. "
         r"%bg --thread would avoid that\n",
         line,
     )

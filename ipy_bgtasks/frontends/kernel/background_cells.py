@@ -124,6 +124,9 @@ class KernelCells(BackgroundCells[CellRun]):
         run = self._queue.newest
         if run is not None and run.began is None:
             time.sleep(_QUICK)  # it may have come after the signal, and be over in a moment
+        on_main = run is None or run.over or run.subshell is None
+        if on_main and self.front_end.unblock() and (run is None or run.over or not run.began):
+            return
         if run is None or run.over:
             sent, self._interrupted = self._interrupted, None
             if sent and not sent[0].over and time.monotonic() - sent[1] < _TWICE:
@@ -173,6 +176,13 @@ class KernelCells(BackgroundCells[CellRun]):
         self._queue.receiver.shell_channel_thread.io_loop.add_callback(send)
         return True
 
+    def on_block(self, blocked: bool) -> None:
+        """Take interrupts while a job blocks the main thread's loop. Any thread may call."""
+        if blocked:
+            self.signals.take("SIGINT")
+        else:
+            self._queue.receiver.shell_channel_thread.io_loop.add_callback(self._queue.look_at_main)
+
     def watch(self, begins: bool) -> None:
         """Call the watcher, if there is one. Any thread may call."""
         if self.watcher is not None:
@@ -193,7 +203,7 @@ class KernelCells(BackgroundCells[CellRun]):
             run.task = own_task()
             run.awaits = run.task is not None
             self.begin(run)
-            self._queue.on_begin()
+            self._queue.on_begin(run)
             self.watch(True)
 
     def _on_end(self, result: Any) -> None:
@@ -219,7 +229,7 @@ class KernelCells(BackgroundCells[CellRun]):
 
     def on_main_free(self) -> None:
         """Leave SIGINT to the main thread: cells run there again."""
-        if not self._away:
+        if not self._away and self.front_end.blocking is None:
             self.signals.give_back("SIGINT")
 
     def detach(self, run: CellRun) -> None:

@@ -277,8 +277,10 @@ class CellQueue:
         """The cells that wait, in order. Any thread may call."""
         return list(self._waiting)
 
-    def on_begin(self) -> None:
+    def on_begin(self, run: CellRun) -> None:
         """Run what has waited for a cell to begin. On its thread."""
+        if run.beside and any(each.began is None for each in self.front):
+            self._cells.set_apart(run)
         if self._asking is not None or self._waiting:
             self._channel.io_loop.add_callback(self._answer_asking)
 
@@ -403,12 +405,13 @@ class CellQueue:
         """Give each cell that runs a number of its own, so that another one may begin.
 
         IPython has one counter. Returns whether it is free: a cell that was handed over takes its
-        number when it begins.
+        number when it begins. That may be never, where a job blocks the loop.
         """
         for run in self.front:
             if run.began is not None and not run.apart:
                 self._cells.set_apart(run)
-        return all(run.apart for run in self.front)
+        stuck = self.running if self._cells.front_end.blocking is not None else None
+        return all(run.apart or run is stuck for run in self.front)
 
     def _background_for_asking(self) -> None:
         """Send the cell that runs to the background: the cell that asks for it comes next.
@@ -454,13 +457,16 @@ class CellQueue:
             run.subshell = self._free_shell()
             self._by_id[run.id] = run
             frames = run.raw
+            if run.subshell is not None:
+                self._cells.signals.take("SIGINT")
             if run.subshell is not None or not frames:
                 frames = self._addressed(run.idents, run.message, run.subshell)
             await self._arrived(frames)
 
     def _foreground_shell(self) -> str | None:
         """Return the shell to which the foreground's other messages go, while the main is busy."""
-        return self.running.subshell if self.running is not None else self._free_shell()
+        run = self.running
+        return self._free_shell() if run is None or run.over else run.subshell
 
     def _is_busy(self) -> bool:
         return self.running is not None and not self.running.over
@@ -471,8 +477,10 @@ class CellQueue:
         return self._free_shell(but=[run.subshell] if run is not None and not run.over else [])
 
     def _free_shell(self, but: list[str | None] = []) -> str | None:  # noqa: B006
-        """Return a shell that no cell keeps busy: the main one (None), if that is free."""
+        """Return a shell that nothing keeps busy: the main one (None), if that is free."""
         taken = {*self.in_background, *self._beside, *but}
+        if self._cells.front_end.blocking is not None:
+            taken.add(None)
         for shell in (None, *self._subshells):
             if shell not in taken:
                 return shell
@@ -506,6 +514,10 @@ class CellQueue:
                 del busy[run.subshell]
         self._end_beside(run)
         await self._answer_asking()
+        self.look_at_main()
+
+    def look_at_main(self) -> None:
+        """Leave the main thread its signals, unless it is busy. On the channel's thread."""
         front = self.running
         others = self.in_background or self._beside
         if not others and (front is None or front.over or front.subshell is None):

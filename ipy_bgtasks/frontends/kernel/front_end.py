@@ -193,6 +193,13 @@ class KernelFrontEnd(FrontEnd):
         """Take an interrupt of the main thread; return whether it is meant for another thread."""
         return self.cells is not None and self.cells.route_interrupt()
 
+    def on_block(self, blocked: bool) -> None:
+        if self.cells is not None:
+            self.cells.on_block(blocked)
+
+    def unblocks(self, job: Record) -> str:
+        return "" if self.cells is None else f"%cancel {job.number} stops it"
+
     def reaches(self) -> bool:
         return super().reaches() or self.routes_interrupts()
 

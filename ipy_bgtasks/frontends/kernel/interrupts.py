@@ -223,6 +223,7 @@ class _AwaitCells:
         if _is_in_step(frame):
             self._asked = False
             return KeyboardInterrupt
+        self._front_end.unblock()  # what blocks the loop keeps it from the cell
         self._interrupted = True
         handler(signal.SIGINT, frame)
         if not self._is_away():

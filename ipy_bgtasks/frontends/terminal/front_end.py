@@ -185,6 +185,13 @@ class TerminalFrontEnd(FrontEnd):
     def reaches(self) -> bool:
         return super().reaches() if self._suspending is None else self._suspending.reaches()
 
+    def on_block(self, blocked: bool) -> None:
+        if self._suspending is not None:
+            self._suspending.on_block(blocked)
+
+    def unblocks(self, job: Record) -> str:
+        return "" if self._suspending is None else "Ctrl-C stops it"
+
     def show_backgrounded(self, job: Record) -> None:
         """Say so at once, below the ^Z or whatever else the cursor's line begins with."""
         with self._lock:
@@ -315,18 +322,19 @@ class TerminalFrontEnd(FrontEnd):
         """Print one line at once; over the prompt, if that cannot move as its loop is blocked."""
         app: Any = getattr(getattr(self.shell, "pt_app", None), "app", None)
         with self._lock:
-            loop = None if app is None else app.loop
-            if not self._prompting or loop is None:
+            if not self._prompting or app is None:
                 self._put(line + "\n")
                 return
             self._write_outside(f"\r\x1b[J{line}\r\n")
+            loop = app.loop
 
         def redraw() -> None:
             if app.is_running:
                 app.renderer.reset()
                 app.invalidate()
 
-        loop.call_soon_threadsafe(redraw)
+        if loop is not None:  # else it has yet to be drawn
+            loop.call_soon_threadsafe(redraw)
 
     def alert(self, notice: Notice) -> None:
         """Ring, and ask for a notification of the desktop: in a terminal, also while a cell runs.

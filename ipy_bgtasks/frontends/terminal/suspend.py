@@ -55,6 +55,7 @@ from ipy_bgtasks.platforms import (
     frame_of,
     handles_stop_signal,
     is_raw,
+    let_control_c_interrupt,
     stop_group,
 )
 
@@ -121,6 +122,8 @@ class TerminalCells(BackgroundCells[Cell]):
         self._context = Context()
         self._changes: Installation | None = None
         self._loaded = False
+        #: Gives the prompt the terminal as it was, while a job blocks it.
+        self._prompt_again: Callable[[], None] | None = None
 
     def install(self, changes: Installation, terminal: TerminalLoop) -> None:
         """Begin; cells that are in the background when that is undone go on.
@@ -376,8 +379,22 @@ class TerminalCells(BackgroundCells[Cell]):
         else:
             self.send_away(cell)
 
+    def on_block(self, blocked: bool) -> None:
+        """Have Ctrl-C stop a job that blocks the loop, and so the prompt. Any thread may call."""
+        with self._lock:
+            if blocked and self._turn == MAIN:
+                self._prompt_again = let_control_c_interrupt()
+                self.signals.take("SIGINT")
+            elif not blocked and self._prompt_again is not None:
+                self._prompt_again()
+                self._prompt_again = None
+                if self._turn == MAIN:
+                    self.signals.give_back("SIGINT")
+
     def _on_interrupt(self) -> None:
-        """Take Ctrl-C while the main thread does not have the turn."""
+        """Take Ctrl-C while the main thread does not have the turn, or a job blocks its loop."""
+        if self._turn == MAIN:
+            self.front_end.unblock()
         cell = self._foreground()
         if cell is not None and not self.front_end.interrupt_wait(cell.thread):
             self.interrupt(cell)
