@@ -226,6 +226,8 @@ class _AwaitCells:
         self._front_end.unblock()  # what blocks the loop keeps it from the cell
         self._interrupted = True
         handler(signal.SIGINT, frame)
+        # A step of a task has a moment to end by itself: a library may do something in it.
+        blocks = self._asked or self._is_away()
         if not self._is_away():
             # The cancellation reaches the cell after two turns of the loop. A step that begins by
             # then may take for ever.
@@ -233,8 +235,9 @@ class _AwaitCells:
             loop = task.get_loop()
             loop.call_soon_threadsafe(loop.call_soon, loop.call_soon, self._has_reached)
             self._later(_SOON, self._again)
-        subtask = frame is not None and runs_subtask(task) and is_open(frame, STEP, own_loop=True)
-        return Interrupted if subtask else None
+        if frame is None or not (blocks and runs_subtask(task)):
+            return None
+        return Interrupted if is_open(frame, STEP, own_loop=True) else None
 
     def _is_away(self) -> bool:
         """Return whether an interrupt of the main thread may be for a cell in another thread."""
