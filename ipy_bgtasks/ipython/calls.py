@@ -258,9 +258,11 @@ def _attach(
 
 
 def _print_blocker(session: Session, jobs: Sequence[Record]) -> None:
-    """Say so if *jobs* cannot go on until a cell that was sent away has ended."""
-    still = [job.number for job in jobs if job.where == "loop" and not job.done()]
-    blocker = next((job for job in session.registry.alive() if _blocks_loop(job)), None)
+    """Say so if *jobs* cannot go on until a cell that was sent away has ended, or another job."""
+    blocker = session.core.front_end.blocking
+    if blocker is None:
+        blocker = next((job for job in session.registry.alive() if _blocks_loop(job)), None)
+    still = [j.number for j in jobs if j.where == "loop" and j is not blocker and not j.done()]
     if still and blocker is not None:
         who = numbered(still, "stands", "stand")
         session.print_line(f"{who} still until job {blocker.number} ({blocker.name}) ends")

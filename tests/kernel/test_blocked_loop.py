@@ -89,6 +89,10 @@ def test_cells_go_on_beside_it(k: Kernel) -> None:
     assert front.wait().ename == "KeyboardInterrupt"
     after = k.ok("str(job.state)")
     assert after.result == "'running'"
+    waits = k.start("other = %bg asyncio.sleep(0, 5)\nx = %fg other")
+    k.until(lambda: "job 2 stands still until job 1 (sleeps()) ends\n" in waits.reply.stdout)
+    k.interrupt()
+    assert waits.wait().ename == "Detached"
     assert after.contents("execute_input")[0]["execution_count"] == number + 3
     k.ok("%cancel job")
     is_free(k)
