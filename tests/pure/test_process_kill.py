@@ -148,6 +148,7 @@ def test_an_idle_worker_that_dies_is_replaced(house: House, processes: ProcessRu
     (worker,) = processes._workers
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: is_gone(worker.pid))  # on a busy machine it goes on for a moment
     assert house.launch(processes, "add(2)").result(PATIENCE) == 42
 
 
