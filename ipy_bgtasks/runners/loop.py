@@ -79,7 +79,9 @@ class _Run(Run):
         self.raised_in: asyncio.Task[Any] | None = None
 
     def why_not_stopped(self) -> str:
-        return "blocked" if self.asked else ""
+        now = asyncio.current_task(self.task.get_loop())
+        in_step = now is not None and job_of(now) is job_of(self.task)
+        return "blocked" if self.asked and in_step else ""
 
 
 class LoopRunner(Runner):
@@ -318,6 +320,8 @@ class Unblocker:
         run = job.run
         if not isinstance(run, _Run) or not run.asked or (run.raised_in and not force):
             return
+        if not self._loop.loop.is_running():
+            return  # it comes to that first of all when it runs again
         if self._job_in_step() is job:
             self._interrupt(job)
         self._service.later(CLEAN_UP if run.raised_in else _AGAIN, self._look, job, force)

@@ -119,6 +119,21 @@ def test_by_force_it_is_asked_again(k: Kernel) -> None:
     assert reply.stdout.count("caught") == 3
 
 
+def test_a_job_is_not_said_to_block_while_a_cell_does(k: Kernel) -> None:
+    """It cannot be cancelled at its await before that cell has ended."""
+    k.ok("%config BgTasks.cancel_grace = 0.1")
+    k.ok("job = %bg asyncio.sleep(1000)")
+    k.ok("go = threading.Event()")
+    computes = k.start("print('computes')\nwhile not go.is_set(): pass")
+    k.until(lambda: computes.reply.stdout)
+    k.start("%bg", queue=True).wait()
+    still = k.ok("%cancel job").stdout
+    assert "job 1" in still
+    assert "blocks its event loop" not in still
+    k.ok("go.set()")
+    k.until(lambda: k.ok("str(job.state)").result == "'cancelled'")
+
+
 def test_an_await_cell_is_interrupted_though_a_job_blocks(k: Kernel) -> None:
     """Both end: the one is in the other's way."""
     waits = k.start(
