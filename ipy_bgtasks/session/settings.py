@@ -101,8 +101,8 @@ class BgTasks(Configurable):
     watchdog = Float(
         1.0,
         min=0,
-        help="Seconds for which a job may block the loop, or the interpreter, before a report; "
-        "0: never.",
+        help="Seconds for which a job may block the loop, or the interpreter, before a report, and "
+        "before a kernel's cells run in another thread than the loop; 0: never.",
     ).tag(config=True)
     counts_as_active = Bool(
         True,
