@@ -2,8 +2,9 @@
 
 Python raises ``KeyboardInterrupt`` wherever the main thread happens to be; while an event loop
 runs that is often a step of some background task, or the loop's own code. Here the handler
-raises only where the foreground's own code runs, and otherwise cancels the foreground at its
-await, as `asyncio.Runner` does. Plain asyncio: nothing in this module knows IPython.
+raises only where the foreground's own code runs, or that of a task it has started, and otherwise
+cancels the foreground at its await, as `asyncio.Runner` does. Plain asyncio: nothing in this
+module knows IPython.
 
 `woken_by_signals` makes an idle loop notice; `run_interruptible` runs a loop for one coroutine;
 `Shielded` delays an interrupt where state must not be left half written.
