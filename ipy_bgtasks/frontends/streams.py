@@ -396,6 +396,8 @@ def translate_errors(
         try:
             original((kind, error, trace), *args, **kwargs)
         except Exception:
+            if not callable(original):
+                raise  # it was set to None, and is heard as without us
             lines = formatted(shell, error, trace and trace.tb_next)  # without IPython's own frame
             shell._showtraceback(kind, message_of(error), lines)
         else:

@@ -227,8 +227,9 @@ def test_what_others_set_on_a_class_is_heard(
     assert seen == ["traceback", "echo"]
     with monkeypatch.context() as patch:
         patch.setattr(InteractiveShell, "showtraceback", None)
-        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-            shell.showtraceback()
+        for given in ((), ((ValueError, ValueError(), None),)):
+            with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+                shell.showtraceback(*given)
     manager.unload_extension(EXTENSION)
     shell.run_cell("1 / 0")
     assert seen == ["traceback", "echo", "traceback"]
