@@ -120,7 +120,7 @@ class FrontEnd(Host, ABC):
     def on_block(self, blocked: bool) -> None:
         """Take note that a job blocks the loop, so that an interrupt can stop it; or no longer."""
 
-    def unblocks(self, job: Record) -> str:
+    def remedy(self, job: Record) -> str:
         """Return what stops a job that blocks the loop, in the user's words; empty for nothing."""
         return ""
 

@@ -79,9 +79,15 @@ class _Run(Run):
         self.raised_in: asyncio.Task[Any] | None = None
 
     def why_not_stopped(self) -> str:
-        now = asyncio.current_task(self.task.get_loop())
-        in_step = now is not None and job_of(now) is job_of(self.task)
+        in_step = _job_in_step(self.task.get_loop()) is job_of(self.task)
         return "blocked" if self.asked and in_step else ""
+
+
+def _job_in_step(loop: asyncio.AbstractEventLoop) -> Record | None:
+    """Return the job in whose task, or a task of whose, the loop is in a step; None if in none."""
+    task = asyncio.current_task(loop)
+    job: Record | None = None if task is None else job_of(task)
+    return job
 
 
 class LoopRunner(Runner):
@@ -307,7 +313,7 @@ class Unblocker:
             self._service.later(_LEAVES, self._end_step)
 
     def _end_step(self) -> None:
-        if (job := self._job_in_step()) is not None:
+        if (job := _job_in_step(self._loop.loop)) is not None:
             self._interrupt(job)
         self._service.later(_STEP, self._end_step)
 
@@ -322,19 +328,14 @@ class Unblocker:
             return
         if not self._loop.loop.is_running():
             return  # it comes to that first of all when it runs again
-        if self._job_in_step() is job:
+        if _job_in_step(self._loop.loop) is job:
             self._interrupt(job)
         self._service.later(CLEAN_UP if run.raised_in else _AGAIN, self._look, job, force)
-
-    def _job_in_step(self) -> Record | None:
-        task = asyncio.current_task(self._loop.loop)
-        job: Record | None = None if task is None else job_of(task)
-        return job
 
     def _on_signal(self, _number: int, frame: FrameType | None) -> None:
         job, self._meant = self._meant, None
         task = asyncio.current_task(self._loop.loop)
-        if job is None or frame is None or task is None or job_of(task) is not job:
+        if job is None or frame is None or _job_in_step(self._loop.loop) is not job:
             return  # it has got on
         run = job.run if isinstance(job.run, _Run) else None
         own = run is not None and task is run.task
@@ -511,7 +512,7 @@ class Watchdog:
         #: Called when a job that blocks the loop is reported (True), and when it no longer does.
         self.on_block: Callable[[bool], object] = id
         #: Returns what stops it, in words.
-        self.unblocks: Callable[[Record], str] = lambda _job: ""
+        self.remedy: Callable[[Record], str] = lambda _job: ""
         self._looking = False
         self._idle = 0
         self._due = 0.0  # when the next check is due
@@ -612,7 +613,7 @@ class Watchdog:
             self._tell(True)
             seconds = f"{now - suspect.since:.1f} s{self._where(stack)}"
             what = f"has blocked the event loop for {seconds}: nothing else on the loop can go on"
-            ends = self.unblocks(suspect.job)
+            ends = self.remedy(suspect.job)
             self._say(suspect.job, f"{what}. {ends}" if ends else what, "--thread")
 
     def _acquit(self) -> None:

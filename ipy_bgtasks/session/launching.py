@@ -341,7 +341,7 @@ class Runners:
         )
         self.watchdog.on_block = core.front_end.on_block
         self.loop.on_active = self.threads.on_begin = self.watchdog.wake
-        self.watchdog.unblocks = self._unblocks
+        self.watchdog.remedy = self._remedy
         self._core = core
 
     @cached_property
@@ -367,8 +367,8 @@ class Runners:
 
         return Finder(self.registry, self.kept, lambda: self._core.front_end.settings.keep_days)
 
-    def _unblocks(self, job: Record) -> str:
-        return self._core.front_end.unblocks(job) if self.loop.ends_steps else ""
+    def _remedy(self, job: Record) -> str:
+        return self._core.front_end.remedy(job) if self.loop.ends_steps else ""
 
     def apply(self, settings: BgTasks) -> None:
         """Use these settings from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kernels import Kernel, Reply
 
+#: Its jobs sleep because that is what blocks the loop.
 SETUP = """
 import asyncio, threading, time
 from ipy_bgtasks import jobs

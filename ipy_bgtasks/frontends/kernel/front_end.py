@@ -197,7 +197,7 @@ class KernelFrontEnd(FrontEnd):
         if self.cells is not None:
             self.cells.on_block(blocked)
 
-    def unblocks(self, job: Record) -> str:
+    def remedy(self, job: Record) -> str:
         return "" if self.cells is None else f"%cancel {job.number} stops it"
 
     def reaches(self) -> bool:

@@ -189,7 +189,7 @@ class TerminalFrontEnd(FrontEnd):
         if self._suspending is not None:
             self._suspending.on_block(blocked)
 
-    def unblocks(self, job: Record) -> str:
+    def remedy(self, job: Record) -> str:
         return "" if self._suspending is None else "Ctrl-C stops it"
 
     def show_backgrounded(self, job: Record) -> None:
