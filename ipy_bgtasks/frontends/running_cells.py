@@ -379,10 +379,12 @@ class BackgroundCells(ABC, Generic[C]):
         from ipy_bgtasks.async_exceptions import STEP, raise_in_user_code
 
         frame = frame_of(run.thread)
-        if (kind := run.interrupt_await()) is None:
+        kind = run.interrupt_await()
+        subtask = kind is Interrupted
+        # What was made before the cell began to await would end the loop, not the task.
+        if kind is None or (subtask and not issubclass(sent.exception, asyncio.CancelledError)):
             sent.drop()
             return False
-        subtask = kind is Interrupted
         start = STEP if subtask else code_that_runs_cells()
         return start is not None and raise_in_user_code(
             run.thread, sent, start, frame=frame, own_loop=subtask
